@@ -1,0 +1,191 @@
+"""The DenseCRF regularised loss (Tang et al., "On Regularized Losses for Weakly-supervised CNN Segmentation", ECCV 2018).
+
+For N images with soft segmentations S_k (one column per class k, zeroed outside the region of interest), the energy is
+
+    E(S) = -1/N  sum_n sum_k  S_k' A S_k
+
+where A is the Gaussian affinity of all pixel pairs in position (sigma_xy, pixels) and colour (sigma_rgb, grey levels of
+0..255): A_ij = exp(-|p_i - p_j|^2 / 2 sigma_xy^2 - |c_i - c_j|^2 / 2 sigma_rgb^2), approximated on a permutohedral lattice
+(Adams, Baek and Davis 2010). It is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1, which is
+constant because the S_k sum to one; hence the negative sign. The more alike pixels agree, the lower the energy.
+
+The gradient is -(A + A') S / N. On a sparse lattice the axis-by-axis blur makes A slightly asymmetric; the original returns
+-2 A S / N, which is the default here too, and `exact_gradient=True` gives the true one.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+
+from filtering import bilateral_filter
+
+
+class DenseCRFLossFunction(Function):
+    """The energy above, unweighted and unscaled, with its gradient with respect to the segmentations."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        images: Tensor,
+        segmentations: Tensor,
+        sigma_rgb: float,
+        sigma_xy: float,
+        regions_of_interest: Tensor,
+        exact_gradient: bool = False,
+        size_free: bool = False,
+    ) -> Tensor:
+        """Return the energy, a scalar of the segmentations' dtype and device.
+
+        Args:
+            images: (N, 3, H, W), 0..255.
+            segmentations: (N, K, H, W), softmax probabilities.
+            sigma_rgb, sigma_xy: kernel widths in grey levels and in pixels of these tensors.
+            regions_of_interest: (N, H, W), 1 where the loss applies and 0 elsewhere.
+            exact_gradient: backward gives -(A + A') S instead of the original's -2 A S.
+            size_free: divide each image's energy by the kernel mass R' A R of its region R, so that it lies in [-1, 0].
+        """
+        rois = regions_of_interest.unsqueeze(1).to(torch.float32)
+        s = segmentations.to(torch.float32) * rois
+        n, k = s.shape[:2]
+        values = torch.cat([s, rois], dim=1) if size_free else s
+        filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy)
+        a_s = filtered[:, :k]
+
+        scale = torch.full((n,), 1.0 / n, device=s.device)
+        if size_free:
+            mass = (rois * filtered[:, k:]).flatten(1).sum(1)
+            scale = torch.where(mass > 0, scale / mass, torch.zeros_like(scale))  # an empty region has no energy
+
+        if ctx.needs_input_grad[1]:
+            if exact_gradient:
+                gradient = a_s + bilateral_filter(images, s, sigma_rgb, sigma_xy, transpose=True)
+            else:
+                gradient = 2 * a_s
+            ctx.save_for_backward(gradient.mul_(rois).mul_(-scale[:, None, None, None]))
+            ctx.dtype = segmentations.dtype
+        energies = (s * a_s).flatten(1).sum(1)
+        return -(scale * energies).sum().to(segmentations.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output: Tensor):
+        (gradient,) = ctx.saved_tensors
+        # No gradient with respect to images, sigmas, regions and options.
+        return None, (grad_output.to(torch.float32) * gradient).to(ctx.dtype), None, None, None, None, None
+
+
+class DenseCRFLoss(nn.Module):
+    """weight x DenseCRF energy of a soft segmentation, evaluated at `scale_factor` times the input's size.
+
+    Images and regions are scaled by nearest neighbour and segmentations bilinearly, and sigma_xy is multiplied by
+    `scale_factor`, as in the original.
+
+    Args:
+        weight: factor of the energy. The plain energy is a sum over all pairs of pixels, so that its weight is of the
+            order of 1e-9 and depends on the image size; with `size_free` a weight means the same at every size.
+        sigma_rgb: kernel width in colour, in grey levels of 0..255.
+        sigma_xy: kernel width in position, in pixels before scaling.
+        scale_factor: in (0, 1], size at which the energy is evaluated, relative to the input.
+        exact_gradient: use -(A + A') S instead of the original's -2 A S.
+        size_free: divide each image's energy by the kernel mass of its region of interest; the energy is in [-1, 0].
+
+    Raises:
+        ValueError: an argument out of its range, or inputs whose shapes, devices or values do not fit.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        sigma_rgb: float,
+        sigma_xy: float,
+        scale_factor: float,
+        *,
+        exact_gradient: bool = False,
+        size_free: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, found {value}")
+        if not 0 < scale_factor <= 1:
+            raise ValueError(f"scale_factor must lie in (0, 1], found {scale_factor}")
+        self.weight = weight
+        self.sigma_rgb = sigma_rgb
+        self.sigma_xy = sigma_xy
+        self.scale_factor = scale_factor
+        self.exact_gradient = exact_gradient
+        self.size_free = size_free
+
+    def forward(self, images: Tensor, segmentations: Tensor, regions_of_interest: Tensor) -> Tensor:
+        """Return the weighted energy, a scalar.
+
+        Args:
+            images: (N, 3, H, W), RGB in 0..255.
+            segmentations: (N, K, H, W), softmax probabilities in any floating dtype.
+            regions_of_interest: (N, H, W), 1 (or True) where the loss applies, 0 elsewhere.
+        """
+        self._check(images, segmentations, regions_of_interest)
+        images = images.to(torch.float32)
+        rois = regions_of_interest.unsqueeze(1).to(torch.float32)
+        scaled = segmentations
+        if self.scale_factor != 1:
+            if min(images.shape[2:]) * self.scale_factor < 1:
+                raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {tuple(images.shape[2:])} pixels")
+            # `scale_factor` and not `size`: they sample differently for odd sizes, and the original uses this one.
+            images = F.interpolate(images, scale_factor=self.scale_factor)
+            rois = F.interpolate(rois, scale_factor=self.scale_factor)
+            scaled = F.interpolate(
+                segmentations.to(torch.float32), scale_factor=self.scale_factor, mode="bilinear", align_corners=False
+            )
+        energy = DenseCRFLossFunction.apply(
+            images,
+            scaled,
+            self.sigma_rgb,
+            self.sigma_xy * self.scale_factor,
+            rois.squeeze(1),
+            self.exact_gradient,
+            self.size_free,
+        )
+        return (self.weight * energy).to(segmentations.dtype)
+
+    def extra_repr(self) -> str:
+        return (
+            f"weight={self.weight:g}, sigma_rgb={self.sigma_rgb:g}, sigma_xy={self.sigma_xy:g}, "
+            f"scale_factor={self.scale_factor:g}, exact_gradient={self.exact_gradient}, size_free={self.size_free}"
+        )
+
+    @staticmethod
+    def _check(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
+        if segmentations.dim() != 4 or not segmentations.is_floating_point():
+            raise ValueError(
+                f"segmentations must be floating (N, K, H, W), found {segmentations.dtype} {tuple(segmentations.shape)}"
+            )
+        n, _, h, w = segmentations.shape
+        if images.shape != (n, 3, h, w):
+            raise ValueError(f"images must be {(n, 3, h, w)} like the segmentations, found {tuple(images.shape)}")
+        if rois.shape != (n, h, w):
+            raise ValueError(f"regions_of_interest must be {(n, h, w)}, found {tuple(rois.shape)}")
+        if not images.device == segmentations.device == rois.device:
+            raise ValueError(
+                f"all inputs must be on one device, found images on {images.device}, segmentations on "
+                f"{segmentations.device}, regions_of_interest on {rois.device}"
+            )
+        if 0 in segmentations.shape:
+            raise ValueError(f"segmentations must not be empty, found {tuple(segmentations.shape)}")
+        low, high = (float(value) for value in images.aminmax())
+        if not (low >= -0.5 and high <= 255.5):  # denormalised images miss the range by rounding
+            raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
+        if high <= 1 and low != high:
+            warnings.warn(
+                f"images lie in {low:g}..{high:g}; DenseCRFLoss expects 0..255, is this a 0..1 image?", stacklevel=3
+            )
+        low, high = (float(value) for value in segmentations.detach().aminmax())
+        if not (low >= -0.01 and high <= 1.01):  # written so that NaN is refused too; half precision rounds
+            raise ValueError(f"segmentations must be probabilities in 0..1, found values in {low:g}..{high:g}")
+        if not bool(((rois == 0) | (rois == 1)).all()):
+            raise ValueError("regions_of_interest must hold only 0 and 1")

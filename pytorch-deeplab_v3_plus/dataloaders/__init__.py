@@ -1,0 +1,142 @@
+"""Data sets by name, and the loaders that feed training and evaluation."""
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from dataloaders import datasets
+from dataloaders.datasets.pascal import VOCSegmentation
+from dataloaders.labels import read_class_names
+from errors import InputError
+from mypath import Path
+
+logger = logging.getLogger(__name__)
+
+
+class Loaders(NamedTuple):
+    """What make_data_loader returns; a loader's data set is ``loader.dataset``, a VOCSegmentation."""
+
+    name: str
+    """Name of the data set: the resolved ``--dataset``, or the folder's name for a bare ``--data-root``."""
+    train: DataLoader
+    """Training images, shuffled and augmented; call ``train.sampler.set_epoch(epoch)`` before each epoch."""
+    val: DataLoader
+    """Validation images in the order of their list."""
+    fill_in: DataLoader | None
+    """Training images against their full truth, in order; None where the truth is not complete."""
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the background included."""
+        return len(self.class_names)
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Yield (index, sample seed) pairs; order and seeds depend on (seed, epoch) alone, not on the workers."""
+
+    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and seeds come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # SeedSequence mixes the two numbers, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+        mixed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(mixed >> 1))
+        order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
+        seeds = torch.randint(2 ** 62, (self.length,), generator=generator)
+        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def make_data_loader(args, pin_memory: bool = False) -> Loaders:
+    """Build the loaders of the data set that ``args`` asks for.
+
+    Args:
+        args: any object with the attributes
+            dataset: name of a file in dataloaders/datasets, or None: ``data_root`` if given, else pascal where VOC is
+            found, else synthetic;
+            data_root: folder of the data set, or None for the one in mypath.py;
+            classes: text file with class names, or None for those of the data set;
+            base_size, crop_size, supervision: see VOCSegmentation;
+            batch_size, test_batch_size, workers, seed (not negative).
+        pin_memory: whether batches are placed into page-locked memory, for a GPU.
+
+    Raises:
+        InputError: the data set is unknown or incomplete.
+    """
+    name = args.dataset or _default_name(args.data_root)
+    data_set = VOCSegmentation if args.dataset is None and args.data_root else find_data_set(name)
+    class_names = read_class_names(args.classes) if args.classes else None
+    where = (args,) if args.data_root is None else (args, args.data_root)
+
+    train = data_set(*where, split='train', class_names=class_names)
+    val = data_set(*where, split='val', class_names=class_names)
+    if len(train) < 2:
+        raise InputError(f'expected at least two training images (batch normalisation has no statistics of one), found '
+                         f'{len(train)} under {train.folder}: add images, or cut a large one into pieces')
+    if val.label_kind == 'scribbles':
+        logger.info('%s has no ground truth: scores are measured on the scribbles', val.folder)
+    without_truth = train.missing_truth()
+    if 0 < without_truth < len(train):
+        logger.info('no fill-in score: %s of %s training images have no ground truth',
+                    f'{without_truth:,}', f'{len(train):,}')
+
+    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader:
+        return DataLoader(dataset, batch_size=batch_size, sampler=SeededSampler(len(dataset), args.seed, shuffle),
+                          num_workers=args.workers, drop_last=drop_last, pin_memory=pin_memory,
+                          persistent_workers=args.workers > 0)
+
+    # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
+    one_left = args.batch_size > 1 and len(train) % args.batch_size == 1
+    if one_left:
+        logger.info('the last training batch of each epoch would hold a single image and is left out')
+    return Loaders(
+        name=name,
+        train=loader(train, args.batch_size, shuffle=True, drop_last=one_left),
+        val=loader(val, args.test_batch_size, shuffle=False),
+        fill_in=None if without_truth else loader(data_set(*where, split='fill_in', class_names=class_names),
+                                                  args.test_batch_size, shuffle=False),
+        class_names=train.class_names)
+
+
+def data_set_names() -> list[str]:
+    """Return the names that ``--dataset`` takes."""
+    return sorted(module.name for module in pkgutil.iter_modules(datasets.__path__))
+
+
+def find_data_set(name: str) -> type[VOCSegmentation]:
+    """Import dataloaders/datasets/<name>.py and return its VOCSegmentation (sub)class, or raise InputError."""
+    if name not in data_set_names():
+        raise InputError(f"expected a data set out of {', '.join(data_set_names())}, found '{name}': write "
+                         f"dataloaders/datasets/{name}.py, or use --data-root FOLDER --classes FILE")
+    module = importlib.import_module(f'{datasets.__name__}.{name}')
+    classes = [value for value in vars(module).values() if isinstance(value, type)
+               and issubclass(value, VOCSegmentation) and value.__module__ == module.__name__]
+    if len(classes) != 1:
+        raise InputError(f'expected one class derived from pascal.VOCSegmentation, found {len(classes)} in '
+                         f'{module.__file__}: keep one data set a file')
+    return classes[0]
+
+
+def _default_name(data_root: str | None) -> str:
+    if data_root:
+        return FilePath(data_root).resolve().name
+    folder = FilePath(Path.db_root_dir('pascal'))
+    if folder.is_dir():
+        return 'pascal'
+    logger.info('no PASCAL VOC at %s: using the synthetic data set, which the project draws itself', folder)
+    return 'synthetic'

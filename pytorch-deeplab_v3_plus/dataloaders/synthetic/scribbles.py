@@ -1,0 +1,169 @@
+"""Simulate scribbles: what a person would draw over a picture whose full ground truth is known."""
+
+import heapq
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dataloaders.labels import PADDING, UNLABELLED
+
+SHARE = 0.03  # of the pixels that carry a stroke
+SMALLEST = 0.004  # components below this share of the picture get no stroke
+STROKES = 4  # at most, in one component
+KEEP_AWAY = 2.0  # pixels between a stroke and the boundary, less in thin parts
+FARTHEST = 20  # distances to the boundary are measured up to here; beyond, a stroke wanders freely
+NODES = 700  # of the grid on which a path is searched
+
+
+def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, share: float = SHARE) -> np.ndarray:
+    """Draw strokes into every connected component of every class.
+
+    A stroke follows the middle of its component, swayed by a slow random curve; the ink is dealt to the components in
+    proportion to the square root of their areas. Every pixel of a stroke has the class that the ground truth has there.
+
+    Args:
+        label: ground truth, uint8 (H, W); 254 and 255 are no class.
+        rng: source of all randomness.
+        share: of the pixels that should carry a stroke; thin components may leave no room for their part.
+
+    Returns:
+        uint8 (H, W): class numbers on the strokes, 255 elsewhere.
+    """
+    scribbles = np.full_like(label, UNLABELLED)
+    found = [component for value in np.unique(label[label < PADDING]) for component in components(label == value)]
+    found = [component for component in found if component.mean() >= SMALLEST]
+    roots = np.sqrt([component.sum() for component in found])
+    for component, ink in zip(found, share * label.size * roots / roots.sum(), strict=True):
+        strokes = draw_strokes(component, ink, rng)
+        scribbles[strokes] = label[strokes]
+    return scribbles
+
+
+def draw_strokes(component: np.ndarray, ink: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw strokes of about ``ink`` pixels in all into a component, bool (H, W) in and out."""
+    # The frame is no boundary, but a hand keeps off it a little.
+    rows, columns = (np.minimum(at, at[::-1]) for at in map(np.arange, component.shape))
+    distance = np.minimum(distance_to_boundary(component), 1 + 0.7 * np.minimum(rows[:, None], columns))
+    room = component & (distance >= min(KEEP_AWAY, 0.6 * distance.max()))
+    width = 3 if distance.max() > 6 else 2
+    strokes = np.zeros_like(component)
+    for number in range(STROKES):
+        missing = ink - strokes.sum()
+        if number and missing < 0.1 * ink:
+            break
+        path = middle_path(distance, rng, longest=number == 0)
+        steps = np.hypot(*np.diff(path, axis=0).T)
+        length = np.concatenate([[0], np.cumsum(steps)])
+        wanted = min(0.92 * length[-1], missing / width, rng.uniform(0.5, 1.2) * ink / width)
+        start = rng.uniform(0, length[-1] - wanted)
+        at = np.linspace(start, start + wanted, max(2, int(wanted / 2)))
+        path = np.stack([np.interp(at, length, path[:, axis]) for axis in (0, 1)], axis=1)
+        picture = Image.new('1', component.shape[::-1])
+        ImageDraw.Draw(picture).line([tuple(point) for point in sway(path, distance, rng)], fill=1, width=width,
+                                     joint='curve')
+        strokes |= np.asarray(picture) & room
+    return strokes
+
+
+def sway(path: np.ndarray, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Smooth a path of (x, y) points, a hand's way, and push it sideways by a slow curve where there is room."""
+    for _ in range(3):
+        path[1:-1] = 0.25 * path[:-2] + 0.5 * path[1:-1] + 0.25 * path[2:]
+    direction = np.gradient(path, axis=0)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True) + 1e-6
+    columns = np.clip(path[:, 0].astype(int), 0, distance.shape[1] - 1)
+    rows = np.clip(path[:, 1].astype(int), 0, distance.shape[0] - 1)
+    phase = np.arange(len(path)) * rng.uniform(0.08, 0.25) + rng.uniform(0, 2 * np.pi)
+    offset = 0.3 * distance[rows, columns] * np.sin(phase)
+    return path + np.stack([-direction[:, 1], direction[:, 0]], axis=1) * offset[:, None]
+
+
+def middle_path(distance: np.ndarray, rng: np.random.Generator, longest: bool) -> np.ndarray:
+    """Find a path along the middle of a region, float (points, 2) as x, y.
+
+    Args:
+        distance: to the boundary, (H, W), 0 outside the region.
+        rng: chooses where the search begins.
+        longest: whether the path begins where one from there ends, and so runs through the whole region.
+    """
+    step = max(1, round(np.sqrt(np.count_nonzero(distance) / NODES)))
+    offset = step // 2
+    grid = distance[offset::step, offset::step]
+    if not grid.any():
+        grid, step, offset = distance, 1, 0
+    start = int(rng.choice(np.flatnonzero(grid >= 0.5 * grid.max())))
+    for _ in range(2 if longest else 1):
+        path = path_to_farthest(grid, start)
+        start = path[-1]
+    rows, columns = np.divmod(path, grid.shape[1])
+    points = np.stack([columns, rows], axis=1) * float(step) + offset
+    return points if len(points) > 1 else np.repeat(points, 2, axis=0) + [[-1.0, 0.0], [1.0, 0.0]]
+
+
+def path_to_farthest(grid: np.ndarray, start: int) -> list[int]:
+    """Search the cheapest paths from a node (Dijkstra), where the middle is cheap; return the dearest of them."""
+    height, width = grid.shape
+    price = (1 / (0.15 + grid / grid.max()) ** 2).ravel().tolist()
+    inside = (grid > 0).ravel().tolist()
+    cost, came_from, queue = {start: 0.0}, {start: start}, [(0.0, start)]
+    done: set[int] = set()
+    node = start
+    while queue:
+        _, nearest = heapq.heappop(queue)
+        if nearest in done:
+            continue
+        done.add(nearest)
+        node = nearest  # the last one settled is the farthest
+        row, column = divmod(node, width)
+        for step_y, step_x in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)):
+            if 0 <= row + step_y < height and 0 <= column + step_x < width:
+                other = node + step_y * width + step_x
+                if inside[other] and other not in done:
+                    reached = cost[node] + price[other] * (1.414 if step_y and step_x else 1.0)
+                    if reached < cost.get(other, np.inf):
+                        cost[other], came_from[other] = reached, node
+                        heapq.heappush(queue, (reached, other))
+    path = [node]
+    while path[-1] != start:
+        path.append(came_from[path[-1]])
+    return path[::-1]
+
+
+def distance_to_boundary(region: np.ndarray) -> np.ndarray:
+    """Return the Euclidean distance to the nearest pixel outside, up to FARTHEST; the frame is no boundary."""
+    height, width = region.shape
+    far = np.float32(FARTHEST ** 2)
+    padded = np.pad(np.where(region, far, 0).astype(np.float32), FARTHEST, mode='edge')
+    # The squared distance is a minimum over rows of a minimum over columns.
+    shifts = range(-FARTHEST, FARTHEST + 1)
+    padded = np.min([padded[FARTHEST + shift:FARTHEST + shift + height] + shift ** 2 for shift in shifts], axis=0)
+    squared = np.min([padded[:, FARTHEST + shift:FARTHEST + shift + width] + shift ** 2 for shift in shifts], axis=0)
+    return np.sqrt(np.minimum(squared, far))
+
+
+def components(region: np.ndarray) -> list[np.ndarray]:
+    """Cut a region, bool (H, W), into its connected parts (neighbours share an edge)."""
+    parents: list[int] = []
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            number = parents[number]
+        return number
+
+    numbers = np.zeros(region.shape, dtype=np.int64)
+    runs_above: list[tuple[int, int, int]] = []
+    for row, line in enumerate(np.pad(region, ((0, 0), (1, 1)))):
+        changes = np.flatnonzero(np.diff(line)).tolist()
+        runs = []
+        for start, end in zip(changes[::2], changes[1::2], strict=True):
+            number = len(parents)
+            parents.append(number)
+            for other_start, other_end, other in runs_above:
+                if other_start < end and start < other_end:
+                    parents[root(other)] = root(number)
+            runs.append((start, end, number))
+            numbers[row, start:end] = number
+        runs_above = runs
+    roots = np.array([root(number) for number in range(len(parents))])
+    joined = roots[numbers] if parents else numbers
+    return [region & (joined == number) for number in np.unique(roots)]

@@ -1,0 +1,80 @@
+"""DeepLabv3+ (Chen et al., ECCV 2018, arXiv:1802.02611): backbone, atrous spatial pyramid pooling, decoder.
+
+Parameter names are those of github.com/jfzhang95/pytorch-deeplab-xception, on which the published checkpoints of the
+regularised losses are built: their state dicts load with strict=True.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from modeling.aspp import ASPP
+from modeling.backbone import build_backbone
+from modeling.decoder import Decoder
+from modeling.pretrained import load_pretrained
+
+ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # by the backbone's output stride
+CLASSIFIER_KEYS = ("decoder.last_conv.8.weight", "decoder.last_conv.8.bias")  # the only ones that depend on num_classes
+
+
+class DeepLab(nn.Module):
+    """The segmentation network: a normalised image in, one logit per class and pixel out, at the image's size.
+
+    Args:
+        num_classes: number of classes, background included.
+        backbone: a name in `modeling.backbone.BACKBONES`.
+        output_stride: 16 or 8, how much smaller than the image the backbone's output is (drn: always 8).
+        sync_bn: take the batch norms' statistics over all processes of a distributed run.
+        freeze_bn: keep the batch norms' running statistics fixed through training; scale and shift are still trained.
+        pretrained: the backbone's first weights: 'none' (random), 'imagenet', or the path of a file
+            (see `modeling.pretrained`).
+
+    Raises:
+        InputError: for an unknown backbone or output stride, and when the pretrained weights cannot be had or do not
+            fit the backbone.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        backbone: str = "mobilenet",
+        output_stride: int = 16,
+        sync_bn: bool = False,
+        freeze_bn: bool = False,
+        pretrained: str | Path = "none",
+    ):
+        super().__init__()
+        norm_layer = nn.SyncBatchNorm if sync_bn else nn.BatchNorm2d
+        self.backbone = build_backbone(backbone, output_stride, norm_layer)
+        load_pretrained(self.backbone, pretrained)
+        self.aspp = ASPP(self.backbone.out_channels, ASPP_RATES[self.backbone.output_stride], norm_layer)
+        self.decoder = Decoder(self.backbone.low_level_channels, num_classes, norm_layer)
+        self.freeze_bn = freeze_bn
+        self.train()
+
+    def forward(self, image: Tensor) -> Tensor:  # (N, 3, H, W)
+        x, low_level = self.backbone(image)  # (N, out_channels, H/16, W/16), (N, low_level_channels, H/4, W/4)
+        x = self.aspp(x)  # (N, 256, H/16, W/16)
+        x = self.decoder(x, low_level)  # (N, num_classes, H/4, W/4)
+        return F.interpolate(x, size=image.shape[2:], mode="bilinear", align_corners=True)  # (N, num_classes, H, W)
+
+    def train(self, mode: bool = True) -> "DeepLab":
+        """Switch between training and evaluation; with `freeze_bn` the batch norms stay in evaluation."""
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def get_1x_lr_params(self) -> Iterator[nn.Parameter]:
+        """Parameters of the backbone, which learn at the base rate."""
+        return self.backbone.parameters()
+
+    def get_10x_lr_params(self) -> Iterator[nn.Parameter]:
+        """All other parameters, which learn at ten times the base rate."""
+        return chain(self.aspp.parameters(), self.decoder.parameters())

@@ -1,0 +1,104 @@
+"""First weights of a backbone: ImageNet's, a file's, or none.
+
+The mapping is strict: every weight of the backbone is filled, and everything in the file is used but the
+classifier that the segmentation network does not have. Anything else is refused; nothing falls back to random weights.
+"""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from errors import InputError
+from modeling.backbone import backbone_class
+from modeling.backbone.base import Backbone
+
+
+def default_pretrained(backbone: str) -> str:
+    """What `pretrained` means for training when nobody says: 'imagenet' where such weights exist, else 'none'."""
+    return "none" if backbone_class(backbone).imagenet_url() is None else "imagenet"
+
+
+def load_pretrained(backbone: Backbone, source: str | Path) -> None:
+    """Fill `backbone` from `source`.
+
+    Args:
+        source: 'none' leaves the backbone as it is; 'imagenet' takes the published weights from the torch hub folder,
+            downloading them if they are not there; anything else is the path of a file with a backbone's state dict,
+            in our names or in those of the published weights.
+
+    Raises:
+        InputError: if the weights cannot be fetched or read, or do not fit.
+    """
+    if source == "none":
+        return
+    if source == "imagenet":
+        url = backbone.imagenet_url()
+        if url is None:
+            raise InputError(
+                f"pretrained 'imagenet': no ImageNet weights are published for {type(backbone).__name__}; "
+                "use 'none' or the path of a file"
+            )
+        origin, weights = url, _fetch(url)
+    else:
+        origin, weights = str(source), _read(Path(source))
+    _fill(backbone, weights, origin)
+
+
+def _fetch(url: str) -> Any:
+    cached = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except Exception as error:  # network, disk, checksum, unpickling: too many kinds to list
+        if cached.exists():
+            raise InputError(_unreadable(cached, error)) from error
+        raise InputError(
+            f"the ImageNet weights {url} could not be downloaded ({_first_line(error)}); "
+            f"put that file at {cached}, or use --pretrained none or --pretrained FILE"
+        ) from error
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"pretrained weights: expected 'imagenet', 'none' or a file, found no file {str(path)!r}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise InputError(_unreadable(path, error)) from error
+
+
+def _fill(backbone: Backbone, weights: Any, origin: str) -> None:
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(
+            f"{origin}: expected a backbone's state dict (names to tensors), found something else; "
+            "a checkpoint of the whole network goes to --resume"
+        )
+    try:
+        # A plain dict has no version mark, so torch lets files pass that are older than the batch norms' counters.
+        missing, unexpected = backbone.load_state_dict(backbone.from_published(weights), strict=False)
+    except RuntimeError as error:  # sizes differ
+        details = textwrap.shorten(str(error), 1000, placeholder=" ...")
+        raise InputError(f"{origin} does not fit: {details}") from error
+    if missing or unexpected:
+        raise InputError(
+            f"{origin} does not fit {type(backbone).__name__}: missing {_listing(missing)}; "
+            f"unexpected {_listing(unexpected)}; give weights of this very backbone, or --pretrained none"
+        )
+
+
+def _listing(names: list[str]) -> str:
+    shown = ", ".join(names[:8]) or "none"
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return (
+        f"{path}: expected weights written by torch.save, found a file that cannot be read as such "
+        f"({_first_line(error)}); delete it or fetch it again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

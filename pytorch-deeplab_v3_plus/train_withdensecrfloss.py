@@ -1,0 +1,97 @@
+"""Train DeepLabv3+ on scribbles: partial cross-entropy plus the DenseCRF loss.
+
+The recipe of the published mobilenet (PASCAL VOC 2012):
+
+    python train_withdensecrfloss.py --backbone mobilenet --lr 0.007 --workers 6 --epochs 60 --batch-size 12 \
+        --checkname deeplab-mobilenet --eval-interval 2 --dataset pascal --save-interval 2 \
+        --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-rgb 15 --sigma-xy 100
+
+Any folder of images and scribbles, without code:
+
+    python train_withdensecrfloss.py --backbone mobilenet --data-root FOLDER --classes FOLDER/classes.txt
+
+Results go to run/<dataset>/<checkname>/experiment_<n>/.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from dataloaders import make_data_loader
+from dataloaders.labels import UNLABELLED
+from errors import exit_status
+from losses import build_regulariser
+from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
+from modeling.backbone import BACKBONES
+from modeling.deeplab import DeepLab
+from modeling.pretrained import default_pretrained
+from training.checkpoint import load_checkpoint, load_weights
+from training.monitor import Monitor, configure_logging, describe_device
+from training.options import choose_device, parse_options
+from training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; return the exit status."""
+    configure_logging()
+    args = parse_options(argv, BACKBONES)
+    torch.manual_seed(args.seed)
+    device = choose_device(args)
+    loaders = make_data_loader(args, pin_memory=device.type == "cuda")
+    dataset = loaders.train.dataset
+    counts = torch.from_numpy(dataset.count_labels())
+
+    checkpoint = load_checkpoint(args.resume) if args.resume else None
+    pretrained = args.pretrained or ("none" if checkpoint else default_pretrained(args.backbone))
+    shape = {"backbone": args.backbone, "num_classes": loaders.num_classes, "output_stride": args.out_stride}
+    model = DeepLab(**shape, sync_bn=args.sync_bn, freeze_bn=args.freeze_bn, pretrained=pretrained)
+    fresh = []
+    if checkpoint:
+        fresh = load_weights(model, checkpoint["state_dict"], args.resume, new_classifier=args.ft)
+    model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
+
+    class_counts = counts[: loaders.num_classes]
+    weights = balanced_class_weights(class_counts) if args.use_balanced_weights else None
+    criterion = PartialCrossEntropy(
+        args.loss_type, ignore_index=UNLABELLED, class_weights=weights, reduction=args.ce_reduction
+    ).to(device)
+    regularisers = {name: build_regulariser(name, weight, args).to(device) for name, weight in args.regularisers}
+
+    monitor = Monitor(args.run_root, loaders.name, args.checkname, vars(args))
+    logger.info("run folder: %s", monitor.folder)
+    logger.info("device: %s", describe_device(device))
+    logger.info("data: %s, %s training and %s validation images, %d classes", loaders.name, f"{len(dataset):,}",
+                f"{len(loaders.val.dataset):,}", loaders.num_classes)
+    logger.info("labels: %s, %.2f %% of the training pixels; of these %s", dataset.label_kind,
+                100 * class_counts.sum() / counts.sum(),
+                ", ".join(f"{name} {100 * count / class_counts.sum():.1f} %"
+                          for name, count in zip(loaders.class_names, class_counts, strict=True)))
+    logger.info("network: DeepLabv3+ %s, output stride %d, %.1f million parameters, backbone from %s", args.backbone,
+                model.backbone.output_stride, sum(p.numel() for p in model.parameters()) / 1e6,
+                args.resume or {"none": "random weights", "imagenet": "ImageNet"}.get(pretrained, pretrained))
+    if fresh:
+        logger.info("new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh))
+    logger.info("optimization: %d epochs of %d steps, batch %d, learning rate %g (head %g), %s", args.epochs,
+                len(loaders.train), args.batch_size, args.lr, 10 * args.lr, args.lr_scheduler)
+    for name, regulariser in regularisers.items():
+        logger.info("regulariser: %s, %s", name, regulariser)
+    try:
+        settings = {**shape, "class_names": list(loaders.class_names), "crop_size": args.crop_size}
+        trainer = Trainer(args, model, settings, loaders, criterion, regularisers, monitor)
+        if checkpoint and not args.ft:
+            trainer.restore(checkpoint, args.resume)
+        trainer.fit()
+        logger.info("results: %s", monitor.folder)
+    finally:
+        monitor.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

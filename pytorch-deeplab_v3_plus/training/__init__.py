@@ -1,0 +1,1 @@
+"""Options, the training loop, evaluation, checkpoints and what a run leaves behind."""

@@ -1,0 +1,134 @@
+"""Checkpoint files: written whole or not at all, read without executing pickled code, loaded strictly.
+
+A checkpoint holds the original's keys (`epoch`, `state_dict`, `optimizer`, `best_pred`) and, in ours, `model` (what
+rebuilds the network: backbone, num_classes, output_stride, class_names, crop_size), `options`, `history` and `rng`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from errors import InputError
+from modeling.deeplab import CLASSIFIER_KEYS, DeepLab
+
+
+def _numpy_scalar(dtype: np.dtype, data: bytes) -> float:
+    """Stand in for the function by which old files spell a NumPy scalar."""
+    return float(np.frombuffer(data, dtype)[0])
+
+
+_numpy_scalar.__module__, _numpy_scalar.__name__ = "numpy.core.multiarray", "scalar"
+_numpy_scalar.__qualname__ = _numpy_scalar.__name__
+
+
+def replace_file(path: Path, write: Any) -> None:
+    """Call `write(temporary_path)` and put the finished file in the place of `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose --run-root") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint."""
+    replace_file(path, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint, ours or one that the original's authors published, onto the CPU.
+
+    Raises:
+        InputError: the file is missing, cut off, or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    # The originals' `best_pred` is a NumPy scalar. These names only build a number, so allowing them runs no foreign code.
+    torch.serialization.add_safe_globals([_numpy_scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType])
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off while copying?") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
+    prefix = "module."  # left by DataParallel in files that saved the wrapper
+    checkpoint["state_dict"] = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
+    return checkpoint
+
+
+def load_weights(
+    model: nn.Module, state_dict: dict[str, torch.Tensor], source: Any, *, new_classifier: bool = False
+) -> list[str]:
+    """Load `state_dict` into `model` strictly.
+
+    With `new_classifier`, the last layer of another class count is left as it was initialised.
+
+    Returns:
+        The keys that were left as they were.
+
+    Raises:
+        InputError: keys are missing or unexpected, or shapes differ; `source` is named.
+    """
+    own = model.state_dict()
+    differing = [key for key in state_dict if key in own and own[key].shape != state_dict[key].shape]
+    classifier = [key for key in differing if key in CLASSIFIER_KEYS]
+    if classifier and classifier == differing:
+        if not new_classifier:
+            found, expected = (len(weights[classifier[0]]) for weights in (state_dict, own))
+            raise InputError(
+                f"{source}: trained for {found} classes, but {expected} are expected; --ft starts a new classifier"
+            )
+        state_dict = {**state_dict, **{key: own[key] for key in classifier}}
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        problems = " ".join(line.strip() for line in str(error).split("\n")[1:])
+        raise InputError(f"{source}: does not fit this network; is --backbone right? {shortened(problems)}") from None
+    return classifier
+
+
+def shortened(text: str, length: int = 400) -> str:
+    """Return `text`, cut after `length` characters."""
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+
+
+def load_network(
+    path: str | os.PathLike[str], backbone: str | None, num_classes: int | None, output_stride: int | None
+) -> tuple[DeepLab, dict[str, Any]]:
+    """Rebuild the network of a checkpoint.
+
+    Its settings come from the checkpoint; a file without them (the original's) takes the arguments, or else a resnet at
+    stride 16 with the classes that its weights have. Another stride may be asked for; another backbone or class count is
+    an error.
+
+    Returns:
+        The network on the CPU, and its settings: backbone, num_classes, output_stride and, where the checkpoint has
+        them, class_names and crop_size.
+    """
+    checkpoint = load_checkpoint(path)
+    weights = checkpoint["state_dict"]
+    settings = dict(checkpoint.get("model", {}))
+    if "num_classes" not in settings and CLASSIFIER_KEYS[0] in weights:
+        settings["num_classes"] = len(weights[CLASSIFIER_KEYS[0]])
+    for name, option, asked in (("backbone", "--backbone", backbone), ("num_classes", "--n_class", num_classes)):
+        if asked is not None and settings.setdefault(name, asked) != asked:
+            raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")
+    settings.setdefault("backbone", "resnet")
+    settings["output_stride"] = output_stride or settings.get("output_stride", 16)
+    model = DeepLab(settings.get("num_classes", 21), settings["backbone"], settings["output_stride"])
+    load_weights(model, weights, path)
+    return model, settings

@@ -1,0 +1,116 @@
+"""The pictures that a run leaves behind: training curves, a contact sheet, gradients by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dataloaders.labels import UNLABELLED, voc_palette
+from training.checkpoint import replace_file
+
+
+def _figure(width: float, height: float):
+    from matplotlib.figure import Figure  # here, since matplotlib takes a second to import
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+
+
+def _save(figure: Any, path: Path) -> None:
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Draw losses, scores and learning rate by epoch from the records of scores.jsonl."""
+    figure = _figure(12, 3.6)
+    losses, scores, rate = figure.subplots(1, 3)
+    epochs = [record["epoch"] + 1 for record in history]
+    marker = "o" if len(epochs) < 30 else None
+    names = dict.fromkeys(name for record in history for name in record["losses"])
+    for name in names:
+        values = [record["losses"].get(name, np.nan) for record in history]
+        losses.plot(epochs, values, marker=marker, markersize=3, label=name.replace("_", " "))
+    losses.set(title="training losses", xlabel="epoch")
+    evaluated = [record for record in history if record.get("val")]
+    for name, label in (("miou", "mIoU"), ("pixel_accuracy", "pixel accuracy"), ("class_accuracy", "class accuracy")):
+        values = [100 * record["val"][name] for record in evaluated]
+        scores.plot([record["epoch"] + 1 for record in evaluated], values, marker=marker, markersize=3, label=label)
+    scores.set(title="validation scores (crop protocol)", xlabel="epoch", ylabel="%", ylim=(0, 100))
+    rate.plot(epochs, [record["lr"] for record in history], marker=marker, markersize=3, color="tab:gray")
+    rate.set(title="learning rate of the backbone", xlabel="epoch", ylim=(0, None))
+    for axes in (losses, scores, rate):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    losses.legend(frameon=False)
+    if evaluated:
+        scores.legend(frameon=False)
+    _save(figure, path)
+
+
+def colour(labels: np.ndarray) -> np.ndarray:
+    """Return the VOC colours (H, W, 3) uint8 of a label map (H, W); unlabelled pixels are white."""
+    palette = voc_palette()
+    palette[UNLABELLED] = 255
+    return palette[labels]
+
+
+def scribble_picture(image: Image.Image, scribble: np.ndarray) -> np.ndarray:
+    """Draw scribbles (H, W), 255 where there are none, over a faded grey version of their image."""
+    grey = np.asarray(image.convert("L").convert("RGB")).astype(np.float32)
+    picture = (0.45 * grey + 0.55 * 255).astype(np.uint8)
+    drawn = scribble < UNLABELLED - 1
+    picture[drawn] = colour(scribble)[drawn]
+    return picture
+
+
+def save_contact_sheet(path: Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str], title: str) -> None:
+    """Draw one row an image, with a legend of the classes that occur.
+
+    Each of `rows` maps a column's title to a picture: a PIL image or an array (H, W, 3), shown as it is, or a label map
+    (H, W) in the palette's colours; None leaves a gap.
+    """
+    columns = list(rows[0])
+    aspect = np.mean([row[columns[0]].height / row[columns[0]].width for row in rows])
+    figure = _figure(2.3 * len(columns), (2.3 * aspect + 0.1) * len(rows) + 0.9)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    seen = set()
+    for row, line in zip(rows, axes, strict=True):
+        for name, cell in zip(columns, line, strict=True):
+            cell.axis("off")
+            picture = row[name]
+            if picture is None:
+                continue
+            picture = np.asarray(picture)
+            if picture.ndim == 2:
+                seen |= set(np.unique(picture).tolist())
+                picture = colour(picture)
+            cell.imshow(picture, interpolation="nearest")
+    for name, cell in zip(columns, axes[0], strict=True):
+        cell.set_title(name, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    _legend(figure, [k for k in range(len(class_names)) if k in seen], class_names)
+    _save(figure, path)
+
+
+def _legend(figure: Any, classes: Sequence[int], class_names: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=voc_palette()[k] / 255, edgecolor="0.5", label=class_names[k]) for k in classes]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7) or 1, frameon=False, fontsize=9)
+
+
+def save_gradient(path: Path, gradient: np.ndarray, title: str) -> None:
+    """Draw a gradient (H, W) in diverging colours about zero, with their scale."""
+    height, width = gradient.shape
+    figure = _figure(5.2, min(8.0, 4.2 * height / width + 0.7))
+    axes = figure.subplots()
+    largest = float(np.abs(gradient).max()) or 1.0
+    shown = axes.imshow(gradient, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    axes.axis("off")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes, shrink=0.85)
+    _save(figure, path)

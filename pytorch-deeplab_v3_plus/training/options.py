@@ -1,0 +1,231 @@
+"""The command line of training: every option, its default, and the recommended settings by image size."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from errors import InputError
+from training.schedule import SCHEDULES
+
+# Recommended settings by image size, as differences from the defaults.
+PRESETS: dict[str, dict[str, Any]] = {
+    "40": dict(crop_size=64, base_size=64, batch_size=32, rloss_scale=0.25, sigma_xy=20.0, sigma_rgb=10.0),
+    "80": dict(crop_size=128, base_size=128, batch_size=16, rloss_scale=0.5, sigma_xy=40.0),
+    "256": dict(crop_size=256, base_size=256, batch_size=8, rloss_scale=0.75, sigma_xy=60.0),
+    "513": dict(crop_size=513, base_size=513, batch_size=4, rloss_scale=1.0, sigma_xy=80.0),
+}
+# Learning rate for a batch of four images on one device; it grows with the batch.
+BASE_RATE = 0.007
+
+
+def boolean(text: str) -> bool:
+    """Parse `True` or `False` in any spelling that people use for them."""
+    value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
+    if value is None:
+        raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
+    return value
+
+
+def number(kind: type, low: float, *, above: bool = False, high: float = float("inf")):
+    """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high."""
+    bounds = f"{'greater than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e308 else "")
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not (value > low if above else value >= low) or not value <= high or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"expected {'an integer' if kind is int else 'a number'} {bounds}, "
+                                             f"found {text!r}")
+        return value
+
+    return parse
+
+
+def named_weight(text: str) -> tuple[str, float]:
+    """Parse `NAME=WEIGHT`."""
+    name, _, weight = text.partition("=")
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT, found {text!r}") from None
+
+
+def integers(text: str) -> list[int]:
+    """Parse comma-separated integers, each 0 or more."""
+    return [number(int, 0)(part) for part in text.split(",")]
+
+
+def add_switch(group: Any, *names: str, help: str) -> None:
+    """Add a boolean option that works bare and with True or False behind it."""
+    group.add_argument(*names, type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=help)
+
+
+def add_data_options(group: Any) -> None:
+    """Add the options that say which images, for every script that reads a data set."""
+    group.add_argument("--dataset", metavar="NAME",
+                       help="a name in dataloaders/datasets/: pascal, synthetic or your own (default: pascal where it is "
+                            "found, otherwise synthetic)")
+    group.add_argument("--data-root", metavar="FOLDER",
+                       help="any folder with JPEGImages/, pascal_2012_scribble/ and, where known, SegmentationClassAug/; "
+                            "needs --classes and no code")
+    group.add_argument("--classes", metavar="FILE", help="class names of --data-root, one a line, background first")
+    group.add_argument("--workers", type=number(int, 0), default=4, metavar="N", help="processes that load images")
+
+
+def add_network_options(group: Any, backbones: Iterable[str]) -> None:
+    """Add what a checkpoint usually says itself, for the scripts that use trained networks."""
+    group.add_argument("--backbone", choices=list(backbones), help="(default: the checkpoint's, or else resnet)")
+    group.add_argument("--n_class", "--n-class", type=number(int, 2), metavar="K",
+                       help="number of classes (default: the checkpoint's)")
+    group.add_argument("--out-stride", type=int, choices=(16, 8), help="(default: the checkpoint's, or else 16)")
+
+
+def add_device_options(group: Any) -> None:
+    """Add the options that say where to run."""
+    add_switch(group, "--no-cuda", "--no_cuda", help="run on the CPU even where there is a GPU")
+    group.add_argument("--gpu-ids", type=integers, default=[0], metavar="IDS", help="GPUs to use, as 0 or 0,1,2,3")
+
+
+def add_densecrf_options(group: Any) -> None:
+    """Add the settings of the DenseCRF loss, the same in training and in inference."""
+    group.add_argument("--sigma-rgb", type=number(float, 0, above=True), default=15.0, metavar="S",
+                       help="width of the kernel in colour, in grey levels of 0-255")
+    group.add_argument("--sigma-xy", type=number(float, 0, above=True), default=80.0, metavar="S",
+                       help="width of the kernel in position, in pixels of the crop")
+    add_switch(group, "--size-free",
+               help="divide the DenseCRF loss by the kernel mass of each image, so that it lies in [-1, 0] and a weight "
+                    "means the same at every image size")
+
+
+def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
+    """Return the parser of the training script."""
+    parser = argparse.ArgumentParser(
+        description="Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
+                        help="recommended settings for images of about this size; any option beside it wins")
+
+    data = parser.add_argument_group("data")
+    add_data_options(data)
+    data.add_argument("--supervision", choices=("scribble", "full"), default="scribble",
+                      help="labels to train on; full is the upper bound to compare with")
+    data.add_argument("--base-size", type=number(int, 1), default=513, metavar="PIXELS",
+                      help="short side of a training image before the random scaling by 0.5 to 2")
+    data.add_argument("--crop-size", type=number(int, 1), default=513, metavar="PIXELS", help="side of the training crop")
+
+    model = parser.add_argument_group("network")
+    model.add_argument("--backbone", choices=list(backbones), default="resnet", help="feature network")
+    model.add_argument("--out-stride", type=int, choices=(16, 8), default=16,
+                       help="input pixels per feature pixel; 8 is finer and slower (drn: always 8)")
+    model.add_argument("--pretrained", metavar="WHAT",
+                       help="start of the backbone: imagenet, none, or a file of weights (default: imagenet; none for "
+                            "xception, for which no weights are published, and with --resume)")
+    add_switch(model, "--sync-bn", help="batch statistics over all devices")
+    add_switch(model, "--freeze-bn", help="keep the batch norms' running statistics as they are")
+
+    loss = parser.add_argument_group("losses")
+    loss.add_argument("--loss-type", choices=("ce", "focal"), default="ce", help="loss over the labelled pixels")
+    loss.add_argument("--ce-reduction", choices=("batch", "mean"), default="batch",
+                      help="batch: the mean over labelled pixels, divided by the batch size once more, as in the "
+                           "original; mean: without that division")
+    add_switch(loss, "--use-balanced-weights", help="weight classes by 1 / ln(1.02 + frequency)")
+    loss.add_argument("--densecrfloss", type=number(float, 0), default=0.0, metavar="WEIGHT",
+                      help="weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off")
+    loss.add_argument("--rloss-scale", type=number(float, 0, above=True, high=1), default=1.0, metavar="FACTOR",
+                      help="shrink the input of the DenseCRF loss by this factor, for speed")
+    add_densecrf_options(loss)
+    add_switch(loss, "--exact-gradient", help="true gradient of the lattice filter instead of the original's")
+    loss.add_argument("--regulariser", type=named_weight, action="append", metavar="NAME=WEIGHT",
+                      default=argparse.SUPPRESS, help="a further regularised loss, by its name in losses/; repeatable")
+
+    optimization = parser.add_argument_group("optimization")
+    optimization.add_argument("--epochs", type=number(int, 1), default=50, metavar="N", help="passes over the images")
+    optimization.add_argument("--start_epoch", "--start-epoch", type=number(int, 0), default=0, metavar="N",
+                              help="epoch to begin with (--resume sets it)")
+    optimization.add_argument("--batch-size", type=number(int, 1), metavar="N",
+                              help="images in a step (default: 4 a device)")
+    optimization.add_argument("--test-batch-size", type=number(int, 1), metavar="N",
+                              help="images in a step of the evaluation (default: as --batch-size)")
+    optimization.add_argument("--lr", type=number(float, 0, above=True), metavar="RATE",
+                              help=f"learning rate of the backbone; the head's is ten times that (default: {BASE_RATE} x "
+                                   "batch size / 4 a device)")
+    optimization.add_argument("--lr-scheduler", choices=SCHEDULES, default="poly", help="course of the learning rate")
+    optimization.add_argument("--lr-step", type=number(int, 1), metavar="EPOCHS",
+                              help="with --lr-scheduler step: epochs between drops (default: a third of --epochs)")
+    optimization.add_argument("--momentum", type=number(float, 0, high=1), default=0.9, metavar="M", help="of SGD")
+    optimization.add_argument("--weight-decay", type=number(float, 0), default=5e-4, metavar="D", help="of SGD")
+    add_switch(optimization, "--nesterov", help="Nesterov momentum")
+
+    add_switch(optimization, "--channels-last",
+               help="channels-last memory format: a third faster on CPUs at output stride 8")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--checkname", metavar="NAME", help="name of the run's folder (default: deeplab-<backbone>)")
+    run.add_argument("--run-root", default="run", metavar="FOLDER",
+                     help="results go to FOLDER/<dataset>/<checkname>/experiment_<n>/")
+    run.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
+    add_switch(run, "--ft", help="with --resume: take only the weights; epoch, optimizer and best score start anew")
+    run.add_argument("--eval-interval", type=number(int, 1), default=1, metavar="EPOCHS",
+                     help="epochs between evaluations (there is always one after the last)")
+    run.add_argument("--save-interval", type=number(int, 1), metavar="EPOCHS",
+                     help="also keep checkpoint_epoch_<n>.pth.tar every so many epochs (default: never)")
+    add_switch(run, "--no-val", help="train without evaluation")
+    run.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="of weights, order and augmentation")
+    add_device_options(run)
+    return parser
+
+
+def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argparse.Namespace:
+    """Parse the command line of training and fill in what follows from other options.
+
+    Raises:
+        InputError: options that contradict each other.
+        SystemExit: status 2 for a value out of its range, 0 for --help.
+    """
+    parser = build_parser(backbones)
+    preset = getattr(parser.parse_args(argv), "preset", None)
+    if preset:
+        parser.set_defaults(**PRESETS[preset])
+    args = parser.parse_args(argv)
+    args.gpu_ids = args.gpu_ids[:1] if args.no_cuda or not torch.cuda.is_available() else args.gpu_ids
+    if args.batch_size is None:
+        args.batch_size = 4 * len(args.gpu_ids)
+    if args.test_batch_size is None:
+        args.test_batch_size = args.batch_size
+    if args.lr is None:
+        args.lr = BASE_RATE / (4 * len(args.gpu_ids)) * args.batch_size
+    if args.lr_step is None:
+        args.lr_step = max(1, args.epochs // 3)
+    if args.checkname is None:
+        args.checkname = f"deeplab-{args.backbone}"
+    args.regularisers = list(getattr(args, "regulariser", []))
+    if args.densecrfloss:
+        args.regularisers.insert(0, ("densecrf", args.densecrfloss))
+    if args.ft and not args.resume:
+        raise InputError("--ft starts from a trained network: name its checkpoint with --resume FILE")
+    check_data_options(args)
+    return args
+
+
+def check_data_options(args: argparse.Namespace) -> None:
+    """Refuse --data-root and --classes one without the other, and beside --dataset."""
+    if bool(args.data_root) != bool(args.classes):
+        raise InputError("--data-root FOLDER and --classes FILE go together: one of them is missing")
+    if args.data_root and args.dataset:
+        raise InputError("give either --dataset NAME or --data-root FOLDER, not both")
+
+
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """Return the device that the options and the machine allow."""
+    if args.no_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if args.gpu_ids[0] >= torch.cuda.device_count():
+        raise InputError(f"--gpu-ids {args.gpu_ids[0]}: this machine has {torch.cuda.device_count()} GPU(s), numbered from 0")
+    return torch.device("cuda", args.gpu_ids[0])
