@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dataloaders.custom_transforms import centre_square, denormalize
+from dataloaders.custom_transforms import centre_square, denormalize, resize_short_side
 from dataloaders.files import read_image
 from dataloaders.labels import VOC_CLASSES, voc_palette
 from DenseCRFLoss import DenseCRFLoss
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_network_options(parser, BACKBONES)
     parser.add_argument("--crop_size", "--crop-size", type=number(int, 1), metavar="PIXELS",
                         help="the image's short side is scaled to this (default: the checkpoint's, or else 513)")
-    add_switch(parser, "--center-crop", help="segment only the centre square, as the original did")
+    add_switch(parser, "--center-crop", help="segment the centre square of the scaled image, at that size, as the original did")
     crf = parser.add_argument_group("DenseCRF loss of the prediction")
     crf.add_argument("--rloss-weight", type=number(float, 0, above=True), metavar="WEIGHT", help="(default: off)")
     crf.add_argument("--rloss-scale", type=number(float, 0, above=True, high=1), default=0.5, metavar="FACTOR",
@@ -83,7 +83,7 @@ def segment(args: argparse.Namespace, model: nn.Module, settings: dict[str, Any]
     image = read_image(path)
     size = args.crop_size or settings.get("crop_size", 513)
     if args.center_crop:
-        image = centre_square(image)
+        image = centre_square(resize_short_side(image, size))
     inputs, logits = predict(model, image, size)
     labels = label_map(logits, image.height, image.width)
     try:

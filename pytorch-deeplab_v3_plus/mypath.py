@@ -13,7 +13,7 @@ import re
 
 from errors import InputError
 
-DEFAULT_DATA_ROOT = '/data/datasets'
+DEFAULT_DATA_ROOT = "/data/datasets"
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -30,8 +30,8 @@ def _environment_first(db_root_dir):
     @functools.wraps(db_root_dir)
     def overridden(dataset: str) -> str:
         folder = os.environ.get(root_variable(dataset)) or db_root_dir(dataset)
-        data_root = os.environ.get('DATA_ROOT')
-        if data_root and folder.startswith(DEFAULT_DATA_ROOT + '/'):
+        data_root = os.environ.get("DATA_ROOT")
+        if data_root and folder.startswith(DEFAULT_DATA_ROOT + "/"):
             folder = os.path.join(data_root, folder[len(DEFAULT_DATA_ROOT) + 1:])
         return folder
     return overridden
@@ -44,10 +44,10 @@ class Path:
     @_environment_first
     def db_root_dir(dataset: str) -> str:
         """Return the folder of the data set named ``dataset``; raise InputError for a name that is not listed."""
-        if dataset == 'pascal':
-            return '/data/datasets/VOCdevkit/VOC2012/'
-        elif dataset == 'synthetic':
-            return str(REPOSITORY / 'data' / 'synthetic')
+        if dataset == "pascal":
+            return "/data/datasets/VOCdevkit/VOC2012/"
+        elif dataset == "synthetic":
+            return str(REPOSITORY / "data" / "synthetic")
         # A new data set is one more `elif` here.
         else:
             raise InputError(

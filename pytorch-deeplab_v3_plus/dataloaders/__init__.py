@@ -83,17 +83,17 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
     class_names = read_class_names(args.classes) if args.classes else None
     where = (args,) if args.data_root is None else (args, args.data_root)
 
-    train = data_set(*where, split='train', class_names=class_names)
-    val = data_set(*where, split='val', class_names=class_names)
+    train = data_set(*where, split="train", class_names=class_names)
+    val = data_set(*where, split="val", class_names=class_names)
     if len(train) < 2:
-        raise InputError(f'expected at least two training images (batch normalisation has no statistics of one), found '
-                         f'{len(train)} under {train.folder}: add images, or cut a large one into pieces')
-    if val.label_kind == 'scribbles':
-        logger.info('%s has no ground truth: scores are measured on the scribbles', val.folder)
+        raise InputError(f"expected at least two training images (batch normalisation has no statistics of one), found "
+                         f"{len(train)} under {train.folder}: add images, or cut a large one into pieces")
+    if val.label_kind == "scribbles":
+        logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)
     without_truth = train.missing_truth()
     if 0 < without_truth < len(train):
-        logger.info('no fill-in score: %s of %s training images have no ground truth',
-                    f'{without_truth:,}', f'{len(train):,}')
+        logger.info("no fill-in score: %s of %s training images have no ground truth",
+                    f"{without_truth:,}", f"{len(train):,}")
 
     def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader:
         return DataLoader(dataset, batch_size=batch_size, sampler=SeededSampler(len(dataset), args.seed, shuffle),
@@ -103,12 +103,12 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
     # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
     one_left = args.batch_size > 1 and len(train) % args.batch_size == 1
     if one_left:
-        logger.info('the last training batch of each epoch would hold a single image and is left out')
+        logger.info("the last training batch of each epoch would hold a single image and is left out")
     return Loaders(
         name=name,
         train=loader(train, args.batch_size, shuffle=True, drop_last=one_left),
         val=loader(val, args.test_batch_size, shuffle=False),
-        fill_in=None if without_truth else loader(data_set(*where, split='fill_in', class_names=class_names),
+        fill_in=None if without_truth else loader(data_set(*where, split="fill_in", class_names=class_names),
                                                   args.test_batch_size, shuffle=False),
         class_names=train.class_names)
 
@@ -123,20 +123,20 @@ def find_data_set(name: str) -> type[VOCSegmentation]:
     if name not in data_set_names():
         raise InputError(f"expected a data set out of {', '.join(data_set_names())}, found '{name}': write "
                          f"dataloaders/datasets/{name}.py, or use --data-root FOLDER --classes FILE")
-    module = importlib.import_module(f'{datasets.__name__}.{name}')
+    module = importlib.import_module(f"{datasets.__name__}.{name}")
     classes = [value for value in vars(module).values() if isinstance(value, type)
                and issubclass(value, VOCSegmentation) and value.__module__ == module.__name__]
     if len(classes) != 1:
-        raise InputError(f'expected one class derived from pascal.VOCSegmentation, found {len(classes)} in '
-                         f'{module.__file__}: keep one data set a file')
+        raise InputError(f"expected one class derived from pascal.VOCSegmentation, found {len(classes)} in "
+                         f"{module.__file__}: keep one data set a file")
     return classes[0]
 
 
 def _default_name(data_root: str | None) -> str:
     if data_root:
         return FilePath(data_root).resolve().name
-    folder = FilePath(Path.db_root_dir('pascal'))
+    folder = FilePath(Path.db_root_dir("pascal"))
     if folder.is_dir():
-        return 'pascal'
-    logger.info('no PASCAL VOC at %s: using the synthetic data set, which the project draws itself', folder)
-    return 'synthetic'
+        return "pascal"
+    logger.info("no PASCAL VOC at %s: using the synthetic data set, which the project draws itself", folder)
+    return "synthetic"

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises on damaged files
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -26,14 +26,14 @@ def read_image(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
     except _READ_ERRORS as error:
-        raise InputError(f'expected an image, cannot read {path}: {_first_line(error)}; replace the file') from None
+        raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith('I'):
+    if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return image.convert('RGB')
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -43,7 +43,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
             width, height = image.size
             sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     except _READ_ERRORS as error:
-        raise InputError(f'expected an image, cannot read {path}: {_first_line(error)}; replace the file') from None
+        raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
     return (height, width) if sideways else (width, height)
 
 
@@ -54,24 +54,24 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if image.mode not in ('P', 'L'):
+            if image.mode not in ("P", "L"):
                 raise InputError(
                     f"expected a label map of 8-bit class numbers (PNG mode P or L), found mode '{image.mode}' in "
                     f"{path}: save class numbers 0..{num_classes - 1} and {UNLABELLED} for unlabelled pixels, "
                     "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)")
             label = np.array(image)
     except _READ_ERRORS as error:
-        raise InputError(f'expected a label map (PNG), cannot read {path}: {_first_line(error)}; '
-                         'replace the file') from None
+        raise InputError(f"expected a label map (PNG), cannot read {path}: {_first_line(error)}; "
+                         "replace the file") from None
     counts = value_counts(label)
     counts[:num_classes] = counts[PADDING] = counts[UNLABELLED] = 0
     if counts.any():
         value = int(counts.argmax())
         row, column = np.argwhere(label == value)[0]
         raise InputError(
-            f'expected label values 0..{num_classes - 1} ({num_classes} classes), {PADDING} or {UNLABELLED}, found '
-            f'{value} ({counts[value]} pixels, the first at x={column}, y={row}) in {path}: '
-            'correct the file or the class list')
+            f"expected label values 0..{num_classes - 1} ({num_classes} classes), {PADDING} or {UNLABELLED}, found "
+            f"{value} ({counts[value]} pixels, the first at x={column}, y={row}) in {path}: "
+            "correct the file or the class list")
     return label
 
 
@@ -84,9 +84,9 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
     """Raise InputError unless a label map has the (width, height) of its image."""
     height, width = label.shape
     if size != (width, height):
-        raise InputError(f'expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} '
-                         f'(turned upright if it says so), found {width}x{height} in {label_file}: '
-                         'draw or export the labels at the size of the image')
+        raise InputError(f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} "
+                         f"(turned upright if it says so), found {width}x{height} in {label_file}: "
+                         "draw or export the labels at the size of the image")
 
 
 def _first_line(error: BaseException) -> str:

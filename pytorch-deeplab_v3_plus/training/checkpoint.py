@@ -107,7 +107,10 @@ def shortened(text: str, length: int = 400) -> str:
 
 
 def load_network(
-    path: str | os.PathLike[str], backbone: str | None, num_classes: int | None, output_stride: int | None
+    path: str | os.PathLike[str],
+    backbone: str | None = None,
+    num_classes: int | None = None,
+    output_stride: int | None = None,
 ) -> tuple[DeepLab, dict[str, Any]]:
     """Rebuild the network of a checkpoint.
 

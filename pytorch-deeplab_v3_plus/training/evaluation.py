@@ -28,7 +28,7 @@ class ConfusionMatrix:
         self.counts += torch.bincount(pairs, minlength=k * k).reshape(k, k).cpu()
 
     def scores(self) -> dict[str, Any]:
-        """Return pixel_accuracy, class_accuracy, miou, fwiou and iou (a list, None for classes that never occur).
+        """Return pixel_accuracy, class_accuracy, miou, fwiou, iou (a list, None for classes that never occur) and frequency.
 
         The class accuracy is the mean over classes that occur in the truth, the mIoU the mean over classes that occur in
         truth or prediction. Plain floats in 0..1; NaN without any labelled pixel.
@@ -43,6 +43,7 @@ class ConfusionMatrix:
             "miou": iou[union > 0].mean().item(),
             "fwiou": ((true / counts.sum()) * iou)[true > 0].sum().item(),
             "iou": [value if occurs else None for value, occurs in zip(iou.tolist(), (union > 0).tolist(), strict=True)],
+            "frequency": (true / counts.sum()).tolist(),
         }
 
 

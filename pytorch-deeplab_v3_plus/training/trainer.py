@@ -237,7 +237,7 @@ class Trainer:
         scores = record.get("val")
         if scores:
             line += f", val mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
-            self.monitor.scalars({f"val/{name}": scores[name] for name in scores if name != "iou"}, self.epoch)
+            self.monitor.scalars({f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}, self.epoch)
         logger.info("%s", line)
         if scores and scores["miou"] > self.best:
             self.best = scores["miou"]

@@ -25,12 +25,12 @@ from mypath import Path
 
 logger = logging.getLogger(__name__)
 
-IMAGES, SCRIBBLES, TRUTH, LISTS = 'JPEGImages', 'pascal_2012_scribble', 'SegmentationClassAug', 'ImageSets'
-SPLITS = ('train', 'val', 'fill_in')
+IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
+SPLITS = ("train", "val", "fill_in")
 VAL_EVERY = 5
 
-HOW_TO_GET_VOC = ('fetch VOC with data/VOC2012/fetchVOC2012.sh and data/pascal_scribble/fetchPascalScribble.sh, '
-                  'name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic')
+HOW_TO_GET_VOC = ("fetch VOC with data/VOC2012/fetchVOC2012.sh and data/pascal_scribble/fetchPascalScribble.sh, "
+                  "name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic")
 
 
 class VOCSegmentation(Dataset):
@@ -50,7 +50,7 @@ class VOCSegmentation(Dataset):
     NUM_CLASSES = len(VOC_CLASSES)
     CLASSES = VOC_CLASSES
 
-    def __init__(self, args, base_dir: str | os.PathLike | None = None, split: str = 'train',
+    def __init__(self, args, base_dir: str | os.PathLike | None = None, split: str = "train",
                  class_names: tuple[str, ...] | None = None) -> None:
         """List the split and check that every file of it exists.
 
@@ -65,24 +65,24 @@ class VOCSegmentation(Dataset):
         """
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")
-        self.folder = FilePath(base_dir or Path.db_root_dir('pascal'))
+        self.folder = FilePath(base_dir or Path.db_root_dir("pascal"))
         self.split = split
         self.class_names = tuple(class_names or self.CLASSES)
         self.num_classes = len(self.class_names)
         if class_names is None and self.NUM_CLASSES not in (self.num_classes, VOCSegmentation.NUM_CLASSES):
-            raise InputError(f'{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {self.num_classes} class '
-                             'names: set CLASSES to a tuple of names, the background first')
-        self.transform = (TrainTransform(args.base_size, args.crop_size) if split == 'train'
+            raise InputError(f"{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {self.num_classes} class "
+                             "names: set CLASSES to a tuple of names, the background first")
+        self.transform = (TrainTransform(args.base_size, args.crop_size) if split == "train"
                           else EvalTransform(args.crop_size))
 
         images = self._listing(IMAGES, IMAGE_SUFFIXES)
         self.ids = self._read_ids(images)
         has_truth = (self.folder / TRUTH).is_dir()
-        wants_truth = args.supervision == 'full' if split == 'train' else has_truth or split == 'fill_in'
-        self.label_kind = 'truth' if wants_truth else 'scribbles'
+        wants_truth = args.supervision == "full" if split == "train" else has_truth or split == "fill_in"
+        self.label_kind = "truth" if wants_truth else "scribbles"
         labels_folder = TRUTH if wants_truth else SCRIBBLES
-        self.image_files = self._files(images, IMAGES, '.jpg')
-        self.label_files = self._files(self._listing(labels_folder, ('.png',)), labels_folder, '.png')
+        self.image_files = self._files(images, IMAGES, ".jpg")
+        self.label_files = self._files(self._listing(labels_folder, (".png",)), labels_folder, ".png")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,18 +105,18 @@ class VOCSegmentation(Dataset):
         image, label = read_image(image_file), read_label(label_file, self.num_classes)
         check_sizes(image_file, image.size, label_file, label)
         pair = image, Image.fromarray(label)
-        if self.split == 'train':
+        if self.split == "train":
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             image_tensor, label_tensor = self.transform(*pair, generator)
         else:
             image_tensor, label_tensor = self.transform(*pair)
-        return {'image': image_tensor, 'label': label_tensor, 'name': self.ids[index]}
+        return {"image": image_tensor, "label": label_tensor, "name": self.ids[index]}
 
     def pictures(self, index: int) -> tuple[Image.Image, np.ndarray | None, np.ndarray | None]:
-        """Return an image at its own size with its scribbles and its truth, uint8 (H, W), None where there is no file."""
+        """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where there is no file."""
         labels = []
         for folder in (SCRIBBLES, TRUTH):
-            file = self.folder / folder / f'{self.ids[index]}.png'
+            file = self.folder / folder / f"{self.ids[index]}.png"
             labels.append(read_label(file, self.num_classes) if file.is_file() else None)
         return read_image(self.image_files[index]), *labels
 
@@ -135,7 +135,7 @@ class VOCSegmentation(Dataset):
         pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))  # decoding releases the GIL
         try:
             counts = pool.map(count, self.image_files, self.label_files)
-            for some in tqdm(counts, total=len(self), desc='checking labels', unit='file', disable=None, leave=False):
+            for some in tqdm(counts, total=len(self), desc="checking labels", unit="file", disable=None, leave=False):
                 total += some
         finally:
             pool.shutdown(cancel_futures=True)
@@ -145,48 +145,48 @@ class VOCSegmentation(Dataset):
         """Return for how many ids of this split there is no full ground truth."""
         if not (self.folder / TRUTH).is_dir():
             return len(self)
-        return len(set(self.ids) - self._listing(TRUTH, ('.png',)).keys())
+        return len(set(self.ids) - self._listing(TRUTH, (".png",)).keys())
 
     def _read_ids(self, images: dict[str, FilePath]) -> list[str]:
-        name = 'val' if self.split == 'val' else 'train'
+        name = "val" if self.split == "val" else "train"
         if not (self.folder / LISTS).is_dir():
             return self._split_ids(images, name)
-        path = self.folder / LISTS / 'SegmentationAug' / f'{name}.txt'
+        path = self.folder / LISTS / "SegmentationAug" / f"{name}.txt"
         try:
-            ids = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+            ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            reason = 'it does not exist' if isinstance(error, FileNotFoundError) else str(error)
-            raise InputError(f'expected the list of {name} images {path}, one id a line, but {reason}: '
-                             f'{self._advice()}') from None
+            reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
+            raise InputError(f"expected the list of {name} images {path}, one id a line, but {reason}: "
+                             f"{self._advice()}") from None
         if not ids:
-            raise InputError(f'expected image ids, found none in {path}: write one id a line')
+            raise InputError(f"expected image ids, found none in {path}: write one id a line")
         if len(set(ids)) < len(ids):
             twice = next(image_id for number, image_id in enumerate(ids) if image_id in ids[:number])
             raise InputError(f"expected each image once, found '{twice}' {ids.count(twice)} times in {path}: "
-                             'remove the repeated lines')
+                             "remove the repeated lines")
         return ids
 
     def _split_ids(self, images: dict[str, FilePath], name: str) -> list[str]:
         """Split a folder without lists: every fifth image by name is for validation, the others train."""
-        ids = sorted(images.keys() & self._listing(SCRIBBLES, ('.png',)).keys())
+        ids = sorted(images.keys() & self._listing(SCRIBBLES, (".png",)).keys())
         if len(ids) < 2:
-            raise InputError(f'expected at least two images with scribbles, found {len(ids)} under {self.folder}: '
-                             f'an image {IMAGES}/ID.jpg goes with its scribbles {SCRIBBLES}/ID.png')
+            raise InputError(f"expected at least two images with scribbles, found {len(ids)} under {self.folder}: "
+                             f"an image {IMAGES}/ID.jpg goes with its scribbles {SCRIBBLES}/ID.png")
         # The last of each five, and of a shorter list simply the last: neither split is ever empty.
         val = ids[VAL_EVERY - 1::VAL_EVERY] or ids[-1:]
-        if self.split == 'train':
-            logger.info('%s has no folder %s: %s of its %s scribbled images train, every %sth by name validates%s',
-                        self.folder, LISTS, f'{len(ids) - len(val):,}', f'{len(ids):,}', VAL_EVERY,
-                        f' ({len(images) - len(ids):,} images have no scribbles)' if len(images) > len(ids) else '')
-        return val if name == 'val' else [image_id for image_id in ids if image_id not in set(val)]
+        if self.split == "train":
+            logger.info("%s has no folder %s: %s of its %s scribbled images train, every %sth by name validates%s",
+                        self.folder, LISTS, f"{len(ids) - len(val):,}", f"{len(ids):,}", VAL_EVERY,
+                        f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else "")
+        return val if name == "val" else [image_id for image_id in ids if image_id not in set(val)]
 
     def _listing(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, FilePath]:
         """Return the files of a subfolder by id: one listing is far quicker than a question for each file."""
         try:
             files = sorted((self.folder / folder).iterdir())
         except OSError:
-            raise InputError(f'the {self.split} images of {type(self).__name__} need the folder '
-                             f'{self.folder / folder}, which does not exist: {self._advice()}') from None
+            raise InputError(f"the {self.split} images of {type(self).__name__} need the folder "
+                             f"{self.folder / folder}, which does not exist: {self._advice()}") from None
         return {file.stem: file for file in files if file.suffix.lower() in suffixes}
 
     def _files(self, listing: dict[str, FilePath], folder: str, suffix: str) -> list[FilePath]:
@@ -194,11 +194,11 @@ class VOCSegmentation(Dataset):
         if missing:
             raise InputError(
                 f"the {self.split} list names '{missing[0]}', but {self.folder / folder / (missing[0] + suffix)} does "
-                f'not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}')
+                f"not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}")
         return [listing[image_id] for image_id in self.ids]
 
     def _advice(self) -> str:
         if type(self) is VOCSegmentation and self.class_names == self.CLASSES:
             return HOW_TO_GET_VOC
-        return (f'a data set is a folder with {IMAGES}/ID.jpg, {SCRIBBLES}/ID.png, optionally {TRUTH}/ID.png, and '
-                f'the lists {LISTS}/SegmentationAug/train.txt and val.txt (or no {LISTS} at all)')
+        return (f"a data set is a folder with {IMAGES}/ID.jpg, {SCRIBBLES}/ID.png, optionally {TRUTH}/ID.png, and "
+                f"the lists {LISTS}/SegmentationAug/train.txt and val.txt (or no {LISTS} at all)")

@@ -72,13 +72,16 @@ def fish(x, y, rng, colours) -> Figure:
     main, second, accent = colours
     y = y - rng.uniform(-0.18, 0.18) * (x ** 2 - 0.25)
     deep = rng.uniform(0.36, 0.48)
-    body = polygon(x, y, rounded([(0.98, 0.02), (0.72, -0.62 * deep), (0.25, -deep), (-0.25, -0.72 * deep), (-0.62, -0.12),
-                                  (-0.62, 0.12), (-0.25, 0.72 * deep), (0.25, deep), (0.72, 0.62 * deep)], 2))
+    body = polygon(x, y, rounded([(0.98, 0.02), (0.72, -0.62 * deep), (0.25, -deep), (-0.25, -0.72 * deep),
+                                  (-0.62, -0.12), (-0.62, 0.12), (-0.25, 0.72 * deep), (0.25, deep),
+                                  (0.72, 0.62 * deep)], 2))
     fork = rng.uniform(0.68, 0.84)
     tail = polygon(x, y, rounded([(-0.40, 0.09), (-0.40, -0.09), (-0.68, -0.10), (-1.02, -0.46), (-fork, 0.0),
                                   (-1.02, 0.46), (-0.68, 0.10)], 1))
-    back = polygon(x, y, rounded([(0.45, -0.75 * deep), (0.12, -deep - 0.26), (-0.3, -deep - 0.1), (-0.4, -0.4 * deep)], 2))
-    belly = polygon(x, y, rounded([(0.1, 0.8 * deep), (-0.08, deep + 0.22), (-0.3, deep + 0.02), (-0.25, 0.5 * deep)], 2))
+    back = polygon(x, y, rounded([(0.45, -0.75 * deep), (0.12, -deep - 0.26), (-0.3, -deep - 0.1),
+                                  (-0.4, -0.4 * deep)], 2))
+    belly = polygon(x, y, rounded([(0.1, 0.8 * deep), (-0.08, deep + 0.22), (-0.3, deep + 0.02),
+                                   (-0.25, 0.5 * deep)], 2))
     fins = np.maximum(np.maximum(tail, back), belly)
     inside = np.maximum(body, fins)
 
@@ -194,9 +197,9 @@ def teapot(x, y, rng, colours) -> Figure:
     return Figure(inside, surface, height, 1.0)
 
 
-OBJECTS = {'leaf': leaf, 'starfish': starfish, 'fish': fish, 'mushroom': mushroom, 'butterfly': butterfly,
-           'teapot': teapot}
+OBJECTS = {"leaf": leaf, "starfish": starfish, "fish": fish, "mushroom": mushroom, "butterfly": butterfly,
+           "teapot": teapot}
 """Drawing function of each class, in the order of the labels 1, 2, ..."""
 
-TILT = {'leaf': 180, 'starfish': 180, 'fish': 50, 'mushroom': 35, 'butterfly': 180, 'teapot': 25}
+TILT = {"leaf": 180, "starfish": 180, "fish": 50, "mushroom": 35, "butterfly": 180, "teapot": 25}
 """How far an object is turned at most, in degrees either way."""

@@ -164,7 +164,7 @@ def ground(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 def grass(shape, rng):
     height, width = shape
-    picture = Image.new('L', (width, height), 60)
+    picture = Image.new("L", (width, height), 60)
     pen = ImageDraw.Draw(picture)
     lean = rng.normal(0, 0.5)
     for depth in np.linspace(0, 1, 1100):
@@ -240,7 +240,7 @@ def foliage(shape, rng):
     height, width = shape
     tone, share = np.full(shape, 0.55, dtype=np.float32), np.full(shape, 0.3, dtype=np.float32)
     for depth in np.linspace(0, 1, 5):
-        picture, mixture = Image.new('L', (width, height)), Image.new('L', (width, height))
+        picture, mixture = Image.new("L", (width, height)), Image.new("L", (width, height))
         pen, mixer = ImageDraw.Draw(picture), ImageDraw.Draw(mixture)
         for _ in range(26):
             x, y, size = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(9, 30)
@@ -269,7 +269,8 @@ def stone(x, y, rng, colours) -> Figure:
 
 def twig(x, y, rng, colours) -> Figure:
     knee, tip = (0.2, rng.uniform(-0.25, 0.25)), (1.5, rng.uniform(-0.4, 0.4))
-    parts = [((-1.5, 0.0), knee, 0.13), (knee, tip, 0.10), (knee, (0.9, tip[1] + (0.7 if rng.random() < 0.5 else -0.7)), 0.07)]
+    fork = (0.9, tip[1] + (0.7 if rng.random() < 0.5 else -0.7))
+    parts = [((-1.5, 0.0), knee, 0.13), (knee, tip, 0.10), (knee, fork, 0.07)]
     inside = np.max([thick - to_segment(x, y, start, end)[0] for start, end, thick in parts], axis=0)
     surface = colours[0] * (0.85 + 0.12 * clouds(x.shape, 10, rng, 1.3))[..., None]
     return Figure(inside, surface, np.sqrt(np.clip(inside, 0, 0.15)), 0.1)

@@ -58,9 +58,9 @@ def draw_strokes(component: np.ndarray, ink: float, rng: np.random.Generator) ->
         start = rng.uniform(0, length[-1] - wanted)
         at = np.linspace(start, start + wanted, max(2, int(wanted / 2)))
         path = np.stack([np.interp(at, length, path[:, axis]) for axis in (0, 1)], axis=1)
-        picture = Image.new('1', component.shape[::-1])
+        picture = Image.new("1", component.shape[::-1])
         ImageDraw.Draw(picture).line([tuple(point) for point in sway(path, distance, rng)], fill=1, width=width,
-                                     joint='curve')
+                                     joint="curve")
         strokes |= np.asarray(picture) & room
     return strokes
 
@@ -133,7 +133,7 @@ def distance_to_boundary(region: np.ndarray) -> np.ndarray:
     """Return the Euclidean distance to the nearest pixel outside, up to FARTHEST; the frame is no boundary."""
     height, width = region.shape
     far = np.float32(FARTHEST ** 2)
-    padded = np.pad(np.where(region, far, 0).astype(np.float32), FARTHEST, mode='edge')
+    padded = np.pad(np.where(region, far, 0).astype(np.float32), FARTHEST, mode="edge")
     # The squared distance is a minimum over rows of a minimum over columns.
     shifts = range(-FARTHEST, FARTHEST + 1)
     padded = np.min([padded[FARTHEST + shift:FARTHEST + shift + height] + shift ** 2 for shift in shifts], axis=0)

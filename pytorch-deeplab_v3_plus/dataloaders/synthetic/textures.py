@@ -69,7 +69,7 @@ def blur(array: np.ndarray, sigma: float) -> np.ndarray:
     for axis in (0, 1):
         length = array.shape[axis]
         padding = [(radius, radius) if other == axis else (0, 0) for other in range(array.ndim)]
-        padded = np.moveaxis(np.pad(array, padding, mode='edge'), axis, 0)
+        padded = np.moveaxis(np.pad(array, padding, mode="edge"), axis, 0)
         blurred = sum(weight * padded[start:start + length] for start, weight in enumerate(weights))
         array = np.moveaxis(blurred, 0, axis)
     return array

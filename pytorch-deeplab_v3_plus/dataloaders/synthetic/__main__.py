@@ -1,0 +1,26 @@
+"""Draw a synthetic data set: ``python -m dataloaders.synthetic FOLDER --seed N``."""
+
+import argparse
+
+from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
+from errors import exit_status
+
+
+def main() -> int:
+    """Parse the command line and draw; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dataloaders.synthetic",
+                                     description="Draw a data set of textured objects in PASCAL VOC's layout.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("folder", help="where the data set goes; an earlier drawn one there is replaced")
+    parser.add_argument("--seed", type=int, default=SEED, help="chooses the pictures")
+    parser.add_argument("--train", type=int, default=TRAIN, help="number of training pictures")
+    parser.add_argument("--val", type=int, default=VAL, help="number of validation pictures")
+    args = parser.parse_args()
+    if args.seed < 0 or args.train < 2 or args.val < 1:
+        parser.error("expected --seed of at least 0, --train of at least 2 and --val of at least 1")
+    draw_dataset(args.folder, args.seed, args.train, args.val)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_status(main))

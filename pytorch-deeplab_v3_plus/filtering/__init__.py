@@ -1,0 +1,72 @@
+"""Bilateral filtering of tensors: the operator A of the DenseCRF loss, on any device, without autograd."""
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from filtering import native
+
+__all__ = ["bilateral_filter"]
+
+
+def bilateral_filter(
+    images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, *, transpose: bool = False
+) -> Tensor:
+    """Filter every channel of `values` with a Gaussian kernel over the positions and colours of `images`.
+
+    `out[n, k, i] = sum_j w_ij values[n, k, j]`, with `w_ij` close in shape to
+    `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))`; j = i belongs to the sum, which is not
+    normalised. Computed in float32.
+
+    Args:
+        images: `(N, 3, H, W)`, any dtype, RGB in 0..255.
+        values: `(N, K, H, W)`, any floating-point dtype, on the same device as `images`.
+        sigma_rgb: the Gaussian's standard deviation in colour, in units of `images`.
+        sigma_xy: its standard deviation in space, in pixels.
+        transpose: apply the transposed operator (on the lattice A is not quite symmetric).
+
+    Returns:
+        A new tensor with the shape, dtype and device of `values`. Neither argument is changed, and no gradient flows.
+
+    Raises:
+        ValueError: for shapes, devices, dtypes or sigmas other than these, and values that are not finite.
+        ImportError: if the C++ filter is not built; the message says how to build it.
+
+    Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
+    """
+    _check(images, values, sigma_rgb, sigma_xy)
+    with torch.no_grad():
+        on_cpu = native.bilateral_filter(
+            images.detach().to("cpu", torch.float32),
+            values.detach().to("cpu", torch.float32),
+            float(sigma_rgb),
+            float(sigma_xy),
+            transpose=transpose,
+        )
+        return on_cpu.to(values.device, values.dtype)
+
+
+def _check(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected shape (N, 3, H, W), found {tuple(images.shape)}")
+    if values.dim() != 4:
+        raise ValueError(f"values: expected shape (N, K, H, W), found {tuple(values.shape)}")
+    n, _, h, w = images.shape
+    if (values.shape[0], *values.shape[2:]) != (n, h, w):
+        raise ValueError(
+            f"values: expected shape ({n}, K, {h}, {w}) to match images {tuple(images.shape)}, "
+            f"found {tuple(values.shape)}"
+        )
+    if values.numel() == 0:
+        raise ValueError(f"values: expected at least one image, channel and pixel, found shape {tuple(values.shape)}")
+    if not values.is_floating_point():
+        raise ValueError(f"values: expected a floating-point dtype, found {values.dtype}")
+    if images.is_complex():
+        raise ValueError(f"images: expected real numbers, found {images.dtype}")
+    if images.device != values.device:
+        raise ValueError(f"images and values: expected one device, found {images.device} and {values.device}")
+    for name, sigma in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
+        if not isinstance(sigma, Real) or not (sigma > 0 and math.isfinite(sigma)):
+            raise ValueError(f"{name}: expected a positive finite number, found {sigma!r}")

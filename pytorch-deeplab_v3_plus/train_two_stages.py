@@ -1,0 +1,75 @@
+"""Train in two stages and tell what the DenseCRF loss is worth.
+
+    python train_two_stages.py --preset 40 --dataset synthetic --stage1-epochs 20 --stage2-epochs 10 --seeds 1,2,3 --full
+
+Stage 1 is partial cross-entropy alone; stage 2 goes on from it with and without the DenseCRF loss, for the same number
+of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help). Prints and keeps a table of
+mIoU and a sheet of pictures; repeated with the same --output it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataloaders import make_data_loader
+from errors import InputError, exit_status
+from modeling.backbone import BACKBONES
+from training.monitor import configure_logging
+from training.options import add_switch, integers, number, parse_options
+from training.two_stages import Comparison, comparison_table, save_comparison
+
+logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of this script's own options."""
+    parser = argparse.ArgumentParser(
+        description="Two-stage training with and without the DenseCRF loss; further options go to the training script.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--stage1-epochs", type=number(int, 1), default=20, metavar="N", help="partial CE alone")
+    parser.add_argument("--stage2-epochs", type=number(int, 1), default=10, metavar="N", help="with and without")
+    parser.add_argument("--stage2-lr", type=number(float, 0, above=True), metavar="RATE",
+                        help="learning rate of stage 2 (default: as stage 1)")
+    parser.add_argument("--seeds", type=integers, default=[1], metavar="A,B,...", help="one whole comparison each")
+    add_switch(parser, "--full", help="also train with full supervision, the upper bound")
+    parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings side by side")
+    parser.add_argument("--output", default="run/two_stages", metavar="FOLDER", help="where all runs and the table go")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the command line says; return the exit status."""
+    configure_logging()
+    own, rest = build_parser().parse_known_args(argv)
+    args = parse_options(rest, BACKBONES)
+    if not args.regularisers:
+        raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
+    comparison = Comparison(
+        folder=Path(own.output),
+        seeds=tuple(own.seeds),
+        stage_epochs=(own.stage1_epochs, own.stage2_epochs),
+        options=tuple(rest),
+        full=own.full,
+        jobs=own.jobs,
+        stage2_lr=own.stage2_lr,
+    )
+    loaders = make_data_loader(args)  # fails early, and makes the synthetic data once
+    results = comparison.run()
+    table = comparison_table(results)
+    (comparison.folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    for split in ("val", "fill_in"):
+        if getattr(loaders, split) is not None:
+            save_comparison(comparison, loaders, comparison.folder / f"{split}.png", split)
+    logger.info("\nScores of the last epoch, crop protocol (short side %d, centre square)\n\n%s\n\npictures and runs: %s",
+                args.crop_size, table, comparison.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,175 @@
+"""The comparison that tells what the regulariser is worth: the same second stage with and without it.
+
+For each seed: stage 1 trains with partial cross-entropy alone. Stage 2 starts from those very weights, twice, with the
+same number of steps, rate, schedule, augmentation and seed: once with partial cross-entropy alone and once with the
+regulariser. Full supervision, if asked for, runs the same two stages on the full truth. Each part is a run of
+train_withdensecrfloss.py; a part that has ended is not run again, so that an interrupted comparison goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataloaders import Loaders
+from errors import InputError
+from training.checkpoint import load_network
+from training.evaluation import label_map, predict
+from training.figures import save_contact_sheet, scribble_picture
+
+logger = logging.getLogger(__name__)
+
+SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
+ARMS = {"partial_ce": "partial CE", "densecrf": "+ DenseCRF loss", "full": "full supervision"}
+SHEET_ROWS = 6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: seeds, lengths of the stages in epochs, options of the training script, where results go."""
+
+    folder: Path
+    seeds: tuple[int, ...]
+    stage_epochs: tuple[int, int]
+    options: tuple[str, ...]
+    full: bool
+    jobs: int
+    stage2_lr: float | None = None
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms."""
+        return [arm for arm in ARMS if self.full or arm != "full"]
+
+    def run(self) -> dict[str, list[dict[str, Any]]]:
+        """Train everything that is not there yet; return for each arm the final scores, one entry a seed."""
+        self._check_folder()
+        with ThreadPoolExecutor(self.jobs) as pool:
+            chains = [(seed, stage1) for seed in self.seeds for stage1 in ("stage1", "stage1_full")
+                      if self.full or stage1 == "stage1"]
+            futures = [pool.submit(self._chain, seed, stage1) for seed, stage1 in chains]
+            for future in futures:
+                future.result()
+        return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
+
+    def run_folder(self, seed: int, part: str) -> Path | None:
+        """Return the folder of a part that has ended, or None."""
+        ended = [path.parent for path in sorted(self.folder.glob(f"seed_{seed}/*/{part}/experiment_*/scores.jsonl"))
+                 if final_scores(path.parent)]
+        return ended[-1] if ended else None
+
+    def _chain(self, seed: int, stage1: str) -> None:
+        """Run a first stage and the second stages that start from it."""
+        supervision = ("--supervision", "full" if stage1 == "stage1_full" else "scribble")
+        alone = (*supervision, "--densecrfloss", "0")
+        self._part(seed, stage1, 0, *alone)
+        start = ("--resume", str(self.run_folder(seed, stage1) / "checkpoint_last.pth.tar"), "--ft")
+        if self.stage2_lr:
+            start += ("--lr", str(self.stage2_lr))
+        if stage1 == "stage1_full":
+            self._part(seed, "full", 1, *alone, *start)
+        else:
+            self._part(seed, "partial_ce", 1, *alone, *start)
+            self._part(seed, "densecrf", 1, *supervision, *start)
+
+    def _part(self, seed: int, part: str, stage: int, *options: str) -> None:
+        """Run one training, unless it has ended before."""
+        if self.run_folder(seed, part):
+            return
+        epochs = self.stage_epochs[stage]
+        command = [sys.executable, str(SCRIPT), *self.options, "--seed", str(seed), "--epochs", str(epochs),
+                   "--eval-interval", str(max(1, epochs // 10)),
+                   "--run-root", str(self.folder / f"seed_{seed}"), "--checkname", part, *options]
+        logger.info("\n=== seed %d, %s: %d epochs ===", seed, ARMS.get(part, "stage 1, partial CE"
+                    if part == "stage1" else "stage 1, full supervision"), epochs)
+        environment = dict(os.environ)
+        output = None
+        if self.jobs > 1:  # side by side: the log of each run is in its folder
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
+            output = subprocess.DEVNULL
+        result = subprocess.run(command, env=environment, stdout=output, check=False)
+        if result.returncode or not self.run_folder(seed, part):
+            raise InputError(f"training stopped with status {result.returncode}; the command was: {shlex.join(command)}")
+
+    def _check_folder(self) -> None:
+        """Refuse a folder that holds another comparison."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / "comparison.json"
+            settings = {"options": list(self.options), "stage_epochs": list(self.stage_epochs), "stage2_lr": self.stage2_lr}
+            if path.is_file() and json.loads(path.read_text()) != settings:
+                raise InputError(f"{path}: this folder holds a comparison with other settings; choose another --output")
+            path.write_text(json.dumps(settings) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
+
+
+def final_scores(run_folder: Path | None) -> dict[str, Any] | None:
+    """Return the final scores of a run folder, or None when the run has not ended."""
+    if run_folder is None:
+        return None
+    lines = (run_folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1]).get("final") if lines else None
+
+
+def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the table: mIoU in percent, mean and standard deviation over the seeds, of each arm and score."""
+    scores = [name for name in ("val", "fill_in") if all(name in final for final in results["partial_ce"])]
+    lines = [f"{'mIoU in %':<26}" + "".join(f"{name.replace('_', '-'):>16}" for name in scores)]
+
+    def line(title: str, cells: Sequence[str]) -> None:
+        lines.append(f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells))
+
+    # Background everywhere hits the background with IoU = its share, and no other class.
+    frequencies = [results["partial_ce"][0][name]["frequency"] for name in scores]
+    line("background everywhere", [f"{100 * f[0] / sum(share > 0 for share in f):.1f}" for f in frequencies])
+    values = {arm: {name: [100 * final[name]["miou"] for final in finals] for name in scores}
+              for arm, finals in results.items()}
+    for arm, by_score in values.items():
+        line(ARMS[arm], [mean_and_spread(by_score[name]) for name in scores])
+    gains = {name: [b - a for a, b in zip(values["partial_ce"][name], values["densecrf"][name], strict=True)]
+             for name in scores}
+    line("gain of the DenseCRF loss", [mean_and_spread(gains[name], sign="+") for name in scores])
+    if len(gains[scores[0]]) > 1:
+        line("  by seed", [" ".join(f"{gain:+.1f}" for gain in gains[name]) for name in scores])
+    if "full" in values:
+        mean = {arm: {name: statistics.mean(by_score[name]) for name in scores} for arm, by_score in values.items()}
+        gaps = {name: mean["full"][name] - mean["partial_ce"][name] for name in scores}
+        line("gap to full supervision", [f"{gaps[name]:.1f}" for name in scores])
+        line("share of the gap closed", [f"{100 * statistics.mean(gains[name]) / gaps[name]:.0f} %" if gaps[name] > 0
+                                         else "-" for name in scores])
+    return "\n".join(lines)
+
+
+def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
+    """Return `mean ± standard deviation` of several numbers, or the only one."""
+    mean = f"{statistics.mean(values):{sign}.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split: str) -> None:
+    """Draw images of `split` with their scribbles, what each arm of the first seed predicts, and the truth."""
+    loader = getattr(loaders, split)
+    dataset = loader.dataset
+    networks = {ARMS[arm]: load_network(comparison.run_folder(comparison.seeds[0], arm) / "checkpoint_last.pth.tar")
+                for arm in comparison.arms}
+    rows = []
+    for index in range(0, len(dataset), max(1, len(dataset) // SHEET_ROWS)):
+        image, scribble, truth = dataset.pictures(index)
+        row = {"image": image, "scribbles": None if scribble is None else scribble_picture(image, scribble)}
+        for title, (model, settings) in networks.items():
+            logits = predict(model, image, settings["crop_size"])[1]
+            row[title] = label_map(logits, image.height, image.width).numpy()
+        rows.append({**row, "truth": truth})
+    kind = "validation images" if split == "val" else "training images (only the scribbles were seen)"
+    save_contact_sheet(path, rows[:SHEET_ROWS], loaders.class_names, kind)
