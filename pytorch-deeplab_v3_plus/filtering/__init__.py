@@ -16,9 +16,9 @@ def bilateral_filter(
 ) -> Tensor:
     """Filter every channel of `values` with a Gaussian kernel over the positions and colours of `images`.
 
-    `out[n, k, i] = sum_j w_ij values[n, k, j]`, with `w_ij` close in shape to
-    `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))`; j = i belongs to the sum, which is not
-    normalised. Computed in float32.
+    `out[n, k, i] = sum_j w_ij values[n, k, j]`, computed in float32, where `w_ij` has about the shape of
+    `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))`. The sum includes j = i and is not
+    normalised.
 
     Args:
         images: `(N, 3, H, W)`, any dtype, RGB in 0..255.

@@ -22,7 +22,7 @@ def bilateral_filter(
         ValueError: if the module refuses the values.
     """
     bilateralfilter_batch = _load()
-    out = torch.empty(values.shape, dtype=torch.float32)
+    out = torch.empty(values.shape, dtype=torch.float32, device="cpu")
     bilateralfilter_batch(
         images.contiguous().numpy(),
         values.contiguous().numpy(),
@@ -41,7 +41,6 @@ def _load():
         from bilateralfilter import bilateralfilter_batch
     except ImportError as error:
         raise ImportError(
-            "the C++ bilateral filter is not usable "
-            f"({error}); build it with: pip install ./wrapper/bilateralfilter"
+            f"the C++ bilateral filter is not usable ({error}); build it with: pip install ./wrapper/bilateralfilter"
         ) from error
     return bilateralfilter_batch

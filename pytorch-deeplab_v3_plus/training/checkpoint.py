@@ -36,8 +36,9 @@ def replace_file(path: Path, write: Any) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose --run-root") from None
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
+        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
     finally:
         temporary.unlink(missing_ok=True)
 

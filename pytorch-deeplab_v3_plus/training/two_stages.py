@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 
 from dataloaders import Loaders
 from errors import InputError
-from training.checkpoint import load_network
+from training.checkpoint import load_network, replace_file
 from training.evaluation import label_map, predict
 from training.figures import save_contact_sheet, scribble_picture
 
@@ -60,6 +61,8 @@ class Comparison:
             futures = [pool.submit(self._chain, seed, stage1) for seed, stage1 in chains]
             for future in futures:
                 future.result()
+        best = self.run_folder(self.seeds[0], "densecrf") / "checkpoint_last.pth.tar"
+        replace_file(self.folder / "model_best.pth.tar", lambda temporary: shutil.copyfile(best, temporary))
         return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
 
     def run_folder(self, seed: int, part: str) -> Path | None:

@@ -120,8 +120,9 @@ def paste(canvas: np.ndarray, draw: Callable[..., Figure], centre: tuple[float, 
     surface = surface * (1 + 0.035 * clouds(x.shape, 10, rng, 1.2))[..., None]
     surface = surface + (0.5 * figure.gloss * mirrored ** 40)[..., None]
 
-    shift = -light[:2] / light[2] * 0.16 * radius
-    shadow = np.roll(opacity, (round(shift[1]), round(shift[0])), axis=(0, 1))
+    far = int(0.16 * radius)
+    shift_x, shift_y = (light[:2] / light[2] * far).round().astype(int) + far
+    shadow = np.pad(opacity, far, mode="edge")[shift_y:shift_y + bottom - top, shift_x:shift_x + right - left]
     shadow = 0.55 * blur(shadow, max(1.0, 0.07 * radius)) + 0.25 * blur(opacity, max(1.0, 0.05 * radius))
     canvas[window] = blend(canvas[window] * (1 - np.clip(shadow, 0, 0.7))[..., None], surface, opacity)
     coverage[window] = opacity
@@ -136,7 +137,7 @@ def photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     lit = 1 + rng.uniform(0.05, 0.22) * turned(x, y, angle)[0] - rng.uniform(0, 0.14) * (x ** 2 + y ** 2)
     lit = lit * (1 + rng.uniform(0, 0.09) * clouds((height, width), 160, rng, 3))
     tint = 1 + rng.normal(0, 0.025, 3).astype(np.float32)
-    canvas = blur(canvas * lit[..., None] * tint * rng.uniform(0.92, 1.1), rng.uniform(0.5, 1.1))
+    canvas = blur(canvas * lit[..., None] * tint * rng.uniform(1.0, 1.25), rng.uniform(0.5, 1.1))
     canvas = shrunk(canvas)
     canvas = canvas + rng.normal(0, rng.uniform(0.006, 0.02), canvas.shape)
     # A soft shoulder keeps highlights from clipping.
