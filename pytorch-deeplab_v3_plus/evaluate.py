@@ -38,8 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained network")
     add_data_options(parser)
     add_network_options(parser, BACKBONES)
-    parser.add_argument("--crop-size", "--crop_size", type=number(int, 1), metavar="PIXELS",
-                        help="side of the scored square (default: the checkpoint's, or else 513)")
+    parser.add_argument(
+        "--crop-size",
+        "--crop_size",
+        type=number(int, 1),
+        metavar="PIXELS",
+        help="side of the scored square (default: the checkpoint's, or else 513)",
+    )
     parser.add_argument("--test-batch-size", type=number(int, 1), default=4, metavar="N", help="images in a step")
     add_device_options(parser)
     return parser
@@ -57,14 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.base_size, args.supervision, args.batch_size, args.seed = args.crop_size, "scribble", 1, 0
     loaders = make_data_loader(args, pin_memory=device.type == "cuda")
     if loaders.num_classes != settings["num_classes"]:
-        raise InputError(f"{args.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
-                         f"{loaders.num_classes}; name the data set that it was trained on")
+        raise InputError(
+            f"{args.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
+            f"{loaders.num_classes}; name the data set that it was trained on"
+        )
     model.to(device)
     columns = {"val": evaluate(model, loaders.val, loaders.num_classes, "val")}
     if loaders.fill_in is not None:
         columns["fill-in"] = evaluate(model, loaders.fill_in, loaders.num_classes, "fill-in")
-    logger.info("Scores in %% (crop protocol: short side %d, centre square)\n\n%s", args.crop_size,
-                score_table(columns, loaders.class_names))
+    logger.info(
+        "Scores in %% (crop protocol: short side %d, centre square)\n\n%s",
+        args.crop_size,
+        score_table(columns, loaders.class_names),
+    )
     return 0
 
 

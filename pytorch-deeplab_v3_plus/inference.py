@@ -31,7 +31,14 @@ from training.checkpoint import load_network, replace_file
 from training.evaluation import label_map, predict
 from training.figures import save_gradient
 from training.monitor import configure_logging, describe_device
-from training.options import add_densecrf_options, add_network_options, add_device_options, add_switch, choose_device, number
+from training.options import (
+    add_densecrf_options,
+    add_device_options,
+    add_network_options,
+    add_switch,
+    choose_device,
+    number,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +50,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained network")
     parser.add_argument("--image_path", "--image-path", required=True, metavar="FILE", help="image to segment")
-    parser.add_argument("--output_directory", "--output-directory", required=True, metavar="FOLDER",
-                        help="where the pictures go; made if absent")
+    parser.add_argument(
+        "--output_directory",
+        "--output-directory",
+        required=True,
+        metavar="FOLDER",
+        help="where the pictures go; made if absent",
+    )
     add_network_options(parser, BACKBONES)
-    parser.add_argument("--crop_size", "--crop-size", type=number(int, 1), metavar="PIXELS",
-                        help="the image's short side is scaled to this (default: the checkpoint's, or else 513)")
-    add_switch(parser, "--center-crop", help="segment the centre square of the scaled image, at that size, as the original did")
+    parser.add_argument(
+        "--crop_size",
+        "--crop-size",
+        type=number(int, 1),
+        metavar="PIXELS",
+        help="the image's short side is scaled to this (default: the checkpoint's, or else 513)",
+    )
+    add_switch(
+        parser, "--center-crop", help="segment the centre square of the scaled image, at that size, as the original did"
+    )
     crf = parser.add_argument_group("DenseCRF loss of the prediction")
     crf.add_argument("--rloss-weight", type=number(float, 0, above=True), metavar="WEIGHT", help="(default: off)")
-    crf.add_argument("--rloss-scale", type=number(float, 0, above=True, high=1), default=0.5, metavar="FACTOR",
-                     help="shrink the input of the loss by this factor")
+    crf.add_argument(
+        "--rloss-scale",
+        type=number(float, 0, above=True, high=1),
+        default=0.5,
+        metavar="FACTOR",
+        help="shrink the input of the loss by this factor",
+    )
     add_densecrf_options(crf)
     add_device_options(parser)
     parser.add_argument("--workers", type=number(int, 0), default=4, metavar="N", help="accepted; one image needs none")
@@ -95,7 +119,8 @@ def segment(args: argparse.Namespace, model: nn.Module, settings: dict[str, Any]
     names = settings.get("class_names") or (VOC_CLASSES if settings["num_classes"] == len(VOC_CLASSES) else None)
     found = ", ".join(
         f"{names[k] if names else f'class {k}'} {100 * count / labels.numel():.1f} %"
-        for k, count in enumerate(torch.bincount(labels.flatten().long()).tolist()) if count
+        for k, count in enumerate(torch.bincount(labels.flatten().long()).tolist())
+        if count
     )
     logger.info("%s: %s", prediction, found)
     if args.rloss_weight:
@@ -114,8 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(args)
     model, settings = load_network(args.checkpoint, args.backbone, args.n_class, args.out_stride)
     model.to(device).eval()
-    logger.info("network: %s, output stride %d, %d classes, on %s", settings["backbone"], settings["output_stride"],
-                settings["num_classes"], describe_device(device))
+    logger.info(
+        "network: %s, output stride %d, %d classes, on %s",
+        settings["backbone"],
+        settings["output_stride"],
+        settings["num_classes"],
+        describe_device(device),
+    )
     segment(args, model, settings)
     return 0
 

@@ -27,13 +27,15 @@ def _environment_first(db_root_dir):
 
     A decorator, so that the function below stays the plain chain into which new data sets are pasted.
     """
+
     @functools.wraps(db_root_dir)
     def overridden(dataset: str) -> str:
         folder = os.environ.get(root_variable(dataset)) or db_root_dir(dataset)
         data_root = os.environ.get("DATA_ROOT")
         if data_root and folder.startswith(DEFAULT_DATA_ROOT + "/"):
-            folder = os.path.join(data_root, folder[len(DEFAULT_DATA_ROOT) + 1:])
+            folder = os.path.join(data_root, folder[len(DEFAULT_DATA_ROOT) + 1 :])
         return folder
+
     return overridden
 
 
@@ -52,4 +54,5 @@ class Path:
         else:
             raise InputError(
                 f"no folder is known for the data set '{dataset}': add `elif dataset == '{dataset}': return "
-                f"'{DEFAULT_DATA_ROOT}/{dataset}/'` to {__file__}, or set {root_variable(dataset)} to its folder")
+                f"'{DEFAULT_DATA_ROOT}/{dataset}/'` to {__file__}, or set {root_variable(dataset)} to its folder"
+            )

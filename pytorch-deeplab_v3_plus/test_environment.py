@@ -28,8 +28,15 @@ def python() -> str:
 
 def packages() -> str:
     """What requirements.txt asks for."""
-    names = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "PIL": "pillow", "tqdm": "tqdm",
-             "tensorboardX": "tensorboardX", "matplotlib": "matplotlib"}
+    names = {
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "numpy": "numpy",
+        "PIL": "pillow",
+        "tqdm": "tqdm",
+        "tensorboardX": "tensorboardX",
+        "matplotlib": "matplotlib",
+    }
     return ", ".join(f"{name} {importlib.import_module(module).__version__}" for module, name in names.items())
 
 
@@ -47,6 +54,7 @@ def filter_() -> str:
     """The C++ filter against the original's output."""
     import numpy as np
     import torch
+
     from filtering import bilateral_filter
 
     data = np.load(REFERENCE / "filter_voc_batch2_57x71_k21.npz")
@@ -60,6 +68,7 @@ def loss() -> str:
     """The DenseCRF loss's gradient against the original's."""
     import numpy as np
     import torch
+
     from DenseCRFLoss import DenseCRFLoss
 
     data = np.load(REFERENCE / "loss_scale05_roi.npz")
@@ -96,8 +105,13 @@ def disk() -> str:
 def main() -> int:
     """Run every check; return 1 when one failed."""
     checks: dict[str, Callable[[], str]] = {
-        "python": python, "packages": packages, "devices": devices, "filter": filter_, "DenseCRF loss": loss,
-        "data sets": data_sets, "disk": disk,
+        "python": python,
+        "packages": packages,
+        "devices": devices,
+        "filter": filter_,
+        "DenseCRF loss": loss,
+        "data sets": data_sets,
+        "disk": disk,
     }
     failed = 0
     for name, check in checks.items():

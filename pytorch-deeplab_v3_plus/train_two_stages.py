@@ -34,8 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stage1-epochs", type=number(int, 1), default=20, metavar="N", help="partial CE alone")
     parser.add_argument("--stage2-epochs", type=number(int, 1), default=10, metavar="N", help="with and without")
-    parser.add_argument("--stage2-lr", type=number(float, 0, above=True), metavar="RATE",
-                        help="learning rate of stage 2 (default: as stage 1)")
+    parser.add_argument(
+        "--stage2-lr",
+        type=number(float, 0, above=True),
+        metavar="RATE",
+        help="learning rate of stage 2 (default: as stage 1)",
+    )
     parser.add_argument("--seeds", type=integers, default=[1], metavar="A,B,...", help="one whole comparison each")
     add_switch(parser, "--full", help="also train with full supervision, the upper bound")
     parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings side by side")
@@ -66,8 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for split in ("val", "fill_in"):
         if getattr(loaders, split) is not None:
             save_comparison(comparison, loaders, comparison.folder / f"{split}.png", split)
-    logger.info("\nScores of the last epoch, crop protocol (short side %d, centre square)\n\n%s\n\npictures and runs: %s",
-                args.crop_size, table, comparison.folder)
+    logger.info(
+        "\nScores of the last epoch, crop protocol (short side %d, centre square)\n\n%s\n\npictures and runs: %s",
+        args.crop_size,
+        table,
+        comparison.folder,
+    )
     return 0
 
 

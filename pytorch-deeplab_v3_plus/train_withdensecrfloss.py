@@ -66,19 +66,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     monitor = Monitor(args.run_root, loaders.name, args.checkname, vars(args))
     logger.info("run folder: %s", monitor.folder)
     logger.info("device: %s", describe_device(device))
-    logger.info("data: %s, %s training and %s validation images, %d classes", loaders.name, f"{len(dataset):,}",
-                f"{len(loaders.val.dataset):,}", loaders.num_classes)
-    logger.info("labels: %s, %.2f %% of the training pixels; of these %s", dataset.label_kind,
-                100 * class_counts.sum() / counts.sum(),
-                ", ".join(f"{name} {100 * count / class_counts.sum():.1f} %"
-                          for name, count in zip(loaders.class_names, class_counts, strict=True)))
-    logger.info("network: DeepLabv3+ %s, output stride %d, %.1f million parameters, backbone from %s", args.backbone,
-                model.backbone.output_stride, sum(p.numel() for p in model.parameters()) / 1e6,
-                args.resume or {"none": "random weights", "imagenet": "ImageNet"}.get(pretrained, pretrained))
+    logger.info(
+        "data: %s, %s training and %s validation images, %d classes",
+        loaders.name,
+        f"{len(dataset):,}",
+        f"{len(loaders.val.dataset):,}",
+        loaders.num_classes,
+    )
+    logger.info(
+        "labels: %s, %.2f %% of the training pixels; of these %s",
+        dataset.label_kind,
+        100 * class_counts.sum() / counts.sum(),
+        ", ".join(
+            f"{name} {100 * count / class_counts.sum():.1f} %"
+            for name, count in zip(loaders.class_names, class_counts, strict=True)
+        ),
+    )
+    logger.info(
+        "network: DeepLabv3+ %s, output stride %d, %.1f million parameters, backbone from %s",
+        args.backbone,
+        model.backbone.output_stride,
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        args.resume or {"none": "random weights", "imagenet": "ImageNet"}.get(pretrained, pretrained),
+    )
     if fresh:
-        logger.info("new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh))
-    logger.info("optimization: %d epochs of %d steps, batch %d, learning rate %g (head %g), %s", args.epochs,
-                len(loaders.train), args.batch_size, args.lr, 10 * args.lr, args.lr_scheduler)
+        logger.info(
+            "new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh)
+        )
+    logger.info(
+        "optimization: %d epochs of %d steps, batch %d, learning rate %g (head %g), %s",
+        args.epochs,
+        len(loaders.train),
+        args.batch_size,
+        args.lr,
+        10 * args.lr,
+        args.lr_scheduler,
+    )
     for name, regulariser in regularisers.items():
         logger.info("regulariser: %s, %s", name, regulariser)
     try:

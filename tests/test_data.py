@@ -11,6 +11,7 @@ from PIL import Image
 
 import dataloaders.datasets
 import mypath
+from conftest import HEIGHT, WIDTH, write_label
 from dataloaders import SeededSampler, find_data_set, make_data_loader
 from dataloaders.custom_transforms import EvalTransform, TrainTransform, denormalize, resize_short_side, to_tensor
 from dataloaders.datasets.pascal import VOCSegmentation
@@ -18,40 +19,21 @@ from dataloaders.files import read_image, read_label
 from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES, read_class_names, voc_palette
 from errors import InputError
 
-WIDTH, HEIGHT = 30, 20
-
 
 def arguments(**changes) -> SimpleNamespace:
-    settings = {"dataset": None, "data_root": None, "classes": None, "base_size": 24, "crop_size": 24,
-                "supervision": "scribble", "batch_size": 2, "test_batch_size": 2, "workers": 0, "seed": 1}
+    settings = {
+        "dataset": None,
+        "data_root": None,
+        "classes": None,
+        "base_size": 24,
+        "crop_size": 24,
+        "supervision": "scribble",
+        "batch_size": 2,
+        "test_batch_size": 2,
+        "workers": 0,
+        "seed": 1,
+    }
     return SimpleNamespace(**{**settings, **changes})
-
-
-def write_label(path: Path, values: np.ndarray) -> None:
-    label = Image.fromarray(values.astype(np.uint8))
-    label.putpalette(voc_palette().ravel().tolist())
-    label.save(path)
-
-
-@pytest.fixture
-def voc(tmp_path) -> Path:
-    """A data set of VOC's layout: five training and two validation images, class 1 in a corner, three classes."""
-    rng = np.random.default_rng(0)
-    root = tmp_path / "voc"
-    for folder in ("JPEGImages", "SegmentationClassAug", "pascal_2012_scribble", "ImageSets/SegmentationAug"):
-        (root / folder).mkdir(parents=True)
-    for number in range(7):
-        truth = np.zeros((HEIGHT, WIDTH))
-        truth[:8, :12] = 1 + number % 2
-        scribble = np.full((HEIGHT, WIDTH), UNLABELLED)
-        scribble[4, 2:8], scribble[15, 5:25] = 1 + number % 2, 0
-        Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(root / f"JPEGImages/i{number}.jpg")
-        write_label(root / f"SegmentationClassAug/i{number}.png", truth)
-        write_label(root / f"pascal_2012_scribble/i{number}.png", scribble)
-    (root / "ImageSets/SegmentationAug/train.txt").write_text("i0\ni1\ni2\ni3\ni4\n")
-    (root / "ImageSets/SegmentationAug/val.txt").write_text("i5\ni6\n")
-    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
-    return root
 
 
 def custom(voc: Path, **changes) -> SimpleNamespace:
@@ -67,11 +49,19 @@ def message(call, *args, **kwargs) -> str:
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
+
 def test_palette_is_pascal_vocs():
     palette = voc_palette()
     assert palette.shape == (256, 3) and palette.dtype == np.uint8
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128),
-             255: (224, 224, 192)}
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
     assert {value: tuple(palette[value].tolist()) for value in known} == known
     assert len(np.unique(palette, axis=0)) == 256
 
@@ -89,9 +79,16 @@ def test_class_names_with_spaces(tmp_path):
     assert read_class_names(path) == ("clear sky", "deep sea")
 
 
-@pytest.mark.parametrize(("text", "found"), [
-    ("0 sky\n2 sea\n", "found '2 sea'"), ("0 sky\nsea\n", "found 'sea'"), ("sky\nsky\n", "found 'sky' 2 times"),
-    ("", "found 0"), ("sky\n", "found 1")])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("0 sky\n2 sea\n", "found '2 sea'"),
+        ("0 sky\nsea\n", "found 'sea'"),
+        ("sky\nsky\n", "found 'sky' 2 times"),
+        ("", "found 0"),
+        ("sky\n", "found 1"),
+    ],
+)
 def test_bad_class_files_are_refused(tmp_path, text, found):
     path = tmp_path / "classes.txt"
     path.write_text(text)
@@ -104,6 +101,7 @@ def test_a_missing_class_file_is_named(tmp_path):
 
 
 # --- transforms -----------------------------------------------------------------------------------------------------
+
 
 def pair_with_position(width: int, height: int) -> tuple[Image.Image, Image.Image]:
     """An image whose colours tell each pixel's place and a label that is 1 in the left half."""
@@ -132,7 +130,7 @@ def test_padding_is_black_at_the_right_and_bottom_and_labelled_254():
         assert 5 <= height <= 20 and width == 2 * height
         assert inside[:height, :width].all() and (values[~inside] == PADDING).all()
         outside = ~inside
-        outside[:height + 4, :width + 4] = False  # as far as a blur reaches
+        outside[: height + 4, : width + 4] = False  # as far as a blur reaches
         assert denormalize(tensor)[:, outside].abs().max() < 1e-4
 
 
@@ -159,8 +157,10 @@ def test_flip_moves_image_and_label_together():
 def test_blur_comes_and_goes():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     label = Image.new("L", (64, 64))
-    detail = [TrainTransform(64, 64)(noise, label, torch.Generator().manual_seed(seed))[0].diff().abs().mean().item()
-              for seed in range(30)]
+    detail = [
+        TrainTransform(64, 64)(noise, label, torch.Generator().manual_seed(seed))[0].diff().abs().mean().item()
+        for seed in range(30)
+    ]
     assert min(detail) < 0.5 * max(detail)
 
 
@@ -199,10 +199,15 @@ def test_normalisation_and_back():
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
+
 def test_images_of_every_kind_become_rgb(tmp_path):
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    kinds = {"grey": Image.fromarray(grey), "grey16": Image.fromarray(grey.astype(np.uint16) * 256 + 7),
-             "palette": Image.fromarray(grey).convert("P"), "bilevel": Image.fromarray(grey).convert("1")}
+    kinds = {
+        "grey": Image.fromarray(grey),
+        "grey16": Image.fromarray(grey.astype(np.uint16) * 256 + 7),
+        "palette": Image.fromarray(grey).convert("P"),
+        "bilevel": Image.fromarray(grey).convert("1"),
+    }
     for name, image in kinds.items():
         image.save(tmp_path / f"{name}.png")
         assert read_image(tmp_path / f"{name}.png").mode == "RGB"
@@ -239,6 +244,7 @@ def test_grey_label_maps_are_fine(tmp_path):
 
 
 # --- the data set ---------------------------------------------------------------------------------------------------
+
 
 def test_splits_and_their_labels(voc):
     train = VOCSegmentation(arguments(), voc)
@@ -304,13 +310,20 @@ def test_a_folder_without_lists_is_split_by_name(voc, caplog):
     assert caplog.text.count("5 of its 6 scribbled images train") == 1 and "1 images have no scribbles" in caplog.text
 
 
-@pytest.mark.parametrize(("spoil", "said"), [
-    (lambda root: (root / "JPEGImages/i3.jpg").unlink(), ["'i3'", "JPEGImages/i3.jpg", "1 of 5"]),
-    (lambda root: [(root / f"pascal_2012_scribble/i{n}.png").unlink() for n in (1, 2)], ["'i1'", "i1.png", "2 of 5"]),
-    (lambda root: (root / "JPEGImages").rename(root / "images"), ["JPEGImages", "does not exist"]),
-    (lambda root: (root / "pascal_2012_scribble").rename(root / "s"), ["pascal_2012_scribble", "does not exist"]),
-    (lambda root: (root / "ImageSets/SegmentationAug/train.txt").unlink(), ["train.txt", "does not exist"]),
-    (lambda root: (root / "ImageSets/SegmentationAug/train.txt").write_bytes(b"\xff\xfe\x00"), ["train.txt"])])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root: (root / "JPEGImages/i3.jpg").unlink(), ["'i3'", "JPEGImages/i3.jpg", "1 of 5"]),
+        (
+            lambda root: [(root / f"pascal_2012_scribble/i{n}.png").unlink() for n in (1, 2)],
+            ["'i1'", "i1.png", "2 of 5"],
+        ),
+        (lambda root: (root / "JPEGImages").rename(root / "images"), ["JPEGImages", "does not exist"]),
+        (lambda root: (root / "pascal_2012_scribble").rename(root / "s"), ["pascal_2012_scribble", "does not exist"]),
+        (lambda root: (root / "ImageSets/SegmentationAug/train.txt").unlink(), ["train.txt", "does not exist"]),
+        (lambda root: (root / "ImageSets/SegmentationAug/train.txt").write_bytes(b"\xff\xfe\x00"), ["train.txt"]),
+    ],
+)
 def test_incomplete_folders_are_named_at_once(voc, spoil, said):
     spoil(voc)
     text = message(VOCSegmentation, arguments(), voc)
@@ -328,14 +341,22 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-60])
 
 
-@pytest.mark.parametrize(("spoil", "said"), [
-    (lambda root: write_label(root / "pascal_2012_scribble/i0.png", np.full((HEIGHT, WIDTH), 7)),
-     ["0..2", "found 7", "600 pixels", "x=0, y=0", "pascal_2012_scribble/i0.png"]),
-    (lambda root: write_label(root / "pascal_2012_scribble/i0.png", np.zeros((HEIGHT, WIDTH - 1))),
-     ["30x20", "29x20", "JPEGImages/i0.jpg", "pascal_2012_scribble/i0.png"]),
-    (lambda root: truncate(root / "pascal_2012_scribble/i0.png"), ["cannot read", "pascal_2012_scribble/i0.png"]),
-    (lambda root: (root / "pascal_2012_scribble/i0.png").write_text("no picture"), ["cannot read", "i0.png"]),
-    (lambda root: (root / "JPEGImages/i0.jpg").write_text("no picture"), ["cannot read", "JPEGImages/i0.jpg"])])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda root: write_label(root / "pascal_2012_scribble/i0.png", np.full((HEIGHT, WIDTH), 7)),
+            ["0..2", "found 7", "600 pixels", "x=0, y=0", "pascal_2012_scribble/i0.png"],
+        ),
+        (
+            lambda root: write_label(root / "pascal_2012_scribble/i0.png", np.zeros((HEIGHT, WIDTH - 1))),
+            ["30x20", "29x20", "JPEGImages/i0.jpg", "pascal_2012_scribble/i0.png"],
+        ),
+        (lambda root: truncate(root / "pascal_2012_scribble/i0.png"), ["cannot read", "pascal_2012_scribble/i0.png"]),
+        (lambda root: (root / "pascal_2012_scribble/i0.png").write_text("no picture"), ["cannot read", "i0.png"]),
+        (lambda root: (root / "JPEGImages/i0.jpg").write_text("no picture"), ["cannot read", "JPEGImages/i0.jpg"]),
+    ],
+)
 def test_bad_files_are_named(voc, spoil, said):
     spoil(voc)
     data_set = VOCSegmentation(arguments(), voc, class_names=("background", "cat", "dog"))
@@ -356,6 +377,7 @@ def test_bad_files_are_named_by_workers_too(voc):
 
 
 # --- loaders --------------------------------------------------------------------------------------------------------
+
 
 def test_loaders_of_a_plain_folder(voc):
     loaders = make_data_loader(custom(voc, batch_size=5))
@@ -468,7 +490,7 @@ def test_the_documented_entry_pastes_into_mypath(tmp_path, monkeypatch):
     source = Path(mypath.__file__).read_text()
     marker = "        # A new data set is one more `elif` here.\n"
     assert marker in source
-    entry = ("        elif dataset == 'your_dataset':\n            return '/data/datasets/your_dataset/'\n")
+    entry = "        elif dataset == 'your_dataset':\n            return '/data/datasets/your_dataset/'\n"
     namespace = {"__file__": mypath.__file__, "__name__": "pasted"}
     exec(source.replace(marker, entry + marker), namespace)
     where = namespace["Path"].db_root_dir

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from DenseCRFLoss import DenseCRFLoss, DenseCRFLossFunction
 from filtering import bilateral_filter
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from losses import REGULARISERS, build_regulariser, register
-from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from torch import nn
 
 from errors import InputError
+from losses import REGULARISERS, build_regulariser, register
+from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 
 LOGITS = torch.tensor([[[[2.0, 0.0, 1.0]], [[0.0, 0.0, 3.0]]]] * 2)  # (2, 2, 1, 3)
 LABELS = torch.tensor([[[0, 1, 255]], [[255, 255, 1]]])

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,9 +29,11 @@ def drawn(tmp_path_factory):
 def pictures(folder, split):
     """Yield image, truth and scribbles of a split."""
     for name in (folder / f"ImageSets/SegmentationAug/{split}.txt").read_text().split():
-        yield (np.asarray(Image.open(folder / f"JPEGImages/{name}.jpg")),
-               np.asarray(Image.open(folder / f"SegmentationClassAug/{name}.png")),
-               np.asarray(Image.open(folder / f"pascal_2012_scribble/{name}.png")))
+        yield (
+            np.asarray(Image.open(folder / f"JPEGImages/{name}.jpg")),
+            np.asarray(Image.open(folder / f"SegmentationClassAug/{name}.png")),
+            np.asarray(Image.open(folder / f"pascal_2012_scribble/{name}.png")),
+        )
 
 
 def files(folder):
@@ -40,13 +43,23 @@ def files(folder):
 def test_it_trains_by_name(drawn, monkeypatch):
     monkeypatch.setenv("RLOSS_SYNTHETIC_ROOT", str(drawn))
     monkeypatch.setenv("RLOSS_PASCAL_ROOT", str(drawn / "nowhere"))
-    args = SimpleNamespace(dataset=None, data_root=None, classes=None, base_size=64, crop_size=64, supervision="scribble",
-                           batch_size=4, test_batch_size=4, workers=0, seed=1)
+    args = SimpleNamespace(
+        dataset=None,
+        data_root=None,
+        classes=None,
+        base_size=64,
+        crop_size=64,
+        supervision="scribble",
+        batch_size=4,
+        test_batch_size=4,
+        workers=0,
+        seed=1,
+    )
     loaders = make_data_loader(args)
     assert loaders.name == "synthetic" and loaders.class_names == CLASS_NAMES
     assert len(loaders.train.dataset) == len(loaders.fill_in.dataset) == TRAIN and len(loaders.val.dataset) == VAL
     counts = loaders.train.dataset.count_labels()
-    assert (counts[:len(CLASS_NAMES)] > 0).all() and 0.025 < counts[:PADDING].sum() / counts.sum() < 0.035
+    assert (counts[: len(CLASS_NAMES)] > 0).all() and 0.025 < counts[:PADDING].sum() / counts.sum() < 0.035
     # The list of names that it writes serves the road without code.
     args.data_root, args.classes = str(drawn), str(drawn / "classes.txt")
     assert make_data_loader(args).class_names == CLASS_NAMES
@@ -77,6 +90,7 @@ def test_objects_stand_out_from_what_surrounds_them(drawn):
 
 def test_colour_alone_does_not_give_the_class_away(drawn):
     """The best guess from a pixel's colour is hardly better than calling everything background."""
+
     def coarse(image):
         return (image // 43).astype(np.int64) @ np.array([36, 6, 1])
 
@@ -130,6 +144,13 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, monkeypatch):
     assert files(folder) == before and list(tmp_path.iterdir()) == [folder]
 
 
+def test_two_runs_at_once_do_not_clash(tmp_path):
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for done in [pool.submit(draw_dataset, tmp_path / "set", 1, 2, 1) for _ in range(2)]:
+            done.result()
+    assert len(files(tmp_path / "set")) == 3 * 3 + 4 and list(tmp_path.iterdir()) == [tmp_path / "set"]
+
+
 def test_a_set_of_another_version_is_drawn_anew_with_its_own_settings(tmp_path, monkeypatch):
     folder = tmp_path / "set"
     draw_dataset(folder, seed=9, train=2, val=1)
@@ -153,10 +174,7 @@ def test_other_files_are_never_replaced(tmp_path):
 
 
 def test_components_and_distances():
-    region = np.array([[1, 1, 0, 0, 1],
-                       [0, 1, 0, 1, 1],
-                       [0, 1, 1, 0, 1],
-                       [1, 0, 0, 0, 1]], dtype=bool)
+    region = np.array([[1, 1, 0, 0, 1], [0, 1, 0, 1, 1], [0, 1, 1, 0, 1], [1, 0, 0, 0, 1]], dtype=bool)
     found = sorted(int(component.sum()) for component in components(region))
     assert found == [1, 5, 5]
     square = np.zeros((9, 9), dtype=bool)
@@ -170,8 +188,11 @@ def test_each_object_gets_its_own_stroke():
     label[10:50, 10:50], label[60:95, 90:130], label[5:9, 60:130] = 2, 2, 3
     label[50:55, 20:120] = PADDING
     scribbles = simulate_scribbles(label, np.random.default_rng(0))
-    for rows, columns, value in ((slice(10, 50), slice(10, 50), 2), (slice(60, 95), slice(90, 130), 2),
-                                 (slice(5, 9), slice(60, 130), 3)):
+    for rows, columns, value in (
+        (slice(10, 50), slice(10, 50), 2),
+        (slice(60, 95), slice(90, 130), 2),
+        (slice(5, 9), slice(60, 130), 3),
+    ):
         assert (scribbles[rows, columns] == value).any()
     assert (scribbles[label == PADDING] == UNLABELLED).all() and (scribbles == 0).any()
     assert ((scribbles == UNLABELLED) | (scribbles == label)).all()

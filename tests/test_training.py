@@ -5,18 +5,18 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from modeling.backbone import BACKBONES
-from modeling.deeplab import DeepLab
 from PIL import Image
 from torch import nn
+
+from errors import InputError
+from modeling.backbone import BACKBONES
+from modeling.deeplab import DeepLab
 from training.checkpoint import load_checkpoint, load_network, load_weights, save_checkpoint
 from training.evaluation import ConfusionMatrix, evaluate, label_map, predict, score_table
 from training.monitor import Monitor
 from training.options import parse_options
 from training.schedule import rate_factor
 from training.two_stages import comparison_table
-
-from errors import InputError
 
 # Scores
 
@@ -73,7 +73,9 @@ def test_evaluate_restores_the_mode_and_predict_keeps_the_size():
 def test_schedules():
     factors = [rate_factor("poly", step, 10, epoch=0, epochs_per_drop=1) for step in (0, 5, 9)]
     assert factors == pytest.approx([1, 0.5**0.9, 0.1**0.9])
-    assert [rate_factor("cos", step, 10, epoch=0, epochs_per_drop=1) for step in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+    assert [rate_factor("cos", step, 10, epoch=0, epochs_per_drop=1) for step in (0, 5, 10)] == pytest.approx(
+        [1, 0.5, 0]
+    )
     drops = [rate_factor("step", 0, 1, epoch=epoch, epochs_per_drop=3) for epoch in (0, 2, 3, 6)]
     assert drops == pytest.approx([1, 1, 0.1, 0.01])
 
@@ -101,8 +103,15 @@ def test_the_rate_follows_the_batch():
     assert options("--batch-size", "12", "--lr", "0.5").lr == 0.5
 
 
-@pytest.mark.parametrize(("words", "value"), [(["--sync-bn"], True), (["--sync-bn", "True"], True),
-                                              (["--sync-bn", "False"], False), (["--sync-bn", "--nesterov"], True)])
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--sync-bn"], True),
+        (["--sync-bn", "True"], True),
+        (["--sync-bn", "False"], False),
+        (["--sync-bn", "--nesterov"], True),
+    ],
+)
 def test_booleans_work_bare_and_spelled_out(words, value):
     assert options(*words).sync_bn is value
 
@@ -117,9 +126,21 @@ def test_regularisers_by_name():
     assert args.regularisers == [("densecrf", 2e-9), ("mine", 0.5)]
 
 
-@pytest.mark.parametrize("words", [["--crop-size", "0"], ["--lr", "-1"], ["--lr", "nan"], ["--rloss-scale", "1.5"],
-                                   ["--sync-bn", "maybe"], ["--backbone", "vgg"], ["--out-stride", "4"],
-                                   ["--regulariser", "mine"], ["--gpu-ids", "a"], ["--sigma-xy", "inf"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--crop-size", "0"],
+        ["--lr", "-1"],
+        ["--lr", "nan"],
+        ["--rloss-scale", "1.5"],
+        ["--sync-bn", "maybe"],
+        ["--backbone", "vgg"],
+        ["--out-stride", "4"],
+        ["--regulariser", "mine"],
+        ["--gpu-ids", "a"],
+        ["--sigma-xy", "inf"],
+    ],
+)
 def test_bad_values_end_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as caught:
         options(*words)
@@ -127,8 +148,10 @@ def test_bad_values_end_with_status_2(words, capsys):
     assert words[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--ft"], ["--data-root", "x"], ["--classes", "x"],
-                                   ["--data-root", "x", "--classes", "y", "--dataset", "pascal"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--ft"], ["--data-root", "x"], ["--classes", "x"], ["--data-root", "x", "--classes", "y", "--dataset", "pascal"]],
+)
 def test_contradictions_are_refused(words):
     with pytest.raises(InputError):
         options(*words)
@@ -271,8 +294,11 @@ def final(val: float, fill_in: float) -> dict:
 
 
 def test_comparison_table_by_hand():
-    results = {"partial_ce": [final(0.50, 0.60), final(0.52, 0.62)], "densecrf": [final(0.53, 0.66), final(0.57, 0.66)],
-               "full": [final(0.60, 0.71), final(0.60, 0.71)]}
+    results = {
+        "partial_ce": [final(0.50, 0.60), final(0.52, 0.62)],
+        "densecrf": [final(0.53, 0.66), final(0.57, 0.66)],
+        "full": [final(0.60, 0.71), final(0.60, 0.71)],
+    }
     cells = {line[:26].strip(): line[26:].split() for line in comparison_table(results).split("\n")}
     assert cells["background everywhere"] == ["35.0", "35.0"]
     assert cells["partial CE"] == ["51.0", "±", "1.4", "61.0", "±", "1.4"]

@@ -55,7 +55,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         mixed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(mixed >> 1))
         order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
-        seeds = torch.randint(2 ** 62, (self.length,), generator=generator)
+        seeds = torch.randint(2**62, (self.length,), generator=generator)
         return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
 
     def __len__(self) -> int:
@@ -86,19 +86,28 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
     train = data_set(*where, split="train", class_names=class_names)
     val = data_set(*where, split="val", class_names=class_names)
     if len(train) < 2:
-        raise InputError(f"expected at least two training images (batch normalisation has no statistics of one), found "
-                         f"{len(train)} under {train.folder}: add images, or cut a large one into pieces")
+        raise InputError(
+            f"expected at least two training images (batch normalisation has no statistics of one), found "
+            f"{len(train)} under {train.folder}: add images, or cut a large one into pieces"
+        )
     if val.label_kind == "scribbles":
         logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)
     without_truth = train.missing_truth()
     if 0 < without_truth < len(train):
-        logger.info("no fill-in score: %s of %s training images have no ground truth",
-                    f"{without_truth:,}", f"{len(train):,}")
+        logger.info(
+            "no fill-in score: %s of %s training images have no ground truth", f"{without_truth:,}", f"{len(train):,}"
+        )
 
     def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader:
-        return DataLoader(dataset, batch_size=batch_size, sampler=SeededSampler(len(dataset), args.seed, shuffle),
-                          num_workers=args.workers, drop_last=drop_last, pin_memory=pin_memory,
-                          persistent_workers=args.workers > 0)
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=SeededSampler(len(dataset), args.seed, shuffle),
+            num_workers=args.workers,
+            drop_last=drop_last,
+            pin_memory=pin_memory,
+            persistent_workers=args.workers > 0,
+        )
 
     # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
     one_left = args.batch_size > 1 and len(train) % args.batch_size == 1
@@ -108,9 +117,11 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
         name=name,
         train=loader(train, args.batch_size, shuffle=True, drop_last=one_left),
         val=loader(val, args.test_batch_size, shuffle=False),
-        fill_in=None if without_truth else loader(data_set(*where, split="fill_in", class_names=class_names),
-                                                  args.test_batch_size, shuffle=False),
-        class_names=train.class_names)
+        fill_in=None
+        if without_truth
+        else loader(data_set(*where, split="fill_in", class_names=class_names), args.test_batch_size, shuffle=False),
+        class_names=train.class_names,
+    )
 
 
 def data_set_names() -> list[str]:
@@ -121,14 +132,21 @@ def data_set_names() -> list[str]:
 def find_data_set(name: str) -> type[VOCSegmentation]:
     """Import dataloaders/datasets/<name>.py and return its VOCSegmentation (sub)class, or raise InputError."""
     if name not in data_set_names():
-        raise InputError(f"expected a data set out of {', '.join(data_set_names())}, found '{name}': write "
-                         f"dataloaders/datasets/{name}.py, or use --data-root FOLDER --classes FILE")
+        raise InputError(
+            f"expected a data set out of {', '.join(data_set_names())}, found '{name}': write "
+            f"dataloaders/datasets/{name}.py, or use --data-root FOLDER --classes FILE"
+        )
     module = importlib.import_module(f"{datasets.__name__}.{name}")
-    classes = [value for value in vars(module).values() if isinstance(value, type)
-               and issubclass(value, VOCSegmentation) and value.__module__ == module.__name__]
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, VOCSegmentation) and value.__module__ == module.__name__
+    ]
     if len(classes) != 1:
-        raise InputError(f"expected one class derived from pascal.VOCSegmentation, found {len(classes)} in "
-                         f"{module.__file__}: keep one data set a file")
+        raise InputError(
+            f"expected one class derived from pascal.VOCSegmentation, found {len(classes)} in "
+            f"{module.__file__}: keep one data set a file"
+        )
     return classes[0]
 
 

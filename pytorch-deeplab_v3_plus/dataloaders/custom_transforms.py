@@ -27,8 +27,9 @@ class TrainTransform:
         self.shortest, self.longest = int(base_size * 0.5), int(base_size * 2.0)
         self.crop_size = crop_size
 
-    def __call__(self, image: Image.Image, label: Image.Image,
-                 generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Transform one pair.
 
         Args:
@@ -68,8 +69,9 @@ class EvalTransform:
         return to_tensor(centre_square(image)), label_to_tensor(centre_square(label))
 
 
-def resize_short_side(image: Image.Image, size: int,
-                      resample: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+def resize_short_side(
+    image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
     """Scale so that the short side has ``size`` pixels; the long side is rounded down, as in the original."""
     width, height = image.size
     if width < height:

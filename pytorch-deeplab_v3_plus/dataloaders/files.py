@@ -58,11 +58,13 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
                 raise InputError(
                     f"expected a label map of 8-bit class numbers (PNG mode P or L), found mode '{image.mode}' in "
                     f"{path}: save class numbers 0..{num_classes - 1} and {UNLABELLED} for unlabelled pixels, "
-                    "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)")
+                    "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)"
+                )
             label = np.array(image)
     except _READ_ERRORS as error:
-        raise InputError(f"expected a label map (PNG), cannot read {path}: {_first_line(error)}; "
-                         "replace the file") from None
+        raise InputError(
+            f"expected a label map (PNG), cannot read {path}: {_first_line(error)}; replace the file"
+        ) from None
     counts = value_counts(label)
     counts[:num_classes] = counts[PADDING] = counts[UNLABELLED] = 0
     if counts.any():
@@ -71,7 +73,8 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
         raise InputError(
             f"expected label values 0..{num_classes - 1} ({num_classes} classes), {PADDING} or {UNLABELLED}, found "
             f"{value} ({counts[value]} pixels, the first at x={column}, y={row}) in {path}: "
-            "correct the file or the class list")
+            "correct the file or the class list"
+        )
     return label
 
 
@@ -84,9 +87,11 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
     """Raise InputError unless a label map has the (width, height) of its image."""
     height, width = label.shape
     if size != (width, height):
-        raise InputError(f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} "
-                         f"(turned upright if it says so), found {width}x{height} in {label_file}: "
-                         "draw or export the labels at the size of the image")
+        raise InputError(
+            f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} "
+            f"(turned upright if it says so), found {width}x{height} in {label_file}: "
+            "draw or export the labels at the size of the image"
+        )
 
 
 def _first_line(error: BaseException) -> str:

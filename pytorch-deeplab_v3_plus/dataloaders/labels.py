@@ -13,8 +13,28 @@ UNLABELLED = 255
 """Label of pixels without a label (not scribbled, or VOC's void border): part of the image, no cross-entropy."""
 
 VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 
 
 def voc_palette() -> np.ndarray:
@@ -47,14 +67,18 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     if any(indexed):
         for number, (line, word, has_index) in enumerate(zip(lines, words, indexed, strict=True)):
             if not has_index or int(word[0]) != number:
-                raise InputError(f"expected '{number} NAME', found '{line}' in {path}: number the classes from 0 "
-                                 "upwards without gaps, or give names without numbers")
+                raise InputError(
+                    f"expected '{number} NAME', found '{line}' in {path}: number the classes from 0 "
+                    "upwards without gaps, or give names without numbers"
+                )
         lines = [word[1] for word in words]
     if not 2 <= len(lines) <= PADDING:
-        raise InputError(f"expected 2 to {PADDING} classes, found {len(lines)} in {path}: one class a line, "
-                         "the background first")
+        raise InputError(
+            f"expected 2 to {PADDING} classes, found {len(lines)} in {path}: one class a line, the background first"
+        )
     for name in lines:
         if lines.count(name) > 1:
-            raise InputError(f"expected each class once, found '{name}' {lines.count(name)} times in {path}: "
-                             "rename or remove one")
+            raise InputError(
+                f"expected each class once, found '{name}' {lines.count(name)} times in {path}: rename or remove one"
+            )
     return tuple(lines)

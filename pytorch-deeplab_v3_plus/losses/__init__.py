@@ -45,5 +45,7 @@ def build_regulariser(name: str, weight: float, options: Any) -> nn.Module:
         importlib.import_module(f"{__name__}.{name}")
     if name not in REGULARISERS:
         files = {module.name for module in pkgutil.iter_modules(__path__)} - {"cross_entropy"}
-        raise InputError(f"no regulariser is called {name!r}; there are: {', '.join(sorted(files | set(REGULARISERS)))}")
+        raise InputError(
+            f"no regulariser is called {name!r}; there are: {', '.join(sorted(files | set(REGULARISERS)))}"
+        )
     return REGULARISERS[name](weight, options)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dataloaders.custom_transforms import to_tensor, resize_short_side
+from dataloaders.custom_transforms import resize_short_side, to_tensor
 
 
 class ConfusionMatrix:
@@ -42,7 +42,9 @@ class ConfusionMatrix:
             "class_accuracy": (hit / true)[true > 0].mean().item(),
             "miou": iou[union > 0].mean().item(),
             "fwiou": ((true / counts.sum()) * iou)[true > 0].sum().item(),
-            "iou": [value if occurs else None for value, occurs in zip(iou.tolist(), (union > 0).tolist(), strict=True)],
+            "iou": [
+                value if occurs else None for value, occurs in zip(iou.tolist(), (union > 0).tolist(), strict=True)
+            ],
             "frequency": (true / counts.sum()).tolist(),
         }
 
@@ -79,14 +81,23 @@ def predict(model: nn.Module, image: Image.Image, size: int) -> tuple[Tensor, Te
 
 def label_map(logits: Tensor, height: int, width: int) -> Tensor:
     """Return the classes (height, width) uint8 of logits (1, K, h, w), scaled back to an image's own size."""
-    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)[0].argmax(0).to(torch.uint8).cpu()
+    return (
+        F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)[0]
+        .argmax(0)
+        .to(torch.uint8)
+        .cpu()
+    )
 
 
 def score_table(columns: dict[str, dict[str, Any]], class_names: list[str]) -> str:
     """Return a text table of scores in percent: one line a class and a score, one column for each of `columns`."""
     rows = [(name, [scores["iou"][k] for scores in columns.values()]) for k, name in enumerate(class_names)]
-    for key, title in (("miou", "mIoU"), ("fwiou", "frequency-weighted IoU"), ("pixel_accuracy", "pixel accuracy"),
-                       ("class_accuracy", "class accuracy")):
+    for key, title in (
+        ("miou", "mIoU"),
+        ("fwiou", "frequency-weighted IoU"),
+        ("pixel_accuracy", "pixel accuracy"),
+        ("class_accuracy", "class accuracy"),
+    ):
         rows.append((title, [scores[key] for scores in columns.values()]))
     width = max(len(title) for title, _ in rows)
     wide = [max(len(name), 6) for name in columns]

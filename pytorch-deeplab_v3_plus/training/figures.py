@@ -74,9 +74,10 @@ def save_contact_sheet(path: Path, rows: Sequence[dict[str, Any]], class_names: 
     (H, W) in the palette's colours; None leaves a gap.
     """
     columns = list(rows[0])
-    aspect = np.mean([row[columns[0]].height / row[columns[0]].width for row in rows])
-    figure = _figure(2.3 * len(columns), (2.3 * aspect + 0.1) * len(rows) + 0.9)
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    # Upright pictures get narrower cells than their row, so that no row is taller than a square.
+    heights = [min(1.0, row[columns[0]].height / row[columns[0]].width) for row in rows]
+    figure = _figure(2.3 * len(columns), 2.4 * sum(heights) + 0.9)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     seen = set()
     for row, line in zip(rows, axes, strict=True):
         for name, cell in zip(columns, line, strict=True):
@@ -100,7 +101,9 @@ def _legend(figure: Any, classes: Sequence[int], class_names: Sequence[str]) -> 
     from matplotlib.patches import Patch
 
     handles = [Patch(facecolor=voc_palette()[k] / 255, edgecolor="0.5", label=class_names[k]) for k in classes]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7) or 1, frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 7) or 1, frameon=False, fontsize=9
+    )
 
 
 def save_gradient(path: Path, gradient: np.ndarray, title: str) -> None:

@@ -47,7 +47,9 @@ class Monitor:
         """Make and return the folder of the next number; two runs started at once get two."""
         self.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            numbers = [int(p.name.rsplit("_", 1)[1]) for p in self.parent.glob("experiment_*") if p.name[11:].isdecimal()]
+            numbers = [
+                int(p.name.rsplit("_", 1)[1]) for p in self.parent.glob("experiment_*") if p.name[11:].isdecimal()
+            ]
             folder = self.parent / f"experiment_{max(numbers, default=-1) + 1}"
             try:
                 folder.mkdir()
@@ -78,7 +80,9 @@ class Monitor:
 
     def best_of_all_runs(self) -> float:
         """Return the best score of the earlier runs of this name, or -1."""
-        scores = [float(p.read_text()) for p in self.parent.glob("experiment_*/best_pred.txt") if p.parent != self.folder]
+        scores = [
+            float(p.read_text()) for p in self.parent.glob("experiment_*/best_pred.txt") if p.parent != self.folder
+        ]
         return max(scores, default=-1.0)
 
     def close(self) -> None:

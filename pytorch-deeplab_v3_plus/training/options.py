@@ -40,8 +40,9 @@ def number(kind: type, low: float, *, above: bool = False, high: float = float("
         except ValueError:
             value = None
         if value is None or not (value > low if above else value >= low) or not value <= high or value == float("inf"):
-            raise argparse.ArgumentTypeError(f"expected {'an integer' if kind is int else 'a number'} {bounds}, "
-                                             f"found {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"expected {'an integer' if kind is int else 'a number'} {bounds}, found {text!r}"
+            )
         return value
 
     return parse
@@ -68,12 +69,18 @@ def add_switch(group: Any, *names: str, help: str) -> None:
 
 def add_data_options(group: Any) -> None:
     """Add the options that say which images, for every script that reads a data set."""
-    group.add_argument("--dataset", metavar="NAME",
-                       help="a name in dataloaders/datasets/: pascal, synthetic or your own (default: pascal where it is "
-                            "found, otherwise synthetic)")
-    group.add_argument("--data-root", metavar="FOLDER",
-                       help="any folder with JPEGImages/, pascal_2012_scribble/ and, where known, SegmentationClassAug/; "
-                            "needs --classes and no code")
+    group.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="a name in dataloaders/datasets/: pascal, synthetic or your own (default: pascal where it is "
+        "found, otherwise synthetic)",
+    )
+    group.add_argument(
+        "--data-root",
+        metavar="FOLDER",
+        help="any folder with JPEGImages/, pascal_2012_scribble/ and, where known, SegmentationClassAug/; "
+        "needs --classes and no code",
+    )
     group.add_argument("--classes", metavar="FILE", help="class names of --data-root, one a line, background first")
     group.add_argument("--workers", type=number(int, 0), default=4, metavar="N", help="processes that load images")
 
@@ -81,8 +88,9 @@ def add_data_options(group: Any) -> None:
 def add_network_options(group: Any, backbones: Iterable[str]) -> None:
     """Add what a checkpoint usually says itself, for the scripts that use trained networks."""
     group.add_argument("--backbone", choices=list(backbones), help="(default: the checkpoint's, or else resnet)")
-    group.add_argument("--n_class", "--n-class", type=number(int, 2), metavar="K",
-                       help="number of classes (default: the checkpoint's)")
+    group.add_argument(
+        "--n_class", "--n-class", type=number(int, 2), metavar="K", help="number of classes (default: the checkpoint's)"
+    )
     group.add_argument("--out-stride", type=int, choices=(16, 8), help="(default: the checkpoint's, or else 16)")
 
 
@@ -94,13 +102,26 @@ def add_device_options(group: Any) -> None:
 
 def add_densecrf_options(group: Any) -> None:
     """Add the settings of the DenseCRF loss, the same in training and in inference."""
-    group.add_argument("--sigma-rgb", type=number(float, 0, above=True), default=15.0, metavar="S",
-                       help="width of the kernel in colour, in grey levels of 0-255")
-    group.add_argument("--sigma-xy", type=number(float, 0, above=True), default=80.0, metavar="S",
-                       help="width of the kernel in position, in pixels of the crop")
-    add_switch(group, "--size-free",
-               help="divide the DenseCRF loss by the kernel mass of each image, so that it lies in [-1, 0] and a weight "
-                    "means the same at every image size")
+    group.add_argument(
+        "--sigma-rgb",
+        type=number(float, 0, above=True),
+        default=15.0,
+        metavar="S",
+        help="width of the kernel in colour, in grey levels of 0-255",
+    )
+    group.add_argument(
+        "--sigma-xy",
+        type=number(float, 0, above=True),
+        default=80.0,
+        metavar="S",
+        help="width of the kernel in position, in pixels of the crop",
+    )
+    add_switch(
+        group,
+        "--size-free",
+        help="divide the DenseCRF loss by the kernel mass of each image, so that it lies in [-1, 0] and a weight "
+        "means the same at every image size",
+    )
 
 
 def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
@@ -109,73 +130,146 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         description="Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
-                        help="recommended settings for images of about this size; any option beside it wins")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default=argparse.SUPPRESS,
+        help="recommended settings for images of about this size; any option beside it wins",
+    )
 
     data = parser.add_argument_group("data")
     add_data_options(data)
-    data.add_argument("--supervision", choices=("scribble", "full"), default="scribble",
-                      help="labels to train on; full is the upper bound to compare with")
-    data.add_argument("--base-size", type=number(int, 1), default=513, metavar="PIXELS",
-                      help="short side of a training image before the random scaling by 0.5 to 2")
-    data.add_argument("--crop-size", type=number(int, 1), default=513, metavar="PIXELS", help="side of the training crop")
+    data.add_argument(
+        "--supervision",
+        choices=("scribble", "full"),
+        default="scribble",
+        help="labels to train on; full is the upper bound to compare with",
+    )
+    data.add_argument(
+        "--base-size",
+        type=number(int, 1),
+        default=513,
+        metavar="PIXELS",
+        help="short side of a training image before the random scaling by 0.5 to 2",
+    )
+    data.add_argument(
+        "--crop-size", type=number(int, 1), default=513, metavar="PIXELS", help="side of the training crop"
+    )
 
     model = parser.add_argument_group("network")
     model.add_argument("--backbone", choices=list(backbones), default="resnet", help="feature network")
-    model.add_argument("--out-stride", type=int, choices=(16, 8), default=16,
-                       help="input pixels per feature pixel; 8 is finer and slower (drn: always 8)")
-    model.add_argument("--pretrained", metavar="WHAT",
-                       help="start of the backbone: imagenet, none, or a file of weights (default: imagenet; none for "
-                            "xception, for which no weights are published, and with --resume)")
+    model.add_argument(
+        "--out-stride",
+        type=int,
+        choices=(16, 8),
+        default=16,
+        help="input pixels per feature pixel; 8 is finer and slower (drn: always 8)",
+    )
+    model.add_argument(
+        "--pretrained",
+        metavar="WHAT",
+        help="start of the backbone: imagenet, none, or a file of weights (default: imagenet; none for "
+        "xception, for which no weights are published, and with --resume)",
+    )
     add_switch(model, "--sync-bn", help="batch statistics over all devices")
     add_switch(model, "--freeze-bn", help="keep the batch norms' running statistics as they are")
 
     loss = parser.add_argument_group("losses")
     loss.add_argument("--loss-type", choices=("ce", "focal"), default="ce", help="loss over the labelled pixels")
-    loss.add_argument("--ce-reduction", choices=("batch", "mean"), default="batch",
-                      help="batch: the mean over labelled pixels, divided by the batch size once more, as in the "
-                           "original; mean: without that division")
+    loss.add_argument(
+        "--ce-reduction",
+        choices=("batch", "mean"),
+        default="batch",
+        help="batch: the mean over labelled pixels, divided by the batch size once more, as in the "
+        "original; mean: without that division",
+    )
     add_switch(loss, "--use-balanced-weights", help="weight classes by 1 / ln(1.02 + frequency)")
-    loss.add_argument("--densecrfloss", type=number(float, 0), default=0.0, metavar="WEIGHT",
-                      help="weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off")
-    loss.add_argument("--rloss-scale", type=number(float, 0, above=True, high=1), default=1.0, metavar="FACTOR",
-                      help="shrink the input of the DenseCRF loss by this factor, for speed")
+    loss.add_argument(
+        "--densecrfloss",
+        type=number(float, 0),
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off",
+    )
+    loss.add_argument(
+        "--rloss-scale",
+        type=number(float, 0, above=True, high=1),
+        default=1.0,
+        metavar="FACTOR",
+        help="shrink the input of the DenseCRF loss by this factor, for speed",
+    )
     add_densecrf_options(loss)
     add_switch(loss, "--exact-gradient", help="true gradient of the lattice filter instead of the original's")
-    loss.add_argument("--regulariser", type=named_weight, action="append", metavar="NAME=WEIGHT",
-                      default=argparse.SUPPRESS, help="a further regularised loss, by its name in losses/; repeatable")
+    loss.add_argument(
+        "--regulariser",
+        type=named_weight,
+        action="append",
+        metavar="NAME=WEIGHT",
+        default=argparse.SUPPRESS,
+        help="a further regularised loss, by its name in losses/; repeatable",
+    )
 
     optimization = parser.add_argument_group("optimization")
     optimization.add_argument("--epochs", type=number(int, 1), default=50, metavar="N", help="passes over the images")
-    optimization.add_argument("--start_epoch", "--start-epoch", type=number(int, 0), default=0, metavar="N",
-                              help="epoch to begin with (--resume sets it)")
-    optimization.add_argument("--batch-size", type=number(int, 1), metavar="N",
-                              help="images in a step (default: 4 a device)")
-    optimization.add_argument("--test-batch-size", type=number(int, 1), metavar="N",
-                              help="images in a step of the evaluation (default: as --batch-size)")
-    optimization.add_argument("--lr", type=number(float, 0, above=True), metavar="RATE",
-                              help=f"learning rate of the backbone; the head's is ten times that (default: {BASE_RATE} x "
-                                   "batch size / 4 a device)")
+    optimization.add_argument(
+        "--start_epoch",
+        "--start-epoch",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="epoch to begin with (--resume sets it)",
+    )
+    optimization.add_argument(
+        "--batch-size", type=number(int, 1), metavar="N", help="images in a step (default: 4 a device)"
+    )
+    optimization.add_argument(
+        "--test-batch-size",
+        type=number(int, 1),
+        metavar="N",
+        help="images in a step of the evaluation (default: as --batch-size)",
+    )
+    optimization.add_argument(
+        "--lr",
+        type=number(float, 0, above=True),
+        metavar="RATE",
+        help=f"learning rate of the backbone; the head's is ten times that (default: {BASE_RATE} x "
+        "batch size / 4 a device)",
+    )
     optimization.add_argument("--lr-scheduler", choices=SCHEDULES, default="poly", help="course of the learning rate")
-    optimization.add_argument("--lr-step", type=number(int, 1), metavar="EPOCHS",
-                              help="with --lr-scheduler step: epochs between drops (default: a third of --epochs)")
+    optimization.add_argument(
+        "--lr-step",
+        type=number(int, 1),
+        metavar="EPOCHS",
+        help="with --lr-scheduler step: epochs between drops (default: a third of --epochs)",
+    )
     optimization.add_argument("--momentum", type=number(float, 0, high=1), default=0.9, metavar="M", help="of SGD")
     optimization.add_argument("--weight-decay", type=number(float, 0), default=5e-4, metavar="D", help="of SGD")
     add_switch(optimization, "--nesterov", help="Nesterov momentum")
 
-    add_switch(optimization, "--channels-last",
-               help="channels-last memory format: a third faster on CPUs at output stride 8")
+    add_switch(
+        optimization, "--channels-last", help="channels-last memory format: a third faster on CPUs at output stride 8"
+    )
 
     run = parser.add_argument_group("run")
     run.add_argument("--checkname", metavar="NAME", help="name of the run's folder (default: deeplab-<backbone>)")
-    run.add_argument("--run-root", default="run", metavar="FOLDER",
-                     help="results go to FOLDER/<dataset>/<checkname>/experiment_<n>/")
+    run.add_argument(
+        "--run-root", default="run", metavar="FOLDER", help="results go to FOLDER/<dataset>/<checkname>/experiment_<n>/"
+    )
     run.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
     add_switch(run, "--ft", help="with --resume: take only the weights; epoch, optimizer and best score start anew")
-    run.add_argument("--eval-interval", type=number(int, 1), default=1, metavar="EPOCHS",
-                     help="epochs between evaluations (there is always one after the last)")
-    run.add_argument("--save-interval", type=number(int, 1), metavar="EPOCHS",
-                     help="also keep checkpoint_epoch_<n>.pth.tar every so many epochs (default: never)")
+    run.add_argument(
+        "--eval-interval",
+        type=number(int, 1),
+        default=1,
+        metavar="EPOCHS",
+        help="epochs between evaluations (there is always one after the last)",
+    )
+    run.add_argument(
+        "--save-interval",
+        type=number(int, 1),
+        metavar="EPOCHS",
+        help="also keep checkpoint_epoch_<n>.pth.tar every so many epochs (default: never)",
+    )
     add_switch(run, "--no-val", help="train without evaluation")
     run.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="of weights, order and augmentation")
     add_device_options(run)
@@ -227,5 +321,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if args.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     if args.gpu_ids[0] >= torch.cuda.device_count():
-        raise InputError(f"--gpu-ids {args.gpu_ids[0]}: this machine has {torch.cuda.device_count()} GPU(s), numbered from 0")
+        raise InputError(
+            f"--gpu-ids {args.gpu_ids[0]}: this machine has {torch.cuda.device_count()} GPU(s), numbered from 0"
+        )
     return torch.device("cuda", args.gpu_ids[0])

@@ -103,7 +103,9 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
         except (KeyError, ValueError) as error:
-            raise InputError(f"{source}: its optimizer state does not fit ({error}); use --ft to start it anew") from None
+            raise InputError(
+                f"{source}: its optimizer state does not fit ({error}); use --ft to start it anew"
+            ) from None
         self.best = float(checkpoint.get("best_pred", -1.0))
         self.history = checkpoint.get("history", [])
         for record in self.history:
@@ -167,9 +169,7 @@ class Trainer:
 
     def set_rate(self, step: int, steps: int) -> float:
         """Set the learning rates for `step` of `steps` and return the backbone's."""
-        factor = rate_factor(
-            self.args.lr_scheduler, step, steps, epoch=self.epoch, epochs_per_drop=self.args.lr_step
-        )
+        factor = rate_factor(self.args.lr_scheduler, step, steps, epoch=self.epoch, epochs_per_drop=self.args.lr_step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.args.lr * factor * group["lr_scale"]
         return self.args.lr * factor
@@ -219,14 +219,22 @@ class Trainer:
         for name, size, norm in zip(names[1:], sizes[1:], norms[1:], strict=True):
             of_loss = size / (sum(sizes) or 1.0)
             of_gradient = norm / (sum(norms) or 1.0)
-            logger.info("%s: %s of the loss, %s of its gradient in the first step",
-                        name, percentage(of_loss), percentage(of_gradient))
+            logger.info(
+                "%s: %s of the loss, %s of its gradient in the first step",
+                name,
+                percentage(of_loss),
+                percentage(of_gradient),
+            )
             if max(of_loss, of_gradient) < NEGLIGIBLE:
-                logger.warning("WARNING: %s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
-                               "loss shrinks with the image; --size-free with a weight of about 1 does not)", name)
+                logger.warning(
+                    "WARNING: %s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
+                    "loss shrinks with the image; --size-free with a weight of about 1 does not)",
+                    name,
+                )
             elif of_gradient > OVERWHELMING:
-                logger.warning("WARNING: %s overwhelms the cross-entropy: expect one class everywhere. Lower its weight",
-                               name)
+                logger.warning(
+                    "WARNING: %s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name
+                )
 
     # Reports
 
@@ -237,7 +245,9 @@ class Trainer:
         scores = record.get("val")
         if scores:
             line += f", val mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
-            self.monitor.scalars({f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}, self.epoch)
+            self.monitor.scalars(
+                {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}, self.epoch
+            )
         logger.info("%s", line)
         if scores and scores["miou"] > self.best:
             self.best = scores["miou"]
@@ -262,11 +272,16 @@ class Trainer:
                 scores["fill_in"] = evaluate(self.model, self.loaders.fill_in, self.loaders.num_classes, "fill-in")
             self.save_sheet()
             columns = {name.replace("_", "-"): value for name, value in scores.items()}
-            logger.info("\nScores of the last epoch in %% (crop protocol: short side %d, centre square)\n\n%s\n",
-                        self.args.crop_size, score_table(columns, self.loaders.class_names))
+            logger.info(
+                "\nScores of the last epoch in %% (crop protocol: short side %d, centre square)\n\n%s\n",
+                self.args.crop_size,
+                score_table(columns, self.loaders.class_names),
+            )
             if "fill_in" in scores:
-                logger.info("val: the validation images. fill-in: the training images against their full truth%s.",
-                            ", which training never saw" if self.loaders.train.dataset.label_kind == "scribbles" else "")
+                logger.info(
+                    "val: the validation images. fill-in: the training images against their full truth%s.",
+                    ", which training never saw" if self.loaders.train.dataset.label_kind == "scribbles" else "",
+                )
         self.monitor.record({"final": scores, "best_miou": self.best})
         return scores
 
@@ -278,12 +293,14 @@ class Trainer:
         for index in chosen:
             image, scribble, truth = dataset.pictures(index)
             logits = predict(self.model, image, self.args.crop_size)[1]
-            rows.append({
-                "image": image,
-                "scribbles": None if scribble is None else scribble_picture(image, scribble),
-                "prediction": label_map(logits, image.height, image.width).numpy(),
-                "truth": truth,
-            })
+            rows.append(
+                {
+                    "image": image,
+                    "scribbles": None if scribble is None else scribble_picture(image, scribble),
+                    "prediction": label_map(logits, image.height, image.width).numpy(),
+                    "truth": truth,
+                }
+            )
         path = self.monitor.folder / "validation.png"
         save_contact_sheet(path, rows, self.loaders.class_names, f"validation images after epoch {self.epoch}")
         self.monitor.picture("validation", path, self.epoch)

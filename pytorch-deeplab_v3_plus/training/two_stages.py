@@ -56,8 +56,12 @@ class Comparison:
         """Train everything that is not there yet; return for each arm the final scores, one entry a seed."""
         self._check_folder()
         with ThreadPoolExecutor(self.jobs) as pool:
-            chains = [(seed, stage1) for seed in self.seeds for stage1 in ("stage1", "stage1_full")
-                      if self.full or stage1 == "stage1"]
+            chains = [
+                (seed, stage1)
+                for seed in self.seeds
+                for stage1 in ("stage1", "stage1_full")
+                if self.full or stage1 == "stage1"
+            ]
             futures = [pool.submit(self._chain, seed, stage1) for seed, stage1 in chains]
             for future in futures:
                 future.result()
@@ -67,8 +71,11 @@ class Comparison:
 
     def run_folder(self, seed: int, part: str) -> Path | None:
         """Return the folder of a part that has ended, or None."""
-        ended = [path.parent for path in sorted(self.folder.glob(f"seed_{seed}/*/{part}/experiment_*/scores.jsonl"))
-                 if final_scores(path.parent)]
+        ended = [
+            path.parent
+            for path in sorted(self.folder.glob(f"seed_{seed}/*/{part}/experiment_*/scores.jsonl"))
+            if final_scores(path.parent)
+        ]
         return ended[-1] if ended else None
 
     def _chain(self, seed: int, stage1: str) -> None:
@@ -90,11 +97,28 @@ class Comparison:
         if self.run_folder(seed, part):
             return
         epochs = self.stage_epochs[stage]
-        command = [sys.executable, str(SCRIPT), *self.options, "--seed", str(seed), "--epochs", str(epochs),
-                   "--eval-interval", str(max(1, epochs // 10)),
-                   "--run-root", str(self.folder / f"seed_{seed}"), "--checkname", part, *options]
-        logger.info("\n=== seed %d, %s: %d epochs ===", seed, ARMS.get(part, "stage 1, partial CE"
-                    if part == "stage1" else "stage 1, full supervision"), epochs)
+        command = [
+            sys.executable,
+            str(SCRIPT),
+            *self.options,
+            "--seed",
+            str(seed),
+            "--epochs",
+            str(epochs),
+            "--eval-interval",
+            str(max(1, epochs // 10)),
+            "--run-root",
+            str(self.folder / f"seed_{seed}"),
+            "--checkname",
+            part,
+            *options,
+        ]
+        logger.info(
+            "\n=== seed %d, %s: %d epochs ===",
+            seed,
+            ARMS.get(part, "stage 1, partial CE" if part == "stage1" else "stage 1, full supervision"),
+            epochs,
+        )
         environment = dict(os.environ)
         output = None
         if self.jobs > 1:  # side by side: the log of each run is in its folder
@@ -102,14 +126,20 @@ class Comparison:
             output = subprocess.DEVNULL
         result = subprocess.run(command, env=environment, stdout=output, check=False)
         if result.returncode or not self.run_folder(seed, part):
-            raise InputError(f"training stopped with status {result.returncode}; the command was: {shlex.join(command)}")
+            raise InputError(
+                f"training stopped with status {result.returncode}; the command was: {shlex.join(command)}"
+            )
 
     def _check_folder(self) -> None:
         """Refuse a folder that holds another comparison."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / "comparison.json"
-            settings = {"options": list(self.options), "stage_epochs": list(self.stage_epochs), "stage2_lr": self.stage2_lr}
+            settings = {
+                "options": list(self.options),
+                "stage_epochs": list(self.stage_epochs),
+                "stage2_lr": self.stage2_lr,
+            }
             if path.is_file() and json.loads(path.read_text()) != settings:
                 raise InputError(f"{path}: this folder holds a comparison with other settings; choose another --output")
             path.write_text(json.dumps(settings) + "\n")
@@ -136,12 +166,16 @@ def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
     # Background everywhere hits the background with IoU = its share, and no other class.
     frequencies = [results["partial_ce"][0][name]["frequency"] for name in scores]
     line("background everywhere", [f"{100 * f[0] / sum(share > 0 for share in f):.1f}" for f in frequencies])
-    values = {arm: {name: [100 * final[name]["miou"] for final in finals] for name in scores}
-              for arm, finals in results.items()}
+    values = {
+        arm: {name: [100 * final[name]["miou"] for final in finals] for name in scores}
+        for arm, finals in results.items()
+    }
     for arm, by_score in values.items():
         line(ARMS[arm], [mean_and_spread(by_score[name]) for name in scores])
-    gains = {name: [b - a for a, b in zip(values["partial_ce"][name], values["densecrf"][name], strict=True)]
-             for name in scores}
+    gains = {
+        name: [b - a for a, b in zip(values["partial_ce"][name], values["densecrf"][name], strict=True)]
+        for name in scores
+    }
     line("gain of the DenseCRF loss", [mean_and_spread(gains[name], sign="+") for name in scores])
     if len(gains[scores[0]]) > 1:
         line("  by seed", [" ".join(f"{gain:+.1f}" for gain in gains[name]) for name in scores])
@@ -149,8 +183,10 @@ def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
         mean = {arm: {name: statistics.mean(by_score[name]) for name in scores} for arm, by_score in values.items()}
         gaps = {name: mean["full"][name] - mean["partial_ce"][name] for name in scores}
         line("gap to full supervision", [f"{gaps[name]:.1f}" for name in scores])
-        line("share of the gap closed", [f"{100 * statistics.mean(gains[name]) / gaps[name]:.0f} %" if gaps[name] > 0
-                                         else "-" for name in scores])
+        line(
+            "share of the gap closed",
+            [f"{100 * statistics.mean(gains[name]) / gaps[name]:.0f} %" if gaps[name] > 0 else "-" for name in scores],
+        )
     return "\n".join(lines)
 
 
@@ -164,8 +200,10 @@ def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split:
     """Draw images of `split` with their scribbles, what each arm of the first seed predicts, and the truth."""
     loader = getattr(loaders, split)
     dataset = loader.dataset
-    networks = {ARMS[arm]: load_network(comparison.run_folder(comparison.seeds[0], arm) / "checkpoint_last.pth.tar")
-                for arm in comparison.arms}
+    networks = {
+        ARMS[arm]: load_network(comparison.run_folder(comparison.seeds[0], arm) / "checkpoint_last.pth.tar")
+        for arm in comparison.arms
+    }
     rows = []
     for index in range(0, len(dataset), max(1, len(dataset) // SHEET_ROWS)):
         image, scribble, truth = dataset.pictures(index)

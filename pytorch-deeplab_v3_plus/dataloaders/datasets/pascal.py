@@ -1,9 +1,9 @@
 """PASCAL VOC 2012 with scribbles, and the base of every other data set of the same layout.
 
-    JPEGImages/ID.jpg                           images (.jpeg and .png are fine too)
-    pascal_2012_scribble/ID.png                 scribbles: class numbers, 255 where nothing is drawn
-    SegmentationClassAug/ID.png                 full ground truth, same coding (optional for one's own data)
-    ImageSets/SegmentationAug/{train,val}.txt   one id a line (without an ImageSets folder the ids are split here)
+JPEGImages/ID.jpg                           images (.jpeg and .png are fine too)
+pascal_2012_scribble/ID.png                 scribbles: class numbers, 255 where nothing is drawn
+SegmentationClassAug/ID.png                 full ground truth, same coding (optional for one's own data)
+ImageSets/SegmentationAug/{train,val}.txt   one id a line (without an ImageSets folder the ids are split here)
 """
 
 import logging
@@ -29,8 +29,10 @@ IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "Segment
 SPLITS = ("train", "val", "fill_in")
 VAL_EVERY = 5
 
-HOW_TO_GET_VOC = ("fetch VOC with data/VOC2012/fetchVOC2012.sh and data/pascal_scribble/fetchPascalScribble.sh, "
-                  "name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic")
+HOW_TO_GET_VOC = (
+    "fetch VOC with data/VOC2012/fetchVOC2012.sh and data/pascal_scribble/fetchPascalScribble.sh, "
+    "name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
+)
 
 
 class VOCSegmentation(Dataset):
@@ -50,8 +52,13 @@ class VOCSegmentation(Dataset):
     NUM_CLASSES = len(VOC_CLASSES)
     CLASSES = VOC_CLASSES
 
-    def __init__(self, args, base_dir: str | os.PathLike | None = None, split: str = "train",
-                 class_names: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        args,
+        base_dir: str | os.PathLike | None = None,
+        split: str = "train",
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
         """List the split and check that every file of it exists.
 
         Args:
@@ -70,10 +77,13 @@ class VOCSegmentation(Dataset):
         self.class_names = tuple(class_names or self.CLASSES)
         self.num_classes = len(self.class_names)
         if class_names is None and self.NUM_CLASSES not in (self.num_classes, VOCSegmentation.NUM_CLASSES):
-            raise InputError(f"{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {self.num_classes} class "
-                             "names: set CLASSES to a tuple of names, the background first")
-        self.transform = (TrainTransform(args.base_size, args.crop_size) if split == "train"
-                          else EvalTransform(args.crop_size))
+            raise InputError(
+                f"{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {self.num_classes} class "
+                "names: set CLASSES to a tuple of names, the background first"
+            )
+        self.transform = (
+            TrainTransform(args.base_size, args.crop_size) if split == "train" else EvalTransform(args.crop_size)
+        )
 
         images = self._listing(IMAGES, IMAGE_SUFFIXES)
         self.ids = self._read_ids(images)
@@ -126,6 +136,7 @@ class VOCSegmentation(Dataset):
         Returns how many pixels have each value, int64 (256,), before any transform; raises InputError for the first
         file that is wrong. A progress bar shows on a terminal.
         """
+
         def count(image_file: FilePath, label_file: FilePath) -> np.ndarray:
             label = read_label(label_file, self.num_classes)
             check_sizes(image_file, image_size(image_file), label_file, label)
@@ -156,28 +167,39 @@ class VOCSegmentation(Dataset):
             ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
-            raise InputError(f"expected the list of {name} images {path}, one id a line, but {reason}: "
-                             f"{self._advice()}") from None
+            raise InputError(
+                f"expected the list of {name} images {path}, one id a line, but {reason}: {self._advice()}"
+            ) from None
         if not ids:
             raise InputError(f"expected image ids, found none in {path}: write one id a line")
         if len(set(ids)) < len(ids):
             twice = next(image_id for number, image_id in enumerate(ids) if image_id in ids[:number])
-            raise InputError(f"expected each image once, found '{twice}' {ids.count(twice)} times in {path}: "
-                             "remove the repeated lines")
+            raise InputError(
+                f"expected each image once, found '{twice}' {ids.count(twice)} times in {path}: "
+                "remove the repeated lines"
+            )
         return ids
 
     def _split_ids(self, images: dict[str, FilePath], name: str) -> list[str]:
         """Split a folder without lists: every fifth image by name is for validation, the others train."""
         ids = sorted(images.keys() & self._listing(SCRIBBLES, (".png",)).keys())
         if len(ids) < 2:
-            raise InputError(f"expected at least two images with scribbles, found {len(ids)} under {self.folder}: "
-                             f"an image {IMAGES}/ID.jpg goes with its scribbles {SCRIBBLES}/ID.png")
+            raise InputError(
+                f"expected at least two images with scribbles, found {len(ids)} under {self.folder}: "
+                f"an image {IMAGES}/ID.jpg goes with its scribbles {SCRIBBLES}/ID.png"
+            )
         # The last of each five, and of a shorter list simply the last: neither split is ever empty.
-        val = ids[VAL_EVERY - 1::VAL_EVERY] or ids[-1:]
+        val = ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[-1:]
         if self.split == "train":
-            logger.info("%s has no folder %s: %s of its %s scribbled images train, every %sth by name validates%s",
-                        self.folder, LISTS, f"{len(ids) - len(val):,}", f"{len(ids):,}", VAL_EVERY,
-                        f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else "")
+            logger.info(
+                "%s has no folder %s: %s of its %s scribbled images train, every %sth by name validates%s",
+                self.folder,
+                LISTS,
+                f"{len(ids) - len(val):,}",
+                f"{len(ids):,}",
+                VAL_EVERY,
+                f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else "",
+            )
         return val if name == "val" else [image_id for image_id in ids if image_id not in set(val)]
 
     def _listing(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, FilePath]:
@@ -185,8 +207,10 @@ class VOCSegmentation(Dataset):
         try:
             files = sorted((self.folder / folder).iterdir())
         except OSError:
-            raise InputError(f"the {self.split} images of {type(self).__name__} need the folder "
-                             f"{self.folder / folder}, which does not exist: {self._advice()}") from None
+            raise InputError(
+                f"the {self.split} images of {type(self).__name__} need the folder "
+                f"{self.folder / folder}, which does not exist: {self._advice()}"
+            ) from None
         return {file.stem: file for file in files if file.suffix.lower() in suffixes}
 
     def _files(self, listing: dict[str, FilePath], folder: str, suffix: str) -> list[FilePath]:
@@ -194,11 +218,14 @@ class VOCSegmentation(Dataset):
         if missing:
             raise InputError(
                 f"the {self.split} list names '{missing[0]}', but {self.folder / folder / (missing[0] + suffix)} does "
-                f"not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}")
+                f"not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}"
+            )
         return [listing[image_id] for image_id in self.ids]
 
     def _advice(self) -> str:
         if type(self) is VOCSegmentation and self.class_names == self.CLASSES:
             return HOW_TO_GET_VOC
-        return (f"a data set is a folder with {IMAGES}/ID.jpg, {SCRIBBLES}/ID.png, optionally {TRUTH}/ID.png, and "
-                f"the lists {LISTS}/SegmentationAug/train.txt and val.txt (or no {LISTS} at all)")
+        return (
+            f"a data set is a folder with {IMAGES}/ID.jpg, {SCRIBBLES}/ID.png, optionally {TRUTH}/ID.png, and "
+            f"the lists {LISTS}/SegmentationAug/train.txt and val.txt (or no {LISTS} at all)"
+        )

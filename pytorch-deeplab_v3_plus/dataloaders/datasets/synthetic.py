@@ -13,8 +13,13 @@ class SyntheticSegmentation(VOCSegmentation):
     NUM_CLASSES = len(CLASS_NAMES)
     CLASSES = CLASS_NAMES
 
-    def __init__(self, args, base_dir: str | os.PathLike | None = None, split: str = "train",
-                 class_names: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        args,
+        base_dir: str | os.PathLike | None = None,
+        split: str = "train",
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
         """Draw the data set if its folder has none, then as VOCSegmentation."""
         folder = base_dir or Path.db_root_dir("synthetic")
         ensure_drawn(folder)

@@ -32,8 +32,8 @@ STAMP = "drawn.json"
 def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN, val: int = VAL) -> None:
     """Draw a data set of PASCAL VOC's layout into ``folder``.
 
-    It is drawn beside the folder and moved there when complete, so that an interrupted run leaves nothing half-made and
-    of two runs at once the later one wins. Picture n of a split depends on seed, split and n alone.
+    It is drawn beside the folder and moved there when complete, so that an interrupted run leaves nothing half-made
+    and of two runs at once the first to finish is kept. Picture n of a split depends on seed, split and n alone.
 
     Args:
         folder: replaced if it holds an earlier drawn set; must not hold anything else.
@@ -44,28 +44,44 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
         InputError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder).resolve()
+    stamp = {"version": VERSION, "seed": seed, "train": train, "val": val}
     if read_stamp(folder) is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"expected an empty or no folder, or a drawn data set with its {STAMP}, found other files in "
-                         f"{folder}: choose another folder")
+        raise InputError(
+            f"expected an empty or no folder, or a drawn data set with its {STAMP}, found other files in "
+            f"{folder}: choose another folder"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workshop:
+        # A process of the loader may still write while an interrupted run cleans up: what it leaves is out of the way.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as workshop:
             drawn = Path(workshop) / "drawn"
             pictures = _Pictures(drawn, seed, [("train", n) for n in range(train)] + [("val", n) for n in range(val)])
             # PyTorch's loader is a pool of processes that this project relies on anyway.
             workers = min(8, os.cpu_count() or 1) if len(pictures) > 32 else 0
-            for _ in tqdm(DataLoader(pictures, batch_size=None, num_workers=workers), unit="picture", disable=None,
-                          desc="drawing the synthetic data set", leave=False):
+            for _ in tqdm(
+                DataLoader(pictures, batch_size=None, num_workers=workers),
+                unit="picture",
+                disable=None,
+                desc="drawing the synthetic data set",
+                leave=False,
+            ):
                 pass
             (drawn / "classes.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(CLASS_NAMES)))
-            stamp = {"version": VERSION, "seed": seed, "train": train, "val": val}
             (drawn / STAMP).write_text(json.dumps(stamp) + "\n")
+            if read_stamp(folder) == stamp:
+                return  # another run was quicker: its files are the same, and may be in use by now
             if folder.exists():
                 folder.rename(Path(workshop) / "replaced")
             drawn.rename(folder)
     except OSError as error:
-        raise InputError(f"cannot draw the synthetic data set into {folder}: {error}; free or choose another folder "
-                         "(--data-root, or RLOSS_SYNTHETIC_ROOT)") from None
+        if read_stamp(folder) == stamp:
+            return
+        raise InputError(
+            f"cannot draw the synthetic data set into {folder}: {error}; free or choose another folder "
+            "(--data-root, or RLOSS_SYNTHETIC_ROOT)"
+        ) from None
 
 
 def ensure_drawn(folder: str | os.PathLike) -> None:

@@ -8,9 +8,11 @@ from errors import exit_status
 
 def main() -> int:
     """Parse the command line and draw; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dataloaders.synthetic",
-                                     description="Draw a data set of textured objects in PASCAL VOC's layout.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dataloaders.synthetic",
+        description="Draw a data set of textured objects in PASCAL VOC's layout.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("folder", help="where the data set goes; an earlier drawn one there is replaced")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses the pictures")
     parser.add_argument("--train", type=int, default=TRAIN, help="number of training pictures")

@@ -27,15 +27,15 @@ class Figure(NamedTuple):
 
 def leaf(x, y, rng, colours) -> Figure:
     main, second, _ = colours
-    y = y - rng.uniform(-0.35, 0.35) * (x ** 2 - 0.3)
+    y = y - rng.uniform(-0.35, 0.35) * (x**2 - 0.3)
     along = np.clip((x + 1) / 2, 0, 1)
     teeth = rng.uniform(0.02, 0.05) * np.abs(((along * int(rng.integers(9, 15))) % 1) - 0.35)
-    half_width = rng.uniform(1.15, 1.5) * along ** 0.65 * (1 - along) ** 0.8 - teeth * np.sin(np.pi * along)
+    half_width = rng.uniform(1.15, 1.5) * along**0.65 * (1 - along) ** 0.8 - teeth * np.sin(np.pi * along)
     blade = np.where(np.abs(x) < 1, (half_width - np.abs(y)) * 0.8, -np.abs(np.abs(x) - 1) - np.abs(y) * 0.8 - 0.01)
     stem_distance, stem_along = to_segment(x, y, (-0.95, 0.0), (-1.3, rng.uniform(-0.15, 0.15)))
     stem = 0.045 + 0.015 * stem_along - stem_distance
     spacing = rng.uniform(5.5, 7.5)
-    phase = (x - 0.75 * np.abs(y) - 0.12 * y ** 2) * spacing
+    phase = (x - 0.75 * np.abs(y) - 0.12 * y**2) * spacing
     vein = np.abs(phase - np.round(phase)) / spacing  # distance to the nearest side vein
     veins = np.maximum(1 - smoothstep(0.008, 0.035, vein), 1 - smoothstep(0.02, 0.055, np.abs(y)))
     surface = blend(main, second, 0.22 + 0.18 * np.clip(clouds(x.shape, 30, rng), -1.2, 2))
@@ -70,18 +70,41 @@ def starfish(x, y, rng, colours) -> Figure:
 
 def fish(x, y, rng, colours) -> Figure:
     main, second, accent = colours
-    y = y - rng.uniform(-0.18, 0.18) * (x ** 2 - 0.25)
+    y = y - rng.uniform(-0.18, 0.18) * (x**2 - 0.25)
     deep = rng.uniform(0.36, 0.48)
-    body = polygon(x, y, rounded([(0.98, 0.02), (0.72, -0.62 * deep), (0.25, -deep), (-0.25, -0.72 * deep),
-                                  (-0.62, -0.12), (-0.62, 0.12), (-0.25, 0.72 * deep), (0.25, deep),
-                                  (0.72, 0.62 * deep)], 2))
+    body = polygon(
+        x,
+        y,
+        rounded(
+            [
+                (0.98, 0.02),
+                (0.72, -0.62 * deep),
+                (0.25, -deep),
+                (-0.25, -0.72 * deep),
+                (-0.62, -0.12),
+                (-0.62, 0.12),
+                (-0.25, 0.72 * deep),
+                (0.25, deep),
+                (0.72, 0.62 * deep),
+            ],
+            2,
+        ),
+    )
     fork = rng.uniform(0.68, 0.84)
-    tail = polygon(x, y, rounded([(-0.40, 0.09), (-0.40, -0.09), (-0.68, -0.10), (-1.02, -0.46), (-fork, 0.0),
-                                  (-1.02, 0.46), (-0.68, 0.10)], 1))
-    back = polygon(x, y, rounded([(0.45, -0.75 * deep), (0.12, -deep - 0.26), (-0.3, -deep - 0.1),
-                                  (-0.4, -0.4 * deep)], 2))
-    belly = polygon(x, y, rounded([(0.1, 0.8 * deep), (-0.08, deep + 0.22), (-0.3, deep + 0.02),
-                                   (-0.25, 0.5 * deep)], 2))
+    tail = polygon(
+        x,
+        y,
+        rounded(
+            [(-0.40, 0.09), (-0.40, -0.09), (-0.68, -0.10), (-1.02, -0.46), (-fork, 0.0), (-1.02, 0.46), (-0.68, 0.10)],
+            1,
+        ),
+    )
+    back = polygon(
+        x, y, rounded([(0.45, -0.75 * deep), (0.12, -deep - 0.26), (-0.3, -deep - 0.1), (-0.4, -0.4 * deep)], 2)
+    )
+    belly = polygon(
+        x, y, rounded([(0.1, 0.8 * deep), (-0.08, deep + 0.22), (-0.3, deep + 0.02), (-0.25, 0.5 * deep)], 2)
+    )
     fins = np.maximum(np.maximum(tail, back), belly)
     inside = np.maximum(body, fins)
 
@@ -110,9 +133,24 @@ def mushroom(x, y, rng, colours) -> Figure:
     main, second, accent = colours
     lean = rng.uniform(-0.16, 0.16)
     wide, brim, thick = rng.uniform(0.82, 1.0), rng.uniform(-0.06, 0.08), rng.uniform(0.17, 0.25)
-    dome = polygon(x, y, rounded([(-wide, brim + 0.06), (-0.92 * wide, brim - 0.42), (-0.5 * wide, -0.86), (0.0, -0.98),
-                                  (0.5 * wide, -0.86), (0.92 * wide, brim - 0.42), (wide, brim + 0.06),
-                                  (0.55 * wide, brim + 0.20), (-0.55 * wide, brim + 0.20)], 2))
+    dome = polygon(
+        x,
+        y,
+        rounded(
+            [
+                (-wide, brim + 0.06),
+                (-0.92 * wide, brim - 0.42),
+                (-0.5 * wide, -0.86),
+                (0.0, -0.98),
+                (0.5 * wide, -0.86),
+                (0.92 * wide, brim - 0.42),
+                (wide, brim + 0.06),
+                (0.55 * wide, brim + 0.20),
+                (-0.55 * wide, brim + 0.20),
+            ],
+            2,
+        ),
+    )
     foot = to_segment(x, y, (0.0, brim), (lean, 0.92))
     stem = thick * (0.82 + 0.42 * foot[1] ** 2) - foot[0]
     underside = np.hypot(x / (0.86 * wide), (y - brim - 0.05) / 0.15)  # an ellipse: gills seen from a little below
@@ -127,8 +165,11 @@ def mushroom(x, y, rng, colours) -> Figure:
     is_stem = smoothstep(0.0, 0.02, stem) * (dome < 0.0) + smoothstep(0.0, 0.02, stem) * is_gill * (y > brim + 0.05)
     fibres = clouds(x.shape, 8, rng, 1.5)
     surface = blend(surface, (0.4 * accent + 0.48) * (1 + 0.06 * fibres[..., None]), np.clip(is_stem, 0, 1))
-    height = (0.7 * np.sqrt(np.clip(dome, 0, 0.45)) * (1 - is_gill) + 0.03 * spots
-              + 0.5 * np.sqrt(np.clip(stem, 0, thick)) * np.clip(is_stem, 0, 1))
+    height = (
+        0.7 * np.sqrt(np.clip(dome, 0, 0.45)) * (1 - is_gill)
+        + 0.03 * spots
+        + 0.5 * np.sqrt(np.clip(stem, 0, thick)) * np.clip(is_stem, 0, 1)
+    )
     return Figure(np.maximum(dome, stem), surface, height, 0.3)
 
 
@@ -136,10 +177,38 @@ def butterfly(x, y, rng, colours) -> Figure:
     main, second, accent = colours
     side = np.abs(x)
     spread = rng.uniform(0.88, 1.0)
-    upper = polygon(side, y, rounded([(0.02, -0.12), (0.35, -0.62), (0.80 * spread, -0.92), (spread, -0.80),
-                                      (0.88 * spread, -0.30), (0.55, 0.02), (0.02, 0.12)], 2))
-    lower = polygon(side, y, rounded([(0.02, -0.02), (0.50, 0.0), (0.78 * spread, 0.22), (0.72 * spread, 0.58),
-                                      (0.42, 0.82), (0.22, 0.66), (0.02, 0.20)], 2))
+    upper = polygon(
+        side,
+        y,
+        rounded(
+            [
+                (0.02, -0.12),
+                (0.35, -0.62),
+                (0.80 * spread, -0.92),
+                (spread, -0.80),
+                (0.88 * spread, -0.30),
+                (0.55, 0.02),
+                (0.02, 0.12),
+            ],
+            2,
+        ),
+    )
+    lower = polygon(
+        side,
+        y,
+        rounded(
+            [
+                (0.02, -0.02),
+                (0.50, 0.0),
+                (0.78 * spread, 0.22),
+                (0.72 * spread, 0.58),
+                (0.42, 0.82),
+                (0.22, 0.66),
+                (0.02, 0.20),
+            ],
+            2,
+        ),
+    )
     wings = np.maximum(upper, lower)
     distance, along = to_segment(side, y, (0.0, -0.36), (0.0, 0.48))
     body = 0.075 * (1 - 0.4 * along) - distance
@@ -152,8 +221,11 @@ def butterfly(x, y, rng, colours) -> Figure:
     dark = 0.12 + 0.22 * accent
     surface = blend(surface, dark, 0.95 * (1 - smoothstep(0.07, 0.115, wings)))
     dots = np.abs(((angle * 4.2) % 1) - 0.5)
-    surface = blend(surface, np.float32(0.93), (1 - smoothstep(0.16, 0.28, dots)) * smoothstep(0.018, 0.035, wings)
-                    * (1 - smoothstep(0.06, 0.075, wings)))
+    surface = blend(
+        surface,
+        np.float32(0.93),
+        (1 - smoothstep(0.16, 0.28, dots)) * smoothstep(0.018, 0.035, wings) * (1 - smoothstep(0.06, 0.075, wings)),
+    )
     for centre_x, centre_y, radius in ((0.66 * spread, -0.56, 0.13), (0.46, 0.42, 0.11)):
         ring = np.hypot(side - centre_x, y - centre_y) / radius
         surface = blend(surface, dark, 1 - smoothstep(0.9, 1.1, ring))
@@ -192,13 +264,22 @@ def teapot(x, y, rng, colours) -> Figure:
     surface = blend(surface, 0.35 * accent + 0.6, in_band * (1 - pattern))
     lines = smoothstep(0.22, 0.12, np.abs(np.abs(band) - 1.25)) * (belly > 0)
     surface = blend(surface, second, np.clip(lines + (knob > 0) + smoothstep(0.0, 0.03, lid) * (lid < 0.04), 0, 1))
-    height = (0.85 * np.sqrt(np.clip(belly, 0, 0.5)) + 0.45 * np.sqrt(np.clip(np.maximum(spout, handle), 0, 0.1))
-              * (belly < 0.02) + 0.3 * np.sqrt(np.clip(np.maximum(lid, knob), 0, 0.15)))
+    height = (
+        0.85 * np.sqrt(np.clip(belly, 0, 0.5))
+        + 0.45 * np.sqrt(np.clip(np.maximum(spout, handle), 0, 0.1)) * (belly < 0.02)
+        + 0.3 * np.sqrt(np.clip(np.maximum(lid, knob), 0, 0.15))
+    )
     return Figure(inside, surface, height, 1.0)
 
 
-OBJECTS = {"leaf": leaf, "starfish": starfish, "fish": fish, "mushroom": mushroom, "butterfly": butterfly,
-           "teapot": teapot}
+OBJECTS = {
+    "leaf": leaf,
+    "starfish": starfish,
+    "fish": fish,
+    "mushroom": mushroom,
+    "butterfly": butterfly,
+    "teapot": teapot,
+}
 """Drawing function of each class, in the order of the labels 1, 2, ..."""
 
 TILT = {"leaf": 180, "starfish": 180, "fish": 50, "mushroom": 35, "butterfly": 180, "teapot": 25}

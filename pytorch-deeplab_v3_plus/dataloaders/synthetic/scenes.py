@@ -38,8 +38,16 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(rng.integers(3, 9)):
         clutter = CLUTTER[rng.integers(len(CLUTTER))]
         centre = rng.uniform(0, canvas.shape[1]), rng.uniform(0, canvas.shape[0])
-        paste(canvas, clutter, centre, short * rng.uniform(0.06, 0.16), rng.uniform(0, 2 * np.pi), light,
-              (colour(rng), colour(rng), colour(rng)), rng)
+        paste(
+            canvas,
+            clutter,
+            centre,
+            short * rng.uniform(0.06, 0.16),
+            rng.uniform(0, 2 * np.pi),
+            light,
+            (colour(rng), colour(rng), colour(rng)),
+            rng,
+        )
 
     number = int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
     names = list(OBJECTS)
@@ -47,8 +55,17 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         value = int(rng.integers(len(names))) + 1
         name = names[value - 1]
         angle = np.deg2rad(rng.uniform(-TILT[name], TILT[name]))
-        coverage = paste(canvas, OBJECTS[name], (centre_x, centre_y), radius, angle, light,
-                         object_colours(canvas, centre_x, centre_y, radius, rng), rng, mirror=rng.random() < 0.5)
+        coverage = paste(
+            canvas,
+            OBJECTS[name],
+            (centre_x, centre_y),
+            radius,
+            angle,
+            light,
+            object_colours(canvas, centre_x, centre_y, radius, rng),
+            rng,
+            mirror=rng.random() < 0.5,
+        )
         label[shrunk(coverage) > 0.5] = value
     return photograph(canvas, rng), label
 
@@ -69,26 +86,37 @@ def places(shape: tuple[int, int], number: int, rng: np.random.Generator) -> lis
         radius = short * rng.uniform(*RADIUS[number])
         margin = 0.72 * radius  # the frame may cut a little off
         x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
-        if all(np.hypot(x - other_x, y - other_y) > radius + other - OVERLAP * 2 * min(radius, other)
-               for other_x, other_y, other in found):
+        if all(
+            np.hypot(x - other_x, y - other_y) > radius + other - OVERLAP * 2 * min(radius, other)
+            for other_x, other_y, other in found
+        ):
             found.append((x, y, radius))
         if len(found) == number:
             break
     return found
 
 
-def object_colours(canvas: np.ndarray, x: float, y: float, radius: float,
-                   rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def object_colours(
+    canvas: np.ndarray, x: float, y: float, radius: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose an object's three colours: the first mostly unlike what lies around it, the others unlike the first."""
     top, left = max(0, int(y - 1.2 * radius)), max(0, int(x - 1.2 * radius))
-    around = canvas[top:int(y + 1.2 * radius), left:int(x + 1.2 * radius)].mean(axis=(0, 1))
+    around = canvas[top : int(y + 1.2 * radius), left : int(x + 1.2 * radius)].mean(axis=(0, 1))
     main = colour_away_from(around, CONTRAST, rng) if rng.random() < 0.9 else colour(rng)
     return main, colour_away_from(main, 0.2, rng), colour_away_from(main, 0.3, rng)
 
 
-def paste(canvas: np.ndarray, draw: Callable[..., Figure], centre: tuple[float, float], radius: float, angle: float,
-          light: np.ndarray, colours: tuple[np.ndarray, np.ndarray, np.ndarray], rng: np.random.Generator,
-          mirror: bool = False) -> np.ndarray:
+def paste(
+    canvas: np.ndarray,
+    draw: Callable[..., Figure],
+    centre: tuple[float, float],
+    radius: float,
+    angle: float,
+    light: np.ndarray,
+    colours: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+    mirror: bool = False,
+) -> np.ndarray:
     """Draw an object and its shadow into the canvas (in place); return how far it covers each pixel, (H, W)."""
     height, width = canvas.shape[:2]
     coverage = np.zeros((height, width), dtype=np.float32)
@@ -99,30 +127,32 @@ def paste(canvas: np.ndarray, draw: Callable[..., Figure], centre: tuple[float, 
     if bottom - top < 4 or right - left < 4:
         return coverage
 
-    across, down = np.meshgrid(np.arange(left, right, dtype=np.float32) + 0.5 - np.float32(centre[0]),
-                               np.arange(top, bottom, dtype=np.float32) + 0.5 - np.float32(centre[1]))
+    across, down = np.meshgrid(
+        np.arange(left, right, dtype=np.float32) + 0.5 - np.float32(centre[0]),
+        np.arange(top, bottom, dtype=np.float32) + 0.5 - np.float32(centre[1]),
+    )
     x, y = turned(across, down, angle) / np.float32(radius)
     if mirror:
         x = -x
     # No two of a kind: the coordinates are bent a little.
-    x = x + 0.03 * clouds(x.shape, radius, rng, 3)
-    y = y + 0.03 * clouds(x.shape, radius, rng, 3)
+    phase_x, phase_y = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
+    x, y = x + 0.04 * np.sin(2.3 * y + phase_x), y + 0.04 * np.sin(2.9 * x + phase_y)
     figure = draw(x, y, rng, colours)
     opacity = np.clip(figure.inside * radius + 0.5, 0, 1)
 
     slope_y, slope_x = np.gradient(blur(figure.height * radius, 0.9))
-    length = np.sqrt(slope_x ** 2 + slope_y ** 2 + 1)
+    length = np.sqrt(slope_x**2 + slope_y**2 + 1)
     towards_light = (-slope_x * light[0] - slope_y * light[1] + light[2]) / length
     half = light + np.float32((0, 0, 1))  # between the light and the viewer
     half /= np.linalg.norm(half)
     mirrored = np.clip((-slope_x * half[0] - slope_y * half[1] + half[2]) / length, 0, 1)
     surface = figure.colours * (0.42 + 0.72 * np.clip(towards_light, 0, 1))[..., None]
     surface = surface * (1 + 0.035 * clouds(x.shape, 10, rng, 1.2))[..., None]
-    surface = surface + (0.5 * figure.gloss * mirrored ** 40)[..., None]
+    surface = surface + (0.5 * figure.gloss * mirrored**40)[..., None]
 
     far = int(0.16 * radius)
     shift_x, shift_y = (light[:2] / light[2] * far).round().astype(int) + far
-    shadow = np.pad(opacity, far, mode="edge")[shift_y:shift_y + bottom - top, shift_x:shift_x + right - left]
+    shadow = np.pad(opacity, far, mode="edge")[shift_y : shift_y + bottom - top, shift_x : shift_x + right - left]
     shadow = 0.55 * blur(shadow, max(1.0, 0.07 * radius)) + 0.25 * blur(opacity, max(1.0, 0.05 * radius))
     canvas[window] = blend(canvas[window] * (1 - np.clip(shadow, 0, 0.7))[..., None], surface, opacity)
     coverage[window] = opacity
@@ -132,9 +162,9 @@ def paste(canvas: np.ndarray, draw: Callable[..., Figure], centre: tuple[float, 
 def photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Light the scene unevenly, take it through lens and sensor, and scale it down: uint8 (H, W, 3)."""
     height, width = canvas.shape[:2]
-    y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j].astype(np.float32)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
-    lit = 1 + rng.uniform(0.05, 0.22) * turned(x, y, angle)[0] - rng.uniform(0, 0.14) * (x ** 2 + y ** 2)
+    lit = 1 + rng.uniform(0.05, 0.22) * turned(x, y, angle)[0] - rng.uniform(0, 0.14) * (x**2 + y**2)
     lit = lit * (1 + rng.uniform(0, 0.09) * clouds((height, width), 160, rng, 3))
     tint = 1 + rng.normal(0, 0.025, 3).astype(np.float32)
     canvas = blur(canvas * lit[..., None] * tint * rng.uniform(1.0, 1.25), rng.uniform(0.5, 1.1))
@@ -147,11 +177,18 @@ def photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def shrunk(canvas: np.ndarray) -> np.ndarray:
     """Scale a canvas (H, W) or (H, W, 3) down to the picture's size."""
-    return sum(canvas[row::OVERSAMPLING, column::OVERSAMPLING]
-               for row in range(OVERSAMPLING) for column in range(OVERSAMPLING)) / OVERSAMPLING ** 2
+    return (
+        sum(
+            canvas[row::OVERSAMPLING, column::OVERSAMPLING]
+            for row in range(OVERSAMPLING)
+            for column in range(OVERSAMPLING)
+        )
+        / OVERSAMPLING**2
+    )
 
 
 # --- grounds: each returns a brightness (about 1) and the share of a second colour, both (H, W) ---------------------
+
 
 def ground(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Draw a background of a random kind, float32 (H, W, 3)."""
@@ -181,7 +218,7 @@ def grass(shape, rng):
 
 
 def sand(shape, rng):
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle, length = rng.uniform(0, np.pi), rng.uniform(18, 34)
     phase = turned(x, y, angle)[0] / length * 2 * np.pi + 1.3 * clouds(shape, 90, rng, 2.5)
     ripple = np.sin(phase + 0.4 * np.sin(phase))
@@ -208,7 +245,7 @@ def wood(shape, rng):
 
 def pebbles(shape, rng):
     size = rng.uniform(20, 38)
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     x, y = x + 4 * clouds(shape, 40, rng, 2.5), y + 4 * clouds(shape, 40, rng, 2.5)
     _, border, number = cells(x / size, y / size * rng.uniform(1, 1.5), rng)
     dome = np.sqrt(np.clip(border, 0, 0.5))
@@ -218,7 +255,7 @@ def pebbles(shape, rng):
 
 
 def water(shape, rng):
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     size = rng.uniform(34, 55)
     bend = 9 * clouds(shape, 60, rng, 2.5)
     _, border, _ = cells((x + bend) / size, (y + np.roll(bend, 50, axis=1)) / size * 1.5, rng)
@@ -228,7 +265,7 @@ def water(shape, rng):
 
 
 def cloth(shape, rng):
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     u, v = turned(x, y, rng.normal(0, 0.3)) + 5 * clouds(shape, 130, rng, 3)
     check = rng.uniform(26, 48)
     stripes = sum(smoothstep(-0.15, 0.15, np.sin(2 * np.pi * along / check)) for along in (u, v))
@@ -260,9 +297,12 @@ GROUNDS = (grass, sand, wood, pebbles, water, cloth, foliage)
 
 # --- clutter: things that belong to the background ------------------------------------------------------------------
 
+
 def stone(x, y, rng, colours) -> Figure:
-    corners = [(np.cos(angle) * rng.uniform(0.5, 0.95), np.sin(angle) * rng.uniform(0.4, 0.75))
-               for angle in np.linspace(0, 2 * np.pi, 8)[:-1]]
+    corners = [
+        (np.cos(angle) * rng.uniform(0.5, 0.95), np.sin(angle) * rng.uniform(0.4, 0.75))
+        for angle in np.linspace(0, 2 * np.pi, 8)[:-1]
+    ]
     inside = polygon(x, y, rounded(corners, 3))
     surface = blend(colours[0], colours[1], 0.25 + 0.12 * clouds(x.shape, 12, rng, 1.3))
     return Figure(inside, surface, 0.7 * np.sqrt(np.clip(inside, 0, 0.6)), 0.15)

@@ -12,7 +12,7 @@ SMALLEST = 0.004  # components below this share of the picture get no stroke
 STROKES = 4  # at most, in one component
 KEEP_AWAY = 2.0  # pixels between a stroke and the boundary, less in thin parts
 FARTHEST = 20  # distances to the boundary are measured up to here; beyond, a stroke wanders freely
-NODES = 700  # of the grid on which a path is searched
+NODES = 400  # of the grid on which a path is searched
 
 
 def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, share: float = SHARE) -> np.ndarray:
@@ -59,8 +59,9 @@ def draw_strokes(component: np.ndarray, ink: float, rng: np.random.Generator) ->
         at = np.linspace(start, start + wanted, max(2, int(wanted / 2)))
         path = np.stack([np.interp(at, length, path[:, axis]) for axis in (0, 1)], axis=1)
         picture = Image.new("1", component.shape[::-1])
-        ImageDraw.Draw(picture).line([tuple(point) for point in sway(path, distance, rng)], fill=1, width=width,
-                                     joint="curve")
+        ImageDraw.Draw(picture).line(
+            [tuple(point) for point in sway(path, distance, rng)], fill=1, width=width, joint="curve"
+        )
         strokes |= np.asarray(picture) & room
     return strokes
 
@@ -132,12 +133,12 @@ def path_to_farthest(grid: np.ndarray, start: int) -> list[int]:
 def distance_to_boundary(region: np.ndarray) -> np.ndarray:
     """Return the Euclidean distance to the nearest pixel outside, up to FARTHEST; the frame is no boundary."""
     height, width = region.shape
-    far = np.float32(FARTHEST ** 2)
+    far = np.float32(FARTHEST**2)
     padded = np.pad(np.where(region, far, 0).astype(np.float32), FARTHEST, mode="edge")
     # The squared distance is a minimum over rows of a minimum over columns.
     shifts = range(-FARTHEST, FARTHEST + 1)
-    padded = np.min([padded[FARTHEST + shift:FARTHEST + shift + height] + shift ** 2 for shift in shifts], axis=0)
-    squared = np.min([padded[:, FARTHEST + shift:FARTHEST + shift + width] + shift ** 2 for shift in shifts], axis=0)
+    padded = np.min([padded[FARTHEST + shift : FARTHEST + shift + height] + shift**2 for shift in shifts], axis=0)
+    squared = np.min([padded[:, FARTHEST + shift : FARTHEST + shift + width] + shift**2 for shift in shifts], axis=0)
     return np.sqrt(np.minimum(squared, far))
 
 

@@ -8,11 +8,29 @@ import numpy as np
 # Muted colours of photographs, as hue, saturation, value. Objects, clutter and backgrounds all choose from this one
 # list, so that a colour says nothing about the class.
 NATURAL_COLOURS = (
-    (0.02, 0.62, 0.66), (0.05, 0.55, 0.78), (0.08, 0.50, 0.62), (0.09, 0.35, 0.80), (0.11, 0.58, 0.84),
-    (0.13, 0.28, 0.88), (0.16, 0.45, 0.72), (0.22, 0.42, 0.55), (0.26, 0.48, 0.46), (0.33, 0.35, 0.50),
-    (0.42, 0.38, 0.52), (0.50, 0.40, 0.58), (0.55, 0.42, 0.68), (0.59, 0.48, 0.58), (0.62, 0.40, 0.42),
-    (0.72, 0.28, 0.56), (0.82, 0.30, 0.56), (0.92, 0.38, 0.70), (0.97, 0.52, 0.62), (0.08, 0.15, 0.42),
-    (0.60, 0.10, 0.72), (0.10, 0.10, 0.86))
+    (0.02, 0.62, 0.66),
+    (0.05, 0.55, 0.78),
+    (0.08, 0.50, 0.62),
+    (0.09, 0.35, 0.80),
+    (0.11, 0.58, 0.84),
+    (0.13, 0.28, 0.88),
+    (0.16, 0.45, 0.72),
+    (0.22, 0.42, 0.55),
+    (0.26, 0.48, 0.46),
+    (0.33, 0.35, 0.50),
+    (0.42, 0.38, 0.52),
+    (0.50, 0.40, 0.58),
+    (0.55, 0.42, 0.68),
+    (0.59, 0.48, 0.58),
+    (0.62, 0.40, 0.42),
+    (0.72, 0.28, 0.56),
+    (0.82, 0.30, 0.56),
+    (0.92, 0.38, 0.70),
+    (0.97, 0.52, 0.62),
+    (0.08, 0.15, 0.42),
+    (0.60, 0.10, 0.72),
+    (0.10, 0.10, 0.86),
+)
 
 
 def colour(rng: np.random.Generator) -> np.ndarray:
@@ -42,8 +60,9 @@ def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def clouds(shape: tuple[int, int], scale: float, rng: np.random.Generator, slope: float = 2.0,
-           stretch: float = 1.0) -> np.ndarray:
+def clouds(
+    shape: tuple[int, int], scale: float, rng: np.random.Generator, slope: float = 2.0, stretch: float = 1.0
+) -> np.ndarray:
     """Return noise of mean 0 and deviation 1 whose spectrum falls off as in natural scenes.
 
     Args:
@@ -52,12 +71,13 @@ def clouds(shape: tuple[int, int], scale: float, rng: np.random.Generator, slope
         slope: how fast the amplitude falls with the frequency: 1 is rough, 3 is smooth.
         stretch: features are this many times longer along x than along y.
     """
-    height, width = shape
+    height, width = (length + -length % 8 for length in shape)  # transforms of a prime length are slow
     frequency_y = np.fft.fftfreq(height)[:, None].astype(np.float32)
     frequency_x = np.fft.rfftfreq(width)[None, :].astype(np.float32) * np.float32(stretch)
-    squared = (frequency_x ** 2 + frequency_y ** 2) * np.float32(scale ** 2)
-    noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape, dtype=np.float32)) * (1 + squared) ** (-slope / 2),
-                          s=shape).astype(np.float32)
+    squared = (frequency_x**2 + frequency_y**2) * np.float32(scale**2)
+    white = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
+    noise = np.fft.irfft2(white * (1 + squared) ** (-slope / 2), s=(height, width)).astype(np.float32)
+    noise = noise[: shape[0], : shape[1]]
     return (noise - noise.mean()) / (noise.std() + 1e-6)
 
 
@@ -70,7 +90,7 @@ def blur(array: np.ndarray, sigma: float) -> np.ndarray:
         length = array.shape[axis]
         padding = [(radius, radius) if other == axis else (0, 0) for other in range(array.ndim)]
         padded = np.moveaxis(np.pad(array, padding, mode="edge"), axis, 0)
-        blurred = sum(weight * padded[start:start + length] for start, weight in enumerate(weights))
+        blurred = sum(weight * padded[start : start + length] for start, weight in enumerate(weights))
         array = np.moveaxis(blurred, 0, axis)
     return array
 
@@ -108,11 +128,12 @@ def turned(x: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
     return np.stack([x * cosine + y * sine, y * cosine - x * sine])
 
 
-def to_segment(x: np.ndarray, y: np.ndarray, start: tuple[float, float],
-               end: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def to_segment(
+    x: np.ndarray, y: np.ndarray, start: tuple[float, float], end: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance from (x, y) to a segment, and where along it (0 to 1) the nearest point lies."""
     direction_x, direction_y = end[0] - start[0], end[1] - start[1]
-    along = ((x - start[0]) * direction_x + (y - start[1]) * direction_y) / (direction_x ** 2 + direction_y ** 2)
+    along = ((x - start[0]) * direction_x + (y - start[1]) * direction_y) / (direction_x**2 + direction_y**2)
     along = np.clip(along, 0, 1)
     return np.hypot(x - start[0] - along * direction_x, y - start[1] - along * direction_y), along
 
@@ -123,7 +144,7 @@ def polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) ->
     inside = np.zeros(x.shape, dtype=bool)
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
         side_x, side_y, from_x, from_y = x1 - x0, y1 - y0, x - x0, y - y0
-        along = np.clip((from_x * side_x + from_y * side_y) / (side_x ** 2 + side_y ** 2), 0, 1)
+        along = np.clip((from_x * side_x + from_y * side_y) / (side_x**2 + side_y**2), 0, 1)
         distance = np.minimum(distance, (from_x - along * side_x) ** 2 + (from_y - along * side_y) ** 2)
         if side_y:  # a ray to the right crosses an odd number of sides from inside
             inside ^= ((y0 > y) != (y1 > y)) & (from_x < from_y * (side_x / side_y))

@@ -1,0 +1,39 @@
+"""A small data set on disk that several test files use."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.labels import UNLABELLED, voc_palette
+
+WIDTH, HEIGHT = 30, 20
+
+
+def write_label(path: Path, values: np.ndarray) -> None:
+    label = Image.fromarray(values.astype(np.uint8))
+    label.putpalette(voc_palette().ravel().tolist())
+    label.save(path)
+
+
+@pytest.fixture
+def voc(tmp_path) -> Path:
+    """A data set of VOC's layout: five training and two validation images, class 1 in a corner, three classes."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "voc"
+    for folder in ("JPEGImages", "SegmentationClassAug", "pascal_2012_scribble", "ImageSets/SegmentationAug"):
+        (root / folder).mkdir(parents=True)
+    for number in range(7):
+        truth = np.zeros((HEIGHT, WIDTH))
+        truth[:8, :12] = 1 + number % 2
+        scribble = np.full((HEIGHT, WIDTH), UNLABELLED)
+        scribble[4, 2:8], scribble[15, 5:25] = 1 + number % 2, 0
+        image = Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+        image.save(root / f"JPEGImages/i{number}.jpg")
+        write_label(root / f"SegmentationClassAug/i{number}.png", truth)
+        write_label(root / f"pascal_2012_scribble/i{number}.png", scribble)
+    (root / "ImageSets/SegmentationAug/train.txt").write_text("i0\ni1\ni2\ni3\ni4\n")
+    (root / "ImageSets/SegmentationAug/val.txt").write_text("i5\ni6\n")
+    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
+    return root

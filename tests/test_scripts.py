@@ -1,0 +1,453 @@
+"""The scripts end to end, on real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import evaluate
+import inference
+import train_two_stages
+import train_withdensecrfloss
+from errors import exit_status
+from losses import REGULARISERS, register
+
+CODE = Path(__file__).parent.parent / "pytorch-deeplab_v3_plus"
+SMALL = [
+    "--backbone",
+    "mobilenet",
+    "--pretrained",
+    "none",
+    "--crop-size",
+    "32",
+    "--base-size",
+    "32",
+    "--workers",
+    "0",
+    "--batch-size",
+    "2",
+    "--no-cuda",
+]
+
+
+def data(voc: Path) -> list[str]:
+    return ["--data-root", str(voc), "--classes", str(voc.parent / "classes.txt")]
+
+
+def call(script, *words) -> int:
+    """Run a script's main in this process, as its `__main__` block does."""
+    return exit_status(lambda: script.main([str(word) for word in words]))
+
+
+def train(voc: Path, *words) -> int:
+    return call(train_withdensecrfloss, *SMALL, *data(voc), "--run-root", voc.parent / "run", *words)
+
+
+def run_folder(voc: Path, checkname: str = "deeplab-mobilenet", number: int = 0) -> Path:
+    return voc.parent / "run" / voc.name / checkname / f"experiment_{number}"
+
+
+def one_line(capsys) -> str:
+    """Return what was printed as an error: one line, no traceback."""
+    error = [line for line in capsys.readouterr().err.split("\n") if line.strip()]
+    assert len(error) == 1 and error[0].startswith("error: "), error
+    return error[0]
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_from_scribbles_to_a_segmentation(voc):
+    """Train, evaluate and segment in processes of their own, from another folder, with the options of the document."""
+
+    def run(script, *words):
+        result = subprocess.run(
+            [sys.executable, CODE / script, *map(str, words)],
+            cwd=voc.parent,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    printed = run(
+        "train_withdensecrfloss.py",
+        *SMALL,
+        *data(voc),
+        "--epochs",
+        "2",
+        "--densecrfloss",
+        "2e-9",
+        "--rloss-scale",
+        "0.5",
+        "--sigma-rgb",
+        "15",
+        "--sigma-xy",
+        "100",
+        "--save-interval",
+        "2",
+    )
+    folder = run_folder(voc)
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "parameters.txt",
+        "log.txt",
+        "scores.jsonl",
+        "curves.png",
+        "validation.png",
+        "best_pred.txt",
+        "checkpoint.pth.tar",
+        "checkpoint_last.pth.tar",
+        "checkpoint_epoch_2.pth.tar",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.startswith(".")]
+    for said in (
+        "device: CPU",
+        "5 training and 2 validation images",
+        "labels: scribbles",
+        "million parameters",
+        "densecrf:",
+        "of its gradient",
+        "negligible",
+        "fill-in",
+    ):
+        assert said in printed
+    assert "sigma_xy: 100.0" in (folder / "parameters.txt").read_text()
+
+    records = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    assert [record.get("epoch") for record in records] == [0, 1, None]
+    assert records[0]["losses"].keys() == {"cross_entropy", "densecrf"} and records[0]["losses"]["densecrf"] < 0
+    assert records[2]["final"]["val"] == records[1]["val"] and len(records[1]["val"]["iou"]) == 3
+    best = max(records[0]["val"]["miou"], records[1]["val"]["miou"])
+    assert float((folder / "best_pred.txt").read_text()) == best == records[2]["best_miou"]
+
+    checkpoint = folder.parent / "model_best.pth.tar"
+    table = run("evaluate.py", "--checkpoint", checkpoint, *data(voc), "--no-cuda", "--workers", "0")
+    scores = [line.split()[1] for line in table.split("\n") if line.startswith("mIoU")]
+    assert scores == [f"{100 * best:.1f}"]
+
+    out = voc.parent / "out" / "new"
+    printed = run(
+        "inference.py",
+        "--backbone",
+        "mobilenet",
+        "--checkpoint",
+        checkpoint,
+        "--image_path",
+        voc / "JPEGImages" / "i5.jpg",
+        "--output_directory",
+        out,
+        "--crop_size",
+        "64",
+        "--n_class",
+        "3",
+        "--rloss-weight",
+        "2e-9",
+        "--rloss-scale",
+        "0.25",
+        "--sigma-rgb",
+        "10",
+        "--sigma-xy",
+        "20",
+    )
+    assert {path.name for path in out.iterdir()} == {
+        "i5_prediction.png",
+        *(f"i5_grad_seg_class_{k}.png" for k in range(3)),
+    }
+    prediction = Image.open(out / "i5_prediction.png")
+    assert prediction.mode == "P" and prediction.size == Image.open(voc / "JPEGImages" / "i5.jpg").size
+    assert prediction.getpalette()[3:9] == [128, 0, 0, 0, 128, 0]
+    assert np.asarray(prediction).max() < 3
+    loss = float(printed.split("DenseCRF loss: ")[1].split()[0])
+    assert loss < 0
+
+
+def test_a_resumed_run_ends_as_one_that_never_stopped(voc):
+    # Workers load the same samples, whatever their number.
+    assert train(voc, "--epochs", 3, "--save-interval", 1, "--size-free", "--densecrfloss", 1) == 0
+    whole = run_folder(voc)
+    assert (
+        train(
+            voc,
+            "--epochs",
+            3,
+            "--size-free",
+            "--densecrfloss",
+            1,
+            "--workers",
+            2,
+            "--resume",
+            whole / "checkpoint_epoch_2.pth.tar",
+        )
+        == 0
+    )
+    resumed = run_folder(voc, number=1)
+    a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+    def scores(folder):
+        lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+        return [(line.get("losses"), line.get("val"), line.get("final")) for line in lines]
+
+    assert scores(whole) == scores(resumed)
+
+
+def test_fine_tuning_onto_another_class_count(voc, capsys):
+    assert train(voc, "--epochs", 1) == 0
+    first = run_folder(voc) / "checkpoint_last.pth.tar"
+    (voc.parent / "classes.txt").write_text("background\ncat\ndog\nhorse\n")
+    assert train(voc, "--epochs", 1, "--resume", first) == 2
+    assert "trained for 3 classes, but 4 are expected; --ft" in one_line(capsys)
+    assert train(voc, "--epochs", 1, "--resume", first, "--ft", "--lr", 1e-12, "--checkname", "ft") == 0
+    assert "new classifier for 4 classes" in capsys.readouterr().out
+    tuned = run_folder(voc, "ft") / "checkpoint_last.pth.tar"
+    assert torch.load(tuned, weights_only=True)["epoch"] == 1
+    before, after = state(first), state(tuned)
+    assert after["decoder.last_conv.8.weight"].shape[0] == 4
+    assert torch.allclose(before["aspp.conv1.weight"], after["aspp.conv1.weight"], atol=1e-6)
+
+
+def test_a_finished_run_says_how_to_go_on(voc, capsys):
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    capsys.readouterr()
+    assert train(voc, "--epochs", 1, "--resume", last) == 2
+    assert "has 1 epochs already" in one_line(capsys)
+
+
+def test_the_best_network_is_kept_across_runs(voc):
+    assert train(voc, "--epochs", 1) == 0
+    best = run_folder(voc).parent / "model_best.pth.tar"
+    written = best.read_bytes()
+    (run_folder(voc) / "best_pred.txt").write_text("0.99\n")
+    assert train(voc, "--epochs", 1) == 0
+    assert best.read_bytes() == written
+    (run_folder(voc) / "best_pred.txt").write_text("0.0\n")
+    (run_folder(voc, number=1) / "best_pred.txt").write_text("0.0\n")
+    assert train(voc, "--epochs", 1) == 0
+    assert best.read_bytes() != written
+
+
+class Entropy(nn.Module):
+    """A toy regulariser: the mean entropy of the probabilities inside the region."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight, self.calls = weight, []
+
+    def forward(self, image, probabilities, region):
+        self.calls.append((image.detach(), probabilities.detach(), region))
+        entropy = -(probabilities * probabilities.clamp_min(1e-9).log()).sum(1)
+        return self.weight * entropy[region].mean()
+
+
+@pytest.fixture
+def toy():
+    modules = []
+
+    @register("toy")
+    def build(weight, options):
+        modules.append(Entropy(weight))
+        return modules[0]
+
+    yield modules
+    del REGULARISERS["toy"]
+
+
+def test_a_regulariser_from_outside_trains_without_touching_the_trainer(voc, toy, capsys):
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=0.5", "--densecrfloss", "1", "--size-free") == 0
+    image, probabilities, region = toy[0].calls[0]
+    assert image.shape == (2, 3, 32, 32) and image.min() >= 0 and image.max() > 100
+    assert torch.allclose(probabilities.sum(1), torch.ones(2, 32, 32), atol=1e-5)
+    assert region.dtype == torch.bool and region.shape == (2, 32, 32)
+    record = json.loads((run_folder(voc) / "scores.jsonl").read_text().splitlines()[0])
+    assert record["losses"].keys() == {"cross_entropy", "densecrf", "toy"} and record["losses"]["toy"] > 0
+    assert "toy: " in capsys.readouterr().out
+
+
+def test_an_overwhelming_regulariser_is_warned_of(voc, toy, capsys):
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=1e6", "--lr", 1e-12, "--no-val") == 0
+    assert "WARNING: toy overwhelms the cross-entropy" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(voc, toy, capsys):
+    assert train(voc, "--epochs", 2, "--regulariser", "toy=inf", "--no-val") == 2
+    line = one_line(capsys)
+    assert "the loss toy became inf at epoch 1, step 0, images i" in line and "last good checkpoint: none yet" in line
+
+
+def test_full_supervision_and_balanced_focal_loss(voc, capsys):
+    assert (
+        train(
+            voc,
+            "--epochs",
+            1,
+            "--supervision",
+            "full",
+            "--loss-type",
+            "focal",
+            "--use-balanced-weights",
+            "--lr-scheduler",
+            "step",
+            "--nesterov",
+            "--freeze-bn",
+            "True",
+            "--channels-last",
+        )
+        == 0
+    )
+    assert "labels: truth" in capsys.readouterr().out
+    statistics = state(run_folder(voc) / "checkpoint_last.pth.tar")["aspp.bn1.running_mean"]
+    assert not statistics.any()  # frozen at their start
+
+
+def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
+    out = voc.parent / "two"
+    words = [
+        *SMALL,
+        *data(voc),
+        "--stage1-epochs",
+        1,
+        "--stage2-epochs",
+        1,
+        "--output",
+        out,
+        "--full",
+        "--densecrfloss",
+        1,
+        "--size-free",
+    ]
+    assert call(train_two_stages, *words) == 0
+    table = (out / "table.txt").read_text()
+    assert table.strip() in capsys.readouterr().out
+    for row in ("background everywhere", "partial CE", "+ DenseCRF loss", "full supervision", "gain of the DenseCRF"):
+        assert row in table
+    assert (out / "val.png").is_file() and (out / "fill_in.png").is_file() and (out / "model_best.pth.tar").is_file()
+    arms = {
+        arm: torch.load(next(out.glob(f"seed_1/*/{arm}/experiment_0/checkpoint_last.pth.tar")), weights_only=True)
+        for arm in ("partial_ce", "densecrf", "full")
+    }
+    assert {arm: c["options"]["densecrfloss"] for arm, c in arms.items()} == {"partial_ce": 0, "densecrf": 1, "full": 0}
+    assert {arm: c["options"]["supervision"] for arm, c in arms.items()} == {
+        "partial_ce": "scribble",
+        "densecrf": "scribble",
+        "full": "full",
+    }
+    assert arms["partial_ce"]["options"]["resume"] == arms["densecrf"]["options"]["resume"]
+
+    (next(out.glob("seed_1/*/densecrf/experiment_0")) / "scores.jsonl").unlink()  # as if it had been killed
+    assert call(train_two_stages, *words) == 0
+    assert [p.name for p in sorted(out.glob("seed_1/*/*/*")) if p.is_dir()].count("experiment_1") == 1
+    capsys.readouterr()
+    assert call(train_two_stages, *words, "--lr", 0.5) == 2
+    assert "other settings" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "nowhere"], "expected a data set out of"),
+        (["--dataset", "pascal"], "fetchVOC2012.sh"),
+        (["--data-root", "absent", "--classes", "{voc}/../classes.txt"], "which does not exist"),
+        (["--data-root", "{voc}"], "go together"),
+        (["--data-root", "{voc}", "--classes", "absent"], "cannot read absent"),
+        (["{data}", "--resume", "absent.pth.tar"], "absent.pth.tar: no such checkpoint file"),
+        (["{data}", "--pretrained", "absent.pth"], "absent.pth"),
+        (["{data}", "--regulariser", "unknown=1"], "no regulariser is called 'unknown'"),
+        (["{data}", "--run-root", "{voc}/JPEGImages/i1.jpg"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(voc, monkeypatch, tmp_path, capsys, words, said):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nothing"))
+    monkeypatch.chdir(tmp_path)
+    words = [w for word in words for w in (data(voc) if word == "{data}" else [word.replace("{voc}", str(voc))])]
+    assert call(train_withdensecrfloss, *SMALL, "--epochs", 1, "--run-root", tmp_path / "run", *words) == 2
+    assert said in one_line(capsys)
+
+
+def test_a_foreign_label_value_is_found_before_training(voc, capsys):
+    label = np.array(Image.open(voc / "pascal_2012_scribble" / "i3.png"))
+    label[0, 0] = 17
+    Image.fromarray(label).save(voc / "pascal_2012_scribble" / "i3.png")
+    assert train(voc, "--epochs", 1) == 2
+    line = one_line(capsys)
+    assert "found 17" in line and "i3.png" in line and not run_folder(voc).exists()
+
+
+def test_a_photograph_that_breaks_in_a_worker_is_named(voc, capsys):
+    path = voc / "JPEGImages" / "i2.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert train(voc, "--epochs", 1, "--workers", 1) == 2
+    assert "i2.jpg" in one_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    from modeling.deeplab import DeepLab
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("network") / "original.pth.tar"
+    torch.save({"epoch": 1, "state_dict": DeepLab(21, "mobilenet").state_dict()}, path)
+    return path
+
+
+def test_inference_with_a_checkpoint_of_the_original(voc, checkpoint, tmp_path, capsys):
+    """It holds weights only: the backbone is said on the command line, 513 and 21 classes are the defaults."""
+    words = [
+        "--checkpoint",
+        checkpoint,
+        "--image_path",
+        voc / "JPEGImages/i0.jpg",
+        "--output_directory",
+        tmp_path,
+        "--no_cuda",
+        "--gpu-ids",
+        "0",
+        "--workers",
+        "2",
+    ]
+    assert call(inference, *words, "--backbone", "mobilenet", "--crop_size", 40, "--n_class", 21) == 0
+    assert Image.open(tmp_path / "i0_prediction.png").size == (30, 20)
+    assert call(inference, *words, "--backbone", "mobilenet", "--crop_size", 40, "--center-crop") == 0
+    assert Image.open(tmp_path / "i0_prediction.png").size == (40, 40)
+    capsys.readouterr()
+    assert call(inference, *words, "--crop_size", 40) == 2  # a resnet is the original's default
+    assert "does not fit this network; is --backbone right?" in one_line(capsys)
+    assert call(inference, *words, "--backbone", "mobilenet", "--n_class", 7) == 2
+    assert "its num classes is 21, but --n_class says 7" in one_line(capsys)
+
+
+@pytest.mark.parametrize(("name", "said"), [("absent.jpg", "absent.jpg"), ("text.jpg", "cannot read")])
+def test_inference_names_the_image_it_cannot_read(checkpoint, tmp_path, capsys, name, said):
+    (tmp_path / "text.jpg").write_text("no image")
+    assert (
+        call(
+            inference,
+            "--backbone",
+            "mobilenet",
+            "--checkpoint",
+            checkpoint,
+            "--image_path",
+            tmp_path / name,
+            "--output_directory",
+            tmp_path,
+        )
+        == 2
+    )
+    assert said in one_line(capsys)
+
+
+def test_evaluation_refuses_a_network_of_other_classes(voc, checkpoint, capsys):
+    assert call(evaluate, "--checkpoint", checkpoint, "--backbone", "mobilenet", *data(voc), "--no-cuda") == 2
+    assert "has 21 classes, but the data set voc has 3" in one_line(capsys)

@@ -1,0 +1,118 @@
+"""Build the module `bilateralfilter`: SWIG writes the wrapper, the C++ compiler the rest.
+
+Environment:
+    BILATERALFILTER_OPENMP=0    build without OpenMP even where the compiler has it
+    CXX, CXXFLAGS, LDFLAGS      as usual
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+# Contracted (fused) multiply-adds would round the lattice coordinates differently on different machines.
+COMPILE_ARGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
+
+# Compiler and linker arguments: GCC and Clang; Apple's Clang with Homebrew's libomp.
+OPENMP_ARGS = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+
+OPENMP_PROGRAM = """
+#include <omp.h>
+int main() {
+    int sum = 0;
+    #pragma omp parallel for num_threads(2) reduction(+ : sum)
+    for (int i = 0; i < 4; ++i) sum += omp_get_num_threads() > 0;
+    return sum - 4;
+}
+"""
+
+
+def find_swig() -> str:
+    """Return the path of SWIG, from PATH or from the pip package `swig` of this interpreter."""
+    beside_python = shutil.which("swig", path=str(Path(sys.executable).parent))
+    swig = shutil.which("swig") or shutil.which("swig4.0") or beside_python
+    if swig is None:
+        sys.exit("bilateralfilter: SWIG not found; run `pip install swig` or `apt-get install swig`, then build again")
+    return swig
+
+
+class BuildExtensionFirst(build_py):
+    """SWIG writes bilateralfilter.py, so it has to run before Python files are collected."""
+
+    def run(self) -> None:
+        self.run_command("build_ext")
+        super().run()
+
+
+class BuildExtension(build_ext):
+    """Find SWIG wherever it is installed and use OpenMP where it works."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # The objects of an earlier build may be of another choice of OpenMP.
+        self.force = True
+
+    def find_swig(self) -> str:
+        return find_swig()
+
+    def build_extensions(self) -> None:
+        compile_args, link_args = self.openmp_args()
+        for extension in self.extensions:
+            extension.extra_compile_args += compile_args
+            extension.extra_link_args += link_args
+        super().build_extensions()
+
+    def openmp_args(self) -> tuple:
+        """Return the compiler and linker arguments for OpenMP: the first that build a program which runs."""
+        if os.environ.get("BILATERALFILTER_OPENMP", "1") == "0":
+            print("bilateralfilter: building without OpenMP (BILATERALFILTER_OPENMP=0): one thread")
+            return [], []
+        for compile_args, link_args in OPENMP_ARGS:
+            if self.builds_and_runs(OPENMP_PROGRAM, compile_args, link_args):
+                print("bilateralfilter: building with OpenMP")
+                return compile_args, link_args
+        print("bilateralfilter: this compiler has no working OpenMP, building without: one thread")
+        return [], []
+
+    def builds_and_runs(self, program: str, compile_args: list, link_args: list) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "probe.cpp"
+            source.write_text(program)
+            # The command that setuptools itself would use, CXX, CXXFLAGS and LDFLAGS included; run by hand to keep
+            # the compiler's complaints off the screen.
+            compiler = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
+            linker = getattr(self.compiler, "linker_exe_cxx", None) or self.compiler.compiler_cxx
+            objects, executable = str(source.with_suffix(".o")), str(Path(folder) / "probe")
+            commands = [
+                [*compiler, "-c", str(source), "-o", objects, "-std=c++17", *compile_args],
+                [*linker, objects, "-o", executable, *link_args],
+                [executable],
+            ]
+            try:
+                return all(
+                    subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in commands
+                )
+            except OSError:
+                return False
+
+
+setup(
+    py_modules=["bilateralfilter"],
+    ext_modules=[
+        Extension(
+            "_bilateralfilter",
+            sources=["bilateralfilter.i", "bilateralfilter.cpp"],
+            depends=["bilateralfilter.hpp", "permutohedral.hpp", "parallel.hpp"],
+            language="c++",
+            swig_opts=["-c++"],
+            extra_compile_args=COMPILE_ARGS,
+        )
+    ],
+    cmdclass={"build_py": BuildExtensionFirst, "build_ext": BuildExtension},
+)
