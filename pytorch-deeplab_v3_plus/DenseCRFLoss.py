@@ -1,16 +1,18 @@
-"""The DenseCRF regularised loss (Tang et al., "On Regularized Losses for Weakly-supervised CNN Segmentation", ECCV 2018).
+"""The DenseCRF regularised loss.
+
+Tang et al., "On Regularized Losses for Weakly-supervised CNN Segmentation", ECCV 2018.
 
 For N images with soft segmentations S_k (one column per class k, zeroed outside the region of interest), the energy is
 
     E(S) = -1/N  sum_n sum_k  S_k' A S_k
 
-where A is the Gaussian affinity of all pixel pairs in position (sigma_xy, pixels) and colour (sigma_rgb, grey levels of
-0..255): A_ij = exp(-|p_i - p_j|^2 / 2 sigma_xy^2 - |c_i - c_j|^2 / 2 sigma_rgb^2), approximated on a permutohedral lattice
-(Adams, Baek and Davis 2010). It is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1, which is
-constant because the S_k sum to one; hence the negative sign. The more alike pixels agree, the lower the energy.
+where A is the Gaussian affinity of all pixel pairs in position (sigma_xy, pixels) and colour (sigma_rgb, grey levels
+of 0..255): A_ij = exp(-|p_i - p_j|^2 / 2 sigma_xy^2 - |c_i - c_j|^2 / 2 sigma_rgb^2), approximated on a permutohedral
+lattice (Adams, Baek and Davis 2010). It is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1,
+which is constant because the S_k sum to one; hence the negative sign. The more alike pixels agree, the lower it is.
 
-The gradient is -(A + A') S / N. On a sparse lattice the axis-by-axis blur makes A slightly asymmetric; the original returns
--2 A S / N, which is the default here too, and `exact_gradient=True` gives the true one.
+The gradient is -(A + A') S / N. On a sparse lattice the axis-by-axis blur makes A slightly asymmetric; the original
+returns -2 A S / N, which is the default here too, and `exact_gradient=True` gives the true one.
 """
 
 from __future__ import annotations

@@ -15,11 +15,14 @@ class InputError(Exception):
 
 
 def exit_status(main: Callable[[], int]) -> int:
-    """Run a script's `main`: its exit status, or 2 after one line for bad input, or 130 after Ctrl-C."""
+    """Run a script's `main`; 2 after one line for bad input or a missing package, 130 after Ctrl-C."""
     try:
         return main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: {error}; is everything installed? (make setup)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

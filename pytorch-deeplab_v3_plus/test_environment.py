@@ -21,8 +21,6 @@ REFERENCE = HOME / "tests" / "reference"
 
 def python() -> str:
     """The interpreter."""
-    if sys.version_info < (3, 10):
-        raise RuntimeError(f"expected 3.10 or newer, found {platform.python_version()}")
     return f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} processors"
 
 

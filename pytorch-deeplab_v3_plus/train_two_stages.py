@@ -1,6 +1,6 @@
 """Train in two stages and tell what the DenseCRF loss is worth.
 
-    python train_two_stages.py --preset 40 --dataset synthetic --stage1-epochs 20 --stage2-epochs 10 --seeds 1,2,3 --full
+    python train_two_stages.py --preset 40 --dataset synthetic --backbone mobilenet --pretrained none --seeds 1,2,3
 
 Stage 1 is partial cross-entropy alone; stage 2 goes on from it with and without the DenseCRF loss, for the same number
 of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help). Prints and keeps a table of

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path as FilePath
@@ -98,15 +99,17 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
             "no fill-in score: %s of %s training images have no ground truth", f"{without_truth:,}", f"{len(train):,}"
         )
 
+    workers = min(args.workers, os.cpu_count() or 1)
+
     def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=SeededSampler(len(dataset), args.seed, shuffle),
-            num_workers=args.workers,
+            num_workers=workers,
             drop_last=drop_last,
             pin_memory=pin_memory,
-            persistent_workers=args.workers > 0,
+            persistent_workers=workers > 0,
         )
 
     # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.

@@ -1,7 +1,8 @@
 """Losses: the cross-entropies, and regularisers by name.
 
-A regulariser is any `nn.Module` called as `(image, probabilities, region_of_interest) -> scalar`, with image (N, 3, H, W)
-in 0..255, probabilities (N, K, H, W) and region_of_interest (N, H, W) bool. The trainer knows nothing else about it.
+A regulariser is any `nn.Module` called as `(image, probabilities, region_of_interest) -> scalar`, with image
+(N, 3, H, W) in 0..255, probabilities (N, K, H, W) and region_of_interest (N, H, W) bool. The trainer knows nothing else
+about it.
 Register a builder to make one available as `--regulariser NAME=WEIGHT`:
 
     @register("my_loss")

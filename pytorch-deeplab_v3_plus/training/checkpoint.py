@@ -57,7 +57,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
-    # The originals' `best_pred` is a NumPy scalar. These names only build a number, so allowing them runs no foreign code.
+    # The originals' `best_pred` is a NumPy scalar. These names only build a number: no foreign code runs.
     torch.serialization.add_safe_globals([_numpy_scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType])
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -116,8 +116,8 @@ def load_network(
     """Rebuild the network of a checkpoint.
 
     Its settings come from the checkpoint; a file without them (the original's) takes the arguments, or else a resnet at
-    stride 16 with the classes that its weights have. Another stride may be asked for; another backbone or class count is
-    an error.
+    stride 16 with the classes that its weights have. Another stride may be asked for; another backbone or class count
+    is an error.
 
     Returns:
         The network on the CPU, and its settings: backbone, num_classes, output_stride and, where the checkpoint has

@@ -28,10 +28,10 @@ class ConfusionMatrix:
         self.counts += torch.bincount(pairs, minlength=k * k).reshape(k, k).cpu()
 
     def scores(self) -> dict[str, Any]:
-        """Return pixel_accuracy, class_accuracy, miou, fwiou, iou (a list, None for classes that never occur) and frequency.
+        """Return pixel_accuracy, class_accuracy, miou, fwiou, and by class iou (None if it never occurs) and frequency.
 
-        The class accuracy is the mean over classes that occur in the truth, the mIoU the mean over classes that occur in
-        truth or prediction. Plain floats in 0..1; NaN without any labelled pixel.
+        The class accuracy is the mean over classes that occur in the truth, the mIoU the mean over classes that occur
+        in truth or prediction. Plain floats in 0..1; NaN without any labelled pixel.
         """
         counts = self.counts.double()
         hit, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)

@@ -175,7 +175,7 @@ class Trainer:
         return self.args.lr * factor
 
     def train_step(self, batch: dict[str, Any], step: int) -> tuple[dict[str, float], float]:
-        """Take one optimizer step; return the value of each loss and the seconds that the regularisers' forward took."""
+        """Take one optimizer step; return the value of each loss and the seconds of the regularisers' forward."""
         images = batch["image"].to(self.device, non_blocking=True)
         labels = batch["label"].to(self.device, non_blocking=True)
         region = labels != PADDING
@@ -262,7 +262,7 @@ class Trainer:
         self.save("checkpoint_last.pth.tar")
 
     def finish(self) -> dict[str, Any]:
-        """Score the final network, draw the figures, log the table; return {"val": ..., "fill_in": ...} as far as known."""
+        """Score the final network, draw the figures and log the table; return {"val": ..., "fill_in": ...}."""
         save_curves(self.monitor.folder / "curves.png", self.history)
         self.monitor.picture("curves", self.monitor.folder / "curves.png", self.epoch)
         scores: dict[str, Any] = {}

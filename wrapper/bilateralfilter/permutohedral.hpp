@@ -1,7 +1,7 @@
 // The permutohedral lattice: Gaussian filtering in D dimensions in time linear in the number of points.
 //
 //   [ABD10]  A. Adams, J. Baek, M. A. Davis: Fast High-Dimensional Filtering Using the Permutohedral Lattice.
-//            Computer Graphics Forum 29(2), 2010. Page and equation numbers below are this paper's.
+//            Computer Graphics Forum 29(2), 2010.
 //   [KK11]   P. Krähenbühl, V. Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials.
 //            NIPS 2011. Order of operations, tie-breaking and rounding follow the filter published with it, so that the
 //            results agree with that one's bit by bit.
@@ -89,7 +89,7 @@ __extension__ typedef unsigned __int128 Code128;
 
 // Numbers the vertices of the lattice: an injective map from vertices to integers.
 //
-// All coordinates of a vertex are congruent modulo D+1 (p. 4: a vertex is of colour r if they are congruent to r), so
+// All coordinates of a vertex are congruent modulo D+1 (a vertex is of colour r if they are congruent to r), so
 // the vertex x is given by r and the quotients q_i = (x_i - r) / (D+1), i = 0..D, one of which follows from the others
 // as the coordinates sum to 0. Its code is
 //
@@ -104,7 +104,7 @@ struct VertexCoding {
     std::array<std::int32_t, D + 1> first;
     std::array<Code, D + 1> stride;
 
-    // The neighbour in direction j (p. 6): every coordinate grows by 1, but x_j falls by D. For colour D the remainder
+    // The neighbour in direction j: every coordinate grows by 1, but x_j falls by D. For colour D the remainder
     // becomes 0 and all quotients take the carry.
     [[nodiscard]] Code neighbour(Code code, int j) const {
         const bool carries = code % (D + 1) == D;
@@ -256,8 +256,8 @@ class PermutohedralLattice {
 
     static void reject_non_finite(const float* in, std::int64_t length);
 
-    // Elevation E (p. 5) makes the columns of the basis orthogonal with length sqrt((i+1)(i+2)). Splat, blur and slice
-    // together have standard deviation (D+1) sqrt(2/3) in lattice units (p. 6), which has to become 1.
+    // Elevation E makes the columns of the basis orthogonal with length sqrt((i+1)(i+2)). Splat, blur and slice
+    // together have standard deviation (D+1) sqrt(2/3) in lattice units, which has to become 1.
     [[nodiscard]] static std::array<float, D> elevation_scale() {
         std::array<float, D> scale{};
         const float deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (D + 1));
@@ -417,7 +417,7 @@ inline void PermutohedralLattice<D>::locate(const std::array<Lanes<float>, D>& p
     constexpr float round_off = 12582912.0f;
 
     for (int p = 0; p < block_size; ++p) {
-        // Elevate the point into the hyperplane: y = E p (p. 5).
+        // Elevate the point into the hyperplane: y = E p.
         float elevated[D + 1];
         float sum = 0;
         BILATERAL_UNROLL
@@ -428,7 +428,7 @@ inline void PermutohedralLattice<D>::locate(const std::array<Lanes<float>, D>& p
         }
         elevated[0] = sum;
 
-        // The closest vertex of colour 0: round each coordinate to a multiple of D+1 (p. 4-5).
+        // The closest vertex of colour 0: round each coordinate to a multiple of D+1.
         float quotient[D + 1], residual[D + 1];
         float off_plane = 0;
         BILATERAL_UNROLL
@@ -438,7 +438,7 @@ inline void PermutohedralLattice<D>::locate(const std::array<Lanes<float>, D>& p
             off_plane += quotient[i];
         }
 
-        // The rank of each coordinate in the descending order of the residuals tells the simplex (p. 5). Of equal ones,
+        // The rank of each coordinate in the descending order of the residuals tells the simplex. Of equal ones,
         // the first comes first.
         std::int32_t rank[D + 1];
         BILATERAL_UNROLL
@@ -454,7 +454,7 @@ inline void PermutohedralLattice<D>::locate(const std::array<Lanes<float>, D>& p
         }
 
         // Rounding may have missed the hyperplane, by off_plane (D+1); so many coordinates, those that were rounded
-        // furthest, move by D+1, and the ranks turn round (p. 5).
+        // furthest, move by D+1, and the ranks turn round.
         BILATERAL_UNROLL
         for (int i = 0; i <= D; ++i) {
             const std::int32_t turn = (rank[i] < 0 ? 1 : 0) - (rank[i] > D ? 1 : 0);
@@ -477,12 +477,12 @@ inline void PermutohedralLattice<D>::locate(const std::array<Lanes<float>, D>& p
             }
         }
 
-        // Barycentric coordinates (p. 5): differences of successive residuals.
+        // Barycentric coordinates: differences of successive residuals.
         weight[0][p] = sorted[D] + (1.0f - sorted[0]);
         BILATERAL_UNROLL
         for (int r = 1; r <= D; ++r) weight[r][p] = sorted[D - r] - sorted[D - r + 1];
 
-        // The vertex of colour 0, and from vertex to vertex (p. 4, the canonical simplex): every coordinate grows by 1,
+        // The vertex of colour 0, and from vertex to vertex (the canonical simplex): every coordinate grows by 1,
         // but the one of rank D - r falls by D, that is, its quotient by 1.
         Code vertex = 0;
         BILATERAL_UNROLL
@@ -550,7 +550,7 @@ void PermutohedralLattice<D>::filter_channels(const float* in, float* out, int c
     slice<Width>(values.data(), out, channels);
 }
 
-// Splat (p. 5): every point, in their order, adds its weighted values to the vertices of its simplex.
+// Splat: every point, in their order, adds its weighted values to the vertices of its simplex.
 template <int D>
 template <int Width>
 void PermutohedralLattice<D>::splat(const float* in, int channels, float* values) const {
@@ -570,7 +570,7 @@ void PermutohedralLattice<D>::splat(const float* in, int channels, float* values
     }
 }
 
-// Blur (p. 6): add half of both neighbours along one axis. (1/2, 1, 1/2) is twice the paper's kernel; slice's alpha
+// Blur: add half of both neighbours along one axis. (1/2, 1, 1/2) is twice the paper's kernel; slice's alpha
 // accounts for it.
 template <int D>
 template <int Width>
@@ -585,7 +585,7 @@ void PermutohedralLattice<D>::blur(int axis, const float* values, float* blurred
     }
 }
 
-// Slice (p. 6): every point gathers its vertices' values.
+// Slice: every point gathers its vertices' values.
 //
 // alpha = 1 / (1 + 2^-D) is the published filter's estimate [KK11] of what splat, blur and slice together gain.
 template <int D>

@@ -200,7 +200,8 @@ class VOCSegmentation(Dataset):
                 VAL_EVERY,
                 f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else "",
             )
-        return val if name == "val" else [image_id for image_id in ids if image_id not in set(val)]
+        held_out = set(val)
+        return val if name == "val" else [image_id for image_id in ids if image_id not in held_out]
 
     def _listing(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, FilePath]:
         """Return the files of a subfolder by id: one listing is far quicker than a question for each file."""
