@@ -229,7 +229,7 @@ class Malicious:
 def test_pickled_code_is_never_executed(tmp_path, capsys):
     path = tmp_path / "evil.pth.tar"
     torch.save({"state_dict": {}, "x": Malicious()}, path)
-    with pytest.raises(InputError, match="not a whole PyTorch checkpoint"):
+    with pytest.raises(InputError, match="pickled code, which is not run"):
         load_checkpoint(path)
     assert "executed" not in capsys.readouterr().out
 
@@ -306,3 +306,29 @@ def test_comparison_table_by_hand():
     assert cells["gain of the DenseCRF loss"] == ["+4.0", "±", "1.4", "+5.0", "±", "1.4"]
     assert cells["by seed"] == ["+3.0", "+5.0", "+6.0", "+4.0"]
     assert cells["share of the gap closed"] == ["44", "%", "50", "%"]
+
+
+# The commands of the document, as it gives them
+
+DOCUMENTED = [
+    "--backbone mobilenet --lr 0.007 --workers 6 --epochs 60 --batch-size 12 --checkname deeplab-mobilenet "
+    "--eval-interval 2 --dataset pascal --save-interval 2 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-rgb 15 "
+    "--sigma-xy 100",
+    "--backbone mobilenet --crop-size 64 --base-size 64 --batch-size 32 --lr 0.01 --epochs 80 --densecrfloss 2e-9 "
+    "--rloss-scale 0.25 --sigma-rgb 10 --sigma-xy 20",
+    "--backbone mobilenet --dataset your_dataset --resume /path/to/pretrained_model.pth.tar --ft --lr 0.001 --epochs 30 "
+    "--batch-size 8 --crop-size 513 --base-size 513 --densecrfloss 2e-9 --rloss-scale 0.5",
+    "--out-stride 8 --freeze-bn True --loss-type focal --start_epoch 3 --test-batch-size 2 --use-balanced-weights "
+    "--lr-scheduler cos --momentum 0.8 --weight-decay 1e-4 --nesterov --no-cuda --seed 4 --no-val --backbone drn "
+    "--dataset pascal --gpu-ids 0,1,2,3 --sync-bn True --workers 8",
+]
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_documented_commands_parse(command):
+    words = command.split()
+    args = vars(options(*words))
+    for name, value in zip(words, words[1:] + ["--"], strict=True):
+        if name.startswith("--") and not value.startswith("--") and name != "--gpu-ids":
+            found = args[name.strip("-").replace("-", "_")]
+            assert str(found) == value or found == float(value), name

@@ -6,6 +6,7 @@ rebuilds the network: backbone, num_classes, output_stride, class_names, crop_si
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 from pathlib import Path
@@ -58,10 +59,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     # The originals' `best_pred` is a NumPy scalar. These names only build a number: no foreign code runs.
-    torch.serialization.add_safe_globals([_numpy_scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType])
+    torch.serialization.add_safe_globals(
+        [_numpy_scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, codecs.encode]
+    )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: expected tensors and plain values, found a damaged file or one with pickled code, which is not run"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off while copying?") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
