@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # Settings: make TARGET NAME=VALUE
-PYTHON ?= python3# interpreter that makes .venv (3.10 to 3.13)
+PYTHON ?= python3# interpreter that makes .venv (tested: 3.10 to 3.13)
 DATASET ?=# data set; empty: pascal where VOC is found, otherwise synthetic
 SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
 FULL ?=# FULL=1: train-small also trains with full supervision
@@ -23,14 +23,13 @@ DATA_OPTION = $(if $(DATASET),--dataset $(DATASET))
 .PHONY: help
 help: ## list the targets and settings
 	@echo "make TARGET [NAME=VALUE ...]"; echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo; echo "Settings:"
-	@grep -hE '^[A-Z_]+ \?=' $(firstword $(MAKEFILE_LIST)) \
-	  | sed -E 's/^([A-Z_]+) \?= ?([^#]*)# ?/\1\t\2\t/' | awk -F'\t' '{printf "  %-16s %s%s\n", $$1, $$3, $$2 == "" ? "" : " [" $$2 "]"}'
+	@awk -F ' [?]= ?|# ?' '/^[A-Z_]+ [?]=/ {printf "  %-16s %s%s\n", $$1, $$3, $$2 == "" ? "" : " [" $$2 "]"}' $(firstword $(MAKEFILE_LIST))
 
 # Each stamp is newer than what it was made from, so that a second call does nothing.
 $(VENV)/packages.stamp: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "error: expected Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); name one: make PYTHON=python3.12"; exit 2; }
 	@echo "installing packages into .venv (PyTorch is large: a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
@@ -63,10 +62,11 @@ train-standard: setup ## train the published recipe at 513x513 (wants a GPU)
 .PHONY: inference
 inference: setup ## segment IMAGE_PATH with CHECKPOINT into OUTPUT
 	@test -n "$(IMAGE_PATH)" || { echo "error: name the image: make inference IMAGE_PATH=/path/to/image.jpg"; exit 2; }
-	@checkpoint="$(if $(CHECKPOINT),$(abspath $(CHECKPOINT)),$$(ls -t $(RUN)/*/model_best.pth.tar $(RUN)/*/*/model_best.pth.tar 2>/dev/null | head -1))"; \
+	@checkpoint="$(CHECKPOINT)"; \
+	  test -n "$$checkpoint" || checkpoint="$$(ls -t $(RUN)/*/model.pth.tar $(RUN)/*/*/model_best.pth.tar 2>/dev/null | head -1)"; \
 	  test -n "$$checkpoint" || { echo "error: no trained network under run/: train first (make train-small) or give CHECKPOINT="; exit 2; }; \
 	  echo "checkpoint: $$checkpoint"; \
-	  $(BIN)/python $(CODE)/inference.py --checkpoint "$$checkpoint" --image_path "$(abspath $(IMAGE_PATH))" --output_directory "$(abspath $(OUTPUT))"
+	  $(BIN)/python $(CODE)/inference.py --checkpoint "$$checkpoint" --image_path "$(IMAGE_PATH)" --output_directory "$(OUTPUT)"
 
 .PHONY: test
 test: setup $(VENV)/dev.stamp ## run the tests

@@ -134,16 +134,14 @@ class DenseCRFLoss(nn.Module):
         self._check(images, segmentations, regions_of_interest)
         images = images.to(torch.float32)
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
-        scaled = segmentations
+        scaled = segmentations.to(torch.float32)
         if self.scale_factor != 1:
             if min(images.shape[2:]) * self.scale_factor < 1:
                 raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {tuple(images.shape[2:])} pixels")
             # `scale_factor` and not `size`: they sample differently for odd sizes, and the original uses this one.
             images = F.interpolate(images, scale_factor=self.scale_factor)
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
-            scaled = F.interpolate(
-                segmentations.to(torch.float32), scale_factor=self.scale_factor, mode="bilinear", align_corners=False
-            )
+            scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         energy = DenseCRFLossFunction.apply(
             images,
             scaled,

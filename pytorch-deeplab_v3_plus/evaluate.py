@@ -1,4 +1,4 @@
-"""Score a trained network on the validation images of a data set, and on its training images (fill-in).
+"""Score a trained network on the validation images of a data set, and with --fill-in on its training images.
 
     python evaluate.py --checkpoint run/synthetic/small/model_best.pth.tar --dataset synthetic
 
@@ -22,6 +22,7 @@ from training.options import (
     add_data_options,
     add_device_options,
     add_network_options,
+    add_switch,
     check_data_options,
     choose_device,
     number,
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="side of the scored square (default: the checkpoint's, or else 513)",
     )
     parser.add_argument("--test-batch-size", type=number(int, 1), default=4, metavar="N", help="images in a step")
+    add_switch(parser, "--fill-in", help="also score the training images against their full truth")
     add_device_options(parser)
     return parser
 
@@ -58,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(args)
     model, settings = load_network(args.checkpoint, args.backbone, args.n_class, args.out_stride)
     args.crop_size = args.crop_size or settings.get("crop_size", 513)
-    # What the loaders need to know for training and nothing here depends on.
-    args.base_size, args.supervision, args.batch_size, args.seed = args.crop_size, "scribble", 1, 0
-    loaders = make_data_loader(args, pin_memory=device.type == "cuda")
+    # The data sets know these of training; nothing here depends on them.
+    args.base_size, args.supervision, args.seed = args.crop_size, "scribble", 0
+    splits = ("val", "fill_in") if args.fill_in else ("val",)
+    loaders = make_data_loader(args, pin_memory=device.type == "cuda", splits=splits)
     if loaders.num_classes != settings["num_classes"]:
         raise InputError(
             f"{args.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "

@@ -18,11 +18,27 @@ from pathlib import Path
 from dataloaders import make_data_loader
 from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
+from training.checkpoint import replace_file
 from training.monitor import configure_logging
 from training.options import add_switch, integers, number, parse_options
 from training.two_stages import Comparison, comparison_table, save_comparison
 
 logger = logging.getLogger(__name__)
+
+# Options of the training script that the comparison decides.
+TAKEN = {
+    "--epochs",
+    "--start_epoch",
+    "--start-epoch",
+    "--seed",
+    "--supervision",
+    "--resume",
+    "--ft",
+    "--checkname",
+    "--run-root",
+    "--eval-interval",
+    "--no-val",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="learning rate of stage 2 (default: as stage 1)",
     )
     parser.add_argument("--seeds", type=integers, default=[1], metavar="A,B,...", help="one whole comparison each")
+    parser.add_argument(
+        "--regulariser", action="append", metavar="NAME=WEIGHT", help="beside --densecrfloss or instead of it"
+    )
     add_switch(parser, "--full", help="also train with full supervision, the upper bound")
     parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings side by side")
     parser.add_argument("--output", default="run/two_stages", metavar="FOLDER", help="where all runs and the table go")
@@ -51,22 +70,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line says; return the exit status."""
     configure_logging()
     own, rest = build_parser().parse_known_args(argv)
-    args = parse_options(rest, BACKBONES)
+    regularised = [word for name in own.regulariser or () for word in ("--regulariser", name)]
+    args = parse_options([*rest, *regularised], BACKBONES)
     if not args.regularisers:
         raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
+    for word in rest:
+        if word.split("=")[0] in TAKEN:
+            raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
     comparison = Comparison(
         folder=Path(own.output),
         seeds=tuple(own.seeds),
         stage_epochs=(own.stage1_epochs, own.stage2_epochs),
         options=tuple(rest),
+        regularised=tuple(regularised),
         full=own.full,
         jobs=own.jobs,
         stage2_lr=own.stage2_lr,
     )
     loaders = make_data_loader(args)  # fails early, and makes the synthetic data once
-    results = comparison.run()
-    table = comparison_table(results)
-    (comparison.folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    table = comparison_table(comparison.run())
+    replace_file(
+        comparison.folder / "table.txt", lambda temporary: temporary.write_text(table + "\n", encoding="utf-8")
+    )
     for split in ("val", "fill_in"):
         if getattr(loaders, split) is not None:
             save_comparison(comparison, loaders, comparison.folder / f"{split}.png", split)

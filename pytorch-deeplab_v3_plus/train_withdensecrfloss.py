@@ -23,7 +23,7 @@ import torch
 
 from dataloaders import make_data_loader
 from dataloaders.labels import UNLABELLED
-from errors import exit_status
+from errors import InputError, exit_status
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.backbone import BACKBONES
@@ -41,22 +41,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; return the exit status."""
     configure_logging()
     args = parse_options(argv, BACKBONES)
-    torch.manual_seed(args.seed)
     device = choose_device(args)
     loaders = make_data_loader(args, pin_memory=device.type == "cuda")
     dataset = loaders.train.dataset
     counts = torch.from_numpy(dataset.count_labels())
+    class_counts = counts[: loaders.num_classes]
+    if not class_counts.any():
+        raise InputError(
+            f"expected {dataset.label_kind}, found no labelled pixel in all training images of {dataset.folder}"
+        )
 
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     pretrained = args.pretrained or ("none" if checkpoint else default_pretrained(args.backbone))
     shape = {"backbone": args.backbone, "num_classes": loaders.num_classes, "output_stride": args.out_stride}
+    torch.manual_seed(args.seed)  # here: reading or drawing the data must not change the weights
     model = DeepLab(**shape, sync_bn=args.sync_bn, freeze_bn=args.freeze_bn, pretrained=pretrained)
     fresh = []
     if checkpoint:
         fresh = load_weights(model, checkpoint["state_dict"], args.resume, new_classifier=args.ft)
     model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
 
-    class_counts = counts[: loaders.num_classes]
     weights = balanced_class_weights(class_counts) if args.use_balanced_weights else None
     criterion = PartialCrossEntropy(
         args.loss_type, ignore_index=UNLABELLED, class_weights=weights, reduction=args.ce_reduction

@@ -291,11 +291,11 @@ def test_without_truth_validation_uses_the_scribbles(voc, caplog):
     assert "SegmentationClassAug" in message(VOCSegmentation, arguments(supervision="full"), voc)
 
 
-def test_partial_truth_gives_no_fill_in_score(voc, caplog):
+def test_partial_truth_gives_a_fill_in_score_of_what_there_is(voc, caplog):
     (voc / "SegmentationClassAug/i2.png").unlink()
     with caplog.at_level("INFO"):
-        assert make_data_loader(custom(voc)).fill_in is None
-    assert "1 of 5 training images have no ground truth" in caplog.text
+        assert make_data_loader(custom(voc)).fill_in.dataset.ids == ["i0", "i1", "i3", "i4"]
+    assert "4 of 5 training images have ground truth" in caplog.text
 
 
 def test_a_folder_without_lists_is_split_by_name(voc, caplog):
@@ -327,7 +327,7 @@ def test_a_folder_without_lists_is_split_by_name(voc, caplog):
 def test_incomplete_folders_are_named_at_once(voc, spoil, said):
     spoil(voc)
     text = message(VOCSegmentation, arguments(), voc)
-    assert all(part in text for part in [*said, "fetchVOC2012.sh", "fetchPascalScribble.sh", "--dataset synthetic"])
+    assert all(part in text for part in [*said, "get PASCAL VOC 2012", "--dataset synthetic"])
 
 
 @pytest.mark.parametrize(("listed", "said"), [("\n", "found none"), ("i1\ni2\ni1\n", "'i1' 2 times")])
@@ -518,4 +518,4 @@ def test_pascal_is_the_default_where_it_is_found(voc, monkeypatch):
 def test_pascal_asked_for_but_absent_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("RLOSS_PASCAL_ROOT", str(tmp_path / "nowhere"))
     text = message(make_data_loader, arguments(dataset="pascal"))
-    assert "nowhere" in text and "fetchVOC2012.sh" in text and "--dataset synthetic" in text
+    assert "nowhere" in text and "get PASCAL VOC 2012" in text and "--dataset synthetic" in text

@@ -168,6 +168,21 @@ def test_other_dtypes_are_computed_in_float32(dtype):
     assert relative_error(s.grad.float(), reference.grad) < 1e-2
 
 
+def test_float16_does_not_overflow_at_full_scale():
+    """The energy of 128x128 pixels is beyond float16's 65504 before its weight makes it small, and 2e-9 below."""
+    image, probabilities, region = case(height=128, width=128, images=1)
+    image = torch.full_like(image, 100)
+    half = probabilities.half().requires_grad_()
+    reference = half.detach().float().requires_grad_()
+    layer = DenseCRFLoss(2e-9, 15, 80, 1.0)
+    loss, expected = 1000 * layer(image, half, region).float(), 1000 * layer(image, reference, region)
+    loss.backward()
+    expected.backward()
+    assert expected.item() < -65504 * 2e-9 * 1000
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
+    assert half.grad.any()
+
+
 def test_inputs_are_not_changed_and_regions_may_be_boolean():
     image, probabilities, region = case()
     copies = [tensor.clone() for tensor in (image, probabilities, region)]

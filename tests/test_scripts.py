@@ -174,24 +174,10 @@ def test_from_scribbles_to_a_segmentation(voc):
 
 
 def test_a_resumed_run_ends_as_one_that_never_stopped(voc):
-    # Workers load the same samples, whatever their number.
-    assert train(voc, "--epochs", 3, "--save-interval", 1, "--size-free", "--densecrfloss", 1) == 0
+    words = ["--epochs", 3, "--size-free", "--densecrfloss", 1]
+    assert train(voc, *words, "--save-interval", 1, "--workers", 2) == 0
     whole = run_folder(voc)
-    assert (
-        train(
-            voc,
-            "--epochs",
-            3,
-            "--size-free",
-            "--densecrfloss",
-            1,
-            "--workers",
-            2,
-            "--resume",
-            whole / "checkpoint_epoch_2.pth.tar",
-        )
-        == 0
-    )
+    assert train(voc, *words, "--workers", 0, "--resume", whole / "checkpoint_epoch_1.pth.tar") == 0
     resumed = run_folder(voc, number=1)
     a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
     assert all(torch.equal(a[key], b[key]) for key in a)
@@ -201,6 +187,105 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(voc):
         return [(line.get("losses"), line.get("val"), line.get("final")) for line in lines]
 
     assert scores(whole) == scores(resumed)
+    assert (resumed / "best_pred.txt").read_text() == (whole / "best_pred.txt").read_text()
+    assert (resumed / "checkpoint.pth.tar").is_file()
+
+
+def test_resuming_takes_the_settings_of_the_command_line(voc):
+    assert train(voc, "--epochs", 2, "--save-interval", 1, "--no-val") == 0
+    first = run_folder(voc) / "checkpoint_epoch_1.pth.tar"
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", first, "--momentum", 0.5, "--weight-decay", 0) == 0
+    groups = torch.load(run_folder(voc, number=1) / "checkpoint_last.pth.tar", weights_only=True)["optimizer"]
+    assert [(group["momentum"], group["weight_decay"]) for group in groups["param_groups"]] == [(0.5, 0.0)] * 2
+
+
+def test_weights_without_a_training_state_are_for_fine_tuning(voc, tmp_path, capsys):
+    """The published checkpoints' optimizer knows two groups of parameters and nothing of ours."""
+    assert train(voc, "--epochs", 2, "--save-interval", 1, "--no-val") == 0
+    original = torch.load(run_folder(voc) / "checkpoint_epoch_1.pth.tar", weights_only=True)
+    original = {key: original[key] for key in ("epoch", "state_dict", "optimizer", "best_pred")}
+    torch.save(original, tmp_path / "original.pth.tar")
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", tmp_path / "original.pth.tar") == 0
+    torch.save({"state_dict": original["state_dict"]}, tmp_path / "weights.pth.tar")
+    capsys.readouterr()
+    assert train(voc, "--epochs", 2, "--resume", tmp_path / "weights.pth.tar") == 2
+    assert "start from them with --ft" in one_line(capsys)
+
+
+def test_rates_and_evaluations_by_epoch(voc):
+    """Poly by iteration, the head at ten times the rate; evaluation every second epoch and after the last."""
+    assert train(voc, "--epochs", 3, "--eval-interval", 2, "--lr", 0.001, "--start_epoch", 0) == 0
+    records = [json.loads(line) for line in (run_folder(voc) / "scores.jsonl").read_text().splitlines()[:3]]
+    assert ["val" in record for record in records] == [False, True, True]
+    steps = 2  # five images in batches of two; the last, of one, is left out
+    assert [record["lr"] for record in records] == pytest.approx(
+        [0.001 * (1 - (steps * epoch + steps - 1) / (3 * steps)) ** 0.9 for epoch in range(3)]
+    )
+    groups = torch.load(run_folder(voc) / "checkpoint_last.pth.tar", weights_only=True)["optimizer"]["param_groups"]
+    assert groups[1]["lr"] == pytest.approx(10 * groups[0]["lr"]) == pytest.approx(10 * records[2]["lr"])
+
+
+def test_the_documented_data_set_fine_tunes(voc, monkeypatch, tmp_path):
+    """The document's three steps: an entry in mypath.py (here its environment variable), a file, the command."""
+    import dataloaders.datasets
+
+    (tmp_path / "your_dataset.py").write_text(
+        "from dataloaders.datasets import pascal\nfrom mypath import Path\n\n"
+        "class YourDatasetSegmentation(pascal.VOCSegmentation):\n"
+        "    def __init__(self, args, root=Path.db_root_dir('your_dataset'), **kwargs):\n"
+        "        super(YourDatasetSegmentation, self).__init__(args, root, **kwargs)\n"
+    )
+    monkeypatch.setattr(dataloaders.datasets, "__path__", [*dataloaders.datasets.__path__, str(tmp_path)])
+    monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", str(voc))
+    monkeypatch.delitem(sys.modules, "dataloaders.datasets.your_dataset", raising=False)
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    model = run_folder(voc) / "checkpoint_last.pth.tar"
+    words = [
+        "--backbone",
+        "mobilenet",
+        "--dataset",
+        "your_dataset",
+        "--resume",
+        model,
+        "--ft",
+        "--lr",
+        "0.001",
+        "--epochs",
+        "30",
+        "--batch-size",
+        "8",
+        "--crop-size",
+        "513",
+        "--base-size",
+        "513",
+        "--densecrfloss",
+        "2e-9",
+        "--rloss-scale",
+        "0.5",
+    ]
+    small = [
+        "--epochs",
+        "1",
+        "--crop-size",
+        "33",
+        "--base-size",
+        "33",
+        "--run-root",
+        tmp_path / "run",
+        "--workers",
+        "0",
+    ]
+    assert call(train_withdensecrfloss, *words, *small) == 0
+    tuned = tmp_path / "run" / "your_dataset" / "deeplab-mobilenet" / "experiment_0" / "checkpoint_last.pth.tar"
+    assert state(tuned)["decoder.last_conv.8.weight"].shape[0] == 21
+
+
+def test_padding_is_outside_the_region_and_unlabelled_pixels_inside(voc, toy):
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=0.1", "--crop-size", 64, "--no-val") == 0
+    image, _, region = toy[0].calls[0]
+    assert region.any() and not region.all()
+    assert image.permute(0, 2, 3, 1)[~region].abs().max() < 1  # the padding is black
+    assert (image.permute(0, 2, 3, 1)[region].amax(-1) > 20).float().mean() > 0.9
 
 
 def test_fine_tuning_onto_another_class_count(voc, capsys):
@@ -331,34 +416,59 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     assert call(train_two_stages, *words) == 0
     table = (out / "table.txt").read_text()
     assert table.strip() in capsys.readouterr().out
-    for row in ("background everywhere", "partial CE", "+ DenseCRF loss", "full supervision", "gain of the DenseCRF"):
+    for row in (
+        "background everywhere",
+        "partial CE",
+        "+ regularised loss",
+        "full supervision",
+        "gain of the regulariser",
+    ):
         assert row in table
-    assert (out / "val.png").is_file() and (out / "fill_in.png").is_file() and (out / "model_best.pth.tar").is_file()
+    assert (out / "val.png").is_file() and (out / "fill_in.png").is_file() and (out / "model.pth.tar").is_file()
     arms = {
         arm: torch.load(next(out.glob(f"seed_1/*/{arm}/experiment_0/checkpoint_last.pth.tar")), weights_only=True)
-        for arm in ("partial_ce", "densecrf", "full")
+        for arm in ("partial_ce", "regularised", "full")
     }
-    assert {arm: c["options"]["densecrfloss"] for arm, c in arms.items()} == {"partial_ce": 0, "densecrf": 1, "full": 0}
+    assert {arm: c["options"]["densecrfloss"] for arm, c in arms.items()} == {
+        "partial_ce": 0,
+        "regularised": 1,
+        "full": 0,
+    }
     assert {arm: c["options"]["supervision"] for arm, c in arms.items()} == {
         "partial_ce": "scribble",
-        "densecrf": "scribble",
+        "regularised": "scribble",
         "full": "full",
     }
-    assert arms["partial_ce"]["options"]["resume"] == arms["densecrf"]["options"]["resume"]
+    assert arms["partial_ce"]["options"]["resume"] == arms["regularised"]["options"]["resume"]
 
-    (next(out.glob("seed_1/*/densecrf/experiment_0")) / "scores.jsonl").unlink()  # as if it had been killed
+    (next(out.glob("seed_1/*/regularised/experiment_0")) / "scores.jsonl").unlink()  # as if it had been killed
     assert call(train_two_stages, *words) == 0
     assert [p.name for p in sorted(out.glob("seed_1/*/*/*")) if p.is_dir()].count("experiment_1") == 1
     capsys.readouterr()
     assert call(train_two_stages, *words, "--lr", 0.5) == 2
     assert "other settings" in one_line(capsys)
+    assert call(train_two_stages, *words, "--epochs", 3) == 2
+    assert "--epochs is set by the stages themselves" in one_line(capsys)
+    assert call(train_two_stages, *SMALL, *data(voc), "--output", out) == 2
+    assert "there is nothing to compare" in one_line(capsys)
+
+
+def test_a_comparison_of_another_regulariser_leaves_the_other_arms_without(voc):
+    out = voc.parent / "two"
+    words = [*SMALL, *data(voc), "--stage1-epochs", 1, "--stage2-epochs", 1, "--output", out]
+    assert call(train_two_stages, *words, "--regulariser", "densecrf=0.5", "--size-free") == 0
+    regularisers = {
+        path.parts[-3]: torch.load(path, weights_only=True)["options"]["regularisers"]
+        for path in out.glob("seed_1/*/*/experiment_0/checkpoint_last.pth.tar")
+    }
+    assert regularisers == {"stage1": [], "partial_ce": [], "regularised": [("densecrf", 0.5)]}
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--dataset", "nowhere"], "expected a data set out of"),
-        (["--dataset", "pascal"], "fetchVOC2012.sh"),
+        (["--dataset", "pascal"], "get PASCAL VOC 2012"),
         (["--data-root", "absent", "--classes", "{voc}/../classes.txt"], "which does not exist"),
         (["--data-root", "{voc}"], "go together"),
         (["--data-root", "{voc}", "--classes", "absent"], "cannot read absent"),

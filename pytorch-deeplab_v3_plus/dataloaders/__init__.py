@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dataloaders import datasets
-from dataloaders.datasets.pascal import VOCSegmentation
+from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
 from dataloaders.labels import read_class_names
 from errors import InputError
 from mypath import Path
@@ -26,12 +26,12 @@ class Loaders(NamedTuple):
 
     name: str
     """Name of the data set: the resolved ``--dataset``, or the folder's name for a bare ``--data-root``."""
-    train: DataLoader
+    train: DataLoader | None
     """Training images, shuffled and augmented; call ``train.sampler.set_epoch(epoch)`` before each epoch."""
     val: DataLoader
     """Validation images in the order of their list."""
     fill_in: DataLoader | None
-    """Training images against their full truth, in order; None where the truth is not complete."""
+    """Training images against their full truth, in order; None where there is no truth."""
     class_names: tuple[str, ...]
 
     @property
@@ -63,7 +63,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         return self.length
 
 
-def make_data_loader(args, pin_memory: bool = False) -> Loaders:
+def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = SPLITS) -> Loaders:
     """Build the loaders of the data set that ``args`` asks for.
 
     Args:
@@ -75,6 +75,7 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
             base_size, crop_size, supervision: see VOCSegmentation;
             batch_size, test_batch_size, workers, seed (not negative).
         pin_memory: whether batches are placed into page-locked memory, for a GPU.
+        splits: which loaders are wanted; there is always val.
 
     Raises:
         InputError: the data set is unknown or incomplete.
@@ -84,24 +85,9 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
     class_names = read_class_names(args.classes) if args.classes else None
     where = (args,) if args.data_root is None else (args, args.data_root)
 
-    train = data_set(*where, split="train", class_names=class_names)
-    val = data_set(*where, split="val", class_names=class_names)
-    if len(train) < 2:
-        raise InputError(
-            f"expected at least two training images (batch normalisation has no statistics of one), found "
-            f"{len(train)} under {train.folder}: add images, or cut a large one into pieces"
-        )
-    if val.label_kind == "scribbles":
-        logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)
-    without_truth = train.missing_truth()
-    if 0 < without_truth < len(train):
-        logger.info(
-            "no fill-in score: %s of %s training images have no ground truth", f"{without_truth:,}", f"{len(train):,}"
-        )
-
     workers = min(args.workers, os.cpu_count() or 1)
 
-    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader:
+    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=batch_size,
@@ -110,21 +96,33 @@ def make_data_loader(args, pin_memory: bool = False) -> Loaders:
             drop_last=drop_last,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            # Its own, or it would draw from the global one, and dropout would depend on the number of workers.
+            generator=torch.Generator(),
         )
 
-    # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
-    one_left = args.batch_size > 1 and len(train) % args.batch_size == 1
-    if one_left:
-        logger.info("the last training batch of each epoch would hold a single image and is left out")
-    return Loaders(
-        name=name,
-        train=loader(train, args.batch_size, shuffle=True, drop_last=one_left),
-        val=loader(val, args.test_batch_size, shuffle=False),
-        fill_in=None
-        if without_truth
-        else loader(data_set(*where, split="fill_in", class_names=class_names), args.test_batch_size, shuffle=False),
-        class_names=train.class_names,
-    )
+    def split(name: str) -> VOCSegmentation:
+        return data_set(*where, split=name, class_names=class_names)
+
+    train = fill_in = None
+    if "train" in splits:
+        dataset = split("train")
+        if len(dataset) < 2:
+            raise InputError(
+                f"expected at least two training images (batch normalisation has no statistics of one), found "
+                f"{len(dataset)} under {dataset.folder}: add images, or cut a large one into pieces"
+            )
+        # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
+        one_left = args.batch_size > 1 and len(dataset) % args.batch_size == 1
+        if one_left:
+            logger.info("the last training batch of each epoch would hold a single image and is left out")
+        train = loader(dataset, args.batch_size, shuffle=True, drop_last=one_left)
+    val = split("val")
+    if val.label_kind == "scribbles":
+        logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)
+    elif "fill_in" in splits:
+        dataset = split("fill_in")
+        fill_in = loader(dataset, args.test_batch_size) if len(dataset) else None
+    return Loaders(name, train, loader(val, args.test_batch_size), fill_in, val.class_names)
 
 
 def data_set_names() -> list[str]:

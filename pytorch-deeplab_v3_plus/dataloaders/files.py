@@ -10,7 +10,8 @@ from errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises on damaged files
+# What Pillow raises on damaged and on forbiddingly large files.
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _EXIF_ORIENTATION = 0x0112
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import pickle
+import types
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,15 @@ def _numpy_scalar(dtype: np.dtype, data: bytes) -> float:
     return float(np.frombuffer(data, dtype)[0])
 
 
-_numpy_scalar.__module__, _numpy_scalar.__name__ = "numpy.core.multiarray", "scalar"
-_numpy_scalar.__qualname__ = _numpy_scalar.__name__
+def _named(function: Any, module: str, name: str) -> Any:
+    """Return a copy of `function` that pickles under another name."""
+    copy = types.FunctionType(function.__code__, function.__globals__)
+    copy.__module__, copy.__name__, copy.__qualname__ = module, name, name
+    return copy
+
+
+# NumPy 1 and 2.
+_SCALARS = [_named(_numpy_scalar, f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")]
 
 
 def replace_file(path: Path, write: Any) -> None:
@@ -60,13 +68,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint file")
     # The originals' `best_pred` is a NumPy scalar. These names only build a number: no foreign code runs.
     torch.serialization.add_safe_globals(
-        [_numpy_scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, codecs.encode]
+        [*_SCALARS, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, codecs.encode]
     )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path}: expected tensors and plain values, found a damaged file or one with pickled code, which is not run"
+            f"{path}: expected tensors and numbers, found a damaged file or one with pickled code, which is not run"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -139,7 +147,9 @@ def load_network(
         if asked is not None and settings.setdefault(name, asked) != asked:
             raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")
     settings.setdefault("backbone", "resnet")
-    settings["output_stride"] = output_stride or settings.get("output_stride", 16)
-    model = DeepLab(settings.get("num_classes", 21), settings["backbone"], settings["output_stride"])
+    model = DeepLab(
+        settings.get("num_classes", 21), settings["backbone"], output_stride or settings.get("output_stride", 16)
+    )
+    settings["output_stride"] = model.backbone.output_stride
     load_weights(model, weights, path)
     return model, settings

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataloaders.custom_transforms import resize_short_side, to_tensor
+from errors import InputError
 
 
 class ConfusionMatrix:
@@ -31,7 +32,7 @@ class ConfusionMatrix:
         """Return pixel_accuracy, class_accuracy, miou, fwiou, and by class iou (None if it never occurs) and frequency.
 
         The class accuracy is the mean over classes that occur in the truth, the mIoU the mean over classes that occur
-        in truth or prediction. Plain floats in 0..1; NaN without any labelled pixel.
+        in truth or prediction. Plain floats in 0..1; there must be a labelled pixel.
         """
         counts = self.counts.double()
         hit, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)
@@ -60,6 +61,8 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: i
         prediction = model(batch["image"].to(device, non_blocking=True)).argmax(1)
         matrix.update(batch["label"].to(device), prediction)
     model.train(training)
+    if not matrix.counts.any():
+        raise InputError(f"{title}: expected labelled pixels to score on, found none")
     return matrix.scores()
 
 

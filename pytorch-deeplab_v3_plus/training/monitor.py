@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -80,10 +81,12 @@ class Monitor:
 
     def best_of_all_runs(self) -> float:
         """Return the best score of the earlier runs of this name, or -1."""
-        scores = [
-            float(p.read_text()) for p in self.parent.glob("experiment_*/best_pred.txt") if p.parent != self.folder
-        ]
-        return max(scores, default=-1.0)
+        best = -1.0
+        for path in self.parent.glob("experiment_*/best_pred.txt"):
+            if path.parent != self.folder:
+                with contextlib.suppress(ValueError):  # an empty file, left by a run that was killed
+                    best = max(best, float(path.read_text()))
+        return best
 
     def close(self) -> None:
         """Close the files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 from errors import InputError
 from training.schedule import SCHEDULES
+
+logger = logging.getLogger(__name__)
 
 # Recommended settings by image size, as differences from the defaults.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -52,9 +55,9 @@ def named_weight(text: str) -> tuple[str, float]:
     """Parse `NAME=WEIGHT`."""
     name, _, weight = text.partition("=")
     try:
-        return name, float(weight)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT, found {text!r}") from None
+        return name, number(float, 0)(weight)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT with a weight of 0 or more, found {text!r}") from None
 
 
 def integers(text: str) -> list[int]:
@@ -147,7 +150,7 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--base-size",
-        type=number(int, 1),
+        type=number(int, 2),
         default=513,
         metavar="PIXELS",
         help="short side of a training image before the random scaling by 0.5 to 2",
@@ -302,6 +305,19 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
     args.regularisers = list(getattr(args, "regulariser", []))
     if args.densecrfloss:
         args.regularisers.insert(0, ("densecrf", args.densecrfloss))
+    if args.ft:
+        args.start_epoch = 0
+    if args.start_epoch >= args.epochs:
+        raise InputError(f"--start_epoch {args.start_epoch}: nothing is left of --epochs {args.epochs}")
+    if args.batch_size == 1 and not args.freeze_bn:
+        raise InputError("--batch-size 1: batch normalisation has no statistics of one image; use 2, or --freeze-bn")
+    if args.nesterov and not args.momentum:
+        raise InputError("--nesterov needs a --momentum above 0")
+    if args.crop_size * args.rloss_scale < 1:
+        raise InputError(f"--rloss-scale {args.rloss_scale:g} leaves nothing of --crop-size {args.crop_size}")
+    names = [name for name, _ in args.regularisers]
+    if len(set(names)) < len(names):
+        raise InputError(f"each regulariser once, found {', '.join(names)}")
     if args.ft and not args.resume:
         raise InputError("--ft starts from a trained network: name its checkpoint with --resume FILE")
     check_data_options(args)
@@ -320,8 +336,10 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     """Return the device that the options and the machine allow."""
     if args.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
-    if args.gpu_ids[0] >= torch.cuda.device_count():
-        raise InputError(
-            f"--gpu-ids {args.gpu_ids[0]}: this machine has {torch.cuda.device_count()} GPU(s), numbered from 0"
-        )
+    count = torch.cuda.device_count()
+    absent = [index for index in args.gpu_ids if index >= count]
+    if absent:
+        raise InputError(f"--gpu-ids {absent[0]}: this machine has {count} GPU(s), numbered from 0")
+    if len(args.gpu_ids) > 1:
+        logger.warning("WARNING: several GPUs are not used yet: running on GPU %d alone", args.gpu_ids[0])
     return torch.device("cuda", args.gpu_ids[0])

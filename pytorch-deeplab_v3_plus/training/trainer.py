@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from dataloaders import Loaders
 from dataloaders.custom_transforms import denormalize
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
-from training.checkpoint import save_checkpoint
+from training.checkpoint import replace_file, save_checkpoint
 from training.evaluation import evaluate, label_map, predict, score_table
 from training.figures import save_contact_sheet, save_curves, scribble_picture
 from training.monitor import Monitor
@@ -60,8 +61,8 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.SGD(
             [
-                {"params": list(model.get_1x_lr_params()), "lr": args.lr, "lr_scale": 1},
-                {"params": list(model.get_10x_lr_params()), "lr": HEAD_RATE * args.lr, "lr_scale": HEAD_RATE},
+                {"params": list(model.get_1x_lr_params())},
+                {"params": list(model.get_10x_lr_params()), "lr": HEAD_RATE * args.lr},
             ],
             lr=args.lr,
             momentum=args.momentum,
@@ -71,7 +72,8 @@ class Trainer:
         self.epoch = args.start_epoch
         self.best = -1.0
         self.history: list[dict[str, Any]] = []
-        self.last_file: Path | None = None
+        # A checkpoint is known to be good when a step from its weights has given finite losses.
+        self._saved = self._good = Path(args.resume) if args.resume else None
         self._share_is_known = False
 
     # Checkpoints
@@ -94,6 +96,10 @@ class Trainer:
 
     def restore(self, checkpoint: dict[str, Any], source: str) -> None:
         """Continue where `checkpoint` stopped; its weights are loaded already."""
+        if "epoch" not in checkpoint or "optimizer" not in checkpoint:
+            raise InputError(
+                f"{source}: holds weights but no state of a training to go on with; start from them with --ft"
+            )
         self.epoch = checkpoint["epoch"]
         if self.epoch >= self.args.epochs:
             raise InputError(
@@ -102,11 +108,17 @@ class Trainer:
             )
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise InputError(
                 f"{source}: its optimizer state does not fit ({error}); use --ft to start it anew"
             ) from None
+        for group in self.optimizer.param_groups:  # the command line's, not the checkpoint's
+            group.update({name: getattr(self.args, name) for name in ("momentum", "weight_decay", "nesterov")})
         self.best = float(checkpoint.get("best_pred", -1.0))
+        self.monitor.write("best_pred.txt", f"{self.best}\n")
+        best_file = Path(source).parent / "checkpoint.pth.tar"
+        if best_file.is_file():
+            replace_file(self.monitor.folder / best_file.name, lambda temporary: shutil.copyfile(best_file, temporary))
         self.history = checkpoint.get("history", [])
         for record in self.history:
             self.monitor.record(record)
@@ -118,8 +130,8 @@ class Trainer:
 
     def save(self, name: str) -> None:
         """Write a checkpoint into the run's folder."""
-        self.last_file = self.monitor.folder / name
-        save_checkpoint(self.last_file, self.state())
+        self._saved = self.monitor.folder / name
+        save_checkpoint(self._saved, self.state())
 
     # Training
 
@@ -170,8 +182,8 @@ class Trainer:
     def set_rate(self, step: int, steps: int) -> float:
         """Set the learning rates for `step` of `steps` and return the backbone's."""
         factor = rate_factor(self.args.lr_scheduler, step, steps, epoch=self.epoch, epochs_per_drop=self.args.lr_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.args.lr * factor * group["lr_scale"]
+        for group, scale in zip(self.optimizer.param_groups, (1, HEAD_RATE), strict=True):
+            group["lr"] = self.args.lr * factor * scale
         return self.args.lr * factor
 
     def train_step(self, batch: dict[str, Any], step: int) -> tuple[dict[str, float], float]:
@@ -181,7 +193,8 @@ class Trainer:
         region = labels != PADDING
         logits = self.model(images)
         terms = {"cross_entropy": self.criterion(logits, labels.masked_fill(~region, UNLABELLED))}
-        self.check_finite(terms, batch, step)  # before the regularisers, which refuse what is not a probability
+        # Before the regularisers, which refuse what is not a probability.
+        values = self.check_finite(terms, batch, step)
         seconds = time.perf_counter()
         if self.regularisers:
             # Rounding leaves the range by a hair.
@@ -189,8 +202,9 @@ class Trainer:
             probabilities = logits.softmax(1)
             for name, regulariser in self.regularisers.items():
                 terms[name] = regulariser(image, probabilities, region)
+            values |= self.check_finite({name: terms[name] for name in self.regularisers}, batch, step)
         seconds = time.perf_counter() - seconds
-        values = self.check_finite(terms, batch, step)
+        self._good = self._saved
         if self.regularisers and not self._share_is_known:
             self.report_share(terms, logits)
             self._share_is_known = True
@@ -207,7 +221,7 @@ class Trainer:
                 raise InputError(
                     f"the loss {name} became {value} at epoch {self.epoch + 1}, step {step}, images "
                     f"{', '.join(batch['name'])}; lower --lr or the weights, or look at these files; "
-                    f"last good checkpoint: {self.last_file or 'none yet'}"
+                    f"last good checkpoint: {self._good or 'none yet'}"
                 )
         return values
 
@@ -215,7 +229,13 @@ class Trainer:
         """Log the share of the regularisers in the loss and in its gradient at the logits, and warn where it is odd."""
         names = list(terms)
         sizes = [abs(terms[name].item()) for name in names]
-        norms = [torch.autograd.grad(terms[name], logits, retain_graph=True)[0].norm().item() for name in names]
+        gradients = [
+            torch.autograd.grad(terms[name], logits, retain_graph=True, allow_unused=True)[0]
+            if terms[name].requires_grad
+            else None
+            for name in names
+        ]
+        norms = [0.0 if gradient is None else gradient.norm().item() for gradient in gradients]
         for name, size, norm in zip(names[1:], sizes[1:], norms[1:], strict=True):
             of_loss = size / (sum(sizes) or 1.0)
             of_gradient = norm / (sum(norms) or 1.0)
@@ -245,9 +265,10 @@ class Trainer:
         scores = record.get("val")
         if scores:
             line += f", val mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
-            self.monitor.scalars(
-                {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}, self.epoch
-            )
+            shown = {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}
+            by_class = zip(self.loaders.class_names, scores["iou"], strict=True)
+            shown |= {f"val_iou/{name}": iou for name, iou in by_class if iou is not None}
+            self.monitor.scalars(shown, self.epoch)
         logger.info("%s", line)
         if scores and scores["miou"] > self.best:
             self.best = scores["miou"]
@@ -260,17 +281,16 @@ class Trainer:
         if self.args.save_interval and self.epoch % self.args.save_interval == 0:
             self.save(f"checkpoint_epoch_{self.epoch}.pth.tar")
         self.save("checkpoint_last.pth.tar")
+        if scores or self.epoch == self.args.epochs:
+            self.draw()
 
     def finish(self) -> dict[str, Any]:
-        """Score the final network, draw the figures and log the table; return {"val": ..., "fill_in": ...}."""
-        save_curves(self.monitor.folder / "curves.png", self.history)
-        self.monitor.picture("curves", self.monitor.folder / "curves.png", self.epoch)
+        """Score the final network and log the table; return {"val": ..., "fill_in": ...}."""
         scores: dict[str, Any] = {}
         if not self.args.no_val:
             scores["val"] = self.history[-1]["val"]
             if self.loaders.fill_in is not None:
                 scores["fill_in"] = evaluate(self.model, self.loaders.fill_in, self.loaders.num_classes, "fill-in")
-            self.save_sheet()
             columns = {name.replace("_", "-"): value for name, value in scores.items()}
             logger.info(
                 "\nScores of the last epoch in %% (crop protocol: short side %d, centre square)\n\n%s\n",
@@ -285,8 +305,13 @@ class Trainer:
         self.monitor.record({"final": scores, "best_miou": self.best})
         return scores
 
-    def save_sheet(self) -> None:
-        """Draw validation images with their scribbles, predictions and truth."""
+    def draw(self) -> None:
+        """Draw the curves, and validation images with their scribbles, predictions and truth."""
+        path = self.monitor.folder / "curves.png"
+        save_curves(path, self.history)
+        self.monitor.picture("curves", path, self.epoch)
+        if self.args.no_val:
+            return
         dataset = self.loaders.val.dataset
         chosen = np.linspace(0, len(dataset) - 1, min(SHEET_ROWS, len(dataset))).astype(int)
         rows = []

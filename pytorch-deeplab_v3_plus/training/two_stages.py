@@ -31,18 +31,19 @@ from training.figures import save_contact_sheet, scribble_picture
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
-ARMS = {"partial_ce": "partial CE", "densecrf": "+ DenseCRF loss", "full": "full supervision"}
+ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
 SHEET_ROWS = 6
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared: seeds, lengths of the stages in epochs, options of the training script, where results go."""
+    """What is compared: seeds, lengths of the stages in epochs, options of all trainings and of the regularised one."""
 
     folder: Path
     seeds: tuple[int, ...]
     stage_epochs: tuple[int, int]
     options: tuple[str, ...]
+    regularised: tuple[str, ...]
     full: bool
     jobs: int
     stage2_lr: float | None = None
@@ -63,20 +64,22 @@ class Comparison:
                 if self.full or stage1 == "stage1"
             ]
             futures = [pool.submit(self._chain, seed, stage1) for seed, stage1 in chains]
-            for future in futures:
-                future.result()
-        best = self.run_folder(self.seeds[0], "densecrf") / "checkpoint_last.pth.tar"
-        replace_file(self.folder / "model_best.pth.tar", lambda temporary: shutil.copyfile(best, temporary))
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        trained = self.run_folder(self.seeds[0], "regularised") / "checkpoint_last.pth.tar"
+        replace_file(self.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))
         return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
 
     def run_folder(self, seed: int, part: str) -> Path | None:
         """Return the folder of a part that has ended, or None."""
-        ended = [
-            path.parent
-            for path in sorted(self.folder.glob(f"seed_{seed}/*/{part}/experiment_*/scores.jsonl"))
-            if final_scores(path.parent)
-        ]
-        return ended[-1] if ended else None
+        for path in self.folder.glob(f"seed_{seed}/*/{part}/experiment_*/scores.jsonl"):
+            if final_scores(path.parent):
+                return path.parent
+        return None
 
     def _chain(self, seed: int, stage1: str) -> None:
         """Run a first stage and the second stages that start from it."""
@@ -90,7 +93,7 @@ class Comparison:
             self._part(seed, "full", 1, *alone, *start)
         else:
             self._part(seed, "partial_ce", 1, *alone, *start)
-            self._part(seed, "densecrf", 1, *supervision, *start)
+            self._part(seed, "regularised", 1, *supervision, *start, *self.regularised)
 
     def _part(self, seed: int, part: str, stage: int, *options: str) -> None:
         """Run one training, unless it has ended before."""
@@ -137,12 +140,14 @@ class Comparison:
             path = self.folder / "comparison.json"
             settings = {
                 "options": list(self.options),
+                "regularised": list(self.regularised),
                 "stage_epochs": list(self.stage_epochs),
                 "stage2_lr": self.stage2_lr,
             }
-            if path.is_file() and json.loads(path.read_text()) != settings:
+            text = json.dumps(settings, indent=1) + "\n"
+            if path.is_file() and path.read_text() != text:
                 raise InputError(f"{path}: this folder holds a comparison with other settings; choose another --output")
-            path.write_text(json.dumps(settings) + "\n")
+            path.write_text(text)
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
 
@@ -152,7 +157,10 @@ def final_scores(run_folder: Path | None) -> dict[str, Any] | None:
     if run_folder is None:
         return None
     lines = (run_folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
-    return json.loads(lines[-1]).get("final") if lines else None
+    try:
+        return json.loads(lines[-1]).get("final")
+    except (IndexError, ValueError):  # the run was killed
+        return None
 
 
 def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -173,10 +181,10 @@ def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
     for arm, by_score in values.items():
         line(ARMS[arm], [mean_and_spread(by_score[name]) for name in scores])
     gains = {
-        name: [b - a for a, b in zip(values["partial_ce"][name], values["densecrf"][name], strict=True)]
+        name: [b - a for a, b in zip(values["partial_ce"][name], values["regularised"][name], strict=True)]
         for name in scores
     }
-    line("gain of the DenseCRF loss", [mean_and_spread(gains[name], sign="+") for name in scores])
+    line("gain of the regulariser", [mean_and_spread(gains[name], sign="+") for name in scores])
     if len(gains[scores[0]]) > 1:
         line("  by seed", [" ".join(f"{gain:+.1f}" for gain in gains[name]) for name in scores])
     if "full" in values:

@@ -30,7 +30,7 @@ SPLITS = ("train", "val", "fill_in")
 VAL_EVERY = 5
 
 HOW_TO_GET_VOC = (
-    "fetch VOC with data/VOC2012/fetchVOC2012.sh and data/pascal_scribble/fetchPascalScribble.sh, "
+    "get PASCAL VOC 2012 and its scribbles (Data in README.md says where), "
     "name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
 )
 
@@ -41,7 +41,7 @@ class VOCSegmentation(Dataset):
     Splits:
         train: the train list, augmented; scribbles, or full ground truth if ``args.supervision`` is ``'full'``.
         val: the val list, evaluation view, ground truth; the scribbles where the folder has no ground truth at all.
-        fill_in: the train list, evaluation view, ground truth: how well do the scribbles become masks?
+        fill_in: those of the train list that have ground truth, evaluation view: how well do scribbles become masks?
 
     Attributes:
         class_names, num_classes: what the labels mean.
@@ -91,8 +91,13 @@ class VOCSegmentation(Dataset):
         wants_truth = args.supervision == "full" if split == "train" else has_truth or split == "fill_in"
         self.label_kind = "truth" if wants_truth else "scribbles"
         labels_folder = TRUTH if wants_truth else SCRIBBLES
+        labels = self._listing(labels_folder, (".png",))
+        if split == "fill_in":
+            listed, self.ids = len(self.ids), [image_id for image_id in self.ids if image_id in labels]
+            if 0 < len(self.ids) < listed:
+                logger.info("fill-in score: %d of %d training images have ground truth", len(self.ids), listed)
         self.image_files = self._files(images, IMAGES, ".jpg")
-        self.label_files = self._files(self._listing(labels_folder, (".png",)), labels_folder, ".png")
+        self.label_files = self._files(labels, labels_folder, ".png")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,8 +131,8 @@ class VOCSegmentation(Dataset):
         """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where there is no file."""
         labels = []
         for folder in (SCRIBBLES, TRUTH):
-            file = self.folder / folder / f"{self.ids[index]}.png"
-            labels.append(read_label(file, self.num_classes) if file.is_file() else None)
+            file = self._listing(folder, (".png",)).get(self.ids[index]) if (self.folder / folder).is_dir() else None
+            labels.append(None if file is None else read_label(file, self.num_classes))
         return read_image(self.image_files[index]), *labels
 
     def count_labels(self) -> np.ndarray:
@@ -151,12 +156,6 @@ class VOCSegmentation(Dataset):
         finally:
             pool.shutdown(cancel_futures=True)
         return total
-
-    def missing_truth(self) -> int:
-        """Return for how many ids of this split there is no full ground truth."""
-        if not (self.folder / TRUTH).is_dir():
-            return len(self)
-        return len(set(self.ids) - self._listing(TRUTH, (".png",)).keys())
 
     def _read_ids(self, images: dict[str, FilePath]) -> list[str]:
         name = "val" if self.split == "val" else "train"

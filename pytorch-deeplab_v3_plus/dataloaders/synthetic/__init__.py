@@ -6,6 +6,7 @@ The same seed gives the same files, byte for byte, on one version of NumPy and P
 """
 
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ from dataloaders.synthetic.objects import OBJECTS
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.synthetic.scribbles import simulate_scribbles
 from errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CLASS_NAMES = ("background", *OBJECTS)
 VERSION = 1
@@ -44,6 +47,7 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
         InputError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder).resolve()
+    logger.info("drawing the synthetic data set, %d pictures, into %s", train + val, folder)
     stamp = {"version": VERSION, "seed": seed, "train": train, "val": val}
     if read_stamp(folder) is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
