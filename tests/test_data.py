@@ -27,6 +27,7 @@ def arguments(**changes) -> SimpleNamespace:
         "classes": None,
         "base_size": 24,
         "crop_size": 24,
+        "scale_range": (0.5, 2.0),
         "supervision": "scribble",
         "batch_size": 2,
         "test_batch_size": 2,

@@ -48,6 +48,7 @@ def test_it_trains_by_name(drawn, monkeypatch):
         data_root=None,
         classes=None,
         base_size=64,
+        scale_range=(0.5, 2.0),
         crop_size=64,
         supervision="scribble",
         batch_size=4,

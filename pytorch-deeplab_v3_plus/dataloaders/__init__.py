@@ -72,7 +72,7 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
             found, else synthetic;
             data_root: folder of the data set, or None for the one in mypath.py;
             classes: text file with class names, or None for those of the data set;
-            base_size, crop_size, supervision: see VOCSegmentation;
+            base_size, scale_range, crop_size, supervision: see VOCSegmentation;
             batch_size, test_batch_size, workers, seed (not negative).
         pin_memory: whether batches are placed into page-locked memory, for a GPU.
         splits: which loaders are wanted; there is always val.

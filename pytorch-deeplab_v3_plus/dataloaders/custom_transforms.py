@@ -18,13 +18,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class TrainTransform:
     """Random flip, scale, crop and blur, then normalisation.
 
-    With probability 1/2 mirror; scale the short side to an integer drawn uniformly from [base_size / 2, 2 base_size],
-    both ends included (image bilinear, label nearest); pad at the right and bottom to the crop size (image 0, label
-    254); cut a random square of crop_size; with probability 1/2 blur with a Gaussian of radius uniform in [0, 1].
+    With probability 1/2 mirror; scale the short side to an integer drawn uniformly from `scale_range` (the original's:
+    0.5 to 2) times base_size, both ends included (image bilinear, label nearest); pad at the right and bottom to the
+    crop size (image 0, label 254); cut a random square of crop_size; with probability 1/2 blur with a Gaussian of
+    radius uniform in [0, 1].
     """
 
-    def __init__(self, base_size: int, crop_size: int) -> None:
-        self.shortest, self.longest = int(base_size * 0.5), int(base_size * 2.0)
+    def __init__(self, base_size: int, crop_size: int, scale_range: tuple[float, float] = (0.5, 2.0)) -> None:
+        self.shortest, self.longest = (int(base_size * scale) for scale in scale_range)
         self.crop_size = crop_size
 
     def __call__(

@@ -150,10 +150,18 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--base-size",
-        type=number(int, 2),
+        type=number(int, 1),
         default=513,
         metavar="PIXELS",
-        help="short side of a training image before the random scaling by 0.5 to 2",
+        help="short side of a training image before the random scaling",
+    )
+    data.add_argument(
+        "--scale-range",
+        type=number(float, 0, above=True),
+        nargs=2,
+        default=(0.5, 2.0),
+        metavar=("LOW", "HIGH"),
+        help="random scaling of a training image; a narrower range learns faster from few small images",
     )
     data.add_argument(
         "--crop-size", type=number(int, 1), default=513, metavar="PIXELS", help="side of the training crop"
@@ -311,6 +319,10 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
         raise InputError(f"--start_epoch {args.start_epoch}: nothing is left of --epochs {args.epochs}")
     if args.batch_size == 1 and not args.freeze_bn:
         raise InputError("--batch-size 1: batch normalisation has no statistics of one image; use 2, or --freeze-bn")
+    if args.scale_range[0] > args.scale_range[1] or args.base_size * args.scale_range[0] < 1:
+        raise InputError(
+            f"--scale-range {args.scale_range[0]:g} {args.scale_range[1]:g}: expected LOW HIGH in that order"
+        )
     if args.nesterov and not args.momentum:
         raise InputError("--nesterov needs a --momentum above 0")
     if args.crop_size * args.rloss_scale < 1:

@@ -62,7 +62,7 @@ class VOCSegmentation(Dataset):
         """List the split and check that every file of it exists.
 
         Args:
-            args: any object with base_size, crop_size and supervision ('scribble' or 'full').
+            args: any object with crop_size and, for training, base_size, scale_range and supervision.
             base_dir: the folder; None takes the one that mypath.py has for 'pascal'.
             split: 'train', 'val' or 'fill_in'.
             class_names: names in the order of their labels; None takes the class attribute CLASSES.
@@ -82,7 +82,9 @@ class VOCSegmentation(Dataset):
                 "names: set CLASSES to a tuple of names, the background first"
             )
         self.transform = (
-            TrainTransform(args.base_size, args.crop_size) if split == "train" else EvalTransform(args.crop_size)
+            TrainTransform(args.base_size, args.crop_size, args.scale_range)
+            if split == "train"
+            else EvalTransform(args.crop_size)
         )
 
         images = self._listing(IMAGES, IMAGE_SUFFIXES)
