@@ -284,7 +284,7 @@ def test_padding_is_outside_the_region_and_unlabelled_pixels_inside(voc, toy):
     assert train(voc, "--epochs", 1, "--regulariser", "toy=0.1", "--crop-size", 64, "--no-val") == 0
     image, _, region = toy[0].calls[0]
     assert region.any() and not region.all()
-    assert image.permute(0, 2, 3, 1)[~region].abs().max() < 1  # the padding is black
+    assert image.permute(0, 2, 3, 1)[~region].median() < 1  # the padding is black, but for the blur at its edge
     assert (image.permute(0, 2, 3, 1)[region].amax(-1) > 20).float().mean() > 0.9
 
 
@@ -370,6 +370,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(voc, toy, capsys):
     assert train(voc, "--epochs", 2, "--regulariser", "toy=inf", "--no-val") == 2
     line = one_line(capsys)
     assert "the loss toy became inf at epoch 1, step 0, images i" in line and "last good checkpoint: none yet" in line
+
+
+def test_running_out_of_gpu_memory_says_what_to_lower(voc, toy, monkeypatch, capsys):
+    def forward(*_):
+        raise torch.cuda.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+        )
+
+    monkeypatch.setattr(Entropy, "forward", forward)
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=1") == 2
+    assert "CUDA out of memory; lower --batch-size (2), --crop-size (32)" in one_line(capsys)
+
+
+def test_unlabelled_data_is_refused(voc, capsys):
+    for path in (voc / "pascal_2012_scribble").iterdir():
+        Image.new("L", (30, 20), 255).save(path)
+    assert train(voc, "--epochs", 1) == 2
+    assert "found no labelled pixel in all training images" in one_line(capsys)
 
 
 def test_full_supervision_and_balanced_focal_loss(voc, capsys):
