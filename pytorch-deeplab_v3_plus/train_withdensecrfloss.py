@@ -115,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             trainer.restore(checkpoint, args.resume)
         trainer.fit()
         logger.info("results: %s", monitor.folder)
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(
+            f"{str(error).split('. ')[0]}; lower --batch-size ({args.batch_size}), --crop-size ({args.crop_size}) or "
+            f"--rloss-scale ({args.rloss_scale:g}), or raise --out-stride ({args.out_stride})"
+        ) from None
     finally:
         monitor.close()
     return 0

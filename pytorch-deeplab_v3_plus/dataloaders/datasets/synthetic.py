@@ -8,7 +8,7 @@ from mypath import Path
 
 
 class SyntheticSegmentation(VOCSegmentation):
-    """Six kinds of textured objects on textured, cluttered grounds; see dataloaders/synthetic."""
+    """Four kinds of textured objects on textured, cluttered grounds; see dataloaders/synthetic."""
 
     NUM_CLASSES = len(CLASS_NAMES)
     CLASSES = CLASS_NAMES

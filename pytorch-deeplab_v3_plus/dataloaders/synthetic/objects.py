@@ -68,67 +68,6 @@ def starfish(x, y, rng, colours) -> Figure:
     return Figure(inside, surface, height, 0.1)
 
 
-def fish(x, y, rng, colours) -> Figure:
-    main, second, accent = colours
-    y = y - rng.uniform(-0.18, 0.18) * (x**2 - 0.25)
-    deep = rng.uniform(0.36, 0.48)
-    body = polygon(
-        x,
-        y,
-        rounded(
-            [
-                (0.98, 0.02),
-                (0.72, -0.62 * deep),
-                (0.25, -deep),
-                (-0.25, -0.72 * deep),
-                (-0.62, -0.12),
-                (-0.62, 0.12),
-                (-0.25, 0.72 * deep),
-                (0.25, deep),
-                (0.72, 0.62 * deep),
-            ],
-            2,
-        ),
-    )
-    fork = rng.uniform(0.68, 0.84)
-    tail = polygon(
-        x,
-        y,
-        rounded(
-            [(-0.40, 0.09), (-0.40, -0.09), (-0.68, -0.10), (-1.02, -0.46), (-fork, 0.0), (-1.02, 0.46), (-0.68, 0.10)],
-            1,
-        ),
-    )
-    back = polygon(
-        x, y, rounded([(0.45, -0.75 * deep), (0.12, -deep - 0.26), (-0.3, -deep - 0.1), (-0.4, -0.4 * deep)], 2)
-    )
-    belly = polygon(
-        x, y, rounded([(0.1, 0.8 * deep), (-0.08, deep + 0.22), (-0.3, deep + 0.02), (-0.25, 0.5 * deep)], 2)
-    )
-    fins = np.maximum(np.maximum(tail, back), belly)
-    inside = np.maximum(body, fins)
-
-    rows = y / 0.085
-    row = np.floor(rows)
-    column = x / 0.11 + 0.5 * (row % 2)
-    scale = np.hypot((column - np.floor(column) - 0.2) * 1.1, (rows - row - 0.5) * 1.1)
-    edges = smoothstep(0.50, 0.62, scale) * (1 - smoothstep(0.72, 0.9, scale)) * (x < 0.48)
-    count = rng.uniform(1.5, 2.2)
-    bars = smoothstep(0.1, 0.5, np.sin(2 * np.pi * (x + 0.08 * np.sin(7 * y)) * count + rng.uniform(0, 6))) * (x < 0.5)
-    surface = blend(main, second, 0.75 * bars)
-    surface = blend(surface, 0.5 * main + 0.45, 0.6 * smoothstep(0.0, 0.95 * deep, y))
-    surface = blend(surface, 0.55 * main, 0.65 * edges)
-    gill = np.abs(np.hypot(x - 0.28, y * 0.8) - 0.24)
-    surface = blend(surface, 0.4 * main, 0.8 * (1 - smoothstep(0.012, 0.04, gill)) * (x > 0.36))
-    rays = 0.5 + 0.5 * np.sin(55 * np.arctan2(y, x + 0.3) + 14 * np.hypot(x, y) * (fins > body))
-    surface = blend(surface, accent * (0.7 + 0.3 * rays[..., None]), smoothstep(0.0, 0.02, fins - np.maximum(body, 0)))
-    eye = np.hypot(x - 0.66, y + 0.16 * deep / 0.4)
-    surface = blend(surface, np.float32(0.93), 1 - smoothstep(0.075, 0.095, eye))
-    surface = blend(surface, np.float32(0.06), 1 - smoothstep(0.04, 0.055, eye))
-    height = 0.6 * np.sqrt(np.clip(body, 0, 0.35)) + 0.12 * np.sqrt(np.clip(fins, 0, 0.1)) - 0.02 * edges
-    return Figure(inside, surface, height, 0.45)
-
-
 def mushroom(x, y, rng, colours) -> Figure:
     main, second, accent = colours
     lean = rng.uniform(-0.16, 0.16)
@@ -237,50 +176,13 @@ def butterfly(x, y, rng, colours) -> Figure:
     return Figure(np.maximum(np.maximum(wings, body), feeler), surface, height, 0.1)
 
 
-def teapot(x, y, rng, colours) -> Figure:
-    main, second, accent = colours
-    tall, wide = rng.uniform(0.46, 0.56), rng.uniform(0.56, 0.64)
-    centre = 0.18
-    belly = (1 - np.hypot(x / wide, (y - centre) / tall)) * tall
-    belly = np.minimum(belly, centre + tall * 0.88 - y)  # it stands on a flat foot
-    top = centre - tall
-    lid = (1 - np.hypot(x / (0.55 * wide), (y - top - 0.06) / 0.15)) * 0.15
-    knob = 0.085 - np.hypot(x, y - top + 0.13)
-    bend = (0.74, 0.12 + rng.uniform(-0.05, 0.05))
-    first = to_segment(x, y, (0.35, 0.36), bend)
-    spout = 0.16 - 0.065 * first[1] - first[0]
-    last = to_segment(x, y, bend, (1.0, -0.30))
-    spout = np.maximum(spout, 0.095 - 0.03 * last[1] - last[0])
-    ring = np.hypot((x + wide) / 0.36, (y - centre + 0.03) / 0.37)
-    handle = 0.075 - np.abs(ring - 0.86) * 0.36
-    pot = np.maximum(belly, np.maximum(lid, knob))
-    inside = np.maximum(pot, np.maximum(spout, handle))
-    surface = np.broadcast_to(main, (*x.shape, 3))
-    band = (y - centre + 0.06) / 0.15 + 0.25 * (x / wide) ** 2
-    in_band = smoothstep(1.1, 1.0, np.abs(band)) * (belly > 0) * (spout < belly + 0.1)
-    zigzag = np.abs(((x / 0.19) % 1) - 0.5) * 3.2 - 0.8
-    pattern = smoothstep(-0.1, 0.1, zigzag - band)
-    surface = blend(surface, second, in_band * pattern)
-    surface = blend(surface, 0.35 * accent + 0.6, in_band * (1 - pattern))
-    lines = smoothstep(0.22, 0.12, np.abs(np.abs(band) - 1.25)) * (belly > 0)
-    surface = blend(surface, second, np.clip(lines + (knob > 0) + smoothstep(0.0, 0.03, lid) * (lid < 0.04), 0, 1))
-    height = (
-        0.85 * np.sqrt(np.clip(belly, 0, 0.5))
-        + 0.45 * np.sqrt(np.clip(np.maximum(spout, handle), 0, 0.1)) * (belly < 0.02)
-        + 0.3 * np.sqrt(np.clip(np.maximum(lid, knob), 0, 0.15))
-    )
-    return Figure(inside, surface, height, 1.0)
-
-
 OBJECTS = {
     "leaf": leaf,
     "starfish": starfish,
-    "fish": fish,
     "mushroom": mushroom,
     "butterfly": butterfly,
-    "teapot": teapot,
 }
 """Drawing function of each class, in the order of the labels 1, 2, ..."""
 
-TILT = {"leaf": 180, "starfish": 180, "fish": 50, "mushroom": 35, "butterfly": 180, "teapot": 25}
+TILT = {"leaf": 60, "starfish": 180, "mushroom": 30, "butterfly": 60}
 """How far an object is turned at most, in degrees either way."""

@@ -22,7 +22,7 @@ from dataloaders.synthetic.textures import (
 
 OVERSAMPLING = 2  # pictures are drawn this many times larger and averaged down
 SIZES = ((160, 120), (160, 120), (160, 120), (160, 112), (160, 128), (120, 160), (112, 160))  # width, height
-RADIUS = {1: (0.34, 0.50), 2: (0.28, 0.40), 3: (0.24, 0.33)}  # of the objects, by their number, in short sides
+RADIUS = {1: (0.42, 0.56), 2: (0.32, 0.42), 3: (0.27, 0.34)}  # of the objects, by their number, in short sides
 OVERLAP = 0.3  # of the smaller disc around two objects, at most
 CONTRAST = 0.34  # between an object and the ground under it, in RGB; kept for nine objects in ten
 
@@ -49,7 +49,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
             rng,
         )
 
-    number = int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+    number = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
     names = list(OBJECTS)
     for centre_x, centre_y, radius in places(canvas.shape[:2], number, rng):
         value = int(rng.integers(len(names))) + 1
