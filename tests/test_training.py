@@ -1,6 +1,7 @@
 """Scores by hand, schedules, options, checkpoints."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,16 @@ def test_booleans_work_bare_and_spelled_out(words, value):
 def test_a_preset_is_beaten_by_options_beside_it():
     args = options("--preset", "80", "--crop-size", "96")
     assert (args.base_size, args.crop_size, args.batch_size, args.sigma_xy) == (128, 96, 16, 40)
+
+
+def test_the_readme_gives_the_presets():
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    for size in ("40", "80", "256", "513"):
+        row = next(line for line in text.split("\n") if line.startswith(f"| `{size}` |"))
+        args = options("--preset", size)
+        settings = (args.crop_size, args.batch_size, args.rloss_scale, args.sigma_xy, args.sigma_rgb)
+        assert [float(cell) for cell in row.split("|")[2:7]] == list(settings)
+        assert args.base_size == args.crop_size
 
 
 def test_regularisers_by_name():

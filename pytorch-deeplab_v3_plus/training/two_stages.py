@@ -16,11 +16,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dataloaders import Loaders
 from errors import InputError
@@ -33,6 +33,16 @@ logger = logging.getLogger(__name__)
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
 SHEET_ROWS = 6
+
+
+class Part(NamedTuple):
+    """One training of a comparison: its name is that of its run folder."""
+
+    seed: int
+    name: str
+    title: str
+    stage: int
+    options: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,23 +66,46 @@ class Comparison:
     def run(self) -> dict[str, list[dict[str, Any]]]:
         """Train everything that is not there yet; return for each arm the final scores, one entry a seed."""
         self._check_folder()
-        with ThreadPoolExecutor(self.jobs) as pool:
-            chains = [
-                (seed, stage1)
-                for seed in self.seeds
-                for stage1 in ("stage1", "stage1_full")
-                if self.full or stage1 == "stage1"
-            ]
-            futures = [pool.submit(self._chain, seed, stage1) for seed, stage1 in chains]
+        scribble, full = ("--supervision", "scribble"), ("--supervision", "full")
+        alone = ("--densecrfloss", "0")
+        firsts = {"stage1": (*scribble, *alone)} | ({"stage1_full": (*full, *alone)} if self.full else {})
+        self._train_all(
+            Part(seed, name, "stage 1, " + ARMS["full" if name == "stage1_full" else "partial_ce"], 0, options)
+            for seed in self.seeds
+            for name, options in firsts.items()
+        )
+        seconds = {
+            "partial_ce": (*scribble, *alone),
+            "regularised": (*scribble, *self.regularised),
+            "full": (*full, *alone),
+        }
+        self._train_all(
+            Part(seed, arm, ARMS[arm], 1, (*seconds[arm], *self._start(seed, arm)))
+            for seed in self.seeds
+            for arm in self.arms
+        )
+        trained = self.run_folder(self.seeds[0], "regularised") / "checkpoint_last.pth.tar"
+        replace_file(self.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))
+        return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
+
+    def _start(self, seed: int, arm: str) -> tuple[str, ...]:
+        """Return the options that start a second stage from the weights of its first."""
+        first = self.run_folder(seed, "stage1_full" if arm == "full" else "stage1")
+        rate = ("--lr", str(self.stage2_lr)) if self.stage2_lr else ()
+        return ("--resume", str(first / "checkpoint_last.pth.tar"), "--ft", *rate)
+
+    def _train_all(self, parts: Iterable[Part]) -> None:
+        """Train the parts that have not ended before, several at a time if asked for."""
+        parts = [part for part in parts if not self.run_folder(part.seed, part.name)]
+        at_once = max(1, min(self.jobs, len(parts)))
+        with ThreadPoolExecutor(at_once) as pool:
+            futures = [pool.submit(self._train, part, at_once) for part in parts]
             try:
-                for future in futures:
+                for future in as_completed(futures):
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        trained = self.run_folder(self.seeds[0], "regularised") / "checkpoint_last.pth.tar"
-        replace_file(self.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))
-        return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
 
     def run_folder(self, seed: int, part: str) -> Path | None:
         """Return the folder of a part that has ended, or None."""
@@ -81,57 +114,32 @@ class Comparison:
                 return path.parent
         return None
 
-    def _chain(self, seed: int, stage1: str) -> None:
-        """Run a first stage and the second stages that start from it."""
-        supervision = ("--supervision", "full" if stage1 == "stage1_full" else "scribble")
-        alone = (*supervision, "--densecrfloss", "0")
-        self._part(seed, stage1, 0, *alone)
-        start = ("--resume", str(self.run_folder(seed, stage1) / "checkpoint_last.pth.tar"), "--ft")
-        if self.stage2_lr:
-            start += ("--lr", str(self.stage2_lr))
-        if stage1 == "stage1_full":
-            self._part(seed, "full", 1, *alone, *start)
+    def _train(self, part: Part, at_once: int) -> None:
+        """Run one training in a process of its own."""
+        epochs = self.stage_epochs[part.stage]
+        settings = {
+            "--seed": part.seed,
+            "--epochs": epochs,
+            "--eval-interval": max(1, epochs // 10),
+            "--run-root": self.folder / f"seed_{part.seed}",
+            "--checkname": part.name,
+        }
+        command = [sys.executable, str(SCRIPT), *self.options]
+        command += [str(word) for setting in settings.items() for word in setting] + list(part.options)
+        title = f"seed {part.seed}, {part.title}"
+        logger.info("=== %s: %d epochs", title, epochs)
+        if at_once == 1:
+            status = subprocess.run(command, check=False).returncode
         else:
-            self._part(seed, "partial_ce", 1, *alone, *start)
-            self._part(seed, "regularised", 1, *supervision, *start, *self.regularised)
-
-    def _part(self, seed: int, part: str, stage: int, *options: str) -> None:
-        """Run one training, unless it has ended before."""
-        if self.run_folder(seed, part):
-            return
-        epochs = self.stage_epochs[stage]
-        command = [
-            sys.executable,
-            str(SCRIPT),
-            *self.options,
-            "--seed",
-            str(seed),
-            "--epochs",
-            str(epochs),
-            "--eval-interval",
-            str(max(1, epochs // 10)),
-            "--run-root",
-            str(self.folder / f"seed_{seed}"),
-            "--checkname",
-            part,
-            *options,
-        ]
-        logger.info(
-            "\n=== seed %d, %s: %d epochs ===",
-            seed,
-            ARMS.get(part, "stage 1, partial CE" if part == "stage1" else "stage 1, full supervision"),
-            epochs,
-        )
-        environment = dict(os.environ)
-        output = None
-        if self.jobs > 1:  # side by side: the log of each run is in its folder
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
-            output = subprocess.DEVNULL
-        result = subprocess.run(command, env=environment, stdout=output, check=False)
-        if result.returncode or not self.run_folder(seed, part):
-            raise InputError(
-                f"training stopped with status {result.returncode}; the command was: {shlex.join(command)}"
-            )
+            threads = str(max(1, (os.cpu_count() or 1) // at_once))
+            environment = {"OMP_NUM_THREADS": threads, **os.environ}
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+                for line in process.stdout:  # the whole log is in the run's folder
+                    if line.startswith(("epoch", "WARNING")):
+                        logger.info("%s: %s", title, line.rstrip())
+            status = process.returncode
+        if status or not self.run_folder(part.seed, part.name):
+            raise InputError(f"training stopped with status {status}; the command was: {shlex.join(command)}")
 
     def _check_folder(self) -> None:
         """Refuse a folder that holds another comparison."""
