@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3# interpreter that makes .venv (tested: 3.10 to 3.13)
 DATASET ?=# data set; empty: pascal where VOC is found, otherwise synthetic
 SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
+JOBS ?= 2# trainings of train-small side by side
 FULL ?=# FULL=1: train-small also trains with full supervision
 CHECKPOINT ?=# trained network of inference; empty: the newest under run/
 IMAGE_PATH ?=# image of inference
@@ -52,7 +53,8 @@ setup: $(VENV)/filter.stamp ## make .venv: packages and the bilateral filter
 .PHONY: train-small
 train-small: setup ## train in two stages on small images (40x40): minutes on a laptop; ends with a table
 	@cd $(CODE) && $(BIN)/python train_two_stages.py --preset 40 $(DATA_OPTION) --backbone mobilenet --pretrained none \
-	  --seeds $(SEEDS) $(if $(FULL),--full) --output $(RUN)/train-small $(TRAIN_OPTIONS)
+	  --stage1-epochs 16 --stage2-epochs 12 --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) \
+	  --output $(RUN)/train-small $(TRAIN_OPTIONS)
 
 .PHONY: train-standard
 train-standard: setup ## train the published recipe at 513x513 (wants a GPU)
