@@ -58,8 +58,8 @@ train-small: setup ## train in two stages on small images (40x40): minutes on a 
 
 .PHONY: train-standard
 train-standard: setup ## train the published recipe at 513x513 (wants a GPU)
-	@cd $(CODE) && $(BIN)/python train_withdensecrfloss.py --preset 513 $(DATA_OPTION) --backbone mobilenet --epochs 60 \
-	  --densecrfloss 2e-9 --eval-interval 2 --save-interval 2 --run-root $(RUN) $(TRAIN_OPTIONS)
+	@cd $(CODE) && $(BIN)/python train_withdensecrfloss.py $(DATA_OPTION) --backbone mobilenet --epochs 60 --batch-size 12 \
+	  --lr 0.007 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-xy 100 --eval-interval 2 --save-interval 2 --run-root $(RUN) $(TRAIN_OPTIONS)
 
 .PHONY: inference
 inference: setup ## segment IMAGE_PATH with CHECKPOINT into OUTPUT

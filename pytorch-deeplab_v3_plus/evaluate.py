@@ -1,6 +1,6 @@
 """Score a trained network on the validation images of a data set, and with --fill-in on its training images.
 
-    python evaluate.py --checkpoint run/synthetic/small/model_best.pth.tar --dataset synthetic
+    python evaluate.py --checkpoint run/synthetic/deeplab-mobilenet/model_best.pth.tar --dataset synthetic
 
 The protocol is the original's: short side scaled to the crop size, centre square.
 """
@@ -19,6 +19,7 @@ from training.checkpoint import load_network
 from training.evaluation import evaluate, score_table
 from training.monitor import configure_logging
 from training.options import (
+    HelpFormatter,
     add_data_options,
     add_device_options,
     add_network_options,
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the evaluation script."""
     parser = argparse.ArgumentParser(
-        description="Score a trained network on a data set.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Score a trained network on a data set.", formatter_class=HelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained network")
     add_data_options(parser)
@@ -60,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(args)
     model, settings = load_network(args.checkpoint, args.backbone, args.n_class, args.out_stride)
     args.crop_size = args.crop_size or settings.get("crop_size", 513)
-    # The data sets know these of training; nothing here depends on them.
-    args.base_size, args.supervision, args.seed = args.crop_size, "scribble", 0
+    args.supervision, args.seed = "scribble", 0  # the loaders ask, but only training depends on them
     splits = ("val", "fill_in") if args.fill_in else ("val",)
     loaders = make_data_loader(args, pin_memory=device.type == "cuda", splits=splits)
     if loaders.num_classes != settings["num_classes"]:

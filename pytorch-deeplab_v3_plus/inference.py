@@ -3,7 +3,7 @@
     python inference.py --backbone mobilenet --checkpoint CHECKPOINT --image_path IMAGE --output_directory OUT \
         --crop_size 513 --n_class 21
 
-writes OUT/<name>_prediction.png: class numbers at the image's own size, in the data set's palette. With --rloss-weight
+writes OUT/<name>_prediction.png: class numbers at the image's own size, in VOC's colours. With --rloss-weight
 it also reports the DenseCRF loss of the prediction and writes its gradient for each class,
 OUT/<name>_grad_seg_class_<k>.png. Backbone, classes, stride and size come from the checkpoint where it holds them.
 """
@@ -32,6 +32,7 @@ from training.evaluation import label_map, predict
 from training.figures import save_gradient
 from training.monitor import configure_logging, describe_device
 from training.options import (
+    HelpFormatter,
     add_densecrf_options,
     add_device_options,
     add_network_options,
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the inference script."""
     parser = argparse.ArgumentParser(
-        description="Segment an image with a trained network.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Segment an image with a trained network.", formatter_class=HelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained network")
     parser.add_argument("--image_path", "--image-path", required=True, metavar="FILE", help="image to segment")
@@ -69,7 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
         parser, "--center-crop", help="segment the centre square of the scaled image, at that size, as the original did"
     )
     crf = parser.add_argument_group("DenseCRF loss of the prediction")
-    crf.add_argument("--rloss-weight", type=number(float, 0, above=True), metavar="WEIGHT", help="(default: off)")
+    crf.add_argument(
+        "--rloss-weight",
+        type=number(float, 0, above=True),
+        metavar="WEIGHT",
+        help="weight of the DenseCRF loss: report it and draw its gradient for each class (default: off)",
+    )
     crf.add_argument(
         "--rloss-scale",
         type=number(float, 0, above=True, high=1),

@@ -20,7 +20,7 @@ from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
 from training.checkpoint import replace_file
 from training.monitor import configure_logging
-from training.options import add_switch, integers, number, parse_options
+from training.options import HelpFormatter, add_switch, integers, number, parse_options
 from training.two_stages import Comparison, comparison_table, save_comparison
 
 logger = logging.getLogger(__name__)
@@ -45,23 +45,38 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's own options."""
     parser = argparse.ArgumentParser(
         description="Two-stage training with and without the DenseCRF loss; further options go to the training script.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--stage1-epochs", type=number(int, 1), default=20, metavar="N", help="partial CE alone")
-    parser.add_argument("--stage2-epochs", type=number(int, 1), default=10, metavar="N", help="with and without")
+    parser.add_argument(
+        "--stage1-epochs", type=number(int, 1), default=20, metavar="N", help="epochs of partial cross-entropy alone"
+    )
+    parser.add_argument(
+        "--stage2-epochs", type=number(int, 1), default=10, metavar="N", help="epochs of the second stage, for each arm"
+    )
     parser.add_argument(
         "--stage2-lr",
         type=number(float, 0, above=True),
         metavar="RATE",
         help="learning rate of stage 2 (default: as stage 1)",
     )
-    parser.add_argument("--seeds", type=integers, default=[1], metavar="A,B,...", help="one whole comparison each")
     parser.add_argument(
-        "--regulariser", action="append", metavar="NAME=WEIGHT", help="beside --densecrfloss or instead of it"
+        "--seeds",
+        type=integers,
+        default=[1],
+        metavar="A,B,...",
+        help="repeat the comparison with each of these seeds (default: 1)",
+    )
+    parser.add_argument(
+        "--regulariser",
+        action="append",
+        metavar="NAME=WEIGHT",
+        help="a further regularised loss, beside --densecrfloss or instead of it; repeatable",
     )
     add_switch(parser, "--full", help="also train with full supervision, the upper bound")
-    parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings side by side")
+    parser.add_argument(
+        "--jobs", type=number(int, 1), default=1, metavar="N", help="trainings that run at the same time"
+    )
     parser.add_argument("--output", default="run/two_stages", metavar="FOLDER", help="where all runs and the table go")
     return parser
 

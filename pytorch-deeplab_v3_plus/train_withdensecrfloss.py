@@ -8,7 +8,8 @@ The recipe of the published mobilenet (PASCAL VOC 2012):
 
 Any folder of images and scribbles, without code:
 
-    python train_withdensecrfloss.py --backbone mobilenet --data-root FOLDER --classes FOLDER/classes.txt
+    python train_withdensecrfloss.py --backbone mobilenet --data-root FOLDER --classes FOLDER/classes.txt \
+        --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-xy 100
 
 Results go to run/<dataset>/<checkname>/experiment_<n>/.
 """
@@ -32,7 +33,7 @@ from modeling.pretrained import default_pretrained
 from training.checkpoint import load_checkpoint, load_weights
 from training.monitor import Monitor, configure_logging, describe_device
 from training.options import choose_device, parse_options
-from training.trainer import Trainer
+from training.trainer import HEAD_RATE, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh)
         )
     logger.info(
-        "optimization: %d epochs of %d steps, batch %d, learning rate %g (head %g), %s",
+        "optimisation: %d epochs of %d steps, batch %d, learning rate %g (head %g), %s",
         args.epochs,
         len(loaders.train),
         args.batch_size,
         args.lr,
-        10 * args.lr,
+        HEAD_RATE * args.lr,
         args.lr_scheduler,
     )
     for name, regulariser in regularisers.items():

@@ -42,9 +42,10 @@ def test_train_small_compares_with_a_regulariser():
     assert args.regularisers == [("densecrf", 1.5)] and args.size_free
 
 
-def test_train_standard_is_the_published_weight_at_513():
+def test_train_standard_is_the_published_recipe():
     args = parse_options(command("train-standard", "train_withdensecrfloss.py"), BACKBONES)
     assert (args.crop_size, args.backbone, args.densecrfloss, args.dataset) == (513, "mobilenet", 2e-9, None)
+    assert (args.batch_size, args.lr, args.rloss_scale, args.sigma_xy, args.sigma_rgb) == (12, 0.007, 0.5, 100, 15)
 
 
 def test_inference_keeps_paths_with_spaces():

@@ -57,7 +57,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         generator = torch.Generator().manual_seed(int(mixed >> 1))
         order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
         seeds = torch.randint(2**62, (self.length,), generator=generator)
-        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
+        return zip(order.tolist(), seeds.tolist(), strict=True)
 
     def __len__(self) -> int:
         return self.length

@@ -68,12 +68,12 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: i
 
 @torch.inference_mode()
 def predict(model: nn.Module, image: Image.Image, size: int) -> tuple[Tensor, Tensor]:
-    """Segment a whole image of any shape, its short side scaled to `size`.
+    """Segment a whole RGB image of any shape, its short side scaled to `size`.
 
     Returns:
         The network's input (1, 3, h, w) and logits (1, K, h, w) at the scaled size, on the model's device.
     """
-    scaled = resize_short_side(image.convert("RGB"), size, Image.BILINEAR)
+    scaled = resize_short_side(image, size)
     inputs = to_tensor(scaled).unsqueeze(0).to(next(model.parameters()).device)
     training = model.training
     model.eval()

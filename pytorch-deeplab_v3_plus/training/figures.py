@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataloaders.labels import UNLABELLED, voc_palette
+from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 from training.checkpoint import replace_file
 
 
@@ -58,11 +58,18 @@ def colour(labels: np.ndarray) -> np.ndarray:
     return palette[labels]
 
 
-def scribble_picture(image: Image.Image, scribble: np.ndarray) -> np.ndarray:
-    """Draw scribbles (H, W), 255 where there are none, over a faded grey version of their image."""
+def evenly_spaced(length: int, rows: int = 6) -> list[int]:
+    """Return the indices of up to `rows` of `length` images, spread over all of them."""
+    return np.linspace(0, length - 1, min(rows, length)).astype(int).tolist()
+
+
+def scribble_picture(image: Image.Image, scribble: np.ndarray | None) -> np.ndarray | None:
+    """Draw scribbles (H, W), 255 where there are none, over a faded grey version of their image; None without any."""
+    if scribble is None:
+        return None
     grey = np.asarray(image.convert("L").convert("RGB")).astype(np.float32)
     picture = (0.45 * grey + 0.55 * 255).astype(np.uint8)
-    drawn = scribble < UNLABELLED - 1
+    drawn = scribble < PADDING
     picture[drawn] = colour(scribble)[drawn]
     return picture
 

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from errors import InputError
 from training.checkpoint import replace_file
@@ -64,8 +66,12 @@ class Monitor:
 
     def record(self, entry: dict[str, Any]) -> None:
         """Append one line to scores.jsonl."""
-        with open(self.folder / "scores.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        path = self.folder / "scores.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); free space or choose --run-root") from None
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Send scalars to TensorBoard."""
@@ -74,9 +80,6 @@ class Monitor:
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Send a picture file to TensorBoard."""
-        import numpy as np
-        from PIL import Image
-
         self._writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
 
     def best_of_all_runs(self) -> float:

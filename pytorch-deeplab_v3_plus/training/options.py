@@ -38,6 +38,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 BASE_RATE = 0.007
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show a default only where there is one and the help text does not name it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False or "(default:" in (action.help or "")
+        return action.help if silent else super()._get_help_string(action)
+
+
 def boolean(text: str) -> bool:
     """Parse `True` or `False` in any spelling that people use for them."""
     value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
@@ -103,17 +111,30 @@ def add_data_options(group: Any) -> None:
 
 def add_network_options(group: Any, backbones: Iterable[str]) -> None:
     """Add what a checkpoint usually says itself, for the scripts that use trained networks."""
-    group.add_argument("--backbone", choices=list(backbones), help="(default: the checkpoint's, or else resnet)")
+    group.add_argument(
+        "--backbone", choices=list(backbones), help="feature network (default: the checkpoint's, or else resnet)"
+    )
     group.add_argument(
         "--n_class", "--n-class", type=number(int, 2), metavar="K", help="number of classes (default: the checkpoint's)"
     )
-    group.add_argument("--out-stride", type=int, choices=(16, 8), help="(default: the checkpoint's, or else 16)")
+    group.add_argument(
+        "--out-stride",
+        type=int,
+        choices=(16, 8),
+        help="input pixels per feature pixel (default: the checkpoint's, or else 16)",
+    )
 
 
 def add_device_options(group: Any) -> None:
     """Add the options that say where to run."""
     add_switch(group, "--no-cuda", "--no_cuda", help="run on the CPU even where there is a GPU")
-    group.add_argument("--gpu-ids", type=integers, default=[0], metavar="IDS", help="GPUs to use, as 0 or 0,1,2,3")
+    group.add_argument(
+        "--gpu-ids",
+        type=integers,
+        default=[0],
+        metavar="IDS",
+        help="GPU to use; of several, so far the first (default: 0)",
+    )
 
 
 def add_densecrf_options(group: Any) -> None:
@@ -144,13 +165,13 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
     """Return the parser of the training script."""
     parser = argparse.ArgumentParser(
         description="Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--preset",
         choices=PRESETS,
-        default=argparse.SUPPRESS,
-        help="recommended settings for images of about this size; any option beside it wins",
+        help="recommended settings for images of about this size; any option beside it wins (80, 256 and 513 leave "
+        "--densecrfloss off)",
     )
 
     data = parser.add_argument_group("data")
@@ -174,7 +195,7 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         nargs=2,
         default=(0.5, 2.0),
         metavar=("LOW", "HIGH"),
-        help="random scaling of a training image; a narrower range learns faster from few small images",
+        help="random scaling of a training image; narrower learns faster from few small images (default: 0.5 2)",
     )
     data.add_argument(
         "--crop-size", type=number(int, 1), default=513, metavar="PIXELS", help="side of the training crop"
@@ -229,11 +250,10 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         type=named_weight,
         action="append",
         metavar="NAME=WEIGHT",
-        default=argparse.SUPPRESS,
         help="a further regularised loss, by its name in losses/; repeatable",
     )
 
-    optimization = parser.add_argument_group("optimization")
+    optimization = parser.add_argument_group("optimisation")
     optimization.add_argument("--epochs", type=number(int, 1), default=50, metavar="N", help="passes over the images")
     optimization.add_argument(
         "--start_epoch",
@@ -270,9 +290,7 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
     optimization.add_argument("--weight-decay", type=number(float, 0), default=5e-4, metavar="D", help="of SGD")
     add_switch(optimization, "--nesterov", help="Nesterov momentum")
 
-    add_switch(
-        optimization, "--channels-last", help="channels-last memory format: a third faster on CPUs at output stride 8"
-    )
+    add_switch(optimization, "--channels-last", help="channels-last memory format: faster on many CPUs and GPUs")
 
     run = parser.add_argument_group("run")
     run.add_argument("--checkname", metavar="NAME", help="name of the run's folder (default: deeplab-<backbone>)")
@@ -308,7 +326,7 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
         SystemExit: status 2 for a value out of its range, 0 for --help.
     """
     parser = build_parser(backbones)
-    preset = getattr(parser.parse_args(argv), "preset", None)
+    preset = parser.parse_args(argv).preset
     if preset:
         parser.set_defaults(**PRESETS[preset])
     args = parser.parse_args(argv)
@@ -323,7 +341,7 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
         args.lr_step = max(1, args.epochs // 3)
     if args.checkname is None:
         args.checkname = f"deeplab-{args.backbone}"
-    args.regularisers = list(getattr(args, "regulariser", []))
+    args.regularisers = list(args.regulariser or [])
     if args.densecrfloss:
         args.regularisers.insert(0, ("densecrf", args.densecrfloss))
     if args.ft:
@@ -334,7 +352,7 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
         raise InputError("--batch-size 1: batch normalisation has no statistics of one image; use 2, or --freeze-bn")
     if args.scale_range[0] > args.scale_range[1] or args.base_size * args.scale_range[0] < 1:
         raise InputError(
-            f"--scale-range {args.scale_range[0]:g} {args.scale_range[1]:g}: expected LOW HIGH in that order"
+            f"--scale-range {args.scale_range[0]:g} {args.scale_range[1]:g}: LOW up to HIGH, of a pixel or more"
         )
     if args.nesterov and not args.momentum:
         raise InputError("--nesterov needs a --momentum above 0")

@@ -22,15 +22,14 @@ from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
 from training.checkpoint import replace_file, save_checkpoint
 from training.evaluation import evaluate, label_map, predict, score_table
-from training.figures import save_contact_sheet, save_curves, scribble_picture
+from training.figures import evenly_spaced, save_contact_sheet, save_curves, scribble_picture
 from training.monitor import Monitor
 from training.schedule import rate_factor
 
 logger = logging.getLogger(__name__)
 
 HEAD_RATE = 10  # the head learns at ten times the backbone's rate
-NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # share of the regularisers in the gradient that is worth a warning
-SHEET_ROWS = 6
+NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 
 
 class Trainer:
@@ -195,7 +194,7 @@ class Trainer:
         terms = {"cross_entropy": self.criterion(logits, labels.masked_fill(~region, UNLABELLED))}
         # Before the regularisers, which refuse what is not a probability.
         values = self.check_finite(terms, batch, step)
-        seconds = time.perf_counter()
+        start = time.perf_counter()
         if self.regularisers:
             # Rounding leaves the range by a hair.
             image = denormalize(images).clamp(0, 255)
@@ -203,7 +202,7 @@ class Trainer:
             for name, regulariser in self.regularisers.items():
                 terms[name] = regulariser(image, probabilities, region)
             values |= self.check_finite({name: terms[name] for name in self.regularisers}, batch, step)
-        seconds = time.perf_counter() - seconds
+        seconds = time.perf_counter() - start
         self._good = self._saved
         if self.regularisers and not self._share_is_known:
             self.report_share(terms, logits)
@@ -313,15 +312,14 @@ class Trainer:
         if self.args.no_val:
             return
         dataset = self.loaders.val.dataset
-        chosen = np.linspace(0, len(dataset) - 1, min(SHEET_ROWS, len(dataset))).astype(int)
         rows = []
-        for index in chosen:
+        for index in evenly_spaced(len(dataset)):
             image, scribble, truth = dataset.pictures(index)
             logits = predict(self.model, image, self.args.crop_size)[1]
             rows.append(
                 {
                     "image": image,
-                    "scribbles": None if scribble is None else scribble_picture(image, scribble),
+                    "scribbles": scribble_picture(image, scribble),
                     "prediction": label_map(logits, image.height, image.width).numpy(),
                     "truth": truth,
                 }

@@ -26,13 +26,12 @@ from dataloaders import Loaders
 from errors import InputError
 from training.checkpoint import load_network, replace_file
 from training.evaluation import label_map, predict
-from training.figures import save_contact_sheet, scribble_picture
+from training.figures import evenly_spaced, save_contact_sheet, scribble_picture
 
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
-SHEET_ROWS = 6
 
 
 class Part(NamedTuple):
@@ -133,9 +132,11 @@ class Comparison:
         else:
             threads = str(max(1, (os.cpu_count() or 1) // at_once))
             environment = {"OMP_NUM_THREADS": threads, **os.environ}
-            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process:
                 for line in process.stdout:  # the whole log is in the run's folder
-                    if line.startswith(("epoch", "WARNING")):
+                    if line.startswith(("epoch", "WARNING", "error")):
                         logger.info("%s: %s", title, line.rstrip())
             status = process.returncode
         if status or not self.run_folder(part.seed, part.name):
@@ -221,12 +222,12 @@ def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split:
         for arm in comparison.arms
     }
     rows = []
-    for index in range(0, len(dataset), max(1, len(dataset) // SHEET_ROWS)):
+    for index in evenly_spaced(len(dataset)):
         image, scribble, truth = dataset.pictures(index)
-        row = {"image": image, "scribbles": None if scribble is None else scribble_picture(image, scribble)}
+        row = {"image": image, "scribbles": scribble_picture(image, scribble)}
         for title, (model, settings) in networks.items():
             logits = predict(model, image, settings["crop_size"])[1]
             row[title] = label_map(logits, image.height, image.width).numpy()
         rows.append({**row, "truth": truth})
     kind = "validation images" if split == "val" else "training images (only the scribbles were seen)"
-    save_contact_sheet(path, rows[:SHEET_ROWS], loaders.class_names, kind)
+    save_contact_sheet(path, rows, loaders.class_names, kind)

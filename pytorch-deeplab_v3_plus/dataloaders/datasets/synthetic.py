@@ -10,7 +10,6 @@ from mypath import Path
 class SyntheticSegmentation(VOCSegmentation):
     """Four kinds of textured objects on textured, cluttered grounds; see dataloaders/synthetic."""
 
-    NUM_CLASSES = len(CLASS_NAMES)
     CLASSES = CLASS_NAMES
 
     def __init__(
