@@ -104,4 +104,5 @@ def describe_device(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB (cuda:{device.index})"
     why = "" if not torch.cuda.is_available() else ", although there is a GPU (--no-cuda)"
-    return f"CPU, {torch.get_num_threads()} threads{why}"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}{why}"
