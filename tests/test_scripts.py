@@ -367,7 +367,7 @@ def test_an_overwhelming_regulariser_is_warned_of(voc, toy, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(voc, toy, capsys):
-    assert train(voc, "--epochs", 2, "--regulariser", "toy=inf", "--no-val") == 2
+    assert train(voc, "--epochs", 2, "--regulariser", "toy=1e39", "--no-val") == 2
     line = one_line(capsys)
     assert "the loss toy became inf at epoch 1, step 0, images i" in line and "last good checkpoint: none yet" in line
 
