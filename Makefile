@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # Settings: make TARGET NAME=VALUE
-PYTHON ?= python3# interpreter that makes .venv (tested: 3.10 to 3.13)
+PYTHON ?= python3# interpreter that makes .venv, 3.10 or newer
 DATASET ?=# data set; empty: pascal where VOC is found, otherwise synthetic
 SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
 JOBS ?= 2# trainings of train-small side by side
