@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace bilateral {
 
@@ -45,5 +47,27 @@ void bilateralfilter_batch(Input images, Input ins, Output outs, std::int64_t N,
 // The same for one image, [3, H, W], and one channel, [H, W].
 void bilateralfilter(Input image, Input in, Output out, std::int64_t H, std::int64_t W, double sigma_rgb,
                      double sigma_xy, bool transpose = false);
+
+// The instruction sets for which this library has been compiled and that this machine can run, the fastest first. The
+// functions above use the first; the result does not depend on it.
+std::vector<std::string> instruction_sets();
+
+// Where the time goes, summed over the threads.
+struct PhaseSeconds {
+    double build = 0, splat = 0, blur = 0, slice = 0;
+
+    PhaseSeconds& operator+=(const PhaseSeconds& other) {
+        build += other.build;
+        splat += other.splat;
+        blur += other.blur;
+        slice += other.slice;
+        return *this;
+    }
+};
+
+// bilateralfilter_batch for benchmarks and tests: with the instruction set of that name (empty: the first), and timed.
+PhaseSeconds bilateralfilter_profile(Input images, Input ins, Output outs, std::int64_t N, std::int64_t K,
+                                     std::int64_t H, std::int64_t W, double sigma_rgb, double sigma_xy,
+                                     bool transpose = false, const std::string& instruction_set = "");
 
 }  // namespace bilateral

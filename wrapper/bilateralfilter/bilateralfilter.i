@@ -141,6 +141,32 @@ class ReleasedGil {
     $1 = $input == Py_True;
 }
 
+%typemap(in) const std::string& (std::string text) {
+    Py_ssize_t length = 0;
+    const char* data = PyUnicode_Check($input) ? PyUnicode_AsUTF8AndSize($input, &length) : nullptr;
+    if (data == nullptr) {
+        PyErr_Format(PyExc_TypeError, "%s: expected a string, found %s", "$1_name", Py_TYPE($input)->tp_name);
+        SWIG_fail;
+    }
+    text.assign(data, static_cast<std::size_t>(length));
+    $1 = &text;
+}
+
+%typemap(out) std::vector<std::string> {
+    $result = PyTuple_New(static_cast<Py_ssize_t>($1.size()));
+    if ($result == nullptr) SWIG_fail;
+    for (std::size_t i = 0; i < $1.size(); ++i) {
+        PyObject* text = PyUnicode_FromString($1[i].c_str());
+        if (text == nullptr) SWIG_fail;
+        PyTuple_SET_ITEM($result, static_cast<Py_ssize_t>(i), text);
+    }
+}
+
+%typemap(out) bilateral::PhaseSeconds {
+    $result = Py_BuildValue("{s:d,s:d,s:d,s:d}", "build", $1.build, "splat", $1.splat, "blur", $1.blur, "slice",
+                            $1.slice);
+}
+
 %exception {
     try {
         const ReleasedGil released;
@@ -191,10 +217,25 @@ Raises:
 Source:
     Adams, Baek, Davis: Fast High-Dimensional Filtering Using the Permutohedral Lattice, 2010."
 
+%feature("docstring") bilateral::instruction_sets
+"The instruction sets for which the module has been compiled and that this machine can run, the fastest first.
+
+The first is the one used; the result does not depend on it."
+
+%feature("docstring") bilateral::bilateralfilter_profile
+"bilateralfilter_batch for benchmarks and tests: with the instruction set of that name, and timed.
+
+Args:
+    images, ins, outs, N, K, H, W, sigma_rgb, sigma_xy, transpose: as for bilateralfilter_batch.
+    instruction_set: one of instruction_sets(); empty: the first.
+Returns:
+    A dictionary of seconds, each summed over the threads: 'build' (the lattice), 'splat', 'blur', 'slice'."
+
 // "in" is a Python keyword; by position nothing changes.
 %rename(in_) in;
 
 %ignore bilateral::Input;
 %ignore bilateral::Output;
+%ignore bilateral::PhaseSeconds;
 %include <stdint.i>
 %include "bilateralfilter.hpp"

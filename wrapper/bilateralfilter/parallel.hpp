@@ -1,7 +1,7 @@
 // A parallel loop that knows nothing about filtering.
 //
 // OpenMP is optional: without it the loops run in order on the calling thread. Nothing here changes the process's
-// OpenMP settings; the number of threads is what OMP_NUM_THREADS (or the caller's own omp_set_num_threads) says.
+// OpenMP settings.
 
 #pragma once
 
@@ -12,37 +12,20 @@
 
 #if defined(_OPENMP)
 #include <omp.h>
-#include <unistd.h>
 #endif
 
-namespace bilateral {
+#include "vectors.hpp"
 
-#if defined(_OPENMP)
-namespace detail {
-inline const pid_t loaded_in_process = getpid();
-}  // namespace detail
-#endif
+namespace bilateral::BILATERAL_TARGET {
 
-// How many threads a loop may use.
-//
-// One in a child process made by fork(): the threads of the parent's OpenMP pool do not exist there, and the common
-// runtimes would wait for them for ever.
-[[nodiscard]] inline int available_threads() {
-#if defined(_OPENMP)
-    return getpid() == detail::loaded_in_process ? omp_get_max_threads() : 1;
-#else
-    return 1;
-#endif
-}
-
-// Call body(0) ... body(count - 1) on at most `threads` threads, in any order.
+// Call body(i, thread) for i = 0 ... count - 1, in any order, on at most `threads` threads, numbered from 0.
 //
 // An exception must not leave an OpenMP region, so the first one is kept, the calls not yet begun are skipped, and it
 // is thrown again from here.
 template <class Body>
 void parallel_for(std::int64_t count, int threads, const Body& body) {
     if (threads <= 1 || count <= 1) {
-        for (std::int64_t i = 0; i < count; ++i) body(i);
+        for (std::int64_t i = 0; i < count; ++i) body(i, 0);
         return;
     }
     std::exception_ptr error;
@@ -55,7 +38,11 @@ void parallel_for(std::int64_t count, int threads, const Body& body) {
     for (std::int64_t i = 0; i < count; ++i) {
         if (failed.load(std::memory_order_relaxed)) continue;
         try {
-            body(i);
+#if defined(_OPENMP)
+            body(i, omp_get_thread_num());
+#else
+            body(i, 0);
+#endif
         } catch (...) {
             const std::lock_guard<std::mutex> lock(error_mutex);
             if (!error) error = std::current_exception();
@@ -65,4 +52,4 @@ void parallel_for(std::int64_t count, int threads, const Body& body) {
     if (error) std::rethrow_exception(error);
 }
 
-}  // namespace bilateral
+}  // namespace bilateral::BILATERAL_TARGET

@@ -17,13 +17,15 @@
 //
 // Each B_j is symmetric, but they commute only where no neighbour is missing, so A itself is not quite symmetric.
 //
-// What makes it fast, explained where it stands: a vertex is one integer code (VertexCoding), and all channels of a
-// point lie side by side (PermutohedralLattice::filter).
+// What makes it fast, explained where it stands: a vertex is one integer code (VertexCoding), points are located a
+// vector at a time (PermutohedralLattice::locate), most vertices are found by one look into a table (VertexTable), and
+// all channels of a vertex lie side by side (PermutohedralLattice::filter).
 
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -31,45 +33,56 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "bilateralfilter.hpp"
 #include "parallel.hpp"
+#include "vectors.hpp"
 
-// Before a short loop inside one that is to become vector code. Clang unrolls these by itself.
-#if defined(__GNUC__) && !defined(__clang__)
-#define BILATERAL_UNROLL _Pragma("GCC unroll 16")
-#else
-#define BILATERAL_UNROLL
-#endif
+namespace bilateral::BILATERAL_TARGET {
 
-namespace bilateral {
-
-// Points are located and stored in blocks of this many, so that the compiler can work on vectors of them.
+// Points are located and stored in blocks of this many, a whole number of vectors on every instruction set.
 constexpr int block_size = 16;
 
 // Channels are padded to a multiple of this many, and filtered at most `max_channels` at a time.
-constexpr int channel_step = 8;
+constexpr int channel_step = 4;
 constexpr int max_channels = 32;
-
-// One value for each point of a block.
-template <class T>
-using Lanes = std::array<T, block_size>;
 
 // Thrown by PermutohedralLattice::filter; `index` is the position in its input.
 struct NonFiniteValue {
     std::int64_t index;
 };
 
+// Tells the seconds since it was made or asked last.
+class Stopwatch {
+ public:
+    double lap() {
+        const auto before = std::exchange(time_, Clock::now());
+        return std::chrono::duration<double>(time_ - before).count();
+    }
+
+ private:
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point time_ = Clock::now();
+};
+
 namespace detail {
 
-// std::vector fills its elements with zeros; for buffers of megabytes that are then written anyway it shows.
+// Aligned to cache lines, and not filled with zeros as std::vector does by itself: for buffers of megabytes that are
+// then written anyway it shows.
 template <class T>
-struct UninitializedAllocator : std::allocator<T> {
+struct BufferAllocator : std::allocator<T> {
     template <class U>
     struct rebind {
-        using other = UninitializedAllocator<U>;
+        using other = BufferAllocator<U>;
     };
+    static constexpr std::align_val_t alignment{64};
+
+    T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), alignment)); }
+    void deallocate(T* place, std::size_t) { ::operator delete(place, alignment); }
+
     template <class U>
     void construct(U* place) noexcept {
         ::new (static_cast<void*>(place)) U;
@@ -81,7 +94,7 @@ struct UninitializedAllocator : std::allocator<T> {
 };
 
 template <class T>
-using Buffer = std::vector<T, UninitializedAllocator<T>>;
+using Buffer = std::vector<T, BufferAllocator<T>>;
 
 #if defined(__SIZEOF_INT128__)
 __extension__ typedef unsigned __int128 Code128;
@@ -140,6 +153,12 @@ class VertexTable {
 
     VertexTable() : entries_(std::size_t(1) << bits_), codes_(1) {}
 
+    // Keeps its memory.
+    void clear() {
+        std::fill(entries_.begin(), entries_.end(), Entry{});
+        codes_.resize(1);
+    }
+
     [[nodiscard]] std::int32_t size() const { return static_cast<std::int32_t>(codes_.size()) - 1; }
     [[nodiscard]] Code code(std::int32_t id) const { return codes_[static_cast<std::size_t>(id)]; }
 
@@ -190,16 +209,27 @@ class VertexTable {
     static constexpr std::size_t large_table = std::size_t(1) << 17;
 
     int bits_ = 12;
-    std::vector<Entry> entries_;
+    Buffer<Entry> entries_;
     std::vector<Code> codes_;
 };
+
+// Call body(c, zero) for the channels c, c + 1, ... of each vector of a vertex's Width channels; `zero` is a vector of
+// that many zeros.
+template <int Width, class Body>
+inline void for_channel_vectors(const Body& body) {
+    constexpr int n = lanes < 8 ? lanes : 8;
+    BILATERAL_UNROLL
+    for (int c = 0; c + n <= Width; c += n) body(c, Vector<float, n>{});
+    if constexpr (Width % n != 0) body(Width - Width % n, Vector<float, Width % n>{});
+}
 
 }  // namespace detail
 
 // The lattice of a set of N points, and the filter over it.
 //
-// Invariants after construction: M vertices, numbered 1..M; vertex 0 is the absent neighbour and its values are 0.
-// Every point has D+1 vertices in 1..M and weights that sum to 1. Immutable, so that threads may share it.
+// Invariants after build(): M vertices, numbered 1..M; vertex 0 is the absent neighbour and its values are 0. Every
+// point has D+1 vertices in 1..M and weights that sum to 1. Threads may share it then. A lattice can be built again,
+// for other points, in the memory that it has.
 template <int D>
 class PermutohedralLattice {
  public:
@@ -210,20 +240,26 @@ class PermutohedralLattice {
     //
     // features: where the points lie, in units of the Gaussian's standard deviation. Has
     //   float lower(int i) const, upper(int i) const              bounds of coordinate i over all points
-    //   void load(int64 first, std::array<Lanes<float>, D>&) const    the points first ... first + block_size - 1
+    //   void load(int64 first, Floats (&position)[D]) const       the points first ... first + lanes - 1
     // point_count: N.
     // silent_points: N' >= N. Points N ... N' - 1 carry no values, but their vertices exist and take part in the blur
     //   (the published filter works in groups of four points, the last one filled up with points at the origin).
     // threads: how many may work on it; the result does not depend on it.
     // Throws std::invalid_argument if coordinates exceed max_coordinate or there are too many points.
     template <class Features>
-    PermutohedralLattice(const Features& features, std::int64_t point_count, std::int64_t silent_points, int threads);
+    void build(const Features& features, std::int64_t point_count, std::int64_t silent_points, int threads);
+
+    // Memory that filter() works in, for a thread to keep from call to call, and the seconds it spent.
+    struct Workspace {
+        detail::Buffer<float> values, blurred;
+        PhaseSeconds seconds;
+    };
 
     // out = A in, or A^T in.
     //
     // in, out: [channels][N] row after row; they may be the same array, but not otherwise overlap.
     // Throws NonFiniteValue at an infinite or not-a-number input; `out` is then unchanged from its channel on.
-    void filter(const float* in, float* out, std::int64_t channels, bool transpose) const;
+    void filter(const float* in, float* out, std::int64_t channels, bool transpose, Workspace& workspace) const;
 
     [[nodiscard]] std::int32_t vertex_count() const { return vertex_count_; }
 
@@ -231,22 +267,30 @@ class PermutohedralLattice {
     using Neighbours = std::array<std::int32_t, 2>;
 
     // For a block of points: vertices and weights, [colour][point].
-    struct Simplices {
-        std::array<Lanes<std::int32_t>, D + 1> vertex;
-        std::array<Lanes<float>, D + 1> weight;
+    struct alignas(64) Simplices {
+        std::int32_t vertex[D + 1][block_size];
+        float weight[D + 1][block_size];
+    };
+
+    // A block of points with its channels side by side, [point][channel].
+    template <int Width>
+    struct alignas(64) Block {
+        float value[block_size][Width];
+
+        void gather(const float* in, int channels, std::int64_t row_length, int points);
+        void scatter(float* out, int channels, std::int64_t row_length, int points) const;
     };
 
     template <class Code, class Features>
-    void build(const Features& features, std::int64_t point_count, const detail::VertexCoding<D, Code>& coding,
-               int threads);
+    void build_coded(const Features& features, std::int64_t point_count, const detail::VertexCoding<D, Code>& coding,
+                     int threads);
 
     template <class Code>
-    static void locate(const std::array<Lanes<float>, D>& position, const std::array<float, D>& scale,
-                       const detail::VertexCoding<D, Code>& coding, std::array<Lanes<Code>, D + 1>& code,
-                       std::array<Lanes<float>, D + 1>& weight);
+    void locate(const Floats (&position)[D], const detail::VertexCoding<D, Code>& coding,
+                       Code (&code)[D + 1][block_size], float (&weight)[D + 1][block_size], int offset) const;
 
     template <int Width>
-    void filter_channels(const float* in, float* out, int channels, bool transpose) const;
+    void filter_channels(const float* in, float* out, int channels, bool transpose, Workspace& workspace) const;
     template <int Width>
     void splat(const float* in, int channels, float* values) const;
     template <int Width>
@@ -266,29 +310,41 @@ class PermutohedralLattice {
         return scale;
     }
 
-    std::int64_t point_count_;
+    [[nodiscard]] int points_of_block(std::int64_t block, std::int64_t point_count) const {
+        return static_cast<int>(std::min<std::int64_t>(block_size, point_count - block * block_size));
+    }
+
+    template <class Code>
+    using Tables = std::vector<detail::VertexTable<Code>>;
+
+    std::int64_t point_count_ = 0;
     std::int32_t vertex_count_ = 0;
+    std::array<float, D> scale_ = elevation_scale();
     detail::Buffer<Simplices> simplices_;
-    std::array<std::vector<Neighbours>, D + 1> neighbours_;
+    std::array<detail::Buffer<Neighbours>, D + 1> neighbours_;
+#if defined(__SIZEOF_INT128__)
+    std::tuple<Tables<std::uint32_t>, Tables<std::uint64_t>, Tables<detail::Code128>> tables_;
+#else
+    std::tuple<Tables<std::uint32_t>, Tables<std::uint64_t>> tables_;
+#endif
 };
 
 template <int D>
 template <class Features>
-PermutohedralLattice<D>::PermutohedralLattice(const Features& features, std::int64_t point_count,
-                                              std::int64_t silent_points, int threads)
-    : point_count_(point_count) {
+void PermutohedralLattice<D>::build(const Features& features, std::int64_t point_count, std::int64_t silent_points,
+                                    int threads) {
     if (silent_points > (INT32_MAX - 1) / (D + 1))
         throw std::invalid_argument("too many points for one lattice: expected at most " +
                                     std::to_string((INT32_MAX - 1) / (D + 1)) + ", found " +
                                     std::to_string(silent_points));
+    point_count_ = point_count;
 
     // The range of each elevated coordinate, by interval arithmetic over the elevation (see locate).
-    const std::array<float, D> scale = elevation_scale();
     std::array<double, D + 1> low{}, high{};
     double low_sum = 0, high_sum = 0, reach = 0;
     for (int j = D; j >= 0; --j) {
-        const double low_step = j > 0 ? double(features.lower(j - 1)) * scale[j - 1] : 0.0;
-        const double high_step = j > 0 ? double(features.upper(j - 1)) * scale[j - 1] : 0.0;
+        const double low_step = j > 0 ? double(features.lower(j - 1)) * scale_[j - 1] : 0.0;
+        const double high_step = j > 0 ? double(features.upper(j - 1)) * scale_[j - 1] : 0.0;
         low[j] = low_sum - j * high_step;
         high[j] = high_sum - j * low_step;
         low_sum += low_step;
@@ -316,12 +372,12 @@ PermutohedralLattice<D>::PermutohedralLattice(const Features& features, std::int
     total /= count[widest];
 
     if (total < 0x1p32 * 0.999)
-        build(features, silent_points, detail::VertexCoding<D, std::uint32_t>(first, count, widest), threads);
+        build_coded(features, silent_points, detail::VertexCoding<D, std::uint32_t>(first, count, widest), threads);
     else if (total < 0x1p64 * 0.999)
-        build(features, silent_points, detail::VertexCoding<D, std::uint64_t>(first, count, widest), threads);
+        build_coded(features, silent_points, detail::VertexCoding<D, std::uint64_t>(first, count, widest), threads);
     else
 #if defined(__SIZEOF_INT128__)
-        build(features, silent_points, detail::VertexCoding<D, detail::Code128>(first, count, widest), threads);
+        build_coded(features, silent_points, detail::VertexCoding<D, detail::Code128>(first, count, widest), threads);
     static_assert(D <= 6, "the codes of more dimensions need more than 128 bits");
 #else
         throw std::invalid_argument("the lattice has more vertices than a 64-bit code can number; use larger sigmas");
@@ -330,8 +386,8 @@ PermutohedralLattice<D>::PermutohedralLattice(const Features& features, std::int
 
 template <int D>
 template <class Code, class Features>
-void PermutohedralLattice<D>::build(const Features& features, std::int64_t point_count,
-                                    const detail::VertexCoding<D, Code>& coding, int threads) {
+void PermutohedralLattice<D>::build_coded(const Features& features, std::int64_t point_count,
+                                          const detail::VertexCoding<D, Code>& coding, int threads) {
     const std::int64_t block_count = (point_count + block_size - 1) / block_size;
     simplices_.resize(static_cast<std::size_t>(block_count));
 
@@ -339,33 +395,36 @@ void PermutohedralLattice<D>::build(const Features& features, std::int64_t point
     constexpr std::int64_t blocks_worth_a_thread = 64;
     const std::int64_t part_count =
         std::clamp<std::int64_t>(block_count / blocks_worth_a_thread, 1, std::max(threads, 1));
-    std::vector<detail::VertexTable<Code>> tables(static_cast<std::size_t>(part_count));
-    const std::array<float, D> scale = elevation_scale();
+    Tables<Code>& tables = std::get<Tables<Code>>(tables_);
+    tables.resize(static_cast<std::size_t>(part_count));
     const auto first_block = [&](std::int64_t part) { return block_count * part / part_count; };
 
-    parallel_for(part_count, threads, [&](std::int64_t part) {
+    parallel_for(part_count, threads, [&](std::int64_t part, int) {
         auto& table = tables[static_cast<std::size_t>(part)];
-        std::array<Lanes<float>, D> position;
-        std::array<Lanes<Code>, D + 1> code;
+        table.clear();
+        Floats position[D];
+        Code code[D + 1][block_size], found[D + 1][block_size];
         for (std::int64_t block = first_block(part); block < first_block(part + 1); ++block) {
             Simplices& simplices = simplices_[static_cast<std::size_t>(block)];
-            features.load(block * block_size, position);
-            locate(position, scale, coding, code, simplices.weight);
-
-            const int points = static_cast<int>(std::min<std::int64_t>(block_size, point_count - block * block_size));
-            for (int p = 0; p < points; ++p) {
-                // Most vertices are known and stand where the search begins: look at all D+1 before branching.
-                std::array<typename detail::VertexTable<Code>::Entry, D + 1> entry;
-                bool known = true;
-                for (int r = 0; r <= D; ++r) entry[r] = table.first_entry(code[r][p]);
-                for (int r = 0; r <= D; ++r) {
-                    simplices.vertex[r][p] = entry[r].id;
-                    known &= entry[r].code == code[r][p];
-                }
-                if (!known)
-                    for (int r = 0; r <= D; ++r)
-                        if (entry[r].code != code[r][p]) simplices.vertex[r][p] = table.find_or_insert(code[r][p]);
+            for (int offset = 0; offset < block_size; offset += lanes) {
+                features.load(block * block_size + offset, position);
+                locate(position, coding, code, simplices.weight, offset);
             }
+            // Most vertices are known and stand where the search begins: look at all of the block before branching.
+            bool all_known = true;
+            for (int r = 0; r <= D; ++r) {
+                for (int p = 0; p < block_size; ++p) {
+                    const auto& entry = table.first_entry(code[r][p]);
+                    simplices.vertex[r][p] = entry.id;
+                    found[r][p] = entry.code;
+                    all_known &= entry.code == code[r][p];
+                }
+            }
+            if (all_known) continue;
+            const int points = points_of_block(block, point_count);
+            for (int r = 0; r <= D; ++r)
+                for (int p = 0; p < points; ++p)
+                    if (found[r][p] != code[r][p]) simplices.vertex[r][p] = table.find_or_insert(code[r][p]);
         }
     });
 
@@ -376,11 +435,11 @@ void PermutohedralLattice<D>::build(const Features& features, std::int64_t point
         for (std::int32_t id = 1; id <= tables[part].size(); ++id)
             renumbered[part][static_cast<std::size_t>(id)] = table.find_or_insert(tables[part].code(id));
     }
-    parallel_for(part_count - 1, threads, [&](std::int64_t i) {
+    parallel_for(part_count - 1, threads, [&](std::int64_t i, int) {
         const std::int64_t part = i + 1;
         const auto& number = renumbered[static_cast<std::size_t>(part)];
         for (std::int64_t block = first_block(part); block < first_block(part + 1); ++block) {
-            const int points = static_cast<int>(std::min<std::int64_t>(block_size, point_count - block * block_size));
+            const int points = points_of_block(block, point_count);
             for (auto& vertex : simplices_[static_cast<std::size_t>(block)].vertex)
                 for (int p = 0; p < points; ++p) vertex[p] = number[static_cast<std::size_t>(vertex[p])];
         }
@@ -388,135 +447,127 @@ void PermutohedralLattice<D>::build(const Features& features, std::int64_t point
     vertex_count_ = table.size();
 
     // If b is a's neighbour in direction j then a is b's in the opposite one: a single search gives both.
-    parallel_for(D + 1, point_count < 4 * block_size * blocks_worth_a_thread ? 1 : threads, [&](std::int64_t j) {
+    parallel_for(D + 1, point_count < 4 * block_size * blocks_worth_a_thread ? 1 : threads, [&](std::int64_t j, int) {
         auto& neighbours = neighbours_[static_cast<std::size_t>(j)];
         neighbours.assign(static_cast<std::size_t>(vertex_count_) + 1, Neighbours{0, 0});
         for (std::int32_t id = 1; id <= vertex_count_; ++id) {
             const std::int32_t other = table.find(coding.neighbour(table.code(id), static_cast<int>(j)));
             neighbours[static_cast<std::size_t>(id)][0] = other;
-            if (other != 0) neighbours[static_cast<std::size_t>(other)][1] = id;
+            neighbours[static_cast<std::size_t>(other)][1] = id;
         }
+        neighbours[0] = {0, 0};
     });
 }
 
-// Find the simplex around each point of a block: the codes of its vertices and the point's barycentric weights.
+// Find the simplex around each point of a vector: the codes of its vertices and the point's barycentric weights, put
+// into a block at `offset`.
 //
-// The loop over the points has no branch and the loops inside it are unrolled, so that the compiler makes vector code
-// of it. The arithmetic is float32, one rounding per operation (no fused multiply-add): another last bit can put a
-// point into another simplex.
+// No step branches. The arithmetic is float32, one rounding per operation (no fused multiply-add): another last bit
+// can put a point into another simplex.
 template <int D>
 template <class Code>
-inline void PermutohedralLattice<D>::locate(const std::array<Lanes<float>, D>& position,
-                                            const std::array<float, D>& scale,
-                                            const detail::VertexCoding<D, Code>& coding,
-                                            std::array<Lanes<Code>, D + 1>& code,
-                                            std::array<Lanes<float>, D + 1>& weight) {
+inline void PermutohedralLattice<D>::locate(const Floats (&position)[D], const detail::VertexCoding<D, Code>& coding,
+                                            Code (&code)[D + 1][block_size], float (&weight)[D + 1][block_size],
+                                            int offset) const {
     constexpr float side = D + 1;
     constexpr float inverse = 1.0f / side;
     // Adding and taking away 1.5 * 2^23 rounds half to even, as every instruction set's rounding does, and needs none.
     constexpr float round_off = 12582912.0f;
 
-    for (int p = 0; p < block_size; ++p) {
-        // Elevate the point into the hyperplane: y = E p.
-        float elevated[D + 1];
-        float sum = 0;
-        BILATERAL_UNROLL
-        for (int j = D; j > 0; --j) {
-            const float step = position[j - 1][p] * scale[j - 1];
-            elevated[j] = sum - static_cast<float>(j) * step;
-            sum += step;
-        }
-        elevated[0] = sum;
+    // Elevate the point into the hyperplane: y = E p.
+    Floats elevated[D + 1];
+    Floats sum{};
+    BILATERAL_UNROLL
+    for (int j = D; j > 0; --j) {
+        const Floats step = position[j - 1] * scale_[j - 1];
+        elevated[j] = sum - static_cast<float>(j) * step;
+        sum += step;
+    }
+    elevated[0] = sum;
 
-        // The closest vertex of colour 0: round each coordinate to a multiple of D+1.
-        float quotient[D + 1], residual[D + 1];
-        float off_plane = 0;
-        BILATERAL_UNROLL
-        for (int i = 0; i <= D; ++i) {
-            quotient[i] = (elevated[i] * inverse + round_off) - round_off;
-            residual[i] = elevated[i] - quotient[i] * side;
-            off_plane += quotient[i];
-        }
+    // The closest vertex of colour 0: round each coordinate to a multiple of D+1.
+    Floats quotient[D + 1], residual[D + 1];
+    Floats off_plane{};
+    BILATERAL_UNROLL
+    for (int i = 0; i <= D; ++i) {
+        quotient[i] = (elevated[i] * inverse + round_off) - round_off;
+        residual[i] = elevated[i] - quotient[i] * side;
+        off_plane += quotient[i];
+    }
 
-        // The rank of each coordinate in the descending order of the residuals tells the simplex. Of equal ones,
-        // the first comes first.
-        std::int32_t rank[D + 1];
+    // The rank of each coordinate in the descending order of the residuals tells the simplex. Of equal ones, the
+    // first comes first. (True is -1 in vectors.)
+    Ints rank[D + 1];
+    BILATERAL_UNROLL
+    for (int i = 0; i <= D; ++i) rank[i] = i + __builtin_convertvector(off_plane, Ints);
+    BILATERAL_UNROLL
+    for (int i = 0; i < D; ++i) {
         BILATERAL_UNROLL
-        for (int i = 0; i <= D; ++i) rank[i] = i + static_cast<std::int32_t>(off_plane);
-        BILATERAL_UNROLL
-        for (int i = 0; i < D; ++i) {
-            BILATERAL_UNROLL
-            for (int j = i + 1; j <= D; ++j) {
-                const std::int32_t behind = residual[i] < residual[j] ? 1 : 0;
-                rank[i] += behind;
-                rank[j] -= behind;
-            }
+        for (int j = i + 1; j <= D; ++j) {
+            const Ints behind = residual[i] < residual[j];
+            rank[i] -= behind;
+            rank[j] += behind;
         }
+    }
 
-        // Rounding may have missed the hyperplane, by off_plane (D+1); so many coordinates, those that were rounded
-        // furthest, move by D+1, and the ranks turn round.
+    // Rounding may have missed the hyperplane, by off_plane (D+1); so many coordinates, those that were rounded
+    // furthest, move by D+1, and the ranks turn round.
+    BILATERAL_UNROLL
+    for (int i = 0; i <= D; ++i) {
+        const Ints turn = (rank[i] > D) - (rank[i] < 0);
+        rank[i] += turn * (D + 1);
+        quotient[i] += __builtin_convertvector(turn, Floats);
+        residual[i] = (elevated[i] - quotient[i] * side) * inverse;
+    }
+
+    // Barycentric coordinates: differences of successive residuals in the order of the ranks.
+    Floats sorted[D + 1];
+    BILATERAL_UNROLL
+    for (int r = 0; r <= D; ++r) {
+        sorted[r] = residual[D];
         BILATERAL_UNROLL
-        for (int i = 0; i <= D; ++i) {
-            const std::int32_t turn = (rank[i] < 0 ? 1 : 0) - (rank[i] > D ? 1 : 0);
-            rank[i] += turn * (D + 1);
-            quotient[i] += static_cast<float>(turn);
-            residual[i] = (elevated[i] - quotient[i] * side) * inverse;
-        }
+        for (int i = 0; i < D; ++i) sorted[r] = rank[i] == r ? residual[i] : sorted[r];
+    }
+    store(&weight[0][offset], sorted[D] + (1.0f - sorted[0]));
+    BILATERAL_UNROLL
+    for (int r = 1; r <= D; ++r) store(&weight[r][offset], sorted[D - r] - sorted[D - r + 1]);
 
-        // Residuals and strides in the order of the ranks.
-        float sorted[D + 1];
-        Code stride[D + 1];
+    // The canonical simplex: from the vertex of colour 0 to that of colour r every coordinate grows by r, but those
+    // of the r last ranks fall by D+1-r, that is, their quotients by 1. Codes may be wider than a lane, so this is
+    // left to the compiler.
+    std::int32_t rank_of[D + 1][lanes], quotient_of[D + 1][lanes];
+    BILATERAL_UNROLL
+    for (int i = 0; i <= D; ++i) {
+        store(rank_of[i], rank[i]);
+        store(quotient_of[i], __builtin_convertvector(quotient[i], Ints) - coding.first[i]);
+    }
+    for (int p = 0; p < lanes; ++p) {
+        Code origin = 0;
+        BILATERAL_UNROLL
+        for (int i = 0; i <= D; ++i) origin += static_cast<Code>(quotient_of[i][p]) * coding.stride[i];
         BILATERAL_UNROLL
         for (int r = 0; r <= D; ++r) {
-            sorted[r] = 0;
-            stride[r] = 0;
+            Code vertex = origin + static_cast<Code>(r);
             BILATERAL_UNROLL
-            for (int i = 0; i <= D; ++i) {
-                sorted[r] = rank[i] == r ? residual[i] : sorted[r];
-                stride[r] = rank[i] == r ? coding.stride[i] : stride[r];
-            }
-        }
-
-        // Barycentric coordinates: differences of successive residuals.
-        weight[0][p] = sorted[D] + (1.0f - sorted[0]);
-        BILATERAL_UNROLL
-        for (int r = 1; r <= D; ++r) weight[r][p] = sorted[D - r] - sorted[D - r + 1];
-
-        // The vertex of colour 0, and from vertex to vertex (the canonical simplex): every coordinate grows by 1,
-        // but the one of rank D - r falls by D, that is, its quotient by 1.
-        Code vertex = 0;
-        BILATERAL_UNROLL
-        for (int i = 0; i <= D; ++i)
-            vertex += static_cast<Code>(static_cast<std::int32_t>(quotient[i]) - coding.first[i]) * coding.stride[i];
-        code[0][p] = vertex;
-        BILATERAL_UNROLL
-        for (int r = 0; r < D; ++r) {
-            vertex += 1 - stride[D - r];
-            code[r + 1][p] = vertex;
+            for (int i = 0; i <= D; ++i) vertex -= rank_of[i][p] > D - r ? coding.stride[i] : 0;
+            code[r][offset + p] = vertex;
         }
     }
 }
 
 template <int D>
-void PermutohedralLattice<D>::filter(const float* in, float* out, std::int64_t channels, bool transpose) const {
+void PermutohedralLattice<D>::filter(const float* in, float* out, std::int64_t channels, bool transpose,
+                                     Workspace& workspace) const {
     // As few passes as max_channels allows, of about equal width.
     const std::int64_t passes = (channels + max_channels - 1) / max_channels;
+    const auto first_channel = [&](std::int64_t pass) {
+        return std::min(channels, (channels * pass / passes + channel_step - 1) / channel_step * channel_step);
+    };
     for (std::int64_t pass = 0; pass < passes; ++pass) {
-        const std::int64_t first = std::min(channels, (channels * pass / passes + channel_step - 1) /
-                                                          channel_step * channel_step);
-        const std::int64_t last = std::min(channels, (channels * (pass + 1) / passes + channel_step - 1) /
-                                                         channel_step * channel_step);
-        const int width = static_cast<int>(last - first);
-        const std::int64_t offset = first * point_count_;
+        const std::int64_t offset = first_channel(pass) * point_count_;
+        const int width = static_cast<int>(first_channel(pass + 1) - first_channel(pass));
         try {
-            if (width <= 8)
-                filter_channels<8>(in + offset, out + offset, width, transpose);
-            else if (width <= 16)
-                filter_channels<16>(in + offset, out + offset, width, transpose);
-            else if (width <= 24)
-                filter_channels<24>(in + offset, out + offset, width, transpose);
-            else
-                filter_channels<32>(in + offset, out + offset, width, transpose);
+            filter_channels<channel_step>(in + offset, out + offset, width, transpose, workspace);
         } catch (NonFiniteValue& found) {
             found.index += offset;
             throw;
@@ -528,43 +579,106 @@ void PermutohedralLattice<D>::filter(const float* in, float* out, std::int64_t c
 // transposition from and to [channel][point] is part of splat and slice.
 template <int D>
 template <int Width>
-void PermutohedralLattice<D>::filter_channels(const float* in, float* out, int channels, bool transpose) const {
+void PermutohedralLattice<D>::filter_channels(const float* in, float* out, int channels, bool transpose,
+                                              Workspace& workspace) const {
+    if constexpr (Width < max_channels)
+        if (channels > Width) return filter_channels<Width + channel_step>(in, out, channels, transpose, workspace);
+
     const std::size_t size = (static_cast<std::size_t>(vertex_count_) + 1) * Width;
-    detail::Buffer<float> values(size), blurred(size);
+    auto& [values, blurred, seconds] = workspace;
+    values.resize(size);
+    blurred.resize(size);
+    Stopwatch watch;
 
     std::fill(values.begin(), values.end(), 0.0f);
     splat<Width>(in, channels, values.data());
 
     // An infinite or not-a-number input shows in its vertices, and of these there are fewer than of inputs.
-    std::array<float, channel_step> probe{};
+    Vector<float, channel_step> probe{};
     for (std::size_t i = 0; i < size; i += channel_step)
-        for (int c = 0; c < channel_step; ++c) probe[c] += values[i + c] * 0.0f;
-    for (const float zero : probe)
-        if (!(zero == 0.0f)) reject_non_finite(in, channels * point_count_);
+        probe += load<Vector<float, channel_step>>(&values[i]) * 0.0f;
+    for (int c = 0; c < channel_step; ++c)
+        if (!(probe[c] == 0.0f)) reject_non_finite(in, channels * point_count_);
+    seconds.splat += watch.lap();
 
     std::fill_n(blurred.begin(), Width, 0.0f);
     for (int step = 0; step <= D; ++step) {
         blur<Width>(transpose ? D - step : step, values.data(), blurred.data());
         values.swap(blurred);
     }
+    seconds.blur += watch.lap();
     slice<Width>(values.data(), out, channels);
+    seconds.slice += watch.lap();
+}
+
+// Turn [channel][point] into [point][channel], missing ones 0. in: the first point of the first channel.
+template <int D>
+template <int Width>
+inline void PermutohedralLattice<D>::Block<Width>::gather(const float* in, int channels, std::int64_t row_length,
+                                                          int points) {
+    if (points < block_size) {
+        std::memset(value, 0, sizeof value);
+        for (int c = 0; c < channels; ++c)
+            for (int p = 0; p < points; ++p) value[p][c] = in[c * row_length + p];
+        return;
+    }
+    detail::for_channel_vectors<Width>([&](int c, auto zero) {
+        using V = decltype(zero);
+        constexpr int n = sizeof(V) / sizeof(float);
+        for (int p = 0; p < block_size; p += n) {
+            V row[n];
+            BILATERAL_UNROLL
+            for (int i = 0; i < n; ++i) row[i] = c + i < channels ? load<V>(in + (c + i) * row_length + p) : zero;
+            transpose(row);
+            BILATERAL_UNROLL
+            for (int i = 0; i < n; ++i) store(&value[p + i][c], row[i]);
+        }
+    });
+}
+
+// The inverse of gather.
+template <int D>
+template <int Width>
+inline void PermutohedralLattice<D>::Block<Width>::scatter(float* out, int channels, std::int64_t row_length,
+                                                           int points) const {
+    if (points < block_size) {
+        for (int c = 0; c < channels; ++c)
+            for (int p = 0; p < points; ++p) out[c * row_length + p] = value[p][c];
+        return;
+    }
+    detail::for_channel_vectors<Width>([&](int c, auto zero) {
+        using V = decltype(zero);
+        constexpr int n = sizeof(V) / sizeof(float);
+        for (int p = 0; p < block_size; p += n) {
+            V row[n];
+            BILATERAL_UNROLL
+            for (int i = 0; i < n; ++i) row[i] = load<V>(&value[p + i][c]);
+            transpose(row);
+            BILATERAL_UNROLL
+            for (int i = 0; i < n; ++i)
+                if (c + i < channels) store(out + (c + i) * row_length + p, row[i]);
+        }
+    });
 }
 
 // Splat: every point, in their order, adds its weighted values to the vertices of its simplex.
 template <int D>
 template <int Width>
 void PermutohedralLattice<D>::splat(const float* in, int channels, float* values) const {
-    alignas(64) float point[block_size][Width] = {};
+    Block<Width> block;
     for (std::int64_t first = 0; first < point_count_; first += block_size) {
         const Simplices& simplices = simplices_[static_cast<std::size_t>(first / block_size)];
-        const int points = static_cast<int>(std::min<std::int64_t>(block_size, point_count_ - first));
-        for (int c = 0; c < channels; ++c)
-            for (int p = 0; p < points; ++p) point[p][c] = in[c * point_count_ + first + p];
+        const int points = points_of_block(first / block_size, point_count_);
+        block.gather(in + first, channels, point_count_, points);
         for (int p = 0; p < points; ++p) {
+            BILATERAL_UNROLL
             for (int r = 0; r <= D; ++r) {
                 float* vertex = values + static_cast<std::size_t>(simplices.vertex[r][p]) * Width;
                 const float weight = simplices.weight[r][p];
-                for (int c = 0; c < Width; ++c) vertex[c] += weight * point[p][c];
+                detail::for_channel_vectors<Width>([&](int c, auto zero) {
+                    using V = decltype(zero);
+                    store(vertex + c, load<V>(vertex + c) + weight * load<V>(&block.value[p][c]));
+                });
             }
         }
     }
@@ -575,13 +689,16 @@ void PermutohedralLattice<D>::splat(const float* in, int channels, float* values
 template <int D>
 template <int Width>
 void PermutohedralLattice<D>::blur(int axis, const float* values, float* blurred) const {
-    const std::vector<Neighbours>& neighbours = neighbours_[static_cast<std::size_t>(axis)];
+    const auto& neighbours = neighbours_[static_cast<std::size_t>(axis)];
     for (std::size_t id = 1; id < neighbours.size(); ++id) {
         const float* one = values + static_cast<std::size_t>(neighbours[id][0]) * Width;
         const float* other = values + static_cast<std::size_t>(neighbours[id][1]) * Width;
         const float* old = values + id * Width;
         float* result = blurred + id * Width;
-        for (int c = 0; c < Width; ++c) result[c] = old[c] + (one[c] + other[c]) * 0.5f;
+        detail::for_channel_vectors<Width>([&](int c, auto zero) {
+            using V = decltype(zero);
+            store(result + c, load<V>(old + c) + (load<V>(one + c) + load<V>(other + c)) * 0.5f);
+        });
     }
 }
 
@@ -592,26 +709,27 @@ template <int D>
 template <int Width>
 void PermutohedralLattice<D>::slice(const float* values, float* out, int channels) const {
     constexpr float alpha = 1.0f / (1.0f + 1.0f / static_cast<float>(1 << D));
-    alignas(64) float point[block_size][Width];
+    Block<Width> block;
     for (std::int64_t first = 0; first < point_count_; first += block_size) {
         const Simplices& simplices = simplices_[static_cast<std::size_t>(first / block_size)];
-        const int points = static_cast<int>(std::min<std::int64_t>(block_size, point_count_ - first));
+        const int points = points_of_block(first / block_size, point_count_);
         for (int p = 0; p < points; ++p) {
             const float* vertex[D + 1];
             float weight[D + 1];
+            BILATERAL_UNROLL
             for (int r = 0; r <= D; ++r) {
                 vertex[r] = values + static_cast<std::size_t>(simplices.vertex[r][p]) * Width;
                 weight[r] = simplices.weight[r][p] * alpha;
             }
-            for (int c = 0; c < Width; ++c) {
-                float sum = 0;
+            detail::for_channel_vectors<Width>([&](int c, auto zero) {
+                using V = decltype(zero);
+                V sum = zero;
                 BILATERAL_UNROLL
-                for (int r = 0; r <= D; ++r) sum += weight[r] * vertex[r][c];
-                point[p][c] = sum;
-            }
+                for (int r = 0; r <= D; ++r) sum += weight[r] * load<V>(vertex[r] + c);
+                store(&block.value[p][c], sum);
+            });
         }
-        for (int c = 0; c < channels; ++c)
-            for (int p = 0; p < points; ++p) out[c * point_count_ + first + p] = point[p][c];
+        block.scatter(out + first, channels, point_count_, points);
     }
 }
 
@@ -622,6 +740,4 @@ void PermutohedralLattice<D>::reject_non_finite(const float* in, std::int64_t le
         if (!std::isfinite(in[i])) throw NonFiniteValue{i};
 }
 
-}  // namespace bilateral
-
-#undef BILATERAL_UNROLL
+}  // namespace bilateral::BILATERAL_TARGET

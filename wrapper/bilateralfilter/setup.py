@@ -19,6 +19,20 @@ from setuptools.command.build_py import build_py
 # Contracted (fused) multiply-adds would round the lattice coordinates differently on different machines.
 COMPILE_ARGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
 
+# engine.cpp is compiled once more for each of these that the compiler can make: compiler arguments, in addition to a
+# definition of BILATERAL_TARGET for engine.cpp and of BILATERAL_<NAME> for bilateralfilter.cpp, which chooses at run time.
+INSTRUCTION_SETS = {
+    "avx2": ["-mavx2"],
+    "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512"],
+}
+
+X86_64_PROGRAM = """
+#if !defined(__x86_64__)
+#error "another processor"
+#endif
+int main() { return __builtin_cpu_supports("avx512f") == 77; }
+"""
+
 # Compiler and linker arguments: GCC and Clang; Apple's Clang with Homebrew's libomp.
 OPENMP_ARGS = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 
@@ -66,7 +80,29 @@ class BuildExtension(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args += compile_args
             extension.extra_link_args += link_args
+            extension.extra_objects = self.engines(extension)
         super().build_extensions()
+
+    def engines(self, extension: Extension) -> list:
+        """Compile engine.cpp for every further instruction set and return the objects.
+
+        They must come after those of the sources (setuptools puts them there): of an inline function that several
+        objects contain, such as the standard library's, the linker takes the first, and the baseline must not get one
+        with AVX-512 in it.
+        """
+        objects = []
+        for name, arguments in INSTRUCTION_SETS.items():
+            if not self.builds_and_runs(X86_64_PROGRAM, arguments, []):
+                continue
+            extension.define_macros.append((f"BILATERAL_{name.upper()}", None))
+            objects += self.compiler.compile(
+                ["engine.cpp"],
+                output_dir=str(Path(self.build_temp) / name),
+                macros=[("BILATERAL_TARGET", name)],
+                extra_postargs=[*extension.extra_compile_args, *arguments],
+            )
+        print(f"bilateralfilter: instruction sets beside the baseline: {len(objects)} of {len(INSTRUCTION_SETS)}")
+        return objects
 
     def openmp_args(self) -> tuple:
         """Return the compiler and linker arguments for OpenMP: the first that build a program which runs."""
@@ -107,8 +143,8 @@ setup(
     ext_modules=[
         Extension(
             "_bilateralfilter",
-            sources=["bilateralfilter.i", "bilateralfilter.cpp"],
-            depends=["bilateralfilter.hpp", "permutohedral.hpp", "parallel.hpp"],
+            sources=["bilateralfilter.i", "bilateralfilter.cpp", "engine.cpp"],
+            depends=["bilateralfilter.hpp", "engine.hpp", "parallel.hpp", "permutohedral.hpp", "vectors.hpp"],
             language="c++",
             swig_opts=["-c++"],
             extra_compile_args=COMPILE_ARGS,
