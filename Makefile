@@ -83,3 +83,11 @@ test-env: setup ## check the environment: versions, devices, the filter against 
 clean: ## delete .venv and what was built (not run/ and not data/)
 	rm -rf $(VENV) $(FILTER)/build $(FILTER)/*.egg-info $(FILTER)/bilateralfilter_wrap.c* $(FILTER)/bilateralfilter.py $(FILTER)/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: test-filter
+test-filter: ## run the filter's C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory -C $(FILTER)/tests check
+
+.PHONY: fuzz-filter
+fuzz-filter: ## call the filter a million times with random arguments under the sanitizers
+	@$(MAKE) --no-print-directory -C $(FILTER)/tests fuzz

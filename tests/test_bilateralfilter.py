@@ -11,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bilateralfilter import bilateralfilter, bilateralfilter_batch
+from bilateralfilter import bilateralfilter, bilateralfilter_batch, bilateralfilter_profile, instruction_sets
 
 REFERENCE = Path(__file__).parent / "reference"
 
 
-def apply(images, values, sigma_rgb=15.0, sigma_xy=20.0, transpose=False):
+def apply(images, values, sigma_rgb=15.0, sigma_xy=20.0, transpose=False, instruction_set=None):
     out = np.full_like(values, np.nan)
-    bilateralfilter_batch(images, values, out, *values.shape, sigma_rgb, sigma_xy, transpose)
+    arguments = images, values, out, *values.shape, sigma_rgb, sigma_xy, transpose
+    if instruction_set is None:
+        bilateralfilter_batch(*arguments)
+    else:
+        bilateralfilter_profile(*arguments, instruction_set)
     return out
 
 
@@ -173,6 +177,59 @@ def test_noise_and_extreme_sigmas(sigma):
         ratio = out / values
         assert ratio.min() > 0.1 and ratio.max() < 1.001
         np.testing.assert_allclose(ratio[:, 0], ratio[:, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["flat", "smooth", "noise"])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_problems(content, seed):
+    rng = np.random.default_rng([seed, len(content)])
+    h, w = [(1, 1), (1, 97), (89, 1), (2, 2), (3, 61), (31, 37)][seed % 6]
+    n, k = int(rng.integers(1, 4)), int([1, 130, *rng.integers(2, 130, 10)][seed])
+    sigma_rgb, sigma_xy = 10 ** rng.uniform(-2, 3, 2)
+    images = smooth_images(rng, n, h, w)
+    if content == "flat":
+        images[:] = rng.uniform(0, 255)
+    elif content == "noise":
+        images = rng.integers(0, 256, images.shape).astype(np.float32)
+    x, y = rng.standard_normal((2, n, k, h, w)).astype(np.float32)
+    out = apply(images, x, sigma_rgb, sigma_xy)
+    assert np.isfinite(out).all()
+    for name in instruction_sets():
+        np.testing.assert_array_equal(apply(images, x, sigma_rgb, sigma_xy, instruction_set=name), out, name)
+    # The order of the images does not matter, nor what other channels there are.
+    reversed_batch = apply(images[::-1].copy(), x[::-1].copy(), sigma_rgb, sigma_xy)[::-1]
+    np.testing.assert_array_equal(reversed_batch, out)
+    some = x[:, k // 3 : 2 * k // 3 + 1].copy()
+    np.testing.assert_array_equal(apply(images, some, sigma_rgb, sigma_xy), out[:, k // 3 : 2 * k // 3 + 1])
+    # <A x, y> = <x, A^T y>
+    products = out.astype(np.float64) * y, apply(images, y, sigma_rgb, sigma_xy, transpose=True).astype(np.float64) * x
+    assert abs(products[0].sum() - products[1].sum()) < 1e-6 * np.abs(products).sum()
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("filter_*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("transpose", [False, True])
+def test_every_instruction_set_gives_the_same_bits(path, transpose):
+    with np.load(path) as data:
+        images = data["images"].astype(np.float32)
+        values = data["segmentations_u16"].astype(np.float32) / np.float32(65535)
+        sigmas = float(data["sigma_rgb"]), float(data["sigma_xy"])
+    expected = apply(images, values, *sigmas, transpose)
+    for name in instruction_sets():
+        np.testing.assert_array_equal(apply(images, values, *sigmas, transpose, name), expected, name)
+
+
+def test_instruction_sets_and_profile():
+    assert instruction_sets()[-1] == "baseline"
+    images, values = random_problem(21, 2, 3, 40, 41)
+    out = np.empty_like(values)
+    seconds = bilateralfilter_profile(images, values, out, 2, 3, 40, 41, 15.0, 20.0)
+    np.testing.assert_array_equal(out, apply(images, values))
+    assert list(seconds) == ["build", "splat", "blur", "slice"]
+    assert all(0 < value < 60 for value in seconds.values())
+    with pytest.raises(ValueError, match="instruction_set: expected one of .*baseline, found mmx"):
+        apply(images, values, instruction_set="mmx")
+    with pytest.raises(TypeError, match="instruction_set: expected a string, found int"):
+        apply(images, values, instruction_set=2)
 
 
 def test_inputs_are_not_changed():
@@ -424,6 +481,38 @@ def test_forked_child_after_the_parent_has_called():
         assert child.exitcode == 0
     finally:
         child.kill()
+
+
+THREADS_PROGRAM = """
+import os, sys
+import torch
+import numpy as np
+from bilateralfilter import bilateralfilter_batch
+if len(sys.argv) > 1:
+    torch.set_num_threads(int(sys.argv[1]))
+setting, before = torch.get_num_threads(), len(os.listdir("/proc/self/task"))
+values = np.ones((12, 3, 50, 50), np.float32)
+bilateralfilter_batch(values, values, np.empty_like(values), 12, 3, 50, 50, 15.0, 20.0)
+print(len(os.listdir("/proc/self/task")) - before + 1, setting, torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+@pytest.mark.parametrize(("environment", "argument"), [("3", []), ("3", ["1"]), ("1", ["4"])])
+def test_follows_the_thread_counts_of_openmp_and_torch(environment, argument):
+    run = subprocess.run(
+        [sys.executable, "-c", THREADS_PROGRAM, *argument],
+        env={**os.environ, "OMP_NUM_THREADS": environment},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    wanted = argument[0] if argument else environment
+    used, before, after = run.stdout.split()
+    assert before == after == wanted
+    if used == "1" and wanted != "1":
+        pytest.skip("built without OpenMP, or with another OpenMP than PyTorch's")
+    assert used == wanted
 
 
 OPENMP_PROGRAM = """

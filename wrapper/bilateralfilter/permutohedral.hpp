@@ -162,10 +162,21 @@ class VertexTable {
     [[nodiscard]] std::int32_t size() const { return static_cast<std::int32_t>(codes_.size()) - 1; }
     [[nodiscard]] Code code(std::int32_t id) const { return codes_[static_cast<std::size_t>(id)]; }
 
-    // The entry where the search for a code begins, which almost always is the one sought.
-    [[nodiscard]] const Entry& first_entry(Code code) const { return entries_[slot(code)]; }
+    // The ids of many codes at once.
+    template <int count>
+    void find(const Code (&codes)[count], std::int32_t (&ids)[count]) const {
+        std::uint8_t unsettled[count];
+        const int unsettled_count = look<true>(codes, ids, unsettled);
+        for (int k = 0; k < unsettled_count; ++k) ids[unsettled[k]] = entries_[search(codes[unsettled[k]])].id;
+    }
 
-    [[nodiscard]] std::int32_t find(Code code) const { return entries_[search(code)].id; }
+    // The same, giving ids to those that have none.
+    template <int count>
+    void find_or_insert(const Code (&codes)[count], std::int32_t (&ids)[count]) {
+        std::uint8_t unsettled[count];
+        const int unsettled_count = look<false>(codes, ids, unsettled);
+        for (int k = 0; k < unsettled_count; ++k) ids[unsettled[k]] = find_or_insert(codes[unsettled[k]]);
+    }
 
     std::int32_t find_or_insert(Code code) {
         std::size_t place = search(code);
@@ -181,6 +192,29 @@ class VertexTable {
     }
 
  private:
+    // Look where the searches for the codes begin, and almost always end. Where one does not, put its number into
+    // `unsettled`; return how many there are. To find an empty entry settles a search, too, if absent_settles.
+    //
+    // Nothing here branches, and all addresses are known before the first is needed: so the processor has many entries
+    // on their way at a time, and mispredicts nothing.
+    template <bool absent_settles, int count>
+    int look(const Code (&codes)[count], std::int32_t (&ids)[count], std::uint8_t (&unsettled)[count]) const {
+        static_assert(count <= 256, "numbers have to fit unsettled");
+        std::uint32_t slots[count];
+        for (int i = 0; i < count; ++i) slots[i] = static_cast<std::uint32_t>(slot(codes[i]));
+        const Entry* entries = entries_.data();
+        std::size_t unsettled_count = 0;
+        BILATERAL_UNROLL
+        for (int i = 0; i < count; ++i) {
+            const Entry& entry = entries[slots[i]];
+            const std::int32_t found = -static_cast<std::int32_t>(entry.code == codes[i]);  // a mask: all bits or none
+            ids[i] = entry.id & found;
+            unsettled[unsettled_count] = static_cast<std::uint8_t>(i);
+            unsettled_count += absent_settles ? (entry.id & ~found) != 0 : found == 0;
+        }
+        return static_cast<int>(unsettled_count);
+    }
+
     [[nodiscard]] std::size_t slot(Code code) const {
         if constexpr (sizeof(Code) == 4) {
             return static_cast<std::uint32_t>(code * 0x9E3779B1u) >> (32 - bits_);
@@ -268,8 +302,8 @@ class PermutohedralLattice {
 
     // For a block of points: vertices and weights, [colour][point].
     struct alignas(64) Simplices {
-        std::int32_t vertex[D + 1][block_size];
-        float weight[D + 1][block_size];
+        std::int32_t vertex[(D + 1) * block_size];
+        float weight[(D + 1) * block_size];
     };
 
     // A block of points with its channels side by side, [point][channel].
@@ -287,7 +321,7 @@ class PermutohedralLattice {
 
     template <class Code>
     void locate(const Floats (&position)[D], const detail::VertexCoding<D, Code>& coding,
-                       Code (&code)[D + 1][block_size], float (&weight)[D + 1][block_size], int offset) const;
+                       Code* code, float* weight) const;
 
     template <int Width>
     void filter_channels(const float* in, float* out, int channels, bool transpose, Workspace& workspace) const;
@@ -403,28 +437,17 @@ void PermutohedralLattice<D>::build_coded(const Features& features, std::int64_t
         auto& table = tables[static_cast<std::size_t>(part)];
         table.clear();
         Floats position[D];
-        Code code[D + 1][block_size], found[D + 1][block_size];
+        Code code[(D + 1) * block_size];
         for (std::int64_t block = first_block(part); block < first_block(part + 1); ++block) {
             Simplices& simplices = simplices_[static_cast<std::size_t>(block)];
             for (int offset = 0; offset < block_size; offset += lanes) {
                 features.load(block * block_size + offset, position);
-                locate(position, coding, code, simplices.weight, offset);
+                locate(position, coding, code + offset, simplices.weight + offset);
             }
-            // Most vertices are known and stand where the search begins: look at all of the block before branching.
-            bool all_known = true;
-            for (int r = 0; r <= D; ++r) {
-                for (int p = 0; p < block_size; ++p) {
-                    const auto& entry = table.first_entry(code[r][p]);
-                    simplices.vertex[r][p] = entry.id;
-                    found[r][p] = entry.code;
-                    all_known &= entry.code == code[r][p];
-                }
-            }
-            if (all_known) continue;
-            const int points = points_of_block(block, point_count);
-            for (int r = 0; r <= D; ++r)
-                for (int p = 0; p < points; ++p)
-                    if (found[r][p] != code[r][p]) simplices.vertex[r][p] = table.find_or_insert(code[r][p]);
+            // Beyond the last point: as if it were the first of its block.
+            for (int p = points_of_block(block, point_count); p < block_size; ++p)
+                for (int r = 0; r <= D; ++r) code[r * block_size + p] = code[r * block_size];
+            table.find_or_insert(code, simplices.vertex);
         }
     });
 
@@ -439,9 +462,8 @@ void PermutohedralLattice<D>::build_coded(const Features& features, std::int64_t
         const std::int64_t part = i + 1;
         const auto& number = renumbered[static_cast<std::size_t>(part)];
         for (std::int64_t block = first_block(part); block < first_block(part + 1); ++block) {
-            const int points = points_of_block(block, point_count);
             for (auto& vertex : simplices_[static_cast<std::size_t>(block)].vertex)
-                for (int p = 0; p < points; ++p) vertex[p] = number[static_cast<std::size_t>(vertex[p])];
+                vertex = number[static_cast<std::size_t>(vertex)];
         }
     });
     vertex_count_ = table.size();
@@ -450,10 +472,18 @@ void PermutohedralLattice<D>::build_coded(const Features& features, std::int64_t
     parallel_for(D + 1, point_count < 4 * block_size * blocks_worth_a_thread ? 1 : threads, [&](std::int64_t j, int) {
         auto& neighbours = neighbours_[static_cast<std::size_t>(j)];
         neighbours.assign(static_cast<std::size_t>(vertex_count_) + 1, Neighbours{0, 0});
-        for (std::int32_t id = 1; id <= vertex_count_; ++id) {
-            const std::int32_t other = table.find(coding.neighbour(table.code(id), static_cast<int>(j)));
-            neighbours[static_cast<std::size_t>(id)][0] = other;
-            neighbours[static_cast<std::size_t>(other)][1] = id;
+        constexpr int many = 64;
+        Code code[many];
+        std::int32_t other[many];
+        for (std::int32_t first = 1; first <= vertex_count_; first += many) {
+            const std::int32_t count = std::min(many, vertex_count_ - first + 1);
+            for (std::int32_t i = 0; i < many; ++i)
+                code[i] = coding.neighbour(table.code(first + std::min(i, count - 1)), static_cast<int>(j));
+            table.find(code, other);
+            for (std::int32_t i = 0; i < count; ++i) {
+                neighbours[static_cast<std::size_t>(first + i)][0] = other[i];
+                neighbours[static_cast<std::size_t>(other[i])][1] = first + i;
+            }
         }
         neighbours[0] = {0, 0};
     });
@@ -467,8 +497,7 @@ void PermutohedralLattice<D>::build_coded(const Features& features, std::int64_t
 template <int D>
 template <class Code>
 inline void PermutohedralLattice<D>::locate(const Floats (&position)[D], const detail::VertexCoding<D, Code>& coding,
-                                            Code (&code)[D + 1][block_size], float (&weight)[D + 1][block_size],
-                                            int offset) const {
+                                            Code* code, float* weight) const {
     constexpr float side = D + 1;
     constexpr float inverse = 1.0f / side;
     // Adding and taking away 1.5 * 2^23 rounds half to even, as every instruction set's rounding does, and needs none.
@@ -528,9 +557,9 @@ inline void PermutohedralLattice<D>::locate(const Floats (&position)[D], const d
         BILATERAL_UNROLL
         for (int i = 0; i < D; ++i) sorted[r] = rank[i] == r ? residual[i] : sorted[r];
     }
-    store(&weight[0][offset], sorted[D] + (1.0f - sorted[0]));
+    store(weight, sorted[D] + (1.0f - sorted[0]));
     BILATERAL_UNROLL
-    for (int r = 1; r <= D; ++r) store(&weight[r][offset], sorted[D - r] - sorted[D - r + 1]);
+    for (int r = 1; r <= D; ++r) store(weight + r * block_size, sorted[D - r] - sorted[D - r + 1]);
 
     // The canonical simplex: from the vertex of colour 0 to that of colour r every coordinate grows by r, but those
     // of the r last ranks fall by D+1-r, that is, their quotients by 1. Codes may be wider than a lane, so this is
@@ -550,7 +579,7 @@ inline void PermutohedralLattice<D>::locate(const Floats (&position)[D], const d
             Code vertex = origin + static_cast<Code>(r);
             BILATERAL_UNROLL
             for (int i = 0; i <= D; ++i) vertex -= rank_of[i][p] > D - r ? coding.stride[i] : 0;
-            code[r][offset + p] = vertex;
+            code[r * block_size + p] = vertex;
         }
     }
 }
@@ -673,8 +702,8 @@ void PermutohedralLattice<D>::splat(const float* in, int channels, float* values
         for (int p = 0; p < points; ++p) {
             BILATERAL_UNROLL
             for (int r = 0; r <= D; ++r) {
-                float* vertex = values + static_cast<std::size_t>(simplices.vertex[r][p]) * Width;
-                const float weight = simplices.weight[r][p];
+                float* vertex = values + static_cast<std::size_t>(simplices.vertex[r * block_size + p]) * Width;
+                const float weight = simplices.weight[r * block_size + p];
                 detail::for_channel_vectors<Width>([&](int c, auto zero) {
                     using V = decltype(zero);
                     store(vertex + c, load<V>(vertex + c) + weight * load<V>(&block.value[p][c]));
@@ -718,8 +747,8 @@ void PermutohedralLattice<D>::slice(const float* values, float* out, int channel
             float weight[D + 1];
             BILATERAL_UNROLL
             for (int r = 0; r <= D; ++r) {
-                vertex[r] = values + static_cast<std::size_t>(simplices.vertex[r][p]) * Width;
-                weight[r] = simplices.weight[r][p] * alpha;
+                vertex[r] = values + static_cast<std::size_t>(simplices.vertex[r * block_size + p]) * Width;
+                weight[r] = simplices.weight[r * block_size + p] * alpha;
             }
             detail::for_channel_vectors<Width>([&](int c, auto zero) {
                 using V = decltype(zero);

@@ -1,0 +1,244 @@
+// The extension's own tests, without Python; made to run under AddressSanitizer and UndefinedBehaviorSanitizer.
+//
+//   check                    fixed cases against the plain filter, and the errors
+//   check fuzz CALLS [SEED]  that many small random calls, valid and invalid ones
+//
+// Exit status 0 if all is well; otherwise 1 and what failed.
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../bilateralfilter.hpp"
+#include "plain_filter.hpp"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace {
+
+using bilateral::bilateralfilter_profile;
+
+struct Problem {
+    std::int64_t N, K, H, W;
+    double sigma_rgb, sigma_xy;
+    bool transpose;
+    std::vector<float> images, ins;
+
+    [[nodiscard]] std::string text() const {
+        return "N=" + std::to_string(N) + " K=" + std::to_string(K) + " H=" + std::to_string(H) +
+               " W=" + std::to_string(W) + " sigma_rgb=" + std::to_string(sigma_rgb) +
+               " sigma_xy=" + std::to_string(sigma_xy) + (transpose ? " transposed" : "");
+    }
+};
+
+enum class Content { flat, smooth, noise };
+
+void fill(Problem& problem, Content content, std::mt19937& random) {
+    std::uniform_real_distribution<float> unit(0, 1);
+    const std::int64_t pixels = problem.H * problem.W;
+    problem.images.resize(problem.N * 3 * pixels);
+    problem.ins.resize(problem.N * problem.K * pixels);
+    float value = 100;
+    for (float& v : problem.images) {
+        if (content == Content::noise) value = std::floor(unit(random) * 256);
+        if (content == Content::smooth) value = std::fmin(255.0f, std::fmax(0.0f, value + unit(random) * 8 - 4));
+        v = value;
+    }
+    for (float& v : problem.ins) v = unit(random) * 2 - 1;
+}
+
+std::vector<float> filtered(const Problem& problem, const std::string& instruction_set) {
+    // Exactly as long as it has to be, so that AddressSanitizer sees the first value beyond.
+    std::vector<float> outs(problem.ins.size(), std::numeric_limits<float>::quiet_NaN());
+    outs.shrink_to_fit();
+    bilateralfilter_profile({problem.images.data(), problem.images.size()}, {problem.ins.data(), problem.ins.size()},
+                            {outs.data(), outs.size()}, problem.N, problem.K, problem.H, problem.W, problem.sigma_rgb,
+                            problem.sigma_xy, problem.transpose, instruction_set);
+    return outs;
+}
+
+std::vector<float> filtered_plainly(const Problem& problem) {
+    std::vector<float> outs(problem.ins.size());
+    const std::int64_t pixels = problem.H * problem.W;
+    for (std::int64_t n = 0; n < problem.N; ++n)
+        plain::filter(&problem.images[n * 3 * pixels], &problem.ins[n * problem.K * pixels],
+                      &outs[n * problem.K * pixels], problem.K, problem.H, problem.W,
+                      static_cast<float>(problem.sigma_rgb), static_cast<float>(problem.sigma_xy), problem.transpose);
+    return outs;
+}
+
+[[noreturn]] void fail(const std::string& what) {
+    std::fprintf(stderr, "failed: %s\n", what.c_str());
+    std::exit(1);
+}
+
+void expect_equal(const Problem& problem, const std::vector<float>& expected, const std::string& instruction_set) {
+    const std::vector<float> found = filtered(problem, instruction_set);
+    for (std::size_t i = 0; i < found.size(); ++i)
+        if (!(found[i] == expected[i]))
+            fail(problem.text() + ", " + instruction_set + ": index " + std::to_string(i) + ": expected " +
+                 std::to_string(expected[i]) + ", found " + std::to_string(found[i]));
+}
+
+void set_threads(int threads) {
+#if defined(_OPENMP)
+    omp_set_num_threads(threads);
+#else
+    (void)threads;
+#endif
+}
+
+// Every instruction set and several thread counts against the plain filter.
+void check_numbers() {
+    std::mt19937 random(1);
+    const std::int64_t sizes[][2] = {{1, 1}, {1, 2}, {1, 37}, {37, 1}, {3, 5}, {7, 11}, {16, 16}, {13, 29}, {61, 67}};
+    const std::int64_t channels[] = {1, 3, 4, 5, 8, 9, 12, 16, 17, 21, 31, 32, 33, 64, 70, 130};
+    // The last ones need 64 and 128 bits for a vertex.
+    const double sigmas[][2] = {{15, 50}, {1000, 1000}, {1000, 0.3}, {2, 3}, {0.3, 0.5}, {0.01, 0.01}};
+    int count = 0;
+    for (const auto& [H, W] : sizes)
+        for (const auto& [rgb, xy] : sigmas)
+            for (const Content content : {Content::flat, Content::smooth, Content::noise}) {
+                const std::int64_t K = channels[count % 16] * (H * W > 1000 ? 1 : 1);
+                Problem problem{1 + count % 3, H * W > 1000 ? 1 + K % 9 : K, H, W, rgb, xy, count % 2 == 1, {}, {}};
+                fill(problem, content, random);
+                const std::vector<float> expected = filtered_plainly(problem);
+                for (const std::string& set : bilateral::instruction_sets())
+                    for (const int threads : {1, 2, 5}) {
+                        set_threads(threads);
+                        expect_equal(problem, expected, set);
+                    }
+                ++count;
+            }
+    // Large enough for several threads to build one lattice together.
+    Problem large{1, 5, 150, 140, 8, 12, false, {}, {}};
+    fill(large, Content::smooth, random);
+    const std::vector<float> expected = filtered_plainly(large);
+    for (const int threads : {1, 2, 3, 8}) {
+        set_threads(threads);
+        expect_equal(large, expected, "");
+    }
+    std::printf("%d problems agree with the plain filter\n", count + 1);
+}
+
+void check_callers_at_once() {
+    std::mt19937 random(2);
+    std::vector<Problem> problems;
+    std::vector<std::vector<float>> expected;
+    for (int i = 0; i < 4; ++i) {
+        problems.push_back({3, 5, 30 + i, 23, 15, 20, false, {}, {}});
+        fill(problems.back(), Content::smooth, random);
+        expected.push_back(filtered(problems.back(), ""));
+    }
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 4; ++i)
+        callers.emplace_back([&, i] {
+            for (int times = 0; times < 20; ++times) expect_equal(problems[i], expected[i], "");
+        });
+    for (std::thread& caller : callers) caller.join();
+    std::printf("4 callers at once\n");
+}
+
+// The message of the exception that the call throws, or nothing.
+std::string error_of(const Problem& problem, const std::string& instruction_set = "") {
+    try {
+        filtered(problem, instruction_set);
+    } catch (const std::invalid_argument& error) {
+        return error.what();
+    }
+    return "";
+}
+
+void expect_error(const Problem& problem, const std::string& expected) {
+    for (const std::string& set : bilateral::instruction_sets())
+        if (error_of(problem, set).find(expected) == std::string::npos)
+            fail("expected an error with '" + expected + "', found '" + error_of(problem, set) + "'");
+}
+
+void check_errors() {
+    std::mt19937 random(3);
+    Problem good{2, 3, 7, 5, 15, 20, false, {}, {}};
+    fill(good, Content::noise, random);
+    Problem bad = good;
+    bad.images[8] = std::numeric_limits<float>::quiet_NaN();
+    expect_error(bad, "images: expected finite values");
+    bad = good;
+    bad.ins[205] = std::numeric_limits<float>::infinity();
+    expect_error(bad, "ins: expected finite values, found inf at index 205");
+    bad = good;
+    bad.sigma_xy = 1e-30;
+    expect_error(bad, "lattice coordinates too large");
+    bad = good;
+    bad.H = 8;
+    expect_error(bad, "images: expected 240 values (N*3*H*W), found 210");
+    if (error_of(good, "mmx").find("instruction_set: expected one of") == std::string::npos) fail("unknown set taken");
+    std::printf("errors are told\n");
+}
+
+// Small calls of every kind. One in 64 is compared with the plain filter, every one with another instruction set.
+void fuzz(std::int64_t calls, unsigned seed) {
+    std::mt19937 random(seed);
+    const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
+    const std::vector<std::string> sets = bilateral::instruction_sets();
+    const float strange[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                             -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::max(), -1e30f, 1e-40f};
+    std::int64_t refused = 0;
+    for (std::int64_t call = 0; call < calls; ++call) {
+        set_threads(below(16) == 0 ? 2 : 1);
+        Problem problem{1 + below(3),  1 + below(6), 1 + below(6), 1 + below(6), std::exp(below(1000) * 0.02 - 6),
+                        std::exp(below(1000) * 0.02 - 6), below(2) == 1, {}, {}};
+        if (below(32) == 0) problem.K = 1 + below(130);
+        if (below(32) == 0) problem.W = 1 + below(60);
+        fill(problem, static_cast<Content>(below(3)), random);
+        bool broken = false;
+        if (below(8) == 0) {
+            std::vector<float>& spoiled = below(2) ? problem.images : problem.ins;
+            spoiled[random() % spoiled.size()] = strange[below(6)];
+            broken = true;
+        }
+        if (below(64) == 0) {
+            std::int64_t& size = (below(2) ? problem.H : problem.K);
+            size += below(3) - 1;
+            broken = true;
+        }
+        const std::string& set = sets[static_cast<std::size_t>(below(static_cast<int>(sets.size())))];
+        if (broken) {
+            refused += !error_of(problem, set).empty();
+        } else if (error_of(problem, set).empty()) {
+            expect_equal(problem, call % 64 == 0 ? filtered_plainly(problem) : filtered(problem, sets.back()), set);
+        } else {
+            if (error_of(problem, set).find("lattice coordinates too large") == std::string::npos)
+                fail(problem.text() + ": " + error_of(problem, set));
+            ++refused;
+        }
+    }
+    std::printf("%lld calls, %lld of them refused\n", static_cast<long long>(calls), static_cast<long long>(refused));
+}
+
+}  // namespace
+
+int main(int argument_count, char** arguments) {
+    std::string sets;
+    for (const std::string& name : bilateral::instruction_sets()) sets += " " + name;
+    std::printf("instruction sets:%s\n", sets.c_str());
+    if (argument_count >= 3 && std::strcmp(arguments[1], "fuzz") == 0) {
+        fuzz(std::atoll(arguments[2]), argument_count > 3 ? static_cast<unsigned>(std::atoi(arguments[3])) : 1u);
+    } else if (argument_count == 1) {
+        check_numbers();
+        check_callers_at_once();
+        check_errors();
+    } else {
+        std::fprintf(stderr, "usage: check [fuzz CALLS [SEED]]\n");
+        return 2;
+    }
+    return 0;
+}
