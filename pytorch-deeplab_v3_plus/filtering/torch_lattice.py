@@ -29,7 +29,9 @@ SIDE = D + 1  # vertices of a simplex, and its side
 INVERSE = float(np.float32(1 / SIDE))
 ALPHA = 1 / (1 + 2**-D)  # the published filter's estimate of what splat, blur and slice gain together
 # Elevation makes the columns of the basis orthogonal, and the standard deviation of the whole filter 1.
-SCALE = [float(np.float32(1 / math.sqrt((i + 2) * (i + 1)) * float(np.float32(math.sqrt(2 / 3) * SIDE)))) for i in range(D)]
+SCALE = [
+    float(np.float32(1 / math.sqrt((i + 2) * (i + 1)) * float(np.float32(math.sqrt(2 / 3) * SIDE)))) for i in range(D)
+]
 
 MAX_COORDINATE = 1 << 20  # beyond it float32 no longer tells where in its simplex a point lies
 EXPECTED = (-1.0, 256.0)  # range of images, with room for rounding
@@ -80,25 +82,32 @@ def _build(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) ->
 
 
 def _non_finite(name: str, tensor: Tensor) -> ValueError:
-    values = tensor.flatten()
+    values = tensor.flatten().to(torch.float32)
     index = int(values.isfinite().logical_not_().nonzero()[0])
     return ValueError(f"{name}: expected finite values, found {values[index].item()} at index {index}")
 
 
-class _Coding(NamedTuple):
-    """Numbers the vertices: the code of a vertex is its colour r plus `sum_i (q_i - first_i) * stride_i`.
+class _Word(NamedTuple):
+    """How a word of the codes comes from a vertex: `sum_i q_i stride_i + offset + image * image_stride (+ colour)`."""
 
-    q_0 ... q_D are the quotients of its coordinates, q_(D+1) is the image. Where 63 bits do not hold the code, it has a
-    second, high word with strides of its own.
+    strides: Tensor  # of the quotients q_0 ... q_D, (SIDE, 1)
+    offset: int
+    image_stride: int
+    step: int  # 1 in the low word, which contains the colour, and 0 in the high one
+    carry: int  # what takes the place of the step when the remainder of all coordinates becomes 0
+
+
+class _Coding:
+    """Numbers the vertices of all images, as `VertexCoding` in `permutohedral.hpp` does for one: steps are additions.
+
+    The image is the coordinate of the highest stride. Where 62 bits do not hold the code it has two words. Then the
+    high words that occur are numbered too (`high_words`), so that one number comes out (`join`).
     """
 
-    first: list[int]
-    strides: list[list[int]]  # [word][i]
-    low_size: int  # low words are smaller
+    high_words: Tensor
 
-    @classmethod
-    def of_range(cls, low: list[float], high: list[float], images: int, points: int) -> _Coding:
-        """Number the vertices around points in all images whose position i lies in low[i]..high[i]."""
+    def __init__(self, low: list[float], high: list[float], images: int, points: int, device: torch.device) -> None:
+        """Number the vertices around points in all images whose position i lies in low[i]..high[i], which contain 0."""
         # The range of each elevated coordinate, by interval arithmetic over the elevation (see _locate).
         lows, highs = [0.0] * SIDE, [0.0] * SIDE
         low_sum = high_sum = 0.0
@@ -117,26 +126,51 @@ class _Coding(NamedTuple):
         first = [math.floor((x - slack) / SIDE) - 3 for x in lows]
         counts = [math.floor((x + slack) / SIDE) + 3 - f for x, f in zip(highs, first, strict=True)]
         left_out = counts.index(max(counts))  # this quotient follows from the others, as coordinates sum to 0
-        counts.append(images)
+        counts[left_out] = 1
+        total = SIDE * math.prod(counts) * images
 
-        # Of the high words only the ranks among those that occur go into the sort (see _Lattice.join).
-        one_word = SIDE * math.prod(counts) // counts[left_out] < 1 << 63
-        limit = 1 << 63 if one_word else (1 << 63) // (SIDE * points)
-        strides, sizes, word = [[0] * len(counts), [0] * len(counts)], [SIDE, 1], 0
-        for i, count in enumerate(counts):
+        # A numbered high word needs no more bits than there are vertices of points.
+        limit = 1 << 62 if total < 1 << 62 else (1 << 62) // (SIDE * points)
+        strides, sizes, word = [[0] * (SIDE + 1), [0] * (SIDE + 1)], [SIDE, 1], 0
+        for i, count in enumerate([*counts, images]):
             if i != left_out:
-                if word == 0 and sizes[0] * count >= limit:
-                    word = 1
+                word = 1 if word or sizes[0] * count >= limit else 0
                 strides[word][i] = sizes[word]
                 sizes[word] *= count
-        if sizes[1] >= 1 << 63:
+        if sizes[1] >= 1 << 62:
             raise ValueError("the lattice has more vertices than two words can number; use larger sigmas")
-        return cls([*first, 0], strides[: word + 1], sizes[0])
+        self.low_size = sizes[0]
+        # 32 bits do for usual sigmas, and are sorted twice as fast as 64.
+        self.dtype = torch.int32 if total < 1 << 30 else torch.int64
+        self.words = [
+            _Word(
+                # Filled in number by number: copying a list to a GPU would wait for it.
+                torch.stack([torch.full((1,), stride, dtype=self.dtype, device=device) for stride in of_word[:SIDE]]),
+                -sum(f * stride for f, stride in zip(first, of_word[:SIDE], strict=True)),
+                of_word[SIDE],
+                1 - number,
+                sum(of_word[:SIDE]) - D * (1 - number),
+            )
+            for number, of_word in enumerate(strides[: word + 1])
+        ]
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The words' dtype. Usual sigmas need 32 bits, which are sorted twice as fast as 64."""
-        return torch.int32 if len(self.strides) == 1 and self.low_size < 1 << 31 else torch.int64
+    def number_high_words(self, words: list[Tensor]) -> None:
+        """Take the words of all vertices, so that they can be joined."""
+        if len(words) > 1:
+            self.high_words = words[1].unique()
+
+    def join(self, words: list[Tensor]) -> Tensor:
+        """Make one code of the words of each vertex; -1 where the high word does not occur."""
+        if len(words) == 1:
+            return words[0]
+        number = torch.searchsorted(self.high_words, words[1]).clamp_(max=len(self.high_words) - 1)
+        return torch.where(self.high_words[number] == words[1], number * self.low_size + words[0], -1)
+
+    def split(self, codes: Tensor) -> list[Tensor]:
+        """Undo `join`."""
+        if len(self.words) == 1:
+            return [codes]
+        return [codes % self.low_size, self.high_words[codes // self.low_size]]
 
 
 class _Lattice:
@@ -155,29 +189,29 @@ class _Lattice:
         self.images, self.height, self.width = n, h, w
         position = _positions(images, sigma_rgb, sigma_xy)
         points = position.shape[1]
-        coding = _Coding.of_range(
+        coding = _Coding(
             [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low],
             [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high],
             n,
             points,
+            images.device,
         )
         words, weights = _locate(position, coding, n)
-        del position
-        high_words = words[1].unique() if len(words) > 1 else None
-        codes, order = _join(words, coding, high_words).flatten().sort(stable=True)
-        del words
+        coding.number_high_words(words)
+        codes, order = coding.join(words).flatten().sort(stable=True)
+        del position, words
 
         # Number the vertices, and pieces of at most PIECE pixels of one vertex, in the order of the codes.
         starts = torch.ones_like(codes, dtype=torch.bool)
         torch.ne(codes[1:], codes[:-1], out=starts[1:])
         vertex = starts.cumsum(0, dtype=torch.int32).sub_(1)
-        starts[::PIECE] = True
+        starts[::PIECE].fill_(True)
         piece = starts.cumsum(0, dtype=torch.int32).sub_(1)
 
         # The one wait for the device.
         lowest, highest = images.aminmax()
         covered = (lowest >= min(low)) & (highest <= max(high))
-        least, most = values.aminmax()
+        least, most = (value.to(torch.float32) for value in values.aminmax())
         finite = least.isfinite() & most.isfinite()
         found = torch.stack([vertex[-1] + 1, piece[-1] + 1, covered.int(), finite.int()])
         vertex_count, piece_count, self.covers_images, is_finite = found.tolist()
@@ -194,9 +228,9 @@ class _Lattice:
         self.vertex_starts = torch.cat([piece[first], piece[-1:] + 1])
         self.pieces = torch.arange(piece_count, dtype=torch.int32, device=codes.device)
         # Blur: a vertex and its neighbours along each axis.
-        self.neighbours = _neighbours(codes[first], coding, high_words)
+        self.neighbours = _neighbours(codes[first], coding)
         self.kernel = torch.ones(self.neighbours[0].shape, device=codes.device)
-        self.kernel[:, 1:] = 0.5
+        self.kernel[:, 1:].fill_(0.5)
         # Slice: the vertices of each point.
         self.vertices = torch.empty_like(vertex).scatter_(0, order, vertex).view(SIDE, -1).t().contiguous()
         self.weights = weights.t().mul(ALPHA)
@@ -204,8 +238,9 @@ class _Lattice:
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
         n, k, pixels = *values.shape[:2], self.height * self.width
-        rows = torch.zeros(n, _padded(pixels), k, device=values.device)
+        rows = torch.empty(n, _padded(pixels), k, device=values.device)
         rows[:, :pixels] = values.flatten(2).transpose(1, 2)
+        rows[:, pixels:].zero_()
         pieces = _sums(self.piece_points, rows.flatten(0, 1), self.piece_starts, self.piece_weights)
         return _sums(self.pieces, pieces, self.vertex_starts)
 
@@ -258,7 +293,7 @@ def _locate(position: Tensor, coding: _Coding, images: int) -> tuple[list[Tensor
     """
     # Elevate the points into the hyperplane.
     elevated = position.new_empty(SIDE, position.shape[1])
-    elevated[0] = 0
+    elevated[0].zero_()
     for j in range(D, 0, -1):
         step = position[j - 1] * SCALE[j - 1]
         torch.sub(elevated[0], step * j, out=elevated[j])
@@ -283,70 +318,47 @@ def _locate(position: Tensor, coding: _Coding, images: int) -> tuple[list[Tensor
     residual = (elevated - quotient * SIDE).mul_(INVERSE)
     del elevated, turn
 
-    # The vertex of colour 0.
-    words = []
-    image = torch.arange(images, dtype=coding.dtype, device=position.device)
-    for strides in coding.strides:
-        word = torch.empty(rank.shape, dtype=coding.dtype, device=position.device)
-        word[0].view(images, -1).copy_((image * strides[-1])[:, None])
-        for i in range(SIDE):
-            if strides[i]:
-                word[0] += (quotient[i] - coding.first[i]).to(coding.dtype) * strides[i]
-        words.append(word)
-    del quotient
-
-    # From vertex to vertex every coordinate grows by 1, but the one of rank D - r falls by D, that is, its quotient
-    # by 1. The weights, barycentric coordinates, are differences of successive residuals.
+    # The vertex of colour 0, and from vertex to vertex: every coordinate grows by 1, but the one of rank D - r falls by
+    # D, that is, its quotient by 1. The weights, barycentric coordinates, are differences of successive residuals.
+    image = torch.arange(images, dtype=coding.dtype, device=position.device)[:, None]
+    words = [torch.empty(rank.shape, dtype=coding.dtype, device=position.device) for _ in coding.words]
+    for code, word in zip(words, coding.words, strict=True):
+        torch.sum(quotient.to(coding.dtype).mul_(word.strides), 0, dtype=coding.dtype, out=code[0])
+        code[0].view(images, -1).add_(image * word.image_stride + word.offset)
     weights = torch.empty_like(residual)
-    columns = [_column(strides[:SIDE], coding.dtype, position.device) for strides in coding.strides]
     above = torch.zeros_like(residual[0])
     for r in range(SIDE):
         here = rank == D - r
-        below = torch.where(here, residual, 0.0).sum(0)
+        below = (here * residual).sum(0)
         torch.sub(below, above, out=weights[r])
         above = below
         if r < D:
-            for word, column in zip(words, columns, strict=True):
-                torch.sub(word[r], (here * column).sum(0, dtype=coding.dtype), out=word[r + 1])
-            words[0][r + 1] += 1
+            for code, word in zip(words, coding.words, strict=True):
+                fall = (here * word.strides).sum(0, dtype=coding.dtype)
+                torch.sub(code[r] + word.step, fall, out=code[r + 1])
     weights[0] += 1.0 - above
     return words, weights
 
 
-def _column(numbers: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return numbers as a column on the device, without the wait that comes with copying them there."""
-    return torch.stack([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
-
-
-def _join(words: list[Tensor], coding: _Coding, high_words: Tensor | None) -> Tensor:
-    """Make one code of the words; -1 where the high word is none of `high_words`."""
-    if high_words is None:
-        return words[0]
-    rank = torch.searchsorted(high_words, words[1]).clamp_(max=len(high_words) - 1)
-    return torch.where(high_words[rank] == words[1], rank * coding.low_size + words[0], -1)
-
-
-def _neighbours(codes: Tensor, coding: _Coding, high_words: Tensor | None) -> Tensor:
+def _neighbours(codes: Tensor, coding: _Coding) -> Tensor:
     """The numbers of each vertex and its two neighbours along each axis: `(SIDE, M + 1, 3)`, M where there is none.
 
     codes: of the vertices, `(M,)`, sorted.
     """
-    count = len(codes)
-    words = [codes] if high_words is None else [codes % coding.low_size, high_words[codes // coding.low_size]]
+    words = coding.split(codes)
     colour = words[0] % SIDE
-    keys = []
-    for number, (word, strides) in enumerate(zip(words, coding.strides, strict=True)):
+    neighbours = []
+    for code, word in zip(words, coding.words, strict=True):
         # The neighbour in direction j: every coordinate grows by 1, but x_j falls by D. For colour D the remainder
         # becomes 0 and all quotients take the carry. And the same the other way round.
-        column = _column(strides[:SIDE], coding.dtype, codes.device)
-        one, carry = (0, sum(strides[:SIDE])) if number else (1, sum(strides[:SIDE]) - D)
-        up = torch.where(colour == D, word + carry, word + one) - column
-        down = torch.where(colour == 0, word - carry, word - one) + column
-        keys.append(torch.stack([up, down], dim=2))
-    keys = _join(keys, coding, high_words)
-    table = torch.cat([codes, torch.full((1,), torch.iinfo(codes.dtype).max, dtype=codes.dtype, device=codes.device)])
-    place = torch.searchsorted(codes, keys, out_int32=True)
-    neighbours = torch.full((SIDE, count + 1, 3), count, dtype=torch.int32, device=codes.device)
-    neighbours[:, :count, 0] = torch.arange(count, dtype=torch.int32, device=codes.device)
-    neighbours[:, :count, 1:] = torch.where(table[place] == keys, place, count)
-    return neighbours
+        up = torch.where(colour == D, code + word.carry, code + word.step) - word.strides
+        down = torch.where(colour == 0, code - word.carry, code - word.step) + word.strides
+        neighbours.append(torch.stack([up, down], dim=2))
+    wanted = coding.join(neighbours)
+    count = len(codes)
+    place = torch.searchsorted(codes, wanted).clamp_(max=count - 1)
+    place.masked_fill_(codes[place] != wanted, count)
+    table = torch.full((SIDE, count + 1, 3), count, dtype=torch.int32, device=codes.device)
+    table[:, :count, 0] = torch.arange(count, dtype=torch.int32, device=codes.device)
+    table[:, :count, 1:] = place
+    return table
