@@ -9,7 +9,7 @@ simplex with the same weights, bit by bit; only sums are taken in another order.
   without storing the terms. As nothing is added atomically, every run gives the same bits.
 - A vertex may have very many pixels: in a flat image a few have nearly all. They are summed in pieces, which are spread
   over the device.
-- The host waits for the device once, for the sizes of the tables (in `_Lattice.__init__`), if images are in 0..255 and
+- The host waits for the device once, for the sizes of the tables (in `Lattice.__init__`), if images are in 0..255 and
   sigma_rgb is at least 1.
 """
 
@@ -60,7 +60,7 @@ def bilateral_filter(
     Raises:
         ValueError: if images or values are not finite, or the sigmas so small that the lattice becomes too large.
     """
-    lattice = _build(images, values, sigma_rgb, sigma_xy)
+    lattice = build_lattice(images, values, sigma_rgb, sigma_xy)
     vertices = lattice.splat(values)
     forwards, backwards = range(SIDE), range(D, -1, -1)
     if symmetric:
@@ -70,15 +70,16 @@ def bilateral_filter(
     return lattice.slice(vertices).to(values.dtype)
 
 
-def _build(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> _Lattice:
+def build_lattice(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> Lattice:
+    """Build the lattice of images and check that the values are finite; arguments and errors of `bilateral_filter`."""
     if sigma_rgb >= 1:  # otherwise the whole range may be more than codes can number
-        lattice = _Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
+        lattice = Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
         if lattice.covers_images:
             return lattice
     low, high = torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))]).tolist()
     if not all(map(math.isfinite, low + high)):
         raise _non_finite("images", images)
-    return _Lattice(images, values, sigma_rgb, sigma_xy, low, high)
+    return Lattice(images, values, sigma_rgb, sigma_xy, low, high)
 
 
 def _non_finite(name: str, tensor: Tensor) -> ValueError:
@@ -173,7 +174,7 @@ class _Coding:
         return [codes % self.low_size, self.high_words[codes // self.low_size]]
 
 
-class _Lattice:
+class Lattice:
     """The lattice of N images with M vertices, numbered from 0; number M stands for an absent vertex.
 
     Its points are the pixels, and after each image's as many silent points at the origin as make their number a
@@ -189,6 +190,11 @@ class _Lattice:
         self.images, self.height, self.width = n, h, w
         position = _positions(images, sigma_rgb, sigma_xy)
         points = position.shape[1]
+        if points * SIDE >= 1 << 31:
+            raise ValueError(
+                f"too many points for one lattice: expected less than {(1 << 31) // SIDE}, found {points}; "
+                "filter fewer images at a time"
+            )
         coding = _Coding(
             [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low],
             [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high],
@@ -201,39 +207,41 @@ class _Lattice:
         codes, order = coding.join(words).flatten().sort(stable=True)
         del position, words
 
-        # Number the vertices, and pieces of at most PIECE pixels of one vertex, in the order of the codes.
-        starts = torch.ones_like(codes, dtype=torch.bool)
-        torch.ne(codes[1:], codes[:-1], out=starts[1:])
-        vertex = starts.cumsum(0, dtype=torch.int32).sub_(1)
-        starts[::PIECE].fill_(True)
-        piece = starts.cumsum(0, dtype=torch.int32).sub_(1)
+        # Number the vertices in the order of their codes.
+        vertex = torch.zeros_like(codes, dtype=torch.int32)
+        torch.cumsum(codes[1:] != codes[:-1], 0, dtype=torch.int32, out=vertex[1:])
 
         # The one wait for the device.
         lowest, highest = images.aminmax()
         covered = (lowest >= min(low)) & (highest <= max(high))
         least, most = (value.to(torch.float32) for value in values.aminmax())
         finite = least.isfinite() & most.isfinite()
-        found = torch.stack([vertex[-1] + 1, piece[-1] + 1, covered.int(), finite.int()])
-        vertex_count, piece_count, self.covers_images, is_finite = found.tolist()
+        count, self.covers_images, is_finite = torch.stack([vertex[-1] + 1, covered.int(), finite.int()]).tolist()
         if not self.covers_images:
             return
         if not is_finite:
             raise _non_finite("values", values)
 
-        first = _first_of_each(vertex, vertex_count)
-        # Splat: the pixels of each piece, and the pieces of each vertex, of which the absent one has none.
-        self.piece_starts = _first_of_each(piece, piece_count)
+        number = torch.arange(count + 1 + len(codes) // PIECE, dtype=torch.int32, device=codes.device)
+        starts = torch.searchsorted(vertex, number[: count + 1], out_int32=True)  # of vertices in the sorted codes
+        # Splat: the points of each piece and the pieces of each vertex, which are no more than `number` holds. Those
+        # left over are empty and go to the absent vertex.
+        self.pieces = number
+        pieces = (starts[1:] - starts[:-1] + (PIECE - 1)).div_(PIECE, rounding_mode="floor")
+        self.vertex_starts = torch.zeros_like(starts)
+        torch.cumsum(pieces, 0, dtype=torch.int32, out=self.vertex_starts[1:])
+        owner = torch.searchsorted(self.vertex_starts, number, right=True) - 1
+        self.piece_starts = starts[owner] + (number - self.vertex_starts[owner]) * PIECE
+        self.piece_starts.clamp_(max=len(codes))
         self.piece_points = (order % points).int()
         self.piece_weights = weights.flatten()[order]
-        self.vertex_starts = torch.cat([piece[first], piece[-1:] + 1])
-        self.pieces = torch.arange(piece_count, dtype=torch.int32, device=codes.device)
         # Blur: a vertex and its neighbours along each axis.
-        self.neighbours = _neighbours(codes[first], coding)
+        self.neighbours = _neighbours(codes[starts[:-1]], coding)
         self.kernel = torch.ones(self.neighbours[0].shape, device=codes.device)
         self.kernel[:, 1:].fill_(0.5)
         # Slice: the vertices of each point.
         self.vertices = torch.empty_like(vertex).scatter_(0, order, vertex).view(SIDE, -1).t().contiguous()
-        self.weights = weights.t().mul(ALPHA)
+        self.weights = weights.t().contiguous().mul_(ALPHA)
 
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
@@ -262,12 +270,6 @@ def _sums(indices: Tensor, table: Tensor, starts: Tensor | None = None, weights:
     return embedding_bag(indices, table, starts, mode="sum", per_sample_weights=weights)
 
 
-def _first_of_each(numbers: Tensor, count: int) -> Tensor:
-    """Where each of 0..count - 1 is found first in `numbers`, which are sorted."""
-    wanted = torch.arange(count, dtype=numbers.dtype, device=numbers.device)
-    return torch.searchsorted(numbers, wanted, out_int32=True)
-
-
 def _padded(pixels: int) -> int:
     return -(-pixels // 4) * 4
 
@@ -287,7 +289,7 @@ def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
 
 
 def _locate(position: Tensor, coding: _Coding, images: int) -> tuple[list[Tensor], Tensor]:
-    """Find the simplex around each of T points: the codes of its vertices, [word] (SIDE, T), and their weights, (SIDE, T).
+    """Find the simplex around each of T points: its vertices' words, each (SIDE, T), and its weights, (SIDE, T).
 
     float32, one rounding per operation, in the order of the C++: another last bit can mean another simplex.
     """
