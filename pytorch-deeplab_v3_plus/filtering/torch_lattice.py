@@ -88,7 +88,7 @@ def _non_finite(name: str, tensor: Tensor) -> ValueError:
     return ValueError(f"{name}: expected finite values, found {values[index].item()} at index {index}")
 
 
-class _Word(NamedTuple):
+class Word(NamedTuple):
     """How a word of the codes comes from a vertex: `sum_i q_i stride_i + offset + image * image_stride (+ colour)`."""
 
     strides: Tensor  # of the quotients q_0 ... q_D, (SIDE, 1)
@@ -98,7 +98,7 @@ class _Word(NamedTuple):
     carry: int  # what takes the place of the step when the remainder of all coordinates becomes 0
 
 
-class _Coding:
+class Coding:
     """Numbers the vertices of all images, as `VertexCoding` in `permutohedral.hpp` does for one: steps are additions.
 
     The image is the coordinate of the highest stride. Where 62 bits do not hold the code it has two words. Then the
@@ -144,7 +144,7 @@ class _Coding:
         # 32 bits do for usual sigmas, and are sorted twice as fast as 64.
         self.dtype = torch.int32 if total < 1 << 30 else torch.int64
         self.words = [
-            _Word(
+            Word(
                 # Filled in number by number: copying a list to a GPU would wait for it.
                 torch.stack([torch.full((1,), stride, dtype=self.dtype, device=device) for stride in of_word[:SIDE]]),
                 -sum(f * stride for f, stride in zip(first, of_word[:SIDE], strict=True)),
@@ -195,7 +195,7 @@ class Lattice:
                 f"too many points for one lattice: expected less than {(1 << 31) // SIDE}, found {points}; "
                 "filter fewer images at a time"
             )
-        coding = _Coding(
+        coding = Coding(
             [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low],
             [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high],
             n,
@@ -288,7 +288,7 @@ def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
     return position.flatten(1)
 
 
-def _locate(position: Tensor, coding: _Coding, images: int) -> tuple[list[Tensor], Tensor]:
+def _locate(position: Tensor, coding: Coding, images: int) -> tuple[list[Tensor], Tensor]:
     """Find the simplex around each of T points: its vertices' words, each (SIDE, T), and its weights, (SIDE, T).
 
     float32, one rounding per operation, in the order of the C++: another last bit can mean another simplex.
@@ -342,7 +342,7 @@ def _locate(position: Tensor, coding: _Coding, images: int) -> tuple[list[Tensor
     return words, weights
 
 
-def _neighbours(codes: Tensor, coding: _Coding) -> Tensor:
+def _neighbours(codes: Tensor, coding: Coding) -> Tensor:
     """The numbers of each vertex and its two neighbours along each axis: `(SIDE, M + 1, 3)`, M where there is none.
 
     codes: of the vertices, `(M,)`, sorted.
