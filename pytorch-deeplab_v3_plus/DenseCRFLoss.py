@@ -12,7 +12,8 @@ lattice (Adams, Baek and Davis 2010). It is the pairwise term sum_k S_k' A (1 - 
 which is constant because the S_k sum to one; hence the negative sign. The more alike pixels agree, the lower it is.
 
 The gradient is -(A + A') S / N. On a sparse lattice the axis-by-axis blur makes A slightly asymmetric; the original
-returns -2 A S / N, which is the default here too, and `exact_gradient=True` gives the true one.
+returns -2 A S / N, which is the default here too, and `exact_gradient=True` gives the true one: with (A + A') / 2 in
+place of A the energy is the same, and its gradient is minus twice the filtered segmentations.
 """
 
 from __future__ import annotations
@@ -52,33 +53,32 @@ class DenseCRFLossFunction(Function):
             size_free: divide each image's energy by the kernel mass R' A R of its region R, so that it lies in [-1, 0].
         """
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
-        s = segmentations.to(torch.float32) * rois
-        n, k = s.shape[:2]
-        values = torch.cat([s, rois], dim=1) if size_free else s
-        filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy)
+        n, k, h, w = segmentations.shape
+        # One tensor for all that is to be filtered, so that there is one lattice.
+        values = torch.empty(n, k + size_free, h, w, device=segmentations.device)
+        values[:, k:] = rois
+        s = torch.mul(segmentations, rois, out=values[:, :k])
+        filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy, symmetric=exact_gradient)
         a_s = filtered[:, :k]
 
+        # Overwritten, as it has served: on a CPU a new tensor of this size takes half as long as the filter.
+        energies = s.mul_(a_s).flatten(1).sum(1)
         scale = torch.full((n,), 1.0 / n, device=s.device)
         if size_free:
-            mass = (rois * filtered[:, k:]).flatten(1).sum(1)
+            mass = filtered[:, k:].mul_(rois).flatten(1).sum(1)
             scale = torch.where(mass > 0, scale / mass, torch.zeros_like(scale))  # an empty region has no energy
-
         if ctx.needs_input_grad[1]:
-            if exact_gradient:
-                gradient = a_s + bilateral_filter(images, s, sigma_rgb, sigma_xy, transpose=True)
-            else:
-                gradient = 2 * a_s
-            ctx.save_for_backward(gradient.mul_(rois).mul_(-scale[:, None, None, None]))
+            ctx.save_for_backward(a_s, rois * (-2 * scale[:, None, None, None]))
             ctx.dtype = segmentations.dtype
-        energies = (s * a_s).flatten(1).sum(1)
         return -(scale * energies).sum().to(segmentations.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output: Tensor):
-        (gradient,) = ctx.saved_tensors
+        a_s, factor = ctx.saved_tensors
+        gradient = a_s * (factor * grad_output.to(torch.float32))
         # No gradient with respect to images, sigmas, regions and options.
-        return None, (grad_output.to(torch.float32) * gradient).to(ctx.dtype), None, None, None, None, None
+        return None, gradient.to(ctx.dtype), None, None, None, None, None
 
 
 class DenseCRFLoss(nn.Module):
@@ -131,7 +131,7 @@ class DenseCRFLoss(nn.Module):
             segmentations: (N, K, H, W), softmax probabilities in any floating dtype.
             regions_of_interest: (N, H, W), 1 (or True) where the loss applies, 0 elsewhere.
         """
-        self._check(images, segmentations, regions_of_interest)
+        self._check_form(images, segmentations, regions_of_interest)
         images = images.to(torch.float32)
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
         scaled = segmentations.to(torch.float32)
@@ -142,6 +142,7 @@ class DenseCRFLoss(nn.Module):
             images = F.interpolate(images, scale_factor=self.scale_factor)
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
             scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
+        self._check_values(images, scaled.detach(), rois)
         energy = DenseCRFLossFunction.apply(
             images,
             scaled,
@@ -160,7 +161,7 @@ class DenseCRFLoss(nn.Module):
         )
 
     @staticmethod
-    def _check(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
+    def _check_form(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
         if segmentations.dim() != 4 or not segmentations.is_floating_point():
             raise ValueError(
                 f"segmentations must be floating (N, K, H, W), found {segmentations.dtype} {tuple(segmentations.shape)}"
@@ -177,15 +178,20 @@ class DenseCRFLoss(nn.Module):
             )
         if 0 in segmentations.shape:
             raise ValueError(f"segmentations must not be empty, found {tuple(segmentations.shape)}")
-        low, high = (float(value) for value in images.aminmax())
+
+    @staticmethod
+    def _check_values(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
+        """Refuse values out of their ranges in what the energy is computed of, which is float32."""
+        binary = ((rois == 0) | (rois == 1)).all().to(torch.float32)
+        # All of them at once, as a GPU has to finish its work before each transfer.
+        low, high, least, most, binary = torch.stack([*images.aminmax(), *segmentations.aminmax(), binary]).tolist()
         if not (low >= -0.5 and high <= 255.5):  # denormalised images miss the range by rounding
             raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
         if high <= 1 and low != high:
             warnings.warn(
                 f"images lie in {low:g}..{high:g}; DenseCRFLoss expects 0..255, is this a 0..1 image?", stacklevel=3
             )
-        low, high = (float(value) for value in segmentations.detach().aminmax())
-        if not (low >= -0.01 and high <= 1.01):  # written so that NaN is refused too; half precision rounds
-            raise ValueError(f"segmentations must be probabilities in 0..1, found values in {low:g}..{high:g}")
-        if not bool(((rois == 0) | (rois == 1)).all()):
+        if not (least >= -0.01 and most <= 1.01):  # written so that NaN is refused too; half precision rounds
+            raise ValueError(f"segmentations must be probabilities in 0..1, found values in {least:g}..{most:g}")
+        if not binary:
             raise ValueError("regions_of_interest must hold only 0 and 1")

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import DenseCRFLoss as densecrf
 from DenseCRFLoss import DenseCRFLoss, DenseCRFLossFunction
 from filtering import bilateral_filter
+from test_filtering import FakeTensorMode, OnlyOnCuda, cuda_synchronisations, needs_cuda
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -240,8 +242,62 @@ def test_an_image_in_0_to_1_is_pointed_out():
         DenseCRFLoss(1.0, 15, 20, 1.0)(image / 255, probabilities, region)
 
 
+@pytest.mark.parametrize("exact_gradient", [False, True])
+@pytest.mark.parametrize("size_free", [False, True])
+def test_forward_and_backward_filter_once(monkeypatch, exact_gradient, size_free):
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments[1].shape[1])
+        return bilateral_filter(*arguments, **options)
+
+    monkeypatch.setattr(densecrf, "bilateral_filter", counted)
+    image, probabilities, region = case()
+    s = probabilities.requires_grad_()
+    DenseCRFLoss(1.0, 15, 20, 0.5, exact_gradient=exact_gradient, size_free=size_free)(image, s, region).backward()
+    assert calls == [3 + size_free]
+
+
+@pytest.mark.parametrize("size_free", [False, True])
+def test_exact_gradient_does_not_change_the_energy(size_free):
+    image, probabilities, region = case(height=40, width=30)
+    energies = [
+        DenseCRFLoss(1.0, 15, 20, 1.0, exact_gradient=exact, size_free=size_free)(image, probabilities, region)
+        for exact in (False, True)
+    ]
+    assert energies[0].item() == pytest.approx(energies[1].item(), rel=1e-5)
+
+
+def test_backward_twice_gives_the_same_gradient():
+    image, probabilities, region = case()
+    s = probabilities.requires_grad_()
+    loss = DenseCRFLoss(1.0, 15, 20, 1.0)(image, s, region)
+    first, second = (torch.autograd.grad(loss, s, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_on_a_gpu_the_host_reads_twice():
+    """The five numbers of the checks in one transfer and the three of the filter, on pretended tensors."""
+    with FakeTensorMode(), OnlyOnCuda(0.0, 255.0, 0.0, 1.0, 1.0, 500, 1, 1) as device:
+        s = torch.empty(2, 3, 40, 41, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        region = torch.empty(2, 40, 41, device="cuda", dtype=torch.bool)
+        layer = DenseCRFLoss(1.0, 15, 20, 0.5, exact_gradient=True, size_free=True)
+        loss = layer(torch.empty(2, 3, 40, 41, device="cuda"), s, region)  # the backward needs a GPU even so
+    assert (loss.device.type, loss.dtype) == ("cuda", s.dtype)
+    assert not device.answers
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
+def test_cuda_waits_twice():
+    image, probabilities, region = (tensor.cuda() for tensor in case())
+    s = probabilities.requires_grad_()
+    layer = DenseCRFLoss(1.0, 15, 20, 0.5, size_free=True)
+    assert cuda_synchronisations(lambda: layer(image, s, region).backward()) <= 2
+
+
+@pytest.mark.gpu
+@needs_cuda
 def test_result_lives_on_the_gpu():
     image, probabilities, region = (tensor.cuda() for tensor in case())
     s = probabilities.requires_grad_()

@@ -6,46 +6,55 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from filtering import native
+from filtering import native, torch_lattice
 
 __all__ = ["bilateral_filter"]
 
 
 def bilateral_filter(
-    images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, *, transpose: bool = False
+    images: Tensor,
+    values: Tensor,
+    sigma_rgb: float,
+    sigma_xy: float,
+    *,
+    transpose: bool = False,
+    symmetric: bool = False,
 ) -> Tensor:
     """Filter every channel of `values` with a Gaussian kernel over the positions and colours of `images`.
 
     `out[n, k, i] = sum_j w_ij values[n, k, j]`, computed in float32, where `w_ij` has about the shape of
     `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))`. The sum includes j = i and is not
-    normalised.
+    normalised. CPU tensors are filtered by the C++ module, others on their device by tensor operations.
 
     Args:
         images: `(N, 3, H, W)`, any dtype, RGB in 0..255.
         values: `(N, K, H, W)`, any floating-point dtype, on the same device as `images`.
         sigma_rgb: the Gaussian's standard deviation in colour, in units of `images`.
         sigma_xy: its standard deviation in space, in pixels.
-        transpose: apply the transposed operator (on the lattice A is not quite symmetric).
+        transpose: apply the transposed operator A' (on the lattice A is not quite symmetric).
+        symmetric: apply (A + A') / 2, whose quadratic form is A's; it takes one more blur, not a second filter.
 
     Returns:
         A new tensor with the shape, dtype and device of `values`. Neither argument is changed, and no gradient flows.
 
     Raises:
-        ValueError: for shapes, devices, dtypes or sigmas other than these, and values that are not finite.
+        ValueError: for shapes, devices, dtypes or sigmas other than these, for images and values that are not finite,
+            and for sigmas so small that the lattice becomes too large.
         ImportError: if the C++ filter is not built; the message says how to build it.
 
     Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
     _check(images, values, sigma_rgb, sigma_xy)
+    engine = native if images.device.type == "cpu" else torch_lattice
     with torch.no_grad():
-        on_cpu = native.bilateral_filter(
-            images.detach().to("cpu", torch.float32),
-            values.detach().to("cpu", torch.float32),
+        return engine.bilateral_filter(
+            images.to(torch.float32),
+            values.detach(),
             float(sigma_rgb),
             float(sigma_xy),
             transpose=transpose,
+            symmetric=symmetric,
         )
-        return on_cpu.to(values.device, values.dtype)
 
 
 def _check(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> None:

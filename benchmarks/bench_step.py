@@ -1,0 +1,136 @@
+"""How long a training step takes with and without the DenseCRF loss, and what share of it the loss has.
+
+    PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/bench_step.py --crop 513 --batch 12 --precision bfloat16
+
+A step is forward, partial cross-entropy, DenseCRF loss, backward and SGD update of a network with random weights, on
+images that are on the device already: loading is not measured. Steps with and without the loss take turns. The loss
+alone is its forward and backward, up to the probabilities.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import IMAGES, Pictures, machine_line, seconds, shown, summary, write_json
+from torch import Tensor
+from tqdm import tqdm
+
+from dataloaders.custom_transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
+from dataloaders.labels import UNLABELLED
+from DenseCRFLoss import DenseCRFLoss
+from errors import InputError, exit_status
+from losses.cross_entropy import PartialCrossEntropy
+from modeling.backbone import BACKBONES
+from modeling.deeplab import DeepLab
+from training.options import add_switch, number
+
+CLASSES = 21
+LABELLED = 0.03  # share of the pixels
+WARM_UP = 2  # steps of each kind
+
+
+def build_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Return what is timed, by name."""
+    torch.manual_seed(0)
+    image = Pictures().batch(args.batch, args.crop)
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    images = ((image / 255 - mean) / std).to(device, memory_format=layout)
+    labels = torch.randint(CLASSES, (args.batch, args.crop, args.crop))
+    labels = labels.masked_fill(torch.rand(labels.shape) > LABELLED, UNLABELLED).to(device)
+    region = torch.ones_like(labels, dtype=torch.bool)
+    model = DeepLab(CLASSES, args.backbone).to(device, memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.007, momentum=0.9, weight_decay=5e-4)
+    criterion = PartialCrossEntropy(ignore_index=UNLABELLED)
+    densecrf = DenseCRFLoss(2e-9, args.sigma_rgb, args.sigma_xy, args.scale, exact_gradient=args.exact_gradient)
+
+    def regularise(probabilities: Tensor) -> Tensor:
+        return densecrf(denormalize(images).clamp(0, 255), probabilities, region)
+
+    def step(with_loss: bool) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
+            logits = model(images)
+        loss = criterion(logits, labels)
+        if with_loss:
+            loss = loss + regularise(logits.to(torch.float32).softmax(1))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    probabilities = torch.rand(args.batch, CLASSES, args.crop, args.crop).softmax(1).to(device).requires_grad_()
+    return {
+        "step without the loss": lambda: step(False),
+        "step with the loss": lambda: step(True),
+        "the loss alone": lambda: torch.autograd.grad(regularise(probabilities), probabilities),
+    }
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    width = number(float, 0, above=True)
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps"
+    )
+    parser.add_argument("--backbone", choices=list(BACKBONES), default="mobilenet", help="feature network")
+    parser.add_argument("--crop", type=number(int, 33), default=513, metavar="PIXELS", help="side of the images")
+    parser.add_argument("--batch", type=number(int, 2), default=12, metavar="N", help="images in a step")
+    parser.add_argument("--scale", type=number(float, 0, above=True, high=1), default=0.5, help="of the loss's input")
+    parser.add_argument("--sigma-rgb", type=width, default=15.0, metavar="S", help="kernel width in colour")
+    parser.add_argument("--sigma-xy", type=width, default=100.0, metavar="S", help="kernel width in pixels of the crop")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the network (autocast)"
+    )
+    add_switch(parser, "--channels-last", help="keep the network's tensors in channels-last memory")
+    add_switch(parser, "--exact-gradient", help="the loss's exact gradient")
+    parser.add_argument(
+        "--steps", type=number(int, 2), default=10, metavar="N", help="steps of each kind that are timed"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report as the command line says."""
+    args = parse(argv)
+    try:
+        device = torch.device(args.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
+    print(machine_line())
+    print(
+        f"{args.backbone} on {device}, {args.precision}, {args.batch} images of {args.crop} x {args.crop}, loss at "
+        f"scale {args.scale:g}, sigma_rgb {args.sigma_rgb:g}, sigma_xy {args.sigma_xy:g}; {args.steps} steps of each"
+    )
+    print(f"images: {IMAGES}\n")
+    steps = build_steps(args, device)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number_ in tqdm(range(WARM_UP + args.steps), desc="steps", leave=False, disable=None):
+        for name, action in steps.items():
+            time = seconds(action, device)
+            if number_ >= WARM_UP:
+                times[name].append(time)
+
+    figures: dict[str, Any] = {name: summary(found) for name, found in times.items()}
+    for name, found in figures.items():
+        print(f"{name:<22} {shown(found):>24} ms")
+    without, with_loss, alone = (found["median_ms"] for found in figures.values())
+    shares = {"share by difference": (with_loss - without) / with_loss, "share of the loss alone": alone / with_loss}
+    for name, share in shares.items():
+        print(f"{name:<26} {100 * share:.1f} %")
+    if args.json:
+        options = {name: value for name, value in vars(args).items() if name != "json"}
+        write_json(args.json, {"options": options, "times": figures, **shares})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

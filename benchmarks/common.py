@@ -1,0 +1,110 @@
+"""What the benchmarks share: the machine's name, pictures to filter, and how times are taken and written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from dataloaders.custom_transforms import resize_short_side
+from dataloaders.synthetic.scenes import draw_scene
+from training.checkpoint import replace_file
+
+PICTURES = 12
+IMAGES = "mosaics of 2 x 2 scenes of the synthetic data set (about as many vertices as a photograph)"
+
+
+def machine() -> dict[str, Any]:
+    """Name what the times depend on: processor, cores, threads, GPU, PyTorch."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def machine_line() -> str:
+    """Return `machine()` as a line of text."""
+    m = machine()
+    gpu = m["gpu"] or "no CUDA GPU"
+    return f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads; {gpu}; PyTorch {m['torch']}, {m['system']}"
+
+
+class Pictures:
+    """Photo-like pictures of any size.
+
+    Noise will not do, as it has ten times as many vertices as a photograph, nor a single scene scaled up, which is too
+    smooth. With four, scaled little, there are 10 600 vertices in a photograph of 257 x 257 and about 9 000 here
+    (sigma_rgb 15, sigma_xy 50).
+    """
+
+    def __init__(self) -> None:
+        self.scenes = [
+            [Image.fromarray(draw_scene(np.random.default_rng([picture, part]))[0]) for part in range(4)]
+            for picture in tqdm(range(PICTURES), desc="drawing pictures", leave=False, disable=None)
+        ]
+
+    def batch(self, n: int, side: int) -> Tensor:
+        """Return (n, 3, side, side), float32 in 0..255; beyond PICTURES they repeat."""
+        half = -(-side // 2)
+        pictures = []
+        for scenes in self.scenes[:n]:
+            picture = Image.new("RGB", (2 * half, 2 * half))
+            for part, scene in enumerate(scenes):
+                picture.paste(resize_short_side(scene, half), (half * (part % 2), half * (part // 2)))
+            pictures.append(np.asarray(picture)[:side, :side])
+        stack = np.stack([pictures[index % len(pictures)] for index in range(n)])
+        return torch.from_numpy(np.ascontiguousarray(stack.transpose(0, 3, 1, 2), dtype=np.float32))
+
+
+def seconds(action: Callable[[], object], device: torch.device) -> float:
+    """Time one call, until the device has finished it."""
+    synchronise(device)
+    start = time.perf_counter()
+    action()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Return median and quartiles in ms, of at least two times in s."""
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return {"median_ms": 1000 * middle, "quartiles_ms": [1000 * low, 1000 * high]}
+
+
+def shown(figures: dict[str, Any]) -> str:
+    """Return `summary` as text: median (lower - upper quartile)."""
+    low, high = figures["quartiles_ms"]
+    return f"{figures['median_ms']:.1f} ({low:.1f}-{high:.1f})"
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    """Write the figures with the machine's name."""
+    text = json.dumps({"machine": machine(), "images": IMAGES, **figures}, indent=1) + "\n"
+    replace_file(path, lambda temporary: Path(temporary).write_text(text))
+    print(f"figures: {path}")
