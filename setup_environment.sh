@@ -79,7 +79,7 @@ if [[ requirements.txt -nt .venv/packages.stamp ]]; then
   say "installing packages into .venv (PyTorch is large: a few minutes)"
   "${pip[@]}" install --upgrade pip
   if [[ $cpu ]]; then
-    mapfile -t torch < <(grep -E '^torch(vision)?[^[:alnum:]]' requirements.txt)
+    mapfile -t torch <<<"$(grep -E '^torch(vision)?[^[:alnum:]]' requirements.txt)"
     index=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
     "${pip[@]}" install --index-url "$index" "${torch[@]}" ||
       say "$index has no fitting PyTorch or cannot be reached: taking PyPI's, which runs on the CPU as well"
