@@ -31,16 +31,18 @@ python=${PYTHON:-python3}
 filter=wrapper/bilateralfilter
 bin=$PWD/.venv/bin
 
-# The Debian packages that are missing. Those of Python are called after the interpreter: python3-dev, python3.12-dev.
-missing() {
+# Set `packages` to the Debian packages that are missing. Python's are called after it: python3-dev, python3.12-dev.
+find_missing() {
   local name=${python##*/}
-  has "$python" || { echo "$name $name-venv $name-dev"; name=; }
-  if [[ $name ]]; then
-    [[ -x $bin/python ]] || "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "$name-venv"
+  packages=()
+  if ! has "$python"; then
+    packages+=("$name" "$name-venv" "$name-dev")
+  else
+    [[ -x $bin/python ]] || "$python" -c 'import ensurepip, venv' 2>/dev/null || packages+=("$name-venv")
     "$python" -c 'import os, sysconfig; os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null ||
-      echo "$name-dev"
+      packages+=("$name-dev")
   fi
-  has "${CXX:-g++}" || echo g++
+  has "${CXX:-g++}" || packages+=(g++)
 }
 
 install_system_packages() {
@@ -51,16 +53,16 @@ install_system_packages() {
     if ! has sudo || { [[ ! -t 0 ]] && ! sudo -n true 2>/dev/null; }; then return; fi
     sudo=(sudo)
   fi
-  say "installing system packages: $*"
+  say "installing system packages: ${packages[*]}"
   "${sudo[@]}" apt-get update -qq || say "apt-get update failed: see above"
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null ||
     say "apt-get install failed: see above"
 }
 
-read -ra packages <<<"$(missing | xargs)"
+find_missing
 if ((${#packages[@]})); then
-  install_system_packages "${packages[@]}"
-  read -ra packages <<<"$(missing | xargs)"
+  install_system_packages
+  find_missing
 fi
 advice="missing: ${packages[*]}; install them as root (apt-get install ${packages[*]}) and call $0 again"
 ((${#packages[@]} == 0)) || say "$advice"
