@@ -61,7 +61,7 @@ transfer() {
     "${tool[@]}" "$url" || status=$?
     ((status)) || return 0
     reason=$(tail -n 1 "$log" | sed -E 's/^[-0-9]+ [:0-9]+ |^(wget|curl): (\([0-9]+\) )?//g')
-    reason=${reason:-the transfer broke off, ${tool[0]} says $status}
+    reason=${reason:-${tool[0]} stopped with status $status}
     case ${tool[0]}$status in
       wget3 | curl23) die "cannot write $part: is the disk full?" ;;
       wget8 | curl22) break ;;       # the server says no
@@ -135,16 +135,20 @@ ids() { find "$voc/$1" -maxdepth 1 -name "[!.]*.$2" -printf '%f\n' | sed "s/\.$2
 # finish FOLDER...: say what the loader will find, and exit; with 2 unless these folders are there and whole.
 finish() {
   local lists=$voc/ImageSets/SegmentationAug folder suffix listed missing state
+  local absent="not there: data/VOC2012/fetchVOC2012.sh"
   say "$voc"
   for listed in train val; do
-    state=$(wc -l 2>/dev/null <"$lists/$listed.txt") && state+=" images" || state="not there"
+    state=$(wc -l 2>/dev/null <"$lists/$listed.txt") && state+=" images" || state=$absent
     printf '  %-40s %s\n' "ImageSets/SegmentationAug/$listed.txt" "$state"
   done
   for folder in JPEGImages SegmentationClassAug pascal_2012_scribble; do
-    listed=("$lists/train.txt" "$lists/val.txt") suffix=png missing=1 state="not there"
+    listed=("$lists/train.txt" "$lists/val.txt") suffix=png missing=1 state=$absent
     case $folder in
       JPEGImages) suffix=jpg ;;
-      pascal_2012_scribble) listed=("$lists/train.txt") ;; # validation needs none
+      pascal_2012_scribble)
+        listed=("$lists/train.txt") # validation needs none
+        state="not there: data/pascal_scribble/fetchPascalScribble.sh"
+        ;;
     esac
     if [[ -d $voc/$folder ]]; then
       missing=$({ cat "${listed[@]}" 2>/dev/null || true; } | sort -u | comm -23 - <(ids "$folder" $suffix) | wc -l)
