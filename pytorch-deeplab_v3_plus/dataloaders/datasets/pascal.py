@@ -30,7 +30,8 @@ SPLITS = ("train", "val", "fill_in")
 VAL_EVERY = 5
 
 HOW_TO_GET_VOC = (
-    "get PASCAL VOC 2012 and its scribbles (Data in README.md says where), "
+    "get PASCAL VOC 2012 and its scribbles (data/VOC2012/fetchVOC2012.sh and "
+    "data/pascal_scribble/fetchPascalScribble.sh), "
     "name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
 )
 
