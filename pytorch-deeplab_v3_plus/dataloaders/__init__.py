@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import NamedTuple
@@ -85,7 +86,7 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
     class_names = read_class_names(args.classes) if args.classes else None
     where = (args,) if args.data_root is None else (args, args.data_root)
 
-    workers = min(args.workers, os.cpu_count() or 1)
+    workers = min(args.workers, usable_cpus())
 
     def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
         return DataLoader(
@@ -96,6 +97,7 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
             drop_last=drop_last,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_interrupts_to_the_main_process,
             # Its own, or it would draw from the global one, and dropout would depend on the number of workers.
             generator=torch.Generator(),
         )
@@ -123,6 +125,20 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
         dataset = split("fill_in")
         fill_in = loader(dataset, args.test_batch_size) if len(dataset) else None
     return Loaders(name, train, loader(val, args.test_batch_size), fill_in, val.class_names)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs are there for the loaders of this process, at least 1.
+
+    Those that the process may run on, shared with the processes that torchrun has started beside it on this machine.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _leave_interrupts_to_the_main_process(worker: int) -> None:
+    """Let a worker survive Ctrl-C, which reaches every process of the terminal: the main process ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def data_set_names() -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dataloaders.custom_transforms import resize_short_side, to_tensor
+from dataloaders.custom_transforms import normalize, resize_short_side, to_device, to_tensor
 from errors import InputError
 
 
@@ -58,8 +58,8 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: i
     training = model.training
     model.eval()
     for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None):
-        prediction = model(batch["image"].to(device, non_blocking=True)).argmax(1)
-        matrix.update(batch["label"].to(device), prediction)
+        images, labels = to_device(batch, device)
+        matrix.update(labels, model(images).argmax(1))
     model.train(training)
     if not matrix.counts.any():
         raise InputError(f"{title}: expected labelled pixels to score on, found none")
@@ -74,7 +74,7 @@ def predict(model: nn.Module, image: Image.Image, size: int) -> tuple[Tensor, Te
         The network's input (1, 3, h, w) and logits (1, K, h, w) at the scaled size, on the model's device.
     """
     scaled = resize_short_side(image, size)
-    inputs = to_tensor(scaled).unsqueeze(0).to(next(model.parameters()).device)
+    inputs = normalize(to_tensor(scaled).unsqueeze(0).to(next(model.parameters()).device))
     training = model.training
     model.eval()
     logits = model(inputs)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dataloaders import Loaders
-from dataloaders.custom_transforms import denormalize
+from dataloaders.custom_transforms import denormalize, to_device
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
 from training.checkpoint import replace_file, save_checkpoint
@@ -187,8 +187,7 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Any], step: int) -> tuple[dict[str, float], float]:
         """Take one optimizer step; return the value of each loss and the seconds of the regularisers' forward."""
-        images = batch["image"].to(self.device, non_blocking=True)
-        labels = batch["label"].to(self.device, non_blocking=True)
+        images, labels = to_device(batch, self.device)
         region = labels != PADDING
         logits = self.model(images)
         terms = {"cross_entropy": self.criterion(logits, labels.masked_fill(~region, UNLABELLED))}
