@@ -4,16 +4,16 @@ import importlib
 import logging
 import os
 import pkgutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataloaders import datasets
+from dataloaders.custom_transforms import resize_short_side, to_tensor
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
 from dataloaders.labels import read_class_names
 from errors import InputError
@@ -97,7 +97,7 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
             drop_last=drop_last,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            worker_init_fn=_leave_the_process_group,
             # Its own, or it would draw from the global one, and dropout would depend on the number of workers.
             generator=torch.Generator(),
         )
@@ -127,6 +127,43 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
     return Loaders(name, train, loader(val, args.test_batch_size), fill_in, val.class_names)
 
 
+class WholeImages(Dataset):
+    """The images of a data set for VOC's own protocol: nothing cut off, the truth at its original size.
+
+    An item holds 'image', uint8 (3, h, w) with the short side scaled to `short_side` for the network; 'original', uint8
+    (3, H, W); 'label', uint8 (H, W); and 'name', the image's id.
+    """
+
+    def __init__(self, images: VOCSegmentation, short_side: int) -> None:
+        self.images, self.short_side = images, short_side
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
+        image, label = self.images.read(index)
+        return {
+            "image": to_tensor(resize_short_side(image, self.short_side)),
+            "original": to_tensor(image),
+            "label": to_tensor(label),
+            "name": self.images.ids[index],
+        }
+
+
+def whole_image_loader(
+    images: VOCSegmentation, short_side: int, workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
+) -> DataLoader:
+    """Return a loader of WholeImages one by one, since their sizes differ: every `world_size`-th from `rank` on."""
+    return DataLoader(
+        WholeImages(images, short_side),
+        sampler=range(rank, len(images), world_size),
+        num_workers=min(workers, usable_cpus()),
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_the_process_group,
+        generator=torch.Generator(),
+    )
+
+
 def usable_cpus() -> int:
     """Return how many CPUs are there for the loaders of this process, at least 1.
 
@@ -136,9 +173,9 @@ def usable_cpus() -> int:
     return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """Let a worker survive Ctrl-C, which reaches every process of the terminal: the main process ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_the_process_group(worker: int) -> None:
+    """Let a worker survive Ctrl-C, which reaches the whole group: the main process finishes its step and ends it."""
+    os.setpgrp()
 
 
 def data_set_names() -> list[str]:

@@ -140,16 +140,15 @@ def blurred(pixels: np.ndarray, radius: float) -> np.ndarray:
     side = np.float32(-3) * variance / (np.float32(6) * (variance - np.float32(1)))
     centre = np.uint32(np.float32(2**24) / (side * np.float32(2) + np.float32(1)))
     side = np.uint32((2**24 - int(centre)) // 2)
-    height, width = pixels.shape[:2]
     out = np.empty_like(pixels)
     rows_at_once = 32  # what fits into the cache
-    for top in range(0, height, rows_at_once):
+    before, after = np.s_[:-1], np.s_[1:]
+    for top in range(0, len(pixels), rows_at_once):
         first = max(top - BLUR_PASSES, 0)
         rows = pixels[first : top + rows_at_once + BLUR_PASSES].astype(np.uint32)
         sums = np.empty_like(rows)
         for axis in [1] * BLUR_PASSES + [0] * BLUR_PASSES:
             a, s = rows.swapaxes(0, axis), sums.swapaxes(0, axis)
-            before, after = np.s_[:-1], np.s_[1:]
             s[0] = a[0]
             s[after] = a[before]
             s[before] += a[after]
@@ -164,8 +163,8 @@ def blurred(pixels: np.ndarray, radius: float) -> np.ndarray:
 
 
 def to_tensor(pixels: np.ndarray | Image.Image) -> torch.Tensor:
-    """Return an RGB image (H, W, 3) as uint8 (3, H, W), and a label map (H, W; mode L) as it is; memory is shared."""
-    tensor = torch.from_numpy(pixels if isinstance(pixels, np.ndarray) else np.array(pixels))
+    """Return an RGB image (H, W, 3) as uint8 (3, H, W), and a label map (H, W), mode L, as uint8 (H, W)."""
+    tensor = torch.from_numpy(np.array(pixels))
     return tensor.permute(2, 0, 1) if tensor.dim() == 3 else tensor
 
 
@@ -174,18 +173,15 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 
     Mean and deviation apply in double precision, as they did in the original's NumPy code: equal to the last bit.
     """
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64, device=images.device).view(3, 1, 1)
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    scaled = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
-    return ((scaled.double() - mean).float().double() / std).float()
+    scaled = images.to(torch.float32) / 255
+    channels = zip(scaled.double().unbind(-3), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    return torch.stack([((x - mean).float().double() / std).float() for x, mean, std in channels], dim=-3)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring a batch of the loaders to `device`: normalised images, float32 (N, 3, H, W), and labels, int64 (N, H, W).
 
-    The bytes travel and everything else happens there, without waiting for the device (from pinned memory).
+    The bytes travel and everything else happens there; from pinned memory, nothing waits for the device.
     """
     images, labels = (batch[name].to(device, non_blocking=True) for name in ("image", "label"))
     return normalize(images), labels.long()
@@ -193,9 +189,8 @@ def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor
 
 def denormalize(images: torch.Tensor) -> torch.Tensor:
     """Undo the normalisation: float (..., 3, H, W) in, the same shape, dtype and device in [0, 255] out."""
-    mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
-    return (images * std + mean) * 255.0
+    channels = zip(images.unbind(-3), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    return torch.stack([(x * std + mean) * 255.0 for x, mean, std in channels], dim=-3)
 
 
 def _uniform(generator: torch.Generator | None) -> float:
