@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             columns[title] = tally.scores()
             records[title] = column_record(protocol, tally, loaders.class_names)
             files += draw(folder, model, getattr(loaders, split).dataset, protocol, tally, title)
-    write_scores(folder, {"checkpoint": args.checkpoint, "data": loaders.name, "columns": records})
+    write_scores(folder, records, checkpoint=args.checkpoint, data=loaders.name)
     logger.info("\nScores in %%\n\n%s\n", score_table(columns, loaders.class_names))
     for protocol in protocols:
         logger.info("%s: %s", protocol.name, protocol)

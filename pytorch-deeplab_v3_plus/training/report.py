@@ -46,9 +46,9 @@ def column_record(protocol: Protocol, tally: Tally, class_names: Sequence[str]) 
     }
 
 
-def write_scores(folder: Path, record: dict[str, Any]) -> None:
-    """Write scores.json into `folder`."""
-    text = json.dumps(record, indent=1) + "\n"
+def write_scores(folder: Path, columns: dict[str, Any], **about: str) -> None:
+    """Write scores.json into `folder`: the records of the columns by their titles, and what they are about."""
+    text = json.dumps({**about, "columns": columns}, indent=1) + "\n"
     replace_file(folder / "scores.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
