@@ -60,6 +60,7 @@ def test_evaluate_restores_the_mode_and_predict_keeps_the_size():
     batch = {
         "image": torch.tensor([[[[255, 0]], [[0, 255]], [[0, 0]]]], dtype=torch.uint8),
         "label": torch.tensor([[[0, 1]]], dtype=torch.uint8),
+        "name": ["one"],
     }
     scores = evaluate(model, [batch], 2, "test")
     assert scores["miou"] == 1 and model.training
