@@ -284,7 +284,7 @@ class Trainer:
             self.draw()
 
     def finish(self) -> dict[str, Any]:
-        """Score the final network by both protocols, log the table, and return val, fill_in (both crop) and val_full."""
+        """Score the last network by both protocols, log the table, and return val, fill_in (both crop), val_full."""
         scores: dict[str, Any] = {}
         if not self.args.no_val:
             scores["val"] = self.history[-1]["val"]
