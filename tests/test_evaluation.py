@@ -240,7 +240,7 @@ def test_images_of_different_sizes_are_all_counted(voc):
     assert crop.matrix.counts.sum() == 2 * 24 * 24
 
 
-def test_parts_of_the_images_add_up(voc):
+def test_parts_of_the_images_add_up(voc, monkeypatch):
     """As the processes of a distributed run share them: no image twice, none left out."""
     loaders = make_data_loader(custom(voc), splits=("fill_in", "val"))
     images, model = loaders.fill_in.dataset, Colours()
@@ -250,6 +250,26 @@ def test_parts_of_the_images_add_up(voc):
     ]
     assert sum(len(part.images) for part in parts) == len(images) == 5
     assert torch.equal(sum(part.matrix.counts for part in parts), whole.matrix.counts)
+
+    def all_gather_object(everyone, _):
+        everyone[:] = [([part.matrix.counts], part.images) for part in parts]
+
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    monkeypatch.setattr("torch.distributed.all_gather_object", all_gather_object)
+    parts[0].gather()
+    assert parts[0].scores() == whole.scores() and parts[0].images == whole.images
+
+
+def test_what_is_counted_can_be_stopped_between_batches(voc):
+    loaders = make_data_loader(custom(voc, test_batch_size=1), splits=("val",))
+
+    def first(batches):
+        yield next(iter(batches))
+
+    for view in ("crop", "full"):
+        tally = evaluate_split(Colours(), loaders, "val", Protocol(view, 24), 0, wrap=first)
+        assert list(tally.images) == ["i5"]
 
 
 def test_scribbles_have_no_borders(voc):

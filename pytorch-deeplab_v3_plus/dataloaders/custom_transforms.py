@@ -164,7 +164,7 @@ def blurred(pixels: np.ndarray, radius: float) -> np.ndarray:
 
 def to_tensor(pixels: np.ndarray | Image.Image) -> torch.Tensor:
     """Return an RGB image (H, W, 3) as uint8 (3, H, W), and a label map (H, W), mode L, as uint8 (H, W)."""
-    tensor = torch.from_numpy(np.array(pixels))
+    tensor = torch.from_numpy(np.require(pixels, requirements="W"))
     return tensor.permute(2, 0, 1) if tensor.dim() == 3 else tensor
 
 

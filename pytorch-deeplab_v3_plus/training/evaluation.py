@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -230,11 +230,18 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: i
 
 
 def evaluate_split(
-    model: nn.Module, loaders: Loaders, split: str, protocol: Protocol, workers: int, pin_memory: bool = False
+    model: nn.Module,
+    loaders: Loaders,
+    split: str,
+    protocol: Protocol,
+    workers: int,
+    pin_memory: bool = False,
+    wrap: Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]] | None = None,
 ) -> Tally:
     """Count the predictions for the images of `split` ('val' or 'fill_in') by `protocol`.
 
     There are boundary scores where the labels are full ground truth. In a distributed run every process takes part.
+    `wrap` gets the batches and returns what is counted: a generator that may raise between two of them.
     """
     batches = getattr(loaders, split)
     widths = BAND_WIDTHS if batches.dataset.label_kind == "truth" else ()
@@ -242,7 +249,7 @@ def evaluate_split(
         part = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
         batches = whole_image_loader(batches.dataset, protocol.size, workers, pin_memory, *part)
     title = f"{split.replace('_', '-')} {protocol.name}"
-    return count(model, batches, Tally(loaders.num_classes, widths), title, protocol)
+    return count(model, wrap(batches) if wrap else batches, Tally(loaders.num_classes, widths), title, protocol)
 
 
 @torch.inference_mode()
