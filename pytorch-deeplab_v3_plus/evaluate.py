@@ -2,7 +2,13 @@
 
     python evaluate.py --checkpoint run/synthetic/deeplab-mobilenet/model_best.pth.tar --dataset synthetic
 
-The protocol is the original's: short side scaled to the crop size, centre square.
+By two protocols: crop, the original's (short side scaled to the crop size, centre square), and full, PASCAL VOC's own
+(every pixel of the whole image at its original size). Multi-scale, mirroring and a DenseCRF on top:
+
+    python evaluate.py --checkpoint CHECKPOINT --protocol full --scales 0.5 0.75 1 1.25 1.5 1.75 --flip --crf
+
+It prints a table and writes scores.json with the confusion matrices and, for each column, two figures: the confusion
+matrix, and the worst and best images.
 """
 
 from __future__ import annotations
@@ -11,23 +17,27 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from dataloaders import make_data_loader
 from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
 from training.checkpoint import load_network
-from training.evaluation import evaluate, score_table
-from training.monitor import configure_logging
+from training.evaluation import VIEWS, Protocol, evaluate_split, score_table
+from training.monitor import configure_logging, describe_device
 from training.options import (
     HelpFormatter,
+    add_crf_options,
     add_data_options,
     add_device_options,
     add_network_options,
     add_switch,
     check_data_options,
     choose_device,
+    mean_field,
     number,
 )
+from training.report import column_record, draw, make_folder, write_scores
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +51,37 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_options(parser)
     add_network_options(parser, BACKBONES)
     parser.add_argument(
+        "--protocol",
+        nargs="+",
+        choices=VIEWS,
+        default=list(VIEWS),
+        help="crop: the centre square of the image scaled to the crop size, as in the original; full: every pixel at "
+        "the original size, as VOC's evaluation (default: both)",
+    )
+    parser.add_argument(
         "--crop-size",
         "--crop_size",
         type=number(int, 1),
         metavar="PIXELS",
-        help="side of the scored square (default: the checkpoint's, or else 513)",
+        help="short side of what the network sees (default: the checkpoint's, or else 513)",
     )
+    parser.add_argument(
+        "--scales",
+        type=number(float, 0, above=True),
+        nargs="+",
+        default=[1.0],
+        metavar="FACTOR",
+        help="average the probabilities over these scales of that; 0.5 0.75 1 1.25 1.5 1.75 are usual (default: 1)",
+    )
+    add_switch(parser, "--flip", help="average over the mirrored image too")
+    add_crf_options(parser.add_argument_group("DenseCRF"))
     parser.add_argument("--test-batch-size", type=number(int, 1), default=4, metavar="N", help="images in a step")
     add_switch(parser, "--fill-in", help="also score the training images against their full truth")
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="where scores.json and the figures go (default: evaluation/ beside the checkpoint)",
+    )
     add_device_options(parser)
     return parser
 
@@ -63,21 +96,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.crop_size = args.crop_size or settings.get("crop_size", 513)
     args.supervision, args.seed = "scribble", 0  # the loaders ask, but only training depends on them
     splits = ("val", "fill_in") if args.fill_in else ("val",)
-    loaders = make_data_loader(args, pin_memory=device.type == "cuda", splits=splits)
+    pin_memory = device.type == "cuda"
+    loaders = make_data_loader(args, pin_memory=pin_memory, splits=splits)
     if loaders.num_classes != settings["num_classes"]:
         raise InputError(
             f"{args.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
             f"{loaders.num_classes}; name the data set that it was trained on"
         )
+    folder = Path(args.output) if args.output else Path(args.checkpoint).resolve().parent / "evaluation"
+    make_folder(folder)
     model.to(device)
-    columns = {"val": evaluate(model, loaders.val, loaders.num_classes, "val")}
-    if loaders.fill_in is not None:
-        columns["fill-in"] = evaluate(model, loaders.fill_in, loaders.num_classes, "fill-in")
-    logger.info(
-        "Scores in %% (crop protocol: short side %d, centre square)\n\n%s",
-        args.crop_size,
-        score_table(columns, loaders.class_names),
-    )
+    logger.info("network: %s, on %s", args.checkpoint, describe_device(device))
+
+    crf = mean_field(args)
+    protocols = [Protocol(view, args.crop_size, tuple(args.scales), args.flip, crf) for view in args.protocol]
+    columns, records, files = {}, {}, []
+    for split in splits:
+        if getattr(loaders, split) is None:
+            continue
+        for protocol in protocols:
+            tally = evaluate_split(model, loaders, split, protocol, args.workers, pin_memory)
+            title = f"{split.replace('_', '-')} {protocol.name}"
+            columns[title] = tally.scores()
+            records[title] = column_record(protocol, tally, loaders.class_names)
+            files += draw(folder, model, getattr(loaders, split).dataset, protocol, tally, title)
+    write_scores(folder, records, checkpoint=args.checkpoint, data=loaders.name)
+    logger.info("\nScores in %%\n\n%s\n", score_table(columns, loaders.class_names))
+    for protocol in protocols:
+        logger.info("%s: %s", protocol.name, protocol)
+    logger.info("written: %s, %s", folder / "scores.json", ", ".join(file.name for file in files))
     return 0
 
 

@@ -11,9 +11,19 @@ from PIL import Image
 
 import dataloaders.datasets
 import mypath
+import plain_route
 from conftest import HEIGHT, WIDTH, write_label
 from dataloaders import SeededSampler, find_data_set, make_data_loader
-from dataloaders.custom_transforms import EvalTransform, TrainTransform, denormalize, resize_short_side, to_tensor
+from dataloaders.custom_transforms import (
+    EvalTransform,
+    TrainTransform,
+    denormalize,
+    normalize,
+    resize_short_side,
+    resized_part,
+    to_device,
+    to_tensor,
+)
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.files import read_image, read_label
 from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES, read_class_names, voc_palette
@@ -116,10 +126,9 @@ def test_training_view_has_the_crop_size(size):
     image, label = pair_with_position(*size)
     for seed in range(8):
         tensor, values = TrainTransform(32, 40)(image, label, torch.Generator().manual_seed(seed))
-        assert tensor.shape == (3, 40, 40) and tensor.dtype == torch.float32
-        assert values.shape == (40, 40) and values.dtype == torch.int64
+        assert tensor.shape == (3, 40, 40) and tensor.dtype == torch.uint8
+        assert values.shape == (40, 40) and values.dtype == torch.uint8
         assert set(values.unique().tolist()) <= {0, 1, PADDING}  # nearest: no value in between
-        assert tensor.is_contiguous()
 
 
 def test_padding_is_black_at_the_right_and_bottom_and_labelled_254():
@@ -132,7 +141,7 @@ def test_padding_is_black_at_the_right_and_bottom_and_labelled_254():
         assert inside[:height, :width].all() and (values[~inside] == PADDING).all()
         outside = ~inside
         outside[: height + 4, : width + 4] = False  # as far as a blur reaches
-        assert denormalize(tensor)[:, outside].abs().max() < 1e-4
+        assert tensor[:, outside].eq(0).all()
 
 
 def test_scale_reaches_both_ends_and_nothing_beyond():
@@ -147,7 +156,7 @@ def test_flip_moves_image_and_label_together():
     flipped = 0
     for seed in range(12):
         tensor, values = TrainTransform(64, 20)(image, label, torch.Generator().manual_seed(seed))
-        red = denormalize(tensor)[0]
+        red = tensor[0].float()
         certain = ((red - 127.5).abs() > 12) & (values != PADDING)
         assert torch.equal(values[certain] == 1, red[certain] < 127.5)
         columns = red[:2, values[0] != PADDING].mean(0)
@@ -159,7 +168,7 @@ def test_blur_comes_and_goes():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     label = Image.new("L", (64, 64))
     detail = [
-        TrainTransform(64, 64)(noise, label, torch.Generator().manual_seed(seed))[0].diff().abs().mean().item()
+        TrainTransform(64, 64)(noise, label, torch.Generator().manual_seed(seed))[0].float().diff().abs().mean().item()
         for seed in range(30)
     ]
     assert min(detail) < 0.5 * max(detail)
@@ -191,11 +200,50 @@ def test_short_side_scales_as_the_original():
 
 def test_normalisation_and_back():
     image, _ = pair_with_position(12, 9)
-    tensor = to_tensor(image)
+    pixels = to_tensor(image)
+    tensor = normalize(pixels)
+    assert tensor.dtype == torch.float32 and tensor.is_contiguous()
     red = np.asarray(image)[3, 4, 0]
     assert tensor[0, 3, 4].item() == pytest.approx((red / 255 - 0.485) / 0.229, abs=1e-6)
-    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
-    assert torch.allclose(denormalize(torch.stack([tensor, tensor])), torch.stack([pixels, pixels]), atol=1e-3)
+    assert torch.allclose(denormalize(torch.stack([tensor, tensor])), torch.stack([pixels, pixels]).float(), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (37, 90), (7, 5), (1, 1), (150, 40)])
+@pytest.mark.parametrize("crop_size", [1, 33, 64])
+def test_every_pixel_is_that_of_the_plain_route(size, crop_size):
+    """Which composes the original's steps on whole images, in float32 by NumPy: equal to the last bit."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    label = Image.fromarray(rng.integers(0, 21, (size[1], size[0]), dtype=np.uint8))
+    one, other = torch.Generator(), torch.Generator()
+    for seed in range(12):
+        one.manual_seed(seed), other.manual_seed(seed)
+        expected = plain_route.train_view(image, label, one, 40, crop_size)
+        found = TrainTransform(40, crop_size)(image, label, other)
+        assert torch.equal(one.get_state(), other.get_state())
+        same_as_float(found, expected)
+    same_as_float(EvalTransform(crop_size)(image, label), plain_route.eval_view(image, label, crop_size))
+
+
+def same_as_float(found, expected) -> None:
+    batch = {"image": found[0].unsqueeze(0), "label": found[1].unsqueeze(0)}
+    images, labels = to_device(batch, torch.device("cpu"))
+    assert images.is_contiguous() and images.dtype == torch.float32 and labels.dtype == torch.int64
+    assert torch.equal(images[0], expected[0]) and torch.equal(labels[0], expected[1])
+
+
+def test_a_part_of_a_scaled_image_is_that_of_the_whole():
+    rng = np.random.default_rng(1)
+    for _ in range(150):
+        width, height, new_width, new_height = rng.integers(1, 80, 4).tolist()
+        if rng.random() < 0.7:  # enlarge, where only the part is computed
+            new_width, new_height = new_width + width, new_height + height
+        left, top = (int(rng.integers(0, length)) for length in (new_width, new_height))
+        box = (left, top, int(rng.integers(left, new_width)) + 1, int(rng.integers(top, new_height)) + 1)
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        whole = image.resize((new_width, new_height), Image.Resampling.BILINEAR).crop(box)
+        part = resized_part(image, (new_width, new_height), box)
+        assert np.array_equal(np.asarray(part), np.asarray(whole)), (image.size, (new_width, new_height), box)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -57,8 +57,12 @@ class FirstChannels(nn.Module):
 
 def test_evaluate_restores_the_mode_and_predict_keeps_the_size():
     model = FirstChannels().train()
-    image = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 0.0]]]])
-    scores = evaluate(model, [{"image": image, "label": torch.tensor([[[0, 1]]])}], 2, "test")
+    batch = {
+        "image": torch.tensor([[[[255, 0]], [[0, 255]], [[0, 0]]]], dtype=torch.uint8),
+        "label": torch.tensor([[[0, 1]]], dtype=torch.uint8),
+        "name": ["one"],
+    }
+    scores = evaluate(model, [batch], 2, "test")
     assert scores["miou"] == 1 and model.training
     picture = Image.fromarray(np.tile(np.uint8([[[255, 0, 0]] * 15 + [[0, 255, 0]] * 16]), (20, 1, 1)))
     inputs, logits = predict(model, picture, 40)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataloaders import datasets
+from dataloaders.custom_transforms import resize_short_side, to_tensor
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
 from dataloaders.labels import read_class_names
 from errors import InputError
@@ -85,7 +86,7 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
     class_names = read_class_names(args.classes) if args.classes else None
     where = (args,) if args.data_root is None else (args, args.data_root)
 
-    workers = min(args.workers, os.cpu_count() or 1)
+    workers = min(args.workers, usable_cpus())
 
     def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
         return DataLoader(
@@ -96,6 +97,7 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
             drop_last=drop_last,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_the_process_group,
             # Its own, or it would draw from the global one, and dropout would depend on the number of workers.
             generator=torch.Generator(),
         )
@@ -123,6 +125,57 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
         dataset = split("fill_in")
         fill_in = loader(dataset, args.test_batch_size) if len(dataset) else None
     return Loaders(name, train, loader(val, args.test_batch_size), fill_in, val.class_names)
+
+
+class WholeImages(Dataset):
+    """The images of a data set for VOC's own protocol: nothing cut off, the truth at its original size.
+
+    An item holds 'image', uint8 (3, h, w) with the short side scaled to `short_side` for the network; 'original', uint8
+    (3, H, W); 'label', uint8 (H, W); and 'name', the image's id.
+    """
+
+    def __init__(self, images: VOCSegmentation, short_side: int) -> None:
+        self.images, self.short_side = images, short_side
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
+        image, label = self.images.read(index)
+        return {
+            "image": to_tensor(resize_short_side(image, self.short_side)),
+            "original": to_tensor(image),
+            "label": to_tensor(label),
+            "name": self.images.ids[index],
+        }
+
+
+def whole_image_loader(
+    images: VOCSegmentation, short_side: int, workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
+) -> DataLoader:
+    """Return a loader of WholeImages one by one, since their sizes differ: every `world_size`-th from `rank` on."""
+    return DataLoader(
+        WholeImages(images, short_side),
+        sampler=range(rank, len(images), world_size),
+        num_workers=min(workers, usable_cpus()),
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_the_process_group,
+        generator=torch.Generator(),
+    )
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs are there for the loaders of this process, at least 1.
+
+    Those that the process may run on, shared with the processes that torchrun has started beside it on this machine.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _leave_the_process_group(worker: int) -> None:
+    """Let a worker survive Ctrl-C, which reaches the whole group: the main process finishes its step and ends it."""
+    os.setpgrp()
 
 
 def data_set_names() -> list[str]:

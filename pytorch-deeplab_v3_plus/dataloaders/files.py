@@ -28,13 +28,13 @@ def read_image(path: str | Path) -> Image.Image:
             image.load()
     except _READ_ERRORS as error:
         raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -61,12 +61,11 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
                     f"{path}: save class numbers 0..{num_classes - 1} and {UNLABELLED} for unlabelled pixels, "
                     "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)"
                 )
-            label = np.array(image)
+            label, counts = np.array(image), np.array(image.histogram())
     except _READ_ERRORS as error:
         raise InputError(
             f"expected a label map (PNG), cannot read {path}: {_first_line(error)}; replace the file"
         ) from None
-    counts = value_counts(label)
     counts[:num_classes] = counts[PADDING] = counts[UNLABELLED] = 0
     if counts.any():
         value = int(counts.argmax())

@@ -63,22 +63,40 @@ def evenly_spaced(length: int, rows: int = 6) -> list[int]:
     return np.linspace(0, length - 1, min(rows, length)).astype(int).tolist()
 
 
+def _faded(image: Image.Image) -> np.ndarray:
+    grey = np.asarray(image.convert("L").convert("RGB")).astype(np.float32)
+    return (0.45 * grey + 0.55 * 255).astype(np.uint8)
+
+
 def scribble_picture(image: Image.Image, scribble: np.ndarray | None) -> np.ndarray | None:
     """Draw scribbles (H, W), 255 where there are none, over a faded grey version of their image; None without any."""
     if scribble is None:
         return None
-    grey = np.asarray(image.convert("L").convert("RGB")).astype(np.float32)
-    picture = (0.45 * grey + 0.55 * 255).astype(np.uint8)
+    picture = _faded(image)
     drawn = scribble < PADDING
     picture[drawn] = colour(scribble)[drawn]
     return picture
 
 
-def save_contact_sheet(path: Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str], title: str) -> None:
+def error_picture(image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Draw wrongly predicted pixels red over a faded grey version of the image, and unlabelled ones white."""
+    picture = _faded(image)
+    picture[(prediction != truth) & (truth < PADDING)] = (214, 39, 40)
+    picture[truth >= PADDING] = 255
+    return picture
+
+
+def save_contact_sheet(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    class_names: Sequence[str],
+    title: str,
+    captions: Sequence[str] | None = None,
+) -> None:
     """Draw one row an image, with a legend of the classes that occur.
 
     Each of `rows` maps a column's title to a picture: a PIL image or an array (H, W, 3), shown as it is, or a label map
-    (H, W) in the palette's colours; None leaves a gap.
+    (H, W) in the palette's colours; None leaves a gap. `captions` stand at the left of the rows.
     """
     columns = list(rows[0])
     # Upright pictures get narrower cells than their row, so that no row is taller than a square.
@@ -99,8 +117,32 @@ def save_contact_sheet(path: Path, rows: Sequence[dict[str, Any]], class_names: 
             cell.imshow(picture, interpolation="nearest")
     for name, cell in zip(columns, axes[0], strict=True):
         cell.set_title(name, fontsize=10)
+    for caption, line in zip(captions or (), axes, strict=False):
+        line[0].text(-0.04, 0.5, caption, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=11)
     _legend(figure, [k for k in range(len(class_names)) if k in seen], class_names)
+    _save(figure, path)
+
+
+def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], title: str) -> None:
+    """Draw a confusion matrix (K, K) of pixel counts, rows the truth: each cell is its share of the row in percent."""
+    total = counts.sum(1, keepdims=True)
+    share = 100 * counts / np.maximum(total, 1)
+    size = 2.2 + 0.42 * len(class_names)
+    figure = _figure(size + 0.6, size)
+    axes = figure.subplots()
+    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(*counts.shape):
+        if share[row, column] >= 0.5:
+            dark = share[row, column] > 60
+            text = f"{share[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    names = [name if total[k] else f"({name})" for k, name in enumerate(class_names)]
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true; (in brackets: not in the truth)")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="% of the true pixels")
     _save(figure, path)
 
 

@@ -17,13 +17,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dataloaders import Loaders
-from dataloaders.custom_transforms import denormalize
+from dataloaders.custom_transforms import denormalize, to_device
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
 from training.checkpoint import replace_file, save_checkpoint
-from training.evaluation import evaluate, label_map, predict, score_table
+from training.evaluation import Protocol, evaluate, evaluate_split, label_map, predict, score_table
 from training.figures import evenly_spaced, save_contact_sheet, save_curves, scribble_picture
 from training.monitor import Monitor
+from training.report import column_record, draw, make_folder, write_scores
 from training.schedule import rate_factor
 
 logger = logging.getLogger(__name__)
@@ -187,8 +188,7 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Any], step: int) -> tuple[dict[str, float], float]:
         """Take one optimizer step; return the value of each loss and the seconds of the regularisers' forward."""
-        images = batch["image"].to(self.device, non_blocking=True)
-        labels = batch["label"].to(self.device, non_blocking=True)
+        images, labels = to_device(batch, self.device)
         region = labels != PADDING
         logits = self.model(images)
         terms = {"cross_entropy": self.criterion(logits, labels.masked_fill(~region, UNLABELLED))}
@@ -263,7 +263,7 @@ class Trainer:
         line = f"epoch {record['epoch'] + 1}/{self.args.epochs}: {losses}, {record['images_per_second']} images/s"
         scores = record.get("val")
         if scores:
-            line += f", val mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
+            line += f", val mIoU (crop) {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
             shown = {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}
             by_class = zip(self.loaders.class_names, scores["iou"], strict=True)
             shown |= {f"val_iou/{name}": iou for name, iou in by_class if iou is not None}
@@ -284,23 +284,31 @@ class Trainer:
             self.draw()
 
     def finish(self) -> dict[str, Any]:
-        """Score the final network and log the table; return {"val": ..., "fill_in": ...}."""
+        """Score the last network by both protocols, log the table, and return val, fill_in (both crop), val_full."""
         scores: dict[str, Any] = {}
         if not self.args.no_val:
             scores["val"] = self.history[-1]["val"]
+            columns = {"val crop": scores["val"]}
             if self.loaders.fill_in is not None:
                 scores["fill_in"] = evaluate(self.model, self.loaders.fill_in, self.loaders.num_classes, "fill-in")
-            columns = {name.replace("_", "-"): value for name, value in scores.items()}
-            logger.info(
-                "\nScores of the last epoch in %% (crop protocol: short side %d, centre square)\n\n%s\n",
-                self.args.crop_size,
-                score_table(columns, self.loaders.class_names),
-            )
+                columns["fill-in crop"] = scores["fill_in"]
+            full = Protocol("full", self.args.crop_size)
+            pinned = self.device.type == "cuda"
+            tally = evaluate_split(self.model, self.loaders, "val", full, self.args.workers, pinned)
+            scores["val_full"] = columns["val full"] = tally.scores()
+            table = score_table(columns, self.loaders.class_names)
+            logger.info("\nScores of the last epoch in %%\n\n%s\n", table)
+            for protocol in (Protocol("crop", self.args.crop_size), full):
+                logger.info("%s: %s", protocol.name, protocol)
             if "fill_in" in scores:
                 logger.info(
                     "val: the validation images. fill-in: the training images against their full truth%s.",
                     ", which training never saw" if self.loaders.train.dataset.label_kind == "scribbles" else "",
                 )
+            folder = self.monitor.folder / "evaluation"
+            make_folder(folder)
+            write_scores(folder, {"val full": column_record(full, tally, self.loaders.class_names)})
+            draw(folder, self.model, self.loaders.val.dataset, full, tally, "val full")
         self.monitor.record({"final": scores, "best_miou": self.best})
         return scores
 

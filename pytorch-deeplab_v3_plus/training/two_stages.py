@@ -175,7 +175,7 @@ def final_scores(run_folder: Path | None) -> dict[str, Any] | None:
 def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Return the table: mIoU in percent, mean and standard deviation over the seeds, of each arm and score."""
     scores = [name for name in ("val", "fill_in") if all(name in final for final in results["partial_ce"])]
-    lines = [f"{'mIoU in %':<26}" + "".join(f"{name.replace('_', '-'):>16}" for name in scores)]
+    lines = [f"{'mIoU in %, crop protocol':<26}" + "".join(f"{name.replace('_', '-'):>16}" for name in scores)]
 
     def line(title: str, cells: Sequence[str]) -> None:
         lines.append(f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells))

@@ -112,23 +112,26 @@ class VOCSegmentation(Dataset):
             key: an index, or (index, seed): the augmentation then depends on the seed alone.
 
         Returns:
-            'image': normalised float32 (3, crop_size, crop_size); 'label': int64 (crop_size, crop_size);
-            'name': the image's id.
+            'image': uint8 (3, crop_size, crop_size); 'label': uint8 (crop_size, crop_size); 'name': the image's id.
 
         Raises:
             InputError: a file is damaged, of the wrong kind, or does not fit its partner.
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
-        image_file, label_file = self.image_files[index], self.label_files[index]
-        image, label = read_image(image_file), read_label(label_file, self.num_classes)
-        check_sizes(image_file, image.size, label_file, label)
-        pair = image, Image.fromarray(label)
+        pair = self.read(index)
         if self.split == "train":
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             image_tensor, label_tensor = self.transform(*pair, generator)
         else:
             image_tensor, label_tensor = self.transform(*pair)
         return {"image": image_tensor, "label": label_tensor, "name": self.ids[index]}
+
+    def read(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """Return an image (mode RGB) and its label map (mode L) at their own size; raises as indexing does."""
+        image_file, label_file = self.image_files[index], self.label_files[index]
+        image, label = read_image(image_file), read_label(label_file, self.num_classes)
+        check_sizes(image_file, image.size, label_file, label)
+        return image, Image.fromarray(label)
 
     def pictures(self, index: int) -> tuple[Image.Image, np.ndarray | None, np.ndarray | None]:
         """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where there is no file."""
