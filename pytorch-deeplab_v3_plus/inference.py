@@ -20,7 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import exit_status
+import torch
+
+from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
 from prediction.export import export_onnx
 from prediction.network import INTERPOLATIONS
@@ -147,7 +149,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings["num_classes"],
         describe_device(device),
     )
-    return segmenter.segment(args.image_path)
+    try:
+        return segmenter.segment(args.image_path)
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(
+            f"{str(error).split('. ')[0]}; lower --batch-size ({args.batch_size}), --tile ({args.tile}) or "
+            "--crop_size, or use --no-cuda"
+        ) from None
 
 
 if __name__ == "__main__":

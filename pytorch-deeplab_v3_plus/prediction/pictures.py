@@ -63,7 +63,7 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
 
     colours = voc_palette()[labels]
     opacity = np.where(labels > 0, TINT, 0.0)
-    opacity[_borders(labels, width=max(1, round(max(size) / 400)))] = 1.0
+    opacity[_borders(labels, width=max(1, round(min(size) / 300)))] = 1.0
     opacity = opacity[..., None]
     tinted = Image.fromarray((picture * (1 - opacity) + colours * opacity).round().astype(np.uint8))
     return _with_legend(tinted, entries)
