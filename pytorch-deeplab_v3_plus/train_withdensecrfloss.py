@@ -33,7 +33,7 @@ from modeling.pretrained import default_pretrained
 from training.checkpoint import load_checkpoint, load_weights
 from training.monitor import Monitor, configure_logging, describe_device
 from training.options import choose_device, parse_options
-from training.trainer import HEAD_RATE, Trainer
+from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         len(loaders.train),
         args.batch_size,
         args.lr,
-        HEAD_RATE * args.lr,
+        args.head_rate * args.lr,
         args.lr_scheduler,
     )
     for name, regulariser in regularisers.items():

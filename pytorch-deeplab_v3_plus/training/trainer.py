@@ -28,7 +28,6 @@ from training.schedule import rate_factor
 
 logger = logging.getLogger(__name__)
 
-HEAD_RATE = 10  # the head learns at ten times the backbone's rate
 NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 
 
@@ -61,7 +60,7 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             [
                 {"params": list(model.get_1x_lr_params())},
-                {"params": list(model.get_10x_lr_params()), "lr": HEAD_RATE * args.lr},
+                {"params": list(model.get_10x_lr_params()), "lr": args.head_rate * args.lr},
             ],
             lr=args.lr,
             momentum=args.momentum,
@@ -181,7 +180,7 @@ class Trainer:
     def set_rate(self, step: int, steps: int) -> float:
         """Set the learning rates for `step` of `steps` and return the backbone's."""
         factor = rate_factor(self.args.lr_scheduler, step, steps, epoch=self.epoch, epochs_per_drop=self.args.lr_step)
-        for group, scale in zip(self.optimizer.param_groups, (1, HEAD_RATE), strict=True):
+        for group, scale in zip(self.optimizer.param_groups, (1, self.args.head_rate), strict=True):
             group["lr"] = self.args.lr * factor * scale
         return self.args.lr * factor
 
