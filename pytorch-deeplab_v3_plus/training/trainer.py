@@ -20,6 +20,7 @@ from dataloaders import Loaders
 from dataloaders.custom_transforms import denormalize
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
+from training.advice import progress_advice
 from training.checkpoint import replace_file, save_checkpoint
 from training.evaluation import evaluate, label_map, predict, score_table
 from training.figures import evenly_spaced, save_contact_sheet, save_curves, scribble_picture
@@ -42,6 +43,7 @@ class Trainer:
         criterion: (logits, labels) -> scalar over the labelled pixels.
         regularisers: name -> module (image, probabilities, region_of_interest) -> scalar.
         monitor: the run's folder.
+        guessing: the cross-entropy of a network that has learned nothing (see training/advice.py).
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Trainer:
         criterion: nn.Module,
         regularisers: Mapping[str, nn.Module],
         monitor: Monitor,
+        guessing: float,
     ) -> None:
         self.args, self.model, self.settings, self.loaders = args, model, settings, loaders
         self.criterion, self.regularisers, self.monitor = criterion, regularisers, monitor
+        self.guessing = guessing
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.SGD(
             [
@@ -268,6 +272,9 @@ class Trainer:
             shown |= {f"val_iou/{name}": iou for name, iou in by_class if iou is not None}
             self.monitor.scalars(shown, self.epoch)
         logger.info("%s", line)
+        advice = progress_advice(self.history, len(self.loaders.train), self.guessing)
+        if advice:
+            logger.warning("WARNING: %s", advice)
         if scores and scores["miou"] > self.best:
             self.best = scores["miou"]
             self.save("checkpoint.pth.tar")
