@@ -43,7 +43,8 @@ class Trainer:
         criterion: (logits, labels) -> scalar over the labelled pixels.
         regularisers: name -> module (image, probabilities, region_of_interest) -> scalar.
         monitor: the run's folder.
-        guessing: the cross-entropy of a network that has learned nothing (see training/advice.py).
+        guessing: the cross-entropy of a network that has learned nothing (see training/advice.py); by default
+            there is no advice.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Trainer:
         criterion: nn.Module,
         regularisers: Mapping[str, nn.Module],
         monitor: Monitor,
-        guessing: float,
+        guessing: float = float("inf"),
     ) -> None:
         self.args, self.model, self.settings, self.loaders = args, model, settings, loaders
         self.criterion, self.regularisers, self.monitor = criterion, regularisers, monitor
