@@ -15,9 +15,6 @@ from torch.utils.data import Dataset
 from dataloaders.files import IMAGE_SUFFIXES, read_image
 from errors import InputError
 
-SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
-"""What counts as an image in a folder; a file that is named may have any suffix."""
-
 
 def find_images(words: Sequence[str]) -> list[Path]:
     """Return the files that the words name: files, folders (with all folders below) and patterns; each file once.
@@ -28,9 +25,9 @@ def find_images(words: Sequence[str]) -> list[Path]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
             if not found:
-                raise InputError(f"expected images ({', '.join(SUFFIXES)}), found none in the folder {path}")
+                raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")
         elif glob.has_magic(word) and not path.exists():
             found = [Path(name) for name in sorted(glob.glob(word, recursive=True)) if Path(name).is_file()]
             if not found:
