@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 
 from errors import InputError
+from filtering.mean_field import MeanField
 from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -159,6 +161,29 @@ def add_densecrf_options(group: Any) -> None:
         help="divide the DenseCRF loss by the kernel mass of each image, so that it lies in [-1, 0] and a weight "
         "means the same at every image size",
     )
+
+
+def add_crf_options(group: Any) -> None:
+    """Add the settings of the DenseCRF that refines finished predictions, the same in evaluation and in inference."""
+    add_switch(group, "--crf", help="refine the predictions with a DenseCRF, by mean-field inference")
+    for name, field, metavar, text in (
+        ("--crf-iterations", "iterations", "N", "iterations of the inference"),
+        ("--crf-weight", "appearance_weight", "W", "weight of its kernel of position and colour"),
+        ("--crf-sigma-xy", "appearance_xy", "S", "width of that kernel in position, in pixels"),
+        ("--crf-sigma-rgb", "appearance_rgb", "S", "width of that kernel in colour, in grey levels of 0-255"),
+        ("--crf-smooth-weight", "smoothness_weight", "W", "weight of its kernel of position alone"),
+        ("--crf-smooth-sigma", "smoothness_xy", "S", "width of that kernel, in pixels"),
+    ):
+        default = getattr(MeanField, field)
+        kind = number(type(default), 0, above=metavar == "S")
+        group.add_argument(name, dest=f"crf_{field}", type=kind, default=default, metavar=metavar, help=text)
+
+
+def mean_field(args: argparse.Namespace) -> MeanField | None:
+    """Return the DenseCRF that the options of add_crf_options ask for, None without --crf."""
+    if not args.crf:
+        return None
+    return MeanField(**{field.name: getattr(args, f"crf_{field.name}") for field in fields(MeanField)})
 
 
 def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
