@@ -4,10 +4,10 @@
         --crop_size 513 --n_class 21
 
 takes images, folders and patterns, and writes for each image, at its own size, OUT/<name>_prediction.png (class
-numbers, in VOC's colours), <name>_colour.png and <name>_overlay.png (with a legend); on demand a confidence map and
-the probabilities. With --rloss-weight it also reports the DenseCRF loss of the prediction and writes its gradient
-for each class, OUT/<name>_grad_seg_class_<k>.png. Backbone, classes, stride and size come from the checkpoint where
-it holds them.
+numbers, in VOC's colours), <name>_colour.png and <name>_overlay.png (with a legend); on demand a confidence map,
+the probabilities, and the prediction refined by a DenseCRF, <name>_crf.png, which the colours and the overlay then
+show. With --rloss-weight it also reports the DenseCRF loss of the prediction and writes its gradient for each class,
+OUT/<name>_grad_seg_class_<k>.png. Backbone, classes, stride and size come from the checkpoint where it holds them.
 
     python inference.py --checkpoint CHECKPOINT --output_directory OUT --export onnx
 """
@@ -31,6 +31,7 @@ from training.checkpoint import load_network
 from training.monitor import configure_logging, describe_device
 from training.options import (
     HelpFormatter,
+    add_crf_options,
     add_densecrf_options,
     add_device_options,
     add_network_options,
@@ -103,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("onnx",),
         help="write the network to <checkpoint>.onnx (images of any size, RGB 0-255) and check it against torch",
     )
+    add_crf_options(parser.add_argument_group("<name>_crf.png: the prediction refined by a DenseCRF (mean field)"))
     crf = parser.add_argument_group("DenseCRF loss of the prediction")
     crf.add_argument(
         "--rloss-weight",

@@ -13,6 +13,7 @@ from torch import nn
 import inference
 from dataloaders.labels import voc_palette
 from errors import InputError, exit_status
+from filtering.mean_field import MeanField
 from modeling.deeplab import DeepLab
 from prediction import export
 from prediction.files import find_images, output_names
@@ -221,6 +222,20 @@ def test_options_change_what_they_say(checkpoint, tmp_path):
     assert np.abs(plain - scores("batch", "--batch-size", 3, "--workers", 2)).max() < 2e-3
     for words in (["--interpolation", "bicubic"], ["--crop_size", 0], ["--tile", 40]):
         assert np.abs(plain - scores(words[0], *words)).max() > 2e-3, words
+
+
+def test_the_crf_refines_the_prediction_and_the_pictures_show_it(checkpoint, tmp_path, capsys):
+    image = draw(tmp_path / "a.png", 64, 48)
+    out = tmp_path / "out"
+    assert segment(checkpoint, out, "--image_path", image, "--probabilities", "--crf") == 0
+    prediction, refined = (np.asarray(Image.open(out / f"a_{kind}.png")) for kind in ("prediction", "crf"))
+    soft = torch.from_numpy(np.load(out / "a_probabilities.npz")["probabilities"]).float()
+    pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)
+    expected = MeanField()(pixels[None], soft[None])[0].argmax(0).numpy()
+    assert (refined == expected).mean() > 0.99  # the file holds half precision
+    assert (refined != prediction).any()
+    assert np.array_equal(np.asarray(Image.open(out / "a_colour.png")), voc_palette()[refined])
+    assert f"a_crf.png: the DenseCRF changes {100 * (refined != prediction).mean():.1f} %" in capsys.readouterr().out
 
 
 def test_results_are_not_segmented_again(checkpoint, tmp_path, capsys):

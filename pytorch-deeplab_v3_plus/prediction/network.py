@@ -123,8 +123,8 @@ def labels_and_confidence(
 
 @torch.inference_mode()
 def probabilities(logits: Tensor, height: int, width: int, interpolation: str = "bilinear") -> Tensor:
-    """Return the softmax probabilities (K, height, width) float32 on the CPU."""
-    return torch.stack(list(scaled_back(logits, height, width, interpolation))).softmax(0).cpu()
+    """Return the softmax probabilities (K, height, width) float32."""
+    return torch.stack(list(scaled_back(logits, height, width, interpolation))).softmax(0)
 
 
 def densecrf_gradient(loss: DenseCRFLoss, inputs: Tensor, logits: Tensor) -> tuple[float, Tensor]:

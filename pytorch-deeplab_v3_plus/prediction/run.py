@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,6 +25,7 @@ from prediction.files import ImageFiles, find_images, keep, output_names
 from prediction.network import View, densecrf_gradient, labels_and_confidence, predict, probabilities
 from prediction.pictures import overlay, save_labels, save_picture, save_probabilities, share
 from training.figures import save_gradient
+from training.options import mean_field
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Segmenter:
         size = settings.get("crop_size", 513) if args.crop_size is None else args.crop_size
         self.view = View(size, args.center_crop)
         self.class_names = class_names(settings)
+        self.refine = mean_field(args)
         self.folder = Path(args.output_directory)
 
     def segment(self, words: Sequence[str]) -> int:
@@ -92,9 +95,17 @@ class Segmenter:
             save_picture(
                 self.folder / (name + CONFIDENCE), Image.fromarray((255 * confidence).round().astype(np.uint8))
             )
-        if args.probabilities:
+        if args.probabilities or self.refine:
             soft = probabilities(logits, *shape)
-            save_probabilities(self.folder / (name + PROBABILITIES), soft.numpy(), self.class_names)
+            if args.probabilities:
+                save_probabilities(self.folder / (name + PROBABILITIES), soft.cpu().numpy(), self.class_names)
+            if self.refine:
+                pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(soft.device)
+                refined = self.refine(pixels[None], soft[None])[0].argmax(0).to(torch.uint8).cpu().numpy()
+                save_labels(self.folder / (name + REFINED), refined)
+                changed = share((refined != labels).mean())
+                logger.info("%s: the DenseCRF changes %s", self.folder / (name + REFINED), changed)
+                labels = refined  # the pictures below show the final result
         save_picture(self.folder / (name + COLOUR), Image.fromarray(voc_palette()[labels]))
         save_picture(self.folder / (name + OVERLAY), overlay(image, labels, self.class_names))
         if args.rloss_weight:
