@@ -25,7 +25,7 @@ import torch
 from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
 from prediction.export import export_onnx
-from prediction.network import INTERPOLATIONS
+from prediction.network import INTERPOLATIONS, RawRGB
 from prediction.run import Segmenter, make_folder
 from training.checkpoint import load_network
 from training.monitor import configure_logging, describe_device
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("expected images (--image_path) or --export onnx")
     device = choose_device(args)
     model, settings = load_network(args.checkpoint, args.backbone, args.n_class, args.out_stride)
-    model.eval()
+    model = RawRGB(model).eval()
     segmenter = Segmenter(args, model, settings)
     if args.export:
         folder = Path(args.output_directory)

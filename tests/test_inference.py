@@ -17,8 +17,10 @@ from filtering.mean_field import MeanField
 from modeling.deeplab import DeepLab
 from prediction import export
 from prediction.files import find_images, output_names
-from prediction.network import View, labels_and_confidence, predict, probabilities, tile_starts
+from prediction.network import RawRGB, View, labels_and_confidence, predict, probabilities, tile_starts
 from prediction.pictures import overlay
+from training import evaluation
+from training.checkpoint import load_network
 
 NAMES = ["background", "cat", "dog"]
 
@@ -134,6 +136,16 @@ def test_scaling_back_class_by_class_is_the_same_as_at_once(interpolation):
     assert torch.equal(labels, whole.argmax(0).to(torch.uint8))
     assert torch.allclose(confidence, whole.softmax(0).amax(0), atol=1e-6)
     assert torch.allclose(probabilities(logits, 31, 20, interpolation), whole.softmax(0), atol=1e-6)
+
+
+def test_an_image_is_segmented_as_in_evaluation(checkpoint):
+    model, _ = load_network(checkpoint)
+    image = Image.open(draw(checkpoint.with_name("a.png"), 61, 47))
+    picture, inputs = View(48)(image)
+    (logits,) = predict(RawRGB(model).eval(), [inputs])
+    labels, _ = labels_and_confidence(logits, picture.height, picture.width)
+    expected = evaluation.label_map(evaluation.predict(model, image, 48)[1], 47, 61)
+    assert len(expected.unique()) > 1 and (labels == expected).float().mean() > 0.999
 
 
 def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
@@ -286,7 +298,7 @@ def test_the_onnx_file_takes_any_size_and_gives_the_logits_of_torch(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     torch.manual_seed(0)
-    model = DeepLab(3, "mobilenet").eval()
+    model = RawRGB(DeepLab(3, "mobilenet")).eval()
     path = tmp_path / "network.onnx"
     assert export.export_onnx(path, model, NAMES, 48) < export.LARGEST_DIFFERENCE
     assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
@@ -315,9 +327,9 @@ def test_export_and_images_in_one_call(checkpoint, tmp_path, capsys):
 def test_a_file_that_gives_other_logits_is_not_kept(checkpoint, tmp_path, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    forward = export.RawRGB.forward
+    forward = RawRGB.forward
     monkeypatch.setattr(  # what is traced depends on the size that it is traced at
-        export.RawRGB, "forward", lambda self, image: forward(self, image) * float(image.shape[2])
+        RawRGB, "forward", lambda self, image: forward(self, image) * float(image.shape[2])
     )
     assert segment(checkpoint, tmp_path / "out", "--export", "onnx") == 2
     assert "not written: its logits differ from torch's by" in error_lines(capsys)[-1]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dataloaders.custom_transforms import IMAGENET_MEAN, IMAGENET_STD
 from errors import InputError
+from prediction.network import RawRGB
 from training.checkpoint import replace_file
 
 logger = logging.getLogger(__name__)
@@ -22,21 +22,8 @@ OPSET = 17  # of 2022: old enough for most runtimes
 LARGEST_DIFFERENCE = 1e-4  # between the logits of torch and of the file, relative to the largest logit
 
 
-class RawRGB(nn.Module):
-    """A network behind its normalisation: RGB (N, 3, H, W) float32 in 0-255 in, logits (N, K, H, W) out."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network((image / 255 - self.mean) / self.std)
-
-
-def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size: int) -> float:
-    """Write `network`, in evaluation mode on the CPU, to an ONNX file, and run the file with onnxruntime.
+def export_onnx(path: Path, model: RawRGB, class_names: Sequence[str], size: int) -> float:
+    """Write `model`, in evaluation mode on the CPU, to an ONNX file, and run the file with onnxruntime.
 
     The file's input `image` (N, 3, H, W) takes any N, H and W; its metadata holds `class_names` (a JSON list) and
     `short_side`, the size that the network was trained at. Nothing is left behind when the check fails.
@@ -54,7 +41,6 @@ def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size
         raise InputError(
             f"--export onnx writes and checks with onnx and onnxruntime ({error}): pip install onnx onnxruntime"
         ) from None
-    model = RawRGB(network).eval()
     difference = 0.0
 
     def write(temporary: Path) -> None:

@@ -5,20 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from dataloaders.custom_transforms import centre_square, denormalize, resize_short_side, to_tensor
+from dataloaders.custom_transforms import IMAGENET_MEAN, IMAGENET_STD, centre_square, resize_short_side
 from DenseCRFLoss import DenseCRFLoss
 from errors import InputError
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
+class RawRGB(nn.Module):
+    """A network behind its normalisation: RGB (N, 3, H, W) in 0-255 in, logits (N, K, H, W) out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network((image / 255 - self.mean) / self.std)
+
+
 class View:
-    """What the network sees of an image: its short side scaled to `size` (0: not scaled), normalised.
+    """What the network sees of an image: its short side scaled to `size` (0: not scaled).
 
     With `centre`, the centre square of the scaled image, which is then the picture that the result fits.
     """
@@ -27,9 +41,10 @@ class View:
         self.size, self.centre = size, centre
 
     def __call__(self, image: Image.Image) -> tuple[Image.Image, Tensor]:
-        """Return the picture to be segmented, RGB, and the network's input (3, h, w); InputError if it gets too large.
+        """Return the picture to be segmented, RGB, and the network's input, uint8 (3, h, w).
 
-        A sliver of an image would be scaled to gigabytes; the limit is Pillow's for reading images.
+        Raises InputError where the input were too large: a sliver of an image would be scaled to gigabytes. The limit
+        is Pillow's for reading images.
         """
         scale = self.size / min(image.size) if self.size else 1.0
         if scale * scale * image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -40,16 +55,16 @@ class View:
         scaled = resize_short_side(image, self.size) if self.size else image
         if self.centre:
             image = scaled = centre_square(scaled)
-        return image, to_tensor(scaled)
+        return image, torch.from_numpy(np.array(scaled)).permute(2, 0, 1)
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, inputs: Sequence[Tensor], tile: int = 0, batch_size: int = 1) -> list[Tensor]:
-    """Return the logits (K, h, w), on the model's device, of normalised images (3, h, w) of any sizes.
+def predict(model: RawRGB, inputs: Sequence[Tensor], tile: int = 0, batch_size: int = 1) -> list[Tensor]:
+    """Return the logits (K, h, w), on the model's device, of RGB images (3, h, w) in 0-255, of any sizes.
 
     A side longer than `tile` (0: never) is cut into tiles that overlap by a quarter or more; their logits are averaged
     with weights that fall off linearly towards a tile's edges, where the network sees least around it. Images and
-    tiles of one size are run together, at most `batch_size` at a time. The model is in evaluation mode.
+    tiles of one size are run together, at most `batch_size` at a time. The model is a RawRGB in evaluation mode.
     """
     device = next(model.parameters()).device
     views: dict[tuple[int, int], list[tuple[int, int, int]]] = {}  # size -> (image, top, left)
@@ -128,11 +143,11 @@ def probabilities(logits: Tensor, height: int, width: int, interpolation: str = 
 
 
 def densecrf_gradient(loss: DenseCRFLoss, inputs: Tensor, logits: Tensor) -> tuple[float, Tensor]:
-    """Return the DenseCRF loss of logits (K, h, w) over their input (3, h, w), and its gradient (K, h, w).
+    """Return the DenseCRF loss of logits (K, h, w) over their input, RGB (3, h, w), and its gradient (K, h, w).
 
     The gradient is with respect to the probabilities.
     """
-    image = denormalize(inputs.to(logits.device)).clamp(0, 255)[None]
+    image = inputs.to(logits.device).float()[None]
     soft = logits.softmax(0)[None].requires_grad_()
     value = loss(image, soft, torch.ones_like(image[:, 0]))
     value.backward()

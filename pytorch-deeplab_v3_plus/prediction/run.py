@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -22,7 +22,7 @@ from dataloaders.labels import VOC_CLASSES, voc_palette
 from DenseCRFLoss import DenseCRFLoss
 from errors import InputError
 from prediction.files import ImageFiles, find_images, keep, output_names
-from prediction.network import View, densecrf_gradient, labels_and_confidence, predict, probabilities
+from prediction.network import RawRGB, View, densecrf_gradient, labels_and_confidence, predict, probabilities
 from prediction.pictures import overlay, save_labels, save_picture, save_probabilities, share
 from training.figures import save_gradient
 from training.options import mean_field
@@ -43,7 +43,7 @@ class Segmenter:
         settings: of the checkpoint (see training.checkpoint.load_network).
     """
 
-    def __init__(self, args: argparse.Namespace, model: nn.Module, settings: dict[str, Any]) -> None:
+    def __init__(self, args: argparse.Namespace, model: RawRGB, settings: dict[str, Any]) -> None:
         self.args, self.model = args, model
         size = settings.get("crop_size", 513) if args.crop_size is None else args.crop_size
         self.view = View(size, args.center_crop)
