@@ -1,11 +1,15 @@
-"""Segment an image with a trained network.
+"""Segment images with a trained network, or write the network as ONNX.
 
     python inference.py --backbone mobilenet --checkpoint CHECKPOINT --image_path IMAGE --output_directory OUT \
         --crop_size 513 --n_class 21
 
-writes OUT/<name>_prediction.png: class numbers at the image's own size, in VOC's colours. With --rloss-weight
-it also reports the DenseCRF loss of the prediction and writes its gradient for each class,
+takes images, folders and patterns, and writes for each image, at its own size, OUT/<name>_prediction.png (class
+numbers, in VOC's colours), <name>_colour.png and <name>_overlay.png (with a legend); on demand a confidence map,
+the probabilities, and the prediction refined by a DenseCRF, <name>_crf.png, which the colours and the overlay then
+show. With --rloss-weight it also reports the DenseCRF loss of the prediction and writes its gradient for each class,
 OUT/<name>_grad_seg_class_<k>.png. Backbone, classes, stride and size come from the checkpoint where it holds them.
+
+    python inference.py --checkpoint CHECKPOINT --output_directory OUT --export onnx
 """
 
 from __future__ import annotations
@@ -15,24 +19,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
 
-from dataloaders.custom_transforms import centre_square, denormalize, resize_short_side
-from dataloaders.files import read_image
-from dataloaders.labels import VOC_CLASSES, voc_palette
-from DenseCRFLoss import DenseCRFLoss
 from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
-from training.checkpoint import load_network, replace_file
-from training.evaluation import label_map, predict
-from training.figures import save_gradient
+from prediction.export import export_onnx
+from prediction.network import INTERPOLATIONS, RawRGB
+from prediction.run import Segmenter, make_folder
+from training.checkpoint import load_network
 from training.monitor import configure_logging, describe_device
 from training.options import (
     HelpFormatter,
+    add_crf_options,
     add_densecrf_options,
     add_device_options,
     add_network_options,
@@ -47,28 +46,65 @@ logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the inference script."""
     parser = argparse.ArgumentParser(
-        description="Segment an image with a trained network.", formatter_class=HelpFormatter
+        description="Segment images with a trained network.", formatter_class=HelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained network")
-    parser.add_argument("--image_path", "--image-path", required=True, metavar="FILE", help="image to segment")
+    parser.add_argument(
+        "--image_path",
+        "--image-path",
+        nargs="+",
+        metavar="PATH",
+        help="what to segment: images, folders (with those inside), patterns such as 'photos/*.jpg'",
+    )
     parser.add_argument(
         "--output_directory",
         "--output-directory",
         required=True,
         metavar="FOLDER",
-        help="where the pictures go; made if absent",
+        help="where the results go; made if absent",
     )
     add_network_options(parser, BACKBONES)
     parser.add_argument(
         "--crop_size",
         "--crop-size",
-        type=number(int, 1),
+        type=number(int, 0),
         metavar="PIXELS",
-        help="the image's short side is scaled to this (default: the checkpoint's, or else 513)",
+        help="an image's short side is scaled to this for the network; 0: not scaled (default: the checkpoint's, or "
+        "else 513)",
     )
     add_switch(
         parser, "--center-crop", help="segment the centre square of the scaled image, at that size, as the original did"
     )
+    parser.add_argument(
+        "--tile",
+        type=number(int, 0),
+        default=2049,
+        metavar="PIXELS",
+        help="cut scaled images with a longer side into overlapping tiles of this size; 0: never",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        default="bilinear",
+        help="how the network's scores are scaled back to the image's size",
+    )
+    parser.add_argument(
+        "--batch-size", type=number(int, 1), default=1, metavar="N", help="images or tiles of one size in a step"
+    )
+    parser.add_argument("--workers", type=number(int, 0), default=4, metavar="N", help="processes that read ahead")
+    more = parser.add_argument_group("further results")
+    add_switch(
+        more, "--confidence", help="<name>_confidence.png: the probability of the class shown, as grey levels 0-255"
+    )
+    add_switch(
+        more, "--probabilities", help="<name>_probabilities.npz: `probabilities` (K, H, W) float16 and `class_names`"
+    )
+    more.add_argument(
+        "--export",
+        choices=("onnx",),
+        help="write the network to <checkpoint>.onnx (images of any size, RGB 0-255) and check it against torch",
+    )
+    add_crf_options(parser.add_argument_group("<name>_crf.png: the prediction refined by a DenseCRF (mean field)"))
     crf = parser.add_argument_group("DenseCRF loss of the prediction")
     crf.add_argument(
         "--rloss-weight",
@@ -85,66 +121,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_densecrf_options(crf)
     add_device_options(parser)
-    parser.add_argument("--workers", type=number(int, 0), default=4, metavar="N", help="accepted; one image needs none")
     return parser
 
 
-def save_labels(path: Path, labels: Tensor) -> None:
-    """Write a label map (H, W) uint8 as a palette PNG in VOC's colours."""
-    picture = Image.fromarray(labels.numpy())
-    picture.putpalette(voc_palette().tobytes())
-    replace_file(path, lambda temporary: picture.save(temporary, format="PNG"))
-
-
-def densecrf_gradient(args: argparse.Namespace, inputs: Tensor, logits: Tensor) -> tuple[float, Tensor]:
-    """Return the DenseCRF loss of a prediction and its gradient (K, h, w) with respect to the probabilities."""
-    loss_layer = DenseCRFLoss(
-        args.rloss_weight, args.sigma_rgb, args.sigma_xy, args.rloss_scale, size_free=args.size_free
-    )
-    probabilities = logits.softmax(1).requires_grad_()
-    loss = loss_layer(denormalize(inputs).clamp(0, 255), probabilities, torch.ones_like(inputs[:, 0]))
-    loss.backward()
-    return loss.item(), probabilities.grad[0].cpu()
-
-
-def segment(args: argparse.Namespace, model: nn.Module, settings: dict[str, Any]) -> None:
-    """Segment one image and write what was asked for."""
-    path, folder = Path(args.image_path), Path(args.output_directory)
-    image = read_image(path)
-    size = args.crop_size or settings.get("crop_size", 513)
-    if args.center_crop:
-        image = centre_square(resize_short_side(image, size))
-    inputs, logits = predict(model, image, size)
-    labels = label_map(logits, image.height, image.width)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --output_directory") from None
-    prediction = folder / f"{path.stem}_prediction.png"
-    save_labels(prediction, labels)
-    names = settings.get("class_names") or (VOC_CLASSES if settings["num_classes"] == len(VOC_CLASSES) else None)
-    found = ", ".join(
-        f"{names[k] if names else f'class {k}'} {100 * count / labels.numel():.1f} %"
-        for k, count in enumerate(torch.bincount(labels.flatten().long()).tolist())
-        if count
-    )
-    logger.info("%s: %s", prediction, found)
-    if args.rloss_weight:
-        loss, gradient = densecrf_gradient(args, inputs, logits)
-        logger.info("DenseCRF loss: %.6g", loss)
-        for k, plane in enumerate(gradient.numpy()):
-            title = f"gradient of the DenseCRF loss, {names[k] if names else f'class {k}'}"
-            save_gradient(folder / f"{path.stem}_grad_seg_class_{k}.png", plane, title)
-        logger.info("%s: gradients of classes 0-%d", folder / f"{path.stem}_grad_seg_class_<k>.png", len(gradient) - 1)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment an image as the command line says; return the exit status."""
+    """Segment or export as the command line says; return the exit status."""
     configure_logging()
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not args.image_path and not args.export:
+        parser.error("expected images (--image_path) or --export onnx")
     device = choose_device(args)
     model, settings = load_network(args.checkpoint, args.backbone, args.n_class, args.out_stride)
-    model.to(device).eval()
+    model = RawRGB(model).eval()
+    segmenter = Segmenter(args, model, settings)
+    if args.export:
+        folder = Path(args.output_directory)
+        make_folder(folder)
+        path = folder / (Path(args.checkpoint).name.split(".")[0] + ".onnx")
+        difference = export_onnx(path, model, segmenter.class_names, segmenter.view.size or 513)
+        logger.info("%s: logits within %.1g of torch's, relative to the largest, on two image sizes", path, difference)
+    if not args.image_path:
+        return 0
+    model.to(device)
     logger.info(
         "network: %s, output stride %d, %d classes, on %s",
         settings["backbone"],
@@ -152,8 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings["num_classes"],
         describe_device(device),
     )
-    segment(args, model, settings)
-    return 0
+    try:
+        return segmenter.segment(args.image_path)
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(
+            f"{str(error).split('. ')[0]}; lower --batch-size ({args.batch_size}), --tile ({args.tile}) or "
+            "--crop_size, or use --no-cuda"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
 from modeling.pretrained import default_pretrained
+from training.advice import guessing_loss, steps_advice
 from training.checkpoint import load_checkpoint, load_weights
 from training.monitor import Monitor, configure_logging, describe_device
 from training.options import choose_device, parse_options
-from training.trainer import HEAD_RATE, Trainer
+from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -99,19 +100,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             "new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh)
         )
     logger.info(
-        "optimisation: %d epochs of %d steps, batch %d, learning rate %g (head %g), %s",
+        "optimisation: %d steps (%d epochs of %d), batch %d, learning rate %g (head %g), %s",
+        args.epochs * len(loaders.train),
         args.epochs,
         len(loaders.train),
         args.batch_size,
         args.lr,
-        HEAD_RATE * args.lr,
+        args.head_rate * args.lr,
         args.lr_scheduler,
     )
+    advice = steps_advice(len(loaders.train), args.epochs)
+    if advice:
+        logger.warning("WARNING: %s", advice)
     for name, regulariser in regularisers.items():
         logger.info("regulariser: %s, %s", name, regulariser)
     try:
         settings = {**shape, "class_names": list(loaders.class_names), "crop_size": args.crop_size}
-        trainer = Trainer(args, model, settings, loaders, criterion, regularisers, monitor)
+        guessing = guessing_loss(
+            class_counts,
+            args.batch_size,
+            class_weights=weights,
+            kind=args.loss_type,
+            reduction=args.ce_reduction,
+        )
+        trainer = Trainer(args, model, settings, loaders, criterion, regularisers, monitor, guessing)
         if checkpoint and not args.ft:
             trainer.restore(checkpoint, args.resume)
         trainer.fit()

@@ -162,7 +162,7 @@ def test_from_scribbles_to_a_segmentation(voc):
         "20",
     )
     assert {path.name for path in out.iterdir()} == {
-        "i5_prediction.png",
+        *(f"i5_{kind}.png" for kind in ("prediction", "colour", "overlay")),
         *(f"i5_grad_seg_class_{k}.png" for k in range(3)),
     }
     prediction = Image.open(out / "i5_prediction.png")

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # What Pillow raises on damaged and on forbiddingly large files.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)

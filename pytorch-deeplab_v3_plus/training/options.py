@@ -301,8 +301,14 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         "--lr",
         type=number(float, 0, above=True),
         metavar="RATE",
-        help=f"learning rate of the backbone; the head's is ten times that (default: {BASE_RATE} x "
-        "batch size / 4 a device)",
+        help=f"learning rate of the backbone (default: {BASE_RATE} x batch size / 4 a device)",
+    )
+    optimization.add_argument(
+        "--head-rate",
+        type=number(float, 0, above=True),
+        default=10.0,
+        metavar="FACTOR",
+        help="the head (everything but the backbone) learns at so many times the backbone's rate",
     )
     optimization.add_argument("--lr-scheduler", choices=SCHEDULES, default="poly", help="course of the learning rate")
     optimization.add_argument(

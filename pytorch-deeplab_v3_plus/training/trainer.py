@@ -20,6 +20,7 @@ from dataloaders import Loaders
 from dataloaders.custom_transforms import denormalize, to_device
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
+from training.advice import progress_advice
 from training.checkpoint import replace_file, save_checkpoint
 from training.evaluation import Protocol, evaluate, evaluate_split, label_map, predict, score_table
 from training.figures import evenly_spaced, save_contact_sheet, save_curves, scribble_picture
@@ -29,7 +30,6 @@ from training.schedule import rate_factor
 
 logger = logging.getLogger(__name__)
 
-HEAD_RATE = 10  # the head learns at ten times the backbone's rate
 NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 
 
@@ -44,6 +44,8 @@ class Trainer:
         criterion: (logits, labels) -> scalar over the labelled pixels.
         regularisers: name -> module (image, probabilities, region_of_interest) -> scalar.
         monitor: the run's folder.
+        guessing: the cross-entropy of a network that has learned nothing (see training/advice.py); by default
+            there is no advice.
     """
 
     def __init__(
@@ -55,14 +57,16 @@ class Trainer:
         criterion: nn.Module,
         regularisers: Mapping[str, nn.Module],
         monitor: Monitor,
+        guessing: float = float("inf"),
     ) -> None:
         self.args, self.model, self.settings, self.loaders = args, model, settings, loaders
         self.criterion, self.regularisers, self.monitor = criterion, regularisers, monitor
+        self.guessing = guessing
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.SGD(
             [
                 {"params": list(model.get_1x_lr_params())},
-                {"params": list(model.get_10x_lr_params()), "lr": HEAD_RATE * args.lr},
+                {"params": list(model.get_10x_lr_params()), "lr": args.head_rate * args.lr},
             ],
             lr=args.lr,
             momentum=args.momentum,
@@ -182,7 +186,7 @@ class Trainer:
     def set_rate(self, step: int, steps: int) -> float:
         """Set the learning rates for `step` of `steps` and return the backbone's."""
         factor = rate_factor(self.args.lr_scheduler, step, steps, epoch=self.epoch, epochs_per_drop=self.args.lr_step)
-        for group, scale in zip(self.optimizer.param_groups, (1, HEAD_RATE), strict=True):
+        for group, scale in zip(self.optimizer.param_groups, (1, self.args.head_rate), strict=True):
             group["lr"] = self.args.lr * factor * scale
         return self.args.lr * factor
 
@@ -269,6 +273,9 @@ class Trainer:
             shown |= {f"val_iou/{name}": iou for name, iou in by_class if iou is not None}
             self.monitor.scalars(shown, self.epoch)
         logger.info("%s", line)
+        advice = progress_advice(self.history, len(self.loaders.train), self.guessing)
+        if advice:
+            logger.warning("WARNING: %s", advice)
         if scores and scores["miou"] > self.best:
             self.best = scores["miou"]
             self.save("checkpoint.pth.tar")

@@ -1,0 +1,63 @@
+"""What a run can tell early about itself: is it long enough, has it learned anything yet?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FEW_STEPS = 300
+EARLY = 100  # steps after which a loss has to have fallen
+FALLEN = 0.95  # below this share of the loss of guessing
+
+
+def steps_advice(steps_per_epoch: int, epochs: int) -> str | None:
+    """Return what to do about a run of too few steps, or None."""
+    steps = steps_per_epoch * epochs
+    if steps >= FEW_STEPS:
+        return None
+    return (
+        f"{steps} steps in all are few: fine-tuning wants {FEW_STEPS} at least, training from random weights "
+        f"thousands; --epochs {-(-FEW_STEPS // steps_per_epoch)} makes them {FEW_STEPS}"
+    )
+
+
+def guessing_loss(
+    class_counts: Tensor,
+    batch_size: int,
+    *,
+    class_weights: Tensor | None = None,
+    kind: str = "ce",
+    reduction: str = "batch",
+) -> float:
+    """Return the lowest loss of a network that gives every pixel the same probabilities, whatever the image shows.
+
+    They are the classes' (weighted) frequencies, and the cross-entropy is their entropy. Arguments as of
+    losses.cross_entropy.PartialCrossEntropy, with the labelled pixels of each class.
+    """
+    share = class_counts.double() * (1 if class_weights is None else class_weights.double())
+    share /= share.sum()
+    mean = torch.special.entr(share).sum()
+    loss = 0.5 * mean * (1 - torch.exp(-mean)) ** 2 if kind == "focal" else mean
+    return (loss / batch_size if reduction == "batch" else loss).item()
+
+
+def progress_advice(history: Sequence[dict[str, Any]], steps_per_epoch: int, guessing: float) -> str | None:
+    """Return what to do about a cross-entropy that is still that of guessing, once, after EARLY steps; else None.
+
+    Args:
+        history: the records of the epochs so far (of scores.jsonl).
+        steps_per_epoch: steps in an epoch.
+        guessing: what guessing_loss gave.
+    """
+    epochs = max(2, -(-EARLY // steps_per_epoch))  # the first epoch's mean holds the start
+    loss = history[-1]["losses"]["cross_entropy"]
+    if len(history) != epochs or loss < FALLEN * guessing:
+        return None
+    return (
+        f"the cross-entropy is {loss:.3g} after {epochs * steps_per_epoch} steps, and guessing by how frequent the "
+        f"classes are gives {guessing:.3g}: nothing is learned yet. Look at the scribbles over their images, try "
+        "another --lr (a tenth, or ten times), or start from a trained network (--resume MODEL --ft)"
+    )
