@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The steps that Dockerfile and Dockerfile.a100 share; each call is a layer of its own.
 set -euo pipefail
+export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 apt_install() {
   apt-get update -qq
@@ -19,7 +20,7 @@ case $1 in
     chmod -R a+rwX "$HOME"
     ;;
   packages) # CONSTRAINTS...: what requirements.txt and requirements-dev.txt ask for
-    pip install --quiet --no-cache-dir --requirement requirements-dev.txt "${@:2}"
+    pip install --quiet --requirement requirements-dev.txt "${@:2}"
     ;;
   wheel) # build the filter, with a compiler that does not go into the image
     apt_install g++ python3-dev
