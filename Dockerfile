@@ -1,7 +1,8 @@
 # rloss for any machine, with GPUs or without. Dockerfile.a100 is its twin for A100; docker/ holds what both do.
 #
 #     docker build -t rloss:latest .
-#     docker build -t rloss:latest --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .    # no GPU: much smaller
+#
+# Without GPU, and some GB smaller: --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG BASE_IMAGE=ubuntu:24.04
 
 FROM ${BASE_IMAGE} AS packages
@@ -10,7 +11,7 @@ WORKDIR /workspace
 COPY docker/install.sh /opt/rloss/
 RUN /opt/rloss/install.sh system
 COPY requirements.txt requirements-dev.txt ./
-ARG PIP_EXTRA_INDEX_URL=
+ARG TORCH_INDEX_URL=
 RUN /opt/rloss/install.sh packages
 
 FROM packages AS filter

@@ -5,8 +5,9 @@ SHELL := /bin/bash
 
 # Settings: make TARGET NAME=VALUE
 RUNTIME ?= auto# docker, local (.venv), or auto: docker where the image is, otherwise local
-NO_GPU ?=# NO_GPU=1: leave the GPUs alone; build and setup then take PyTorch without CUDA
+NO_GPU ?=# NO_GPU=1: leave the GPUs alone; build and setup then take PyTorch without CUDA, some GB smaller
 PYTHON ?= python3# interpreter that makes .venv, 3.10 or newer
+TORCH_INDEX_URL ?= $(if $(NO_GPU),https://download.pytorch.org/whl/cpu)# where setup and build take PyTorch from; empty: PyPI
 DATA_ROOT ?= /data/datasets# folder of the data sets
 DATASET ?=# data set; empty: pascal where VOC is found, otherwise synthetic
 SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
@@ -26,7 +27,6 @@ DOCKER_OPTIONS ?=# further options of docker run, as -v /folder:/folder
 
 CODE := pytorch-deeplab_v3_plus
 FILTER := wrapper/bilateralfilter
-CPU_WHEELS := https://download.pytorch.org/whl/cpu
 DATA_OPTION = $(if $(DATASET),--dataset $(DATASET))
 SETTINGS = $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile)
 
@@ -81,11 +81,13 @@ help: ## list the targets and settings
 	@echo "installing packages into .venv (PyTorch is large: a few minutes)"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
-	  $(if $(NO_GPU),--extra-index-url $(CPU_WHEELS))
+	@[[ -z "$(TORCH_INDEX_URL)" ]] || .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --index-url "$(TORCH_INDEX_URL)" $$(grep -oE '^torch[^ ]+' requirements.txt) \
+	  || echo "$(TORCH_INDEX_URL) has no fitting PyTorch or cannot be reached: taking PyPI's"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/filter.stamp: .venv/packages.stamp $(wildcard $(addprefix $(FILTER)/,*.hpp bilateralfilter.cpp *.i setup.py pyproject.toml))
+.venv/filter.stamp: .venv/packages.stamp $(filter-out %_wrap.cpp,$(wildcard $(addprefix $(FILTER)/,*.?pp *.i setup.py pyproject.toml)))
 	@echo "building the bilateral filter"
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./$(FILTER)
 	@touch $@
@@ -106,7 +108,7 @@ setup: runtime $(if $(LOCAL),.venv/filter.stamp) ## make .venv: packages and the
 .PHONY: build
 build: ## build the image from DOCKERFILE
 	@command -v docker >/dev/null || { echo "error: no docker command here; without a container: make setup" >&2; exit 2; }
-	docker build -f $(DOCKERFILE) -t $(IMAGE) $(if $(NO_GPU),--build-arg PIP_EXTRA_INDEX_URL=$(CPU_WHEELS)) $(OPTIONS) .
+	docker build -f $(DOCKERFILE) -t $(IMAGE) $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) $(OPTIONS) .
 
 .PHONY: run
 run: ## start a container to work in

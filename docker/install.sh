@@ -19,7 +19,10 @@ case $1 in
     echo "PS1='rloss:\w\$ '" >>"$HOME/.bashrc"
     chmod -R a+rwX "$HOME"
     ;;
-  packages) # CONSTRAINTS...: what requirements.txt and requirements-dev.txt ask for
+  packages) # WANTED...: what requirements.txt and requirements-dev.txt ask for, in these versions
+    if [[ ${TORCH_INDEX_URL:-} ]]; then
+      grep -oE '^torch[^ ]+' requirements.txt | xargs pip install --quiet --index-url "$TORCH_INDEX_URL"
+    fi
     pip install --quiet --requirement requirements-dev.txt "${@:2}"
     ;;
   wheel) # build the filter, with a compiler that does not go into the image

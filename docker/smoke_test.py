@@ -18,7 +18,12 @@ def main() -> None:
     values = data["segmentations_u16"].astype(np.float32) / 65535
     found = np.empty_like(values)
     bilateralfilter.bilateralfilter_batch(
-        data["images"].astype(np.float32), values, found, *values.shape, float(data["sigma_rgb"]), float(data["sigma_xy"])
+        data["images"].astype(np.float32),
+        values,
+        found,
+        *values.shape,
+        float(data["sigma_rgb"]),
+        float(data["sigma_xy"]),
     )
     np.testing.assert_allclose(found, data["filtered"], rtol=1e-4)
     print(f"torch {version('torch')} (CUDA {torch.version.cuda}), filter in {bilateralfilter.__file__}: works")
