@@ -34,6 +34,20 @@ ifeq ($(wildcard $(FILTER)/setup.py),)
   $(error run make in the folder of rloss, or as make -C FOLDER)
 endif
 
+# A container sees this folder, the data and the files named on the command line under the paths that they have outside.
+absolute = $(if $(filter /%,$(firstword $(1))),$(1),$(CURDIR)/$(1))
+mount = -v "$(call absolute,$(1)):$(call absolute,$(1))"
+GPUS := $(if $(NO_GPU),,$(if $(shell command -v nvidia-smi 2>/dev/null),--gpus all))
+TERMINAL := $(and $(MAKE_TERMOUT),$(shell test -t 0 && echo yes))
+MOUNTS =
+DOCKER_RUN = docker run --rm $(if $(TERMINAL),-it) --ipc=host $(GPUS) --user $(CONTAINER_USER) \
+  --label rloss.folder="$(CURDIR)" $(call mount,$(CURDIR)) -w "$(CURDIR)" -e TORCH_HOME="$(CURDIR)/run/.torch" \
+  -e DATA_ROOT="$(call absolute,$(DATA_ROOT))" $(if $(wildcard $(DATA_ROOT)),$(call mount,$(DATA_ROOT))) \
+  $(foreach name,$(filter RLOSS_%_ROOT,$(.VARIABLES)),-e $(name) $(call mount,$($(name)))) \
+  -e CUDA_VISIBLE_DEVICES -e OMP_NUM_THREADS $(MOUNTS) $(DOCKER_OPTIONS) $(IMAGE)
+CHECK_IMAGE = docker image inspect $(IMAGE) >/dev/null \
+  || { echo "error: the image $(IMAGE) is not there (make build), or Docker does not run" >&2; exit 2; }
+
 # Where commands run: in a container, in .venv, or, inside a container, in the environment of its image.
 ifdef RLOSS_CONTAINER
   WHERE := container
@@ -44,27 +58,25 @@ else ifneq ($(filter docker local,$(RUNTIME)),)
 else
   $(error RUNTIME: expected auto, docker or local, found '$(RUNTIME)')
 endif
-LOCAL := $(filter local,$(WHERE))
-DEVELOPMENT := $(if $(LOCAL),.venv/development.stamp)
+IN =
+PACKAGES =
+DEVELOPMENT =
+ifeq ($(WHERE),docker)
+  IN = $(DOCKER_RUN)
+  PLACE = container of $(IMAGE)$(if $(GPUS),, without GPUs)
+else ifeq ($(WHERE),local)
+  IN = PATH="$(CURDIR)/.venv/bin:$$PATH"
+  PLACE = .venv$(if $(filter auto,$(RUNTIME)), (no Docker image $(IMAGE) here))
+  PACKAGES = .venv/filter.stamp
+  DEVELOPMENT = .venv/development.stamp
+else
+  PLACE = this container
+endif
 
 export DATA_ROOT
 ifneq ($(NO_GPU),)
   export CUDA_VISIBLE_DEVICES :=
 endif
-
-# A container sees this folder, the data and the files named on the command line under the paths that they have outside.
-absolute = $(if $(filter /%,$(firstword $(1))),$(1),$(CURDIR)/$(1))
-mount = -v "$(call absolute,$(1)):$(call absolute,$(1))"
-GPUS := $(if $(NO_GPU),,$(if $(shell command -v nvidia-smi 2>/dev/null),--gpus all))
-TERMINAL := $(and $(MAKE_TERMOUT),$(shell test -t 0 && echo yes))
-DOCKER_RUN = docker run --rm $(if $(TERMINAL),-it) --ipc=host $(GPUS) --user $(CONTAINER_USER) \
-  --label rloss.folder="$(CURDIR)" $(call mount,$(CURDIR)) -w "$(CURDIR)" -e TORCH_HOME="$(CURDIR)/run/.torch" \
-  -e DATA_ROOT="$(call absolute,$(DATA_ROOT))" $(if $(wildcard $(DATA_ROOT)),$(call mount,$(DATA_ROOT))) \
-  $(foreach name,$(filter RLOSS_%_ROOT,$(.VARIABLES)),-e $(name) $(call mount,$($(name)))) \
-  -e CUDA_VISIBLE_DEVICES -e OMP_NUM_THREADS $(MOUNTS) $(DOCKER_OPTIONS) $(IMAGE)
-CHECK_IMAGE = docker image inspect $(IMAGE) >/dev/null \
-  || { echo "error: the image $(IMAGE) is not there (make build), or Docker does not run" >&2; exit 2; }
-IN = $(if $(filter docker,$(WHERE)),$(DOCKER_RUN),$(if $(LOCAL),PATH="$(CURDIR)/.venv/bin:$$PATH"))
 
 .PHONY: help
 help: ## list the targets and settings
@@ -99,11 +111,10 @@ help: ## list the targets and settings
 .PHONY: runtime
 runtime:
 	@$(if $(filter docker,$(WHERE)),$(CHECK_IMAGE))
-	@echo "runtime: $(if $(LOCAL),.venv$(if $(filter auto,$(RUNTIME)), (no Docker image $(IMAGE) here)),$(if $(filter \
-	  docker,$(WHERE)),container of $(IMAGE)$(if $(GPUS),, without GPUs),this container))" >&2
+	@echo "runtime: $(PLACE)" >&2
 
 .PHONY: setup
-setup: runtime $(if $(LOCAL),.venv/filter.stamp) ## make .venv: packages and the bilateral filter
+setup: runtime $(PACKAGES) ## make .venv: packages and the bilateral filter
 
 .PHONY: build
 build: ## build the image from DOCKERFILE
