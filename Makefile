@@ -4,85 +4,198 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # Settings: make TARGET NAME=VALUE
+RUNTIME ?= auto# docker, local (.venv), or auto: docker where the image is, otherwise local
+NO_GPU ?=# NO_GPU=1: leave the GPUs alone; build and setup then take PyTorch without CUDA, some GB smaller
 PYTHON ?= python3# interpreter that makes .venv, 3.10 or newer
+TORCH_INDEX_URL ?= $(if $(NO_GPU),https://download.pytorch.org/whl/cpu)# where setup and build take PyTorch from; empty: PyPI
+DATA_ROOT ?= /data/datasets# folder of the data sets
 DATASET ?=# data set; empty: pascal where VOC is found, otherwise synthetic
 SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
 JOBS ?= 2# trainings of train-small side by side
 FULL ?=# FULL=1: train-small also trains with full supervision
-CHECKPOINT ?=# trained network of inference; empty: the newest under run/
-IMAGE_PATH ?=# image of inference
+CHECKPOINT ?=# network for inference and evaluate; empty: the newest under run/
+IMAGE_PATH ?=# image for inference
 OUTPUT ?= run/inference# folder for the pictures of inference
-TRAIN_OPTIONS ?=# further options of the training script
+OPTIONS ?=# further options of the target's command
+ADDRESS ?= 127.0.0.1# where jupyter and tensorboard listen
+JUPYTER_PORT ?= 8888# port of jupyter
+TENSORBOARD_PORT ?= 6006# port of tensorboard
+DOCKERFILE ?= $(if $(NO_GPU),Dockerfile,Dockerfile.a100)# what build makes the image from
+IMAGE ?= $(if $(filter Dockerfile.a100,$(DOCKERFILE)),rloss:a100-ubuntu22.04,rloss:latest)# name of the image
+CONTAINER_USER ?= $(shell id -u):$(shell id -g)# owner of the files that containers make; Docker without root: 0:0
+DOCKER_OPTIONS ?=# further options of docker run, as -v /folder:/folder
 
-VENV := $(CURDIR)/.venv
-BIN := $(VENV)/bin
 CODE := pytorch-deeplab_v3_plus
 FILTER := wrapper/bilateralfilter
-RUN := $(CURDIR)/run
 DATA_OPTION = $(if $(DATASET),--dataset $(DATASET))
+SETTINGS = $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile)
+
+ifeq ($(wildcard $(FILTER)/setup.py),)
+  $(error run make in the folder of rloss, or as make -C FOLDER)
+endif
+
+# A container sees this folder, the data and the files named on the command line under the paths that they have outside.
+absolute = $(if $(filter /%,$(firstword $(1))),$(1),$(CURDIR)/$(1))
+mount = -v "$(call absolute,$(1)):$(call absolute,$(1))"
+GPUS := $(if $(NO_GPU),,$(if $(shell command -v nvidia-smi 2>/dev/null),--gpus all))
+TERMINAL := $(and $(MAKE_TERMOUT),$(shell test -t 0 && echo yes))
+MOUNTS =
+DOCKER_RUN = docker run --rm $(if $(TERMINAL),-it) --ipc=host $(GPUS) --user $(CONTAINER_USER) \
+  --label rloss.folder="$(CURDIR)" $(call mount,$(CURDIR)) -w "$(CURDIR)" -e TORCH_HOME="$(CURDIR)/run/.torch" \
+  -e DATA_ROOT="$(call absolute,$(DATA_ROOT))" $(if $(wildcard $(DATA_ROOT)),$(call mount,$(DATA_ROOT))) \
+  $(foreach name,$(filter RLOSS_%_ROOT,$(.VARIABLES)),-e $(name) $(call mount,$($(name)))) \
+  -e CUDA_VISIBLE_DEVICES -e OMP_NUM_THREADS $(MOUNTS) $(DOCKER_OPTIONS) $(IMAGE)
+CHECK_IMAGE = docker image inspect $(IMAGE) >/dev/null \
+  || { echo "error: the image $(IMAGE) is not there (make build), or Docker does not run" >&2; exit 2; }
+
+# Where commands run: in a container, in .venv, or, inside a container, in the environment of its image.
+ifdef RLOSS_CONTAINER
+  WHERE := container
+else ifeq ($(RUNTIME),auto)
+  WHERE := $(shell docker image inspect $(IMAGE) >/dev/null 2>&1 && echo docker || echo local)
+else ifneq ($(filter docker local,$(RUNTIME)),)
+  WHERE := $(RUNTIME)
+else
+  $(error RUNTIME: expected auto, docker or local, found '$(RUNTIME)')
+endif
+IN =
+PACKAGES =
+DEVELOPMENT =
+ifeq ($(WHERE),docker)
+  IN = $(DOCKER_RUN)
+  PLACE = container of $(IMAGE)$(if $(GPUS),, without GPUs)
+else ifeq ($(WHERE),local)
+  IN = PATH="$(CURDIR)/.venv/bin:$$PATH"
+  PLACE = .venv$(if $(filter auto,$(RUNTIME)), (no Docker image $(IMAGE) here))
+  PACKAGES = .venv/filter.stamp
+  DEVELOPMENT = .venv/development.stamp
+else
+  PLACE = this container
+endif
+
+export DATA_ROOT
+ifneq ($(NO_GPU),)
+  export CUDA_VISIBLE_DEVICES :=
+endif
 
 .PHONY: help
 help: ## list the targets and settings
 	@echo "make TARGET [NAME=VALUE ...]"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
 	@echo; echo "Settings:"
-	@awk -F ' [?]= ?|# ?' '/^[A-Z_]+ [?]=/ {printf "  %-16s %s%s\n", $$1, $$3, $$2 == "" ? "" : " [" $$2 "]"}' $(firstword $(MAKEFILE_LIST))
+	@env $(foreach name,$(SETTINGS),$(name)='$($(name))') awk -F ' [?]=|# ' '/^[A-Z_]+ [?]=/ \
+	  {value = ENVIRON[$$1]; printf "  %-16s %s%s\n", $$1, $$3, value == "" ? "" : " [" value "]"}' Makefile
 
 # Each stamp is newer than what it was made from, so that a second call does nothing.
-$(VENV)/packages.stamp: requirements.txt
+.venv/packages.stamp: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "error: expected Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); name one: make PYTHON=python3.12"; exit 2; }
 	@echo "installing packages into .venv (PyTorch is large: a few minutes)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@[[ -z "$(TORCH_INDEX_URL)" ]] || .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --index-url "$(TORCH_INDEX_URL)" $$(grep -oE '^torch[^ ]+' requirements.txt) \
+	  || echo "$(TORCH_INDEX_URL) has no fitting PyTorch or cannot be reached: taking PyPI's"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/filter.stamp: $(VENV)/packages.stamp $(wildcard $(FILTER)/*.hpp $(FILTER)/bilateralfilter.cpp $(FILTER)/*.i $(FILTER)/setup.py $(FILTER)/pyproject.toml)
+.venv/filter.stamp: .venv/packages.stamp $(filter-out %_wrap.cpp,$(wildcard $(addprefix $(FILTER)/,*.?pp *.i setup.py pyproject.toml)))
 	@echo "building the bilateral filter"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./$(FILTER)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./$(FILTER)
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/packages.stamp requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/development.stamp: .venv/packages.stamp requirements-dev.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+.PHONY: runtime
+runtime:
+	@$(if $(filter docker,$(WHERE)),$(CHECK_IMAGE))
+	@echo "runtime: $(PLACE)" >&2
 
 .PHONY: setup
-setup: $(VENV)/filter.stamp ## make .venv: packages and the bilateral filter
+setup: runtime $(PACKAGES) ## make .venv: packages and the bilateral filter
 
-.PHONY: train-small
-train-small: setup ## train in two stages on small images (40x40): minutes on a laptop; ends with a table
-	@cd $(CODE) && $(BIN)/python train_two_stages.py --preset 40 $(DATA_OPTION) --backbone mobilenet --pretrained none \
-	  --stage1-epochs 16 --stage2-epochs 12 --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) \
-	  --output $(RUN)/train-small $(TRAIN_OPTIONS)
+.PHONY: build
+build: ## build the image from DOCKERFILE
+	@command -v docker >/dev/null || { echo "error: no docker command here; without a container: make setup" >&2; exit 2; }
+	docker build -f $(DOCKERFILE) -t $(IMAGE) $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) $(OPTIONS) .
 
-.PHONY: train-standard
-train-standard: setup ## train the published recipe at 513x513 (wants a GPU)
-	@cd $(CODE) && $(BIN)/python train_withdensecrfloss.py $(DATA_OPTION) --backbone mobilenet --epochs 60 --batch-size 12 \
-	  --lr 0.007 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-xy 100 --eval-interval 2 --save-interval 2 --run-root $(RUN) $(TRAIN_OPTIONS)
-
-.PHONY: inference
-inference: setup ## segment IMAGE_PATH with CHECKPOINT into OUTPUT
-	@test -n "$(IMAGE_PATH)" || { echo "error: name the image: make inference IMAGE_PATH=/path/to/image.jpg"; exit 2; }
-	@checkpoint="$(CHECKPOINT)"; \
-	  test -n "$$checkpoint" || checkpoint="$$(ls -t $(RUN)/*/model.pth.tar $(RUN)/*/*/model_best.pth.tar 2>/dev/null | head -1)"; \
-	  test -n "$$checkpoint" || { echo "error: no trained network under run/: train first (make train-small) or give CHECKPOINT="; exit 2; }; \
-	  echo "checkpoint: $$checkpoint"; \
-	  $(BIN)/python $(CODE)/inference.py --checkpoint "$$checkpoint" --image_path "$(IMAGE_PATH)" --output_directory "$(OUTPUT)"
-
-.PHONY: test
-test: setup $(VENV)/dev.stamp ## run the tests
-	@$(BIN)/python -m pytest -q
-	@$(BIN)/ruff check --quiet . && echo "ruff: clean"
+.PHONY: run
+run: ## start a container to work in
+	@$(CHECK_IMAGE)
+	@$(DOCKER_RUN) bash
 
 .PHONY: test-env
 test-env: setup ## check the environment: versions, devices, the filter against reference numbers
-	@$(BIN)/python $(CODE)/test_environment.py
+	@$(IN) python $(CODE)/test_environment.py $(OPTIONS)
 
-.PHONY: clean
-clean: ## delete .venv and what was built (not run/ and not data/)
-	rm -rf $(VENV) $(FILTER)/build $(FILTER)/*.egg-info $(FILTER)/bilateralfilter_wrap.c* $(FILTER)/bilateralfilter.py $(FILTER)/*.so
-	find . -name __pycache__ -prune -exec rm -rf {} +
+.PHONY: download-data
+download-data: ## download PASCAL VOC and the scribbles into DATA_ROOT (gigabytes)
+	@data/VOC2012/fetchVOC2012.sh
+	@data/pascal_scribble/fetchPascalScribble.sh
+
+.PHONY: train-small
+train-small: setup ## train in two stages on small images (40x40): minutes on a laptop; ends with a table
+	@$(IN) python $(CODE)/train_two_stages.py --preset 40 $(DATA_OPTION) --backbone mobilenet --pretrained none \
+	  --stage1-epochs 16 --stage2-epochs 12 --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) \
+	  --output run/train-small $(OPTIONS)
+
+.PHONY: train-standard
+train-standard: setup ## train the published recipe at 513x513 (wants a GPU)
+	@$(IN) python $(CODE)/train_withdensecrfloss.py $(DATA_OPTION) --backbone mobilenet --epochs 60 --batch-size 12 \
+	  --lr 0.007 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-xy 100 --eval-interval 2 --save-interval 2 --run-root run $(OPTIONS)
+
+inference evaluate: NETWORK = $(or $(CHECKPOINT),$(shell ls -t run/*/model.pth.tar run/*/*/model_best.pth.tar 2>/dev/null | head -1))
+inference evaluate: MOUNTS = $(call mount,$(NETWORK)):ro
+
+.PHONY: network
+network:
+	@test -e "$(NETWORK)" || { echo "error: no trained network $(or $(CHECKPOINT),under run/): train first (make train-small)" \
+	  "or give CHECKPOINT=" >&2; exit 2; }
+	@echo "checkpoint: $(NETWORK)" >&2
+
+.PHONY: image-path
+image-path:
+	@test -e "$(IMAGE_PATH)" || { echo "error: no image '$(IMAGE_PATH)': make inference IMAGE_PATH=/path/to/image.jpg" >&2; exit 2; }
+
+.PHONY: inference
+inference: MOUNTS += $(call mount,$(IMAGE_PATH)):ro $(call mount,$(OUTPUT))
+inference: image-path network setup ## segment IMAGE_PATH with CHECKPOINT into OUTPUT
+	@mkdir -p "$(OUTPUT)"
+	@$(IN) python $(CODE)/inference.py --checkpoint "$(NETWORK)" --image_path "$(IMAGE_PATH)" --output_directory "$(OUTPUT)" $(OPTIONS)
+
+.PHONY: evaluate
+evaluate: network setup ## score CHECKPOINT on the validation images
+	@$(IN) python $(CODE)/evaluate.py --checkpoint "$(NETWORK)" $(DATA_OPTION) $(OPTIONS)
+
+.PHONY: benchmark
+benchmark: setup ## time the filter
+	@$(IN) python benchmarks/bench_filter.py $(OPTIONS)
+
+# A container's own address is reached through the port that Docker publishes at ADDRESS.
+jupyter tensorboard: LISTEN = $(if $(filter docker,$(WHERE)),0.0.0.0,$(ADDRESS))
+jupyter: MOUNTS = -p $(ADDRESS):$(JUPYTER_PORT):$(JUPYTER_PORT)
+tensorboard: MOUNTS = -p $(ADDRESS):$(TENSORBOARD_PORT):$(TENSORBOARD_PORT)
+
+.PHONY: jupyter
+jupyter: setup $(DEVELOPMENT) ## start Jupyter Lab; open the address that it prints
+	@$(IN) jupyter lab --no-browser --allow-root --ip=$(LISTEN) --port=$(JUPYTER_PORT) $(OPTIONS)
+
+.PHONY: tensorboard
+tensorboard: setup $(DEVELOPMENT) ## show the curves of the runs
+	@$(IN) tensorboard --logdir run --host $(LISTEN) --port $(TENSORBOARD_PORT) $(OPTIONS)
+
+.PHONY: test
+test: setup $(DEVELOPMENT) ## run the tests and the linter
+	@$(IN) python -m pytest -q $(OPTIONS)
+	@$(LINT)
+
+.PHONY: lint
+lint: setup $(DEVELOPMENT) ## check the Python code's style
+	@$(LINT)
+
+LINT = $(IN) ruff check --quiet . && $(IN) ruff format --quiet --check . && echo "ruff: clean"
 
 .PHONY: test-filter
 test-filter: ## run the filter's C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -91,3 +204,17 @@ test-filter: ## run the filter's C++ tests under AddressSanitizer and UndefinedB
 .PHONY: fuzz-filter
 fuzz-filter: ## call the filter a million times with random arguments under the sanitizers
 	@$(MAKE) --no-print-directory -C $(FILTER)/tests fuzz
+
+.PHONY: clean
+clean: ## delete .venv and what was built, containers of this folder and the images (not run/ and not data/)
+ifneq ($(RUNTIME),docker)
+	rm -rf .venv $(FILTER)/build $(FILTER)/dist $(FILTER)/*.egg-info $(FILTER)/*_wrap.c* $(FILTER)/bilateralfilter.py $(FILTER)/*.so
+	find . \( -path ./run -o -path ./data \) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+endif
+ifneq ($(RUNTIME),local)
+	@docker info >/dev/null 2>&1 || exit 0; \
+	for label in rloss.folder com.docker.compose.project.working_dir; do \
+	  docker ps --all --quiet --filter label=$$label="$(CURDIR)" | xargs -r docker rm --force || exit; done; \
+	for image in $(sort $(IMAGE) rloss:a100-ubuntu22.04 rloss:latest); do \
+	  ! docker image inspect $$image >/dev/null 2>&1 || docker image rm $$image || exit; done
+endif
