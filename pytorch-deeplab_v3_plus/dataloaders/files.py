@@ -19,10 +19,11 @@ _EXIF_ORIENTATION = 0x0112
 def read_image(path: str | Path) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
-    Grey becomes three equal channels; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, and where no
-    value needs more than 12 bits (many cameras) the upper 8 of those; transparent pixels are shown on white. A photograph that carries an EXIF rotation is turned upright, because that is how
-    browsers and annotation tools show it, and so how its labels are drawn. Raises InputError when it cannot be read, or
-    holds floating-point numbers, whose range nobody can guess.
+    Grey becomes three equal channels; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, and where
+    no value needs more than 12 bits (many cameras) the upper 8 of those; transparent pixels are shown on white. A
+    photograph that carries an EXIF rotation is turned upright, because that is how browsers and annotation tools show
+    it, and so how its labels are drawn. Raises InputError when it cannot be read, or holds floating-point numbers,
+    whose range nobody can guess.
     """
     try:
         with Image.open(path) as image:
