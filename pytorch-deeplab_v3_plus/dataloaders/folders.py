@@ -1,22 +1,26 @@
 """Make data sets of the layout that training reads: images, labels, class names and lists (see datasets/pascal.py)."""
 
 import contextlib
+import functools
 import io
 import logging
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from dataloaders.datasets.pascal import IMAGES, LISTS, SCRIBBLES, TRUTH
-from dataloaders.files import IMAGE_SUFFIXES, image_size, value_counts, write_label
+from dataloaders.files import IMAGE_SUFFIXES, image_size, read_label, value_counts, write_label
 from dataloaders.labels import PADDING, read_class_names
+from dataloaders.synthetic.scribbles import simulate_scribbles
 from errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -217,3 +221,49 @@ def make_lists(folder: Path, val_share: float, seed: int) -> None:
     _, val = stratified_split(classes, min(0.9, val_share * len(labels) / len(candidates)), seed)
     write_lists(folder, sorted(labels.keys() - set(val)), val)
     logger.info("lists: %d images train, %d validate", len(labels) - len(val), len(val))
+
+
+def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **how: Any) -> np.ndarray:
+    """Write a copy of a data set with scribbles simulated from its ground truth; images and truth are linked.
+
+    The strokes of an image depend on its id and the seed alone.
+
+    Args:
+        folder: data set with ground truth.
+        target: new folder.
+        num_classes: of the ground truth.
+        seed: not negative.
+        how: arguments of simulate_scribbles.
+
+    Returns:
+        How many pixels of the scribbles have each value, int64 (256,).
+
+    Raises:
+        InputError: there is no truth, a label map is wrong, or the target is not empty.
+    """
+    truth = listing(folder / TRUTH, (".png",))
+    if not truth:
+        raise InputError(f"expected ground truth to simulate scribbles from, found no *.png in {folder / TRUTH}")
+    counts = np.zeros(256, dtype=np.int64)
+    with new_folder(target) as made:
+        (made / SCRIBBLES).mkdir()
+        simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, how)
+        with ProcessPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            done = pool.map(simulate, truth.values(), chunksize=4)
+            for some in tqdm(done, total=len(truth), desc="simulating", unit="image", disable=None, leave=False):
+                counts += some
+        for name in (IMAGES, TRUTH):
+            for path in (folder / name).iterdir():
+                link_or_copy(path, made / name / path.name)
+        if (folder / LISTS).is_dir():
+            shutil.copytree(folder / LISTS, made / LISTS)
+        if (folder / CLASS_FILE).is_file():
+            shutil.copyfile(folder / CLASS_FILE, made / CLASS_FILE)
+    return counts
+
+
+def _simulate(folder: Path, num_classes: int, seed: int, how: dict[str, Any], truth: Path) -> np.ndarray:
+    rng = np.random.default_rng([seed, zlib.crc32(truth.stem.encode())])
+    scribbles = simulate_scribbles(read_label(truth, num_classes), rng, **how)
+    write_label(folder / truth.name, scribbles)
+    return value_counts(scribbles)
