@@ -2,8 +2,8 @@
 
     python simulate_scribbles.py DATA OUT --length 0.5 --drop 0.2
 
-DATA has SegmentationClassAug/; OUT becomes the same data set with scribbles of its own (images and truth are links). One
-seed gives the same strokes whatever --length and --drop say, so that the sparser set is a part of the fuller one.
+DATA has SegmentationClassAug/; OUT becomes the same data set with scribbles of its own (images and truth are links).
+One seed gives the same strokes whatever --length and --drop say: the sparser set is a part of the fuller one.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def simulate_scribbles(
 
     A stroke follows the middle of its component, swayed by a slow random curve; the ink is dealt to the components in
     proportion to the square root of their areas. Without jitter every pixel of a stroke has the class that the ground
-    truth has there. The same `rng` draws the same strokes whatever `length` and `drop` are, so that the sparser set is a
-    part of the fuller one.
+    truth has there. The same `rng` draws the same strokes whatever `length` and `drop` are: the sparser set is part of
+    the fuller one.
 
     Args:
         label: ground truth, uint8 (H, W); 254 and 255 are no class.
