@@ -255,7 +255,7 @@ def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray
     both = sorted(set(train.ids) & set(val.ids))
     if both:
         problems.append(Problem("train and val", "", f"{len(both)} of the images, first '{both[0]}'"))
-    return [f"{KINDS[kind].meaning} ({detail})" for kind, _, detail in problems]
+    return [f"{KINDS[kind].meaning} ({detail})" for kind, _, detail, _ in problems]
 
 
 def count_problems(counts: np.ndarray, class_names: Sequence[str]) -> list[Problem]:

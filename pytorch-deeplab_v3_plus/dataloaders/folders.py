@@ -65,23 +65,22 @@ def stratified_split(classes: dict[str, set[int]], share: float, seed: int) -> t
         seed: chooses which.
 
     Returns:
-        Training ids and validation ids, each in order; neither is empty.
+        Training ids and validation ids, each in order; of two and more ids neither is empty.
     """
     order = sorted(classes)
     np.random.default_rng(seed).shuffle(order)
     members = {value: [i for i in order if value in classes[i]] for value in set().union(*classes.values())}
+    total = min(max(1, round(share * len(order))), len(order) - 1)
     val: set[str] = set()
     train: set[str] = set()
     for value in sorted(members, key=lambda value: (len(members[value]), value)):
         ids = members[value]
-        wanted = round(share * len(ids)) - len(val & set(ids))
+        wanted = min(round(share * len(ids)) - len(val & set(ids)), total - len(val))
         for image_id in ids:
             if image_id not in val | train:
                 (val if wanted > 0 else train).add(image_id)
                 wanted -= 1
     val |= set() if val else {order[0]}
-    if len(val) == len(order):
-        val.discard(order[-1])
     return sorted(set(order) - val), sorted(val)
 
 
