@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import torch
 
 from dataloaders import make_data_loader
+from dataloaders.checks import quick_check
 from dataloaders.labels import UNLABELLED
 from errors import InputError, exit_status
 from losses import build_regulariser
@@ -88,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, count in zip(loaders.class_names, class_counts, strict=True)
         ),
     )
+    for problem in quick_check(dataset, loaders.val.dataset, counts.numpy()):
+        logger.warning("WARNING: %s; check_dataset.py tells more", problem)
     logger.info(
         "network: DeepLabv3+ %s, output stride %d, %.1f million parameters, backbone from %s",
         args.backbone,

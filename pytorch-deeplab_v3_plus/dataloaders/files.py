@@ -1,11 +1,11 @@
-"""Read images and label maps; whatever is wrong with a file is one line that names it."""
+"""Read and write images and label maps; whatever is wrong with a file is one line that names it."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from dataloaders.labels import PADDING, UNLABELLED
+from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 from errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -19,9 +19,11 @@ _EXIF_ORIENTATION = 0x0112
 def read_image(path: str | Path) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
-    Grey becomes three equal channels; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour; transparent
-    pixels are shown on white. A photograph that carries an EXIF rotation is turned upright, because that is how
-    browsers and annotation tools show it, and so how its labels are drawn. Raises InputError when it cannot be read.
+    Grey becomes three equal channels; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, and where
+    no value needs more than 12 bits (many cameras) the upper 8 of those; transparent pixels are shown on white. A
+    photograph that carries an EXIF rotation is turned upright, because that is how browsers and annotation tools show
+    it, and so how its labels are drawn. Raises InputError when it cannot be read, or holds floating-point numbers,
+    whose range nobody can guess.
     """
     try:
         with Image.open(path) as image:
@@ -29,8 +31,11 @@ def read_image(path: str | Path) -> Image.Image:
     except _READ_ERRORS as error:
         raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
     ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise InputError(f"expected an image of 8 or 16 bits, found floating-point numbers in {path}: save it as PNG")
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        image = Image.fromarray((values >> (4 if values.max() < 4096 else 8)).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -76,6 +81,13 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
             "correct the file or the class list"
         )
     return label
+
+
+def write_label(path: str | Path, values: np.ndarray) -> None:
+    """Write a label map, uint8 (H, W), as a palette PNG in VOC's colours."""
+    picture = Image.fromarray(values)
+    picture.putpalette(voc_palette().tobytes())
+    picture.save(path, format="PNG")
 
 
 def value_counts(label: np.ndarray) -> np.ndarray:

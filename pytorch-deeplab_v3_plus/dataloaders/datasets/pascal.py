@@ -193,8 +193,7 @@ class VOCSegmentation(Dataset):
                 f"expected at least two images with scribbles, found {len(ids)} under {self.folder}: "
                 f"an image {IMAGES}/ID.jpg goes with its scribbles {SCRIBBLES}/ID.png"
             )
-        # The last of each five, and of a shorter list simply the last: neither split is ever empty.
-        val = ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[-1:]
+        val = held_out(ids)
         if self.split == "train":
             logger.info(
                 "%s has no folder %s: %s of its %s scribbled images train, every %sth by name validates%s",
@@ -205,8 +204,7 @@ class VOCSegmentation(Dataset):
                 VAL_EVERY,
                 f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else "",
             )
-        held_out = set(val)
-        return val if name == "val" else [image_id for image_id in ids if image_id not in held_out]
+        return val if name == "val" else sorted(set(ids) - set(val))
 
     def _listing(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, FilePath]:
         """Return the files of a subfolder by id: one listing is far quicker than a question for each file."""
@@ -235,3 +233,8 @@ class VOCSegmentation(Dataset):
             f"a data set is a folder with {IMAGES}/ID.jpg, {SCRIBBLES}/ID.png, optionally {TRUTH}/ID.png, and "
             f"the lists {LISTS}/SegmentationAug/train.txt and val.txt (or no {LISTS} at all)"
         )
+
+
+def held_out(ids: list[str]) -> list[str]:
+    """Return the ids that validate where there are no lists: every fifth, of a shorter list simply the last."""
+    return ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[-1:]

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataloaders.labels import voc_palette
+from dataloaders.files import write_label
 from dataloaders.synthetic.objects import OBJECTS
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.synthetic.scribbles import simulate_scribbles
@@ -110,7 +110,6 @@ class _Pictures(Dataset):
 
     def __init__(self, folder: Path, seed: int, pictures: list[tuple[str, int]]) -> None:
         self.folder, self.seed, self.pictures = folder, seed, pictures
-        self.palette = voc_palette().ravel().tolist()
         for name in ("JPEGImages", "SegmentationClassAug", "pascal_2012_scribble", "ImageSets/SegmentationAug"):
             (folder / name).mkdir(parents=True)
         for split in ("train", "val"):
@@ -128,7 +127,5 @@ class _Pictures(Dataset):
         Image.fromarray(image).save(self.folder / "JPEGImages" / f"{name}.jpg", quality=92)
         scribbles = simulate_scribbles(label, rng)
         for folder, values in (("SegmentationClassAug", label), ("pascal_2012_scribble", scribbles)):
-            picture = Image.fromarray(values)
-            picture.putpalette(self.palette)
-            picture.save(self.folder / folder / f"{name}.png")
+            write_label(self.folder / folder / f"{name}.png", values)
         return index

@@ -22,7 +22,8 @@ from dataloaders.synthetic.textures import (
 
 OVERSAMPLING = 2  # pictures are drawn this many times larger and averaged down
 SIZES = ((160, 120), (160, 120), (160, 120), (160, 112), (160, 128), (120, 160), (112, 160))  # width, height
-RADIUS = {1: (0.42, 0.56), 2: (0.32, 0.42), 3: (0.27, 0.34)}  # of the objects, by their number, in short sides
+# Of the objects, by their number, in short sides.
+RADIUS = {1: (0.42, 0.56), 2: (0.32, 0.42), 3: (0.27, 0.34), 4: (0.22, 0.28), 5: (0.2, 0.25), 6: (0.18, 0.23)}
 OVERLAP = 0.3  # of the smaller disc around two objects, at most
 CONTRAST = 0.34  # between an object and the ground under it, in RGB; kept for nine objects in ten
 

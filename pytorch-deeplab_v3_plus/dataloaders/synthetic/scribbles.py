@@ -1,6 +1,8 @@
 """Simulate scribbles: what a person would draw over a picture whose full ground truth is known."""
 
 import heapq
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,32 +17,81 @@ FARTHEST = 20  # distances to the boundary are measured up to here; beyond, a st
 NODES = 400  # of the grid on which a path is searched
 
 
-def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, share: float = SHARE) -> np.ndarray:
+class Stroke(NamedTuple):
+    """One movement of the pen."""
+
+    value: int
+    """Class that it says."""
+    path: np.ndarray
+    """Float (points, 2): x, y."""
+    width: int
+    """Of the pen, in pixels."""
+    room: np.ndarray
+    """Bool (H, W): its component without the pixels near the boundary, which a careful hand avoids."""
+    first: bool
+    """Whether it is the first of its component, through the middle of the whole."""
+
+
+def simulate_scribbles(
+    label: np.ndarray,
+    rng: np.random.Generator,
+    share: float = SHARE,
+    *,
+    smallest: float = SMALLEST,
+    length: float = 1.0,
+    drop: float = 0.0,
+    jitter: float = 0.0,
+    points: bool = False,
+) -> np.ndarray:
     """Draw strokes into every connected component of every class.
 
     A stroke follows the middle of its component, swayed by a slow random curve; the ink is dealt to the components in
-    proportion to the square root of their areas. Every pixel of a stroke has the class that the ground truth has there.
+    proportion to the square root of their areas. Without jitter every pixel of a stroke has the class that the ground
+    truth has there. The same `rng` draws the same strokes whatever `length` and `drop` are: the sparser set is part of
+    the fuller one.
 
     Args:
         label: ground truth, uint8 (H, W); 254 and 255 are no class.
         rng: source of all randomness.
         share: of the pixels that should carry a stroke; thin components may leave no room for their part.
+        smallest: components below this share of the picture get no stroke.
+        length: of each stroke this share is kept, in one piece, in (0, 1].
+        drop: probability with which a stroke is left out.
+        jitter: standard deviation in pixels of a stroke's shift, for a careless hand: strokes may cross a border and
+            are then wrong there.
+        points: one dot in each component instead of strokes.
 
     Returns:
         uint8 (H, W): class numbers on the strokes, 255 elsewhere.
     """
     scribbles = np.full_like(label, UNLABELLED)
-    found = [component for value in np.unique(label[label < PADDING]) for component in components(label == value)]
-    found = [component for component in found if component.mean() >= SMALLEST]
-    roots = np.sqrt([component.sum() for component in found])
-    for component, ink in zip(found, share * label.size * roots / roots.sum(), strict=True):
-        strokes = draw_strokes(component, ink, rng)
-        scribbles[strokes] = label[strokes]
+    hand = rng.spawn(1)[0]  # its own stream: it does not disturb the strokes
+    for stroke in simulate_strokes(label, rng, share, smallest):
+        dropped, where, shift = hand.random() < drop, hand.random(), hand.normal(0, 1, 2)
+        if dropped or points and not stroke.first:
+            continue
+        segments = len(stroke.path) - 1
+        kept = 0 if points else max(1, round(length * segments))
+        start = int(where * (segments - kept + 1))  # so that the run of a smaller length lies within that of a larger
+        path = stroke.path[start : start + kept + 1]
+        drawn = drawn_pixels(path + jitter * shift, stroke.width, label.shape)
+        scribbles[drawn if jitter else drawn & stroke.room] = stroke.value
     return scribbles
 
 
-def draw_strokes(component: np.ndarray, ink: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw strokes of about ``ink`` pixels in all into a component, bool (H, W) in and out."""
+def simulate_strokes(
+    label: np.ndarray, rng: np.random.Generator, share: float = SHARE, smallest: float = SMALLEST
+) -> Iterator[Stroke]:
+    """Yield the strokes of a picture; arguments as simulate_scribbles."""
+    found = [component for value in np.unique(label[label < PADDING]) for component in components(label == value)]
+    found = [component for component in found if component.mean() >= smallest]
+    roots = np.sqrt([component.sum() for component in found])
+    for component, ink in zip(found, share * label.size * roots / roots.sum(), strict=True):
+        yield from component_strokes(component, int(label[component][0]), ink, rng)
+
+
+def component_strokes(component: np.ndarray, value: int, ink: float, rng: np.random.Generator) -> Iterator[Stroke]:
+    """Yield strokes of about ``ink`` pixels in all for a component, bool (H, W)."""
     # The frame is no boundary, but a hand keeps off it a little.
     rows, columns = (np.minimum(at, at[::-1]) for at in map(np.arange, component.shape))
     distance = np.minimum(distance_to_boundary(component), 1 + 0.7 * np.minimum(rows[:, None], columns))
@@ -58,12 +109,24 @@ def draw_strokes(component: np.ndarray, ink: float, rng: np.random.Generator) ->
         start = rng.uniform(0, length[-1] - wanted)
         at = np.linspace(start, start + wanted, max(2, int(wanted / 2)))
         path = np.stack([np.interp(at, length, path[:, axis]) for axis in (0, 1)], axis=1)
-        picture = Image.new("1", component.shape[::-1])
-        ImageDraw.Draw(picture).line(
-            [tuple(point) for point in sway(path, distance, rng)], fill=1, width=width, joint="curve"
-        )
-        strokes |= np.asarray(picture) & room
-    return strokes
+        path = sway(path, distance, rng)
+        strokes |= drawn_pixels(path, width, component.shape) & room
+        yield Stroke(value, path, width, room, number == 0)
+
+
+def drawn_pixels(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.ndarray:
+    """Return the pixels, bool (H, W) of `shape`, that a pen of `width` covers on a path, (points, 2) as x, y.
+
+    A path of a single point is a dot.
+    """
+    picture = Image.new("1", shape[::-1])
+    pen = ImageDraw.Draw(picture)
+    if len(path) > 1:
+        pen.line([tuple(point) for point in path], fill=1, width=width, joint="curve")
+    else:
+        ((x, y),) = np.round(path - (width - 1) / 2)
+        pen.ellipse((x, y, x + width - 1, y + width - 1), fill=1)
+    return np.asarray(picture)
 
 
 def sway(path: np.ndarray, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,585 @@
+"""Look at every file of a data set and say what training would trip over, and what it would silently get wrong."""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter
+from tqdm import tqdm
+
+from dataloaders.datasets.pascal import IMAGES, LISTS, SCRIBBLES, TRUTH, VOCSegmentation, held_out
+from dataloaders.files import IMAGE_SUFFIXES, read_image, read_label, value_counts, write_label
+from dataloaders.folders import CLASS_FILE, link_or_copy, listing, new_folder, write_lists
+from dataloaders.labels import PADDING, UNLABELLED, voc_palette
+from errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+
+class Kind(NamedTuple):
+    """A kind of problem."""
+
+    level: str
+    meaning: str
+    advice: str
+    fixed_by: str | None = None
+    """What a corrected copy does about it, where that is safe."""
+
+
+LEFT_OUT = "is left out of the lists"
+KINDS = {
+    "list": Kind(ERROR, "a list cannot be used", "write one id a line, or delete ImageSets to split by name"),
+    "listed twice": Kind(ERROR, "an id stands in a list more than once", "remove the repeated lines", "is listed once"),
+    "train and val": Kind(
+        ERROR, "the same picture trains and validates: the scores flatter", "take it from one list", "only validates"
+    ),
+    "missing": Kind(ERROR, "a listed file is missing", "add the file, or take the id from the list", LEFT_OUT),
+    "unreadable": Kind(ERROR, "a file cannot be read", "replace it, or take the id from the list", LEFT_OUT),
+    "label mode": Kind(
+        ERROR,
+        "a label map is not an 8-bit PNG of class numbers (mode P or L)",
+        "colours: import_scribbles.py masks; else save the class numbers with 8 bits",
+    ),
+    "label mode, plain": Kind(
+        ERROR,
+        "a label map is not an 8-bit PNG of class numbers, but its content is plain",
+        "save the class numbers with 8 bits",
+        "is written as class numbers",
+    ),
+    "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
+    "label size": Kind(ERROR, "a label map is not of its image's size", "draw or export it at the size of the image"),
+    "EXIF rotation, labels not turned": Kind(
+        ERROR,
+        "a photograph says that it is to be turned, and its labels fit it only unturned",
+        "save the photograph without its EXIF tag",
+        "is saved unturned, without the tag",
+    ),
+    "0 for unlabelled": Kind(
+        ERROR,
+        "thin strokes on 0 and nothing is 255: unlabelled pixels would train as background",
+        "write 255 where nothing is drawn",
+        "gets 255 for 0 (so that its background strokes, if any, are lost)",
+    ),
+    "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or take the id off"),
+    "no background": Kind(
+        ERROR, "no image has background scribbles: everything would become an object", "scribble the background too"
+    ),
+    "background in few": Kind(WARNING, "most images have no background scribbles", "scribble the background too"),
+    "class never": Kind(WARNING, "a class is never labelled: the network cannot learn it", "label it or drop it"),
+    "class rarely": Kind(WARNING, "a class is labelled in one or two images only", "label it in more images"),
+    "255 for the object": Kind(
+        WARNING, "the ground truth is 0 and 255 only, and 255 means 'not labelled'", "give the object the value 1"
+    ),
+    "value 254": Kind(
+        WARNING, "a label map holds 254, which means padding: no loss applies there", "write 255 for unlabelled"
+    ),
+    "contradiction": Kind(
+        WARNING, "scribbles say another class than the ground truth", "look at the contact sheet: which is right?"
+    ),
+    "contradiction everywhere": Kind(
+        ERROR, "the scribbles contradict the ground truth", "do both count the classes alike?"
+    ),
+    "palette": Kind(
+        WARNING,
+        "a palette holds VOC's colours in another order: numbers count, not colours",
+        "if the colours are right: import_scribbles.py masks",
+    ),
+    "full masks": Kind(NOTE, "scribbles that label nearly every pixel", "nothing, if that is meant"),
+    "look-alikes": Kind(WARNING, "a validation image looks like a training image", "are they the same scene?"),
+    "few images": Kind(ERROR, "fewer than two training images or no validation image", "add images"),
+    "no truth": Kind(NOTE, "there is no ground truth", "scores are then measured on the scribbles of the val list"),
+    "not listed": Kind(NOTE, "a scribbled image stands in no list", "add its id to a list to use it"),
+    "no image": Kind(WARNING, "a label map has no image", "are the files called alike?"),
+    "16 bits": Kind(NOTE, "an image of 16 bits is read with 8", "nothing: inference reads it alike"),
+    "transparency": Kind(NOTE, "transparent pixels are read as white", "nothing, if that is meant"),
+    "EXIF rotation": Kind(
+        NOTE,
+        "a photograph says that it is to be turned, and is; its labels must be drawn upright",
+        "nothing, if the contact sheet looks right",
+        "is saved upright, without the tag",
+    ),
+}
+
+EXAMPLES = 3  # files named for each kind of problem in the text
+THUMBNAIL = 32  # side of the grey pictures by which look-alikes are found
+ALIKE = 2.0  # root of the mean squared difference, in grey levels, below which two pictures are the same scene
+DISAGREE = 0.05, 0.2  # share of wrong scribble pixels: in an image, and in the whole set
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong."""
+
+    kind: str
+    file: str
+    """Relative to the data set's folder; empty for the set as a whole."""
+    detail: str
+    id: str = ""
+    """Of the image, where it is about one."""
+
+
+@dataclass
+class Item:
+    """What is known of one image."""
+
+    id: str
+    problems: list[Problem] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    scribbles: np.ndarray | None = None
+    """Pixels of each value, int64 (256,)."""
+    truth: np.ndarray | None = None
+    wrong: int = 0
+    """Scribbled pixels that contradict the truth."""
+    compared: int = 0
+    digest: bytes = b""
+    thumbnail: np.ndarray | None = None
+
+
+@dataclass
+class Report:
+    """The result of check_dataset."""
+
+    folder: Path
+    class_names: tuple[str, ...]
+    lists: dict[str, list[str]]
+    """Ids of train and val."""
+    items: dict[str, Item]
+    problems: list[Problem]
+
+    def count(self, level: str) -> int:
+        """Return how many problems have a level."""
+        return sum(KINDS[problem.kind].level == level for problem in self.problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain numbers, lists and text."""
+        by_kind: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            by_kind.setdefault(problem.kind, []).append(problem)
+        found = sorted({item.size for item in self.items.values() if item.size}, key=lambda size: size[0] * size[1])
+        sizes = [f"{width}x{height}" for width, height in found] or ["unknown"]
+        return {
+            "folder": str(self.folder),
+            "images": {name: len(ids) for name, ids in self.lists.items()},
+            "sizes": {"smallest": sizes[0], "largest": sizes[-1], "different": len(sizes)},
+            "labelled_share": round(self._labelled_share(), 6),
+            "classes": [
+                {"name": name, "scribbled_pixels": pixels, "scribbled_images": images, "truth_pixels": truth}
+                for name, pixels, images, truth in self._classes()
+            ],
+            "problems": [
+                {
+                    "kind": kind,
+                    "level": KINDS[kind].level,
+                    "meaning": KINDS[kind].meaning,
+                    "advice": KINDS[kind].advice,
+                    "fix": KINDS[kind].fixed_by,
+                    "files": [{"file": problem.file, "detail": problem.detail} for problem in problems],
+                }
+                for kind, problems in sorted(by_kind.items(), key=lambda pair: _order(pair[0]))
+            ],
+        }
+
+    def as_text(self) -> str:
+        """Return a page to read."""
+        content = self.as_json()
+        images, sizes, classes = content["images"], content["sizes"], content["classes"]
+        lines = [
+            f"{self.folder}: {images['train']:,} training and {images['val']:,} validation images, "
+            f"{sizes['smallest']}{' to ' + sizes['largest'] if sizes['different'] > 1 else ''} pixels, "
+            f"scribbles on {content['labelled_share']:.2%} of the training pixels",
+            "",
+            f"{'class':<20} {'of the scribbles':>16} {'training images':>16} {'of the truth':>13}",
+        ]
+        scribbled, true = (sum(row[key] for row in classes) for key in ("scribbled_pixels", "truth_pixels"))
+        for value, row in enumerate(classes):
+            truth = f"{row['truth_pixels'] / true:.1%}" if true else "-"
+            lines.append(
+                f"{value:>3} {row['name']:<16} {row['scribbled_pixels'] / max(1, scribbled):>16.1%} "
+                f"{row['scribbled_images']:>16,} {truth:>13}"
+            )
+        for kind in content["problems"]:
+            files = kind["files"]
+            lines += ["", f"{kind['level'].upper()}: {kind['meaning']} ({len(files):,}x)"]
+            lines += [f"    {': '.join(filter(None, entry.values()))}" for entry in files[:EXAMPLES]]
+            lines += [f"    ... and {len(files) - EXAMPLES:,} more"] if len(files) > EXAMPLES else []
+            lines += [f"    -> {kind['advice']}" + (f"; --fix: {kind['fix']}" if kind["fix"] else "")]
+        lines += ["", ", ".join(f"{self.count(level)} {level}s" for level in (ERROR, WARNING, NOTE))]
+        return "\n".join(lines)
+
+    def _train(self) -> list[Item]:
+        return [self.items[i] for i in self.lists["train"] if i in self.items and self.items[i].scribbles is not None]
+
+    def _labelled_share(self) -> float:
+        counts = sum((item.scribbles for item in self._train()), np.zeros(256, dtype=np.int64))
+        return float(counts[: len(self.class_names)].sum() / max(1, counts.sum()))
+
+    def _classes(self) -> list[tuple[str, int, int, int]]:
+        scribbles = [item.scribbles for item in self._train()]
+        truth = [item.truth for item in self.items.values() if item.truth is not None]
+        return [
+            (
+                name,
+                int(sum(counts[value] for counts in scribbles)),
+                sum(bool(counts[value]) for counts in scribbles),
+                int(sum(counts[value] for counts in truth)),
+            )
+            for value, name in enumerate(self.class_names)
+        ]
+
+
+def _order(kind: str) -> tuple[int, int]:
+    return (ERROR, WARNING, NOTE).index(KINDS[kind].level), list(KINDS).index(kind)
+
+
+# --- the quick part, which training does by itself ------------------------------------------------------------------
+
+
+def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray) -> list[str]:
+    """Return a line for each thing that training would silently get wrong, from what is known without more reading.
+
+    Args:
+        train, val: the data sets.
+        counts: of train, by its count_labels.
+    """
+    problems = count_problems(counts, train.class_names)
+    if train.label_kind == "scribbles" and not counts[UNLABELLED] and counts[0] > 0.5 * counts.sum():
+        problems.append(Problem("0 for unlabelled", "", "every pixel has a class, most the background: is that meant?"))
+    both = sorted(set(train.ids) & set(val.ids))
+    if both:
+        problems.append(Problem("train and val", "", f"{len(both)} of the images, first '{both[0]}'"))
+    return [f"{KINDS[kind].meaning} ({detail})" for kind, _, detail, _ in problems]
+
+
+def count_problems(counts: np.ndarray, class_names: Sequence[str]) -> list[Problem]:
+    """Find classes without labels in the pixel counts (256,) of all training labels."""
+    missing = [name for name, count in zip(class_names, counts, strict=False) if not count]
+    return [Problem("class never" if name != class_names[0] else "no background", "", f"'{name}'") for name in missing]
+
+
+# --- the whole check ------------------------------------------------------------------------------------------------
+
+
+def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
+    """Read every image and label map of a data set in VOC's layout (see datasets/pascal.py), several at a time.
+
+    Raises InputError only where there is no data set at all.
+    """
+    files = {
+        IMAGES: listing(folder / IMAGES, IMAGE_SUFFIXES),
+        SCRIBBLES: listing(folder / SCRIBBLES, (".png",)),
+        TRUTH: listing(folder / TRUTH, (".png",)),
+    }
+    if not files[IMAGES] or not (files[SCRIBBLES] or files[TRUTH]):
+        raise InputError(
+            f"expected a data set, found no images in {folder / IMAGES} or no label maps in {folder / SCRIBBLES}: "
+            "import_scribbles.py makes one from annotations"
+        )
+    lists, problems = read_lists(folder, sorted(files[IMAGES].keys() & files[SCRIBBLES].keys()))
+    has_truth = bool(files[TRUTH])
+    for name, ids in lists.items():
+        needed = [IMAGES, TRUTH if name == "val" and has_truth else SCRIBBLES]
+        problems += [
+            Problem("missing", f"{kind}/{image_id}", f"of the {name} list", image_id)
+            for image_id in ids
+            for kind in needed
+            if image_id not in files[kind]
+        ]
+
+    listed = dict.fromkeys(lists["train"] + lists["val"])
+    problems += [Problem("not listed", f"{IMAGES}/{i}", "") for i in files[SCRIBBLES] if i not in listed]
+    for kind in (SCRIBBLES, TRUTH):
+        problems += [Problem("no image", f"{kind}/{i}.png", "") for i in files[kind] if i not in files[IMAGES]]
+
+    def check(image_id: str) -> Item:
+        return check_item(folder, image_id, *(files[kind].get(image_id) for kind in files), len(class_names))
+
+    wanted = [image_id for image_id in listed if image_id in files[IMAGES]]
+    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))  # decoding and hashing release the GIL
+    try:
+        done = tqdm(
+            pool.map(check, wanted), total=len(wanted), desc="checking", unit="image", disable=None, leave=False
+        )
+        items = {item.id: item for item in done}
+    finally:
+        pool.shutdown(cancel_futures=True)
+    problems += [problem for item in items.values() for problem in item.problems]
+    problems += set_problems(lists, items, class_names, has_truth)
+    return Report(folder, class_names, lists, items, problems)
+
+
+def read_lists(folder: Path, scribbled: list[str]) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Return the ids of train and val, each once, and what is wrong with the lists."""
+    if not (folder / LISTS).is_dir():
+        val = held_out(scribbled)
+        return {"train": sorted(set(scribbled) - set(val)), "val": val}, []
+    lists, problems = {}, []
+    for name in ("train", "val"):
+        file = f"{LISTS}/SegmentationAug/{name}.txt"
+        try:
+            lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            lines = []
+            problems.append(Problem("list", file, str(getattr(error, "strerror", None) or error)))
+        times = Counter(line.strip() for line in lines if line.strip())
+        lists[name] = list(times)
+        problems += [Problem("listed twice", file, f"'{i}' {count} times") for i, count in times.items() if count > 1]
+    return lists, problems
+
+
+def check_item(
+    folder: Path, image_id: str, image_file: Path, scribble_file: Path | None, truth_file: Path | None, num_classes: int
+) -> Item:
+    """Check the files of one image."""
+    item = Item(image_id)
+
+    def found(kind: str, file: Path, detail: str) -> None:
+        item.problems.append(Problem(kind, str(file.relative_to(folder)), detail, image_id))
+
+    turned = None
+    try:
+        image = read_image(image_file)
+        with Image.open(image_file) as raw:
+            if raw.mode.startswith("I"):
+                found("16 bits", image_file, f"mode {raw.mode}")
+            if raw.has_transparency_data and np.asarray(raw.convert("RGBA"))[..., 3].min() < 255:
+                found("transparency", image_file, "")
+            orientation = raw.getexif().get(0x0112, 1)
+            if orientation != 1:
+                turned = raw.size
+        item.size = image.size
+        item.digest = hashlib.sha1(repr(image.size).encode() + image.tobytes()).digest()
+        item.thumbnail = np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    except InputError as error:
+        found("unreadable", image_file, str(error))
+
+    labels = {}
+    for name, file in (("scribbles", scribble_file), ("truth", truth_file)):
+        if file is None:
+            continue
+        label, kind, detail = look_at_label(file, num_classes)
+        if kind:
+            found(kind, file, detail)
+        if label is None:
+            continue
+        labels[name] = label
+        counts = value_counts(label)
+        setattr(item, name, counts)
+        if counts[PADDING]:
+            found("value 254", file, f"{counts[PADDING]} pixels")
+        if item.size and item.size != label.shape[::-1]:
+            detail = f"{label.shape[1]}x{label.shape[0]}, the image {item.size[0]}x{item.size[1]}"
+            unturned = turned == label.shape[::-1]
+            found(
+                "EXIF rotation, labels not turned" if unturned else "label size",
+                image_file if unturned else file,
+                detail,
+            )
+            turned = None
+    if turned:
+        found("EXIF rotation", image_file, f"orientation {orientation}")
+
+    if "scribbles" in labels:
+        counts, share = item.scribbles, item.scribbles[:num_classes].sum() / labels["scribbles"].size
+        if not share:
+            found("no labels", scribble_file, "")
+        elif zero_means_unlabelled(labels["scribbles"]):
+            found("0 for unlabelled", scribble_file, f"{counts[0] / counts.sum():.0%} of the pixels are 0")
+        elif share > 0.5:
+            found("full masks", scribble_file, f"{share:.0%} of the pixels")
+    if len(labels) == 2 and labels["scribbles"].shape == labels["truth"].shape:
+        compared = (labels["scribbles"] < num_classes) & (labels["truth"] < num_classes)
+        item.compared = int(compared.sum())
+        item.wrong = int((compared & (labels["scribbles"] != labels["truth"])).sum())
+        if item.wrong > DISAGREE[0] * item.compared:
+            found("contradiction", scribble_file, f"{item.wrong / item.compared:.0%} of its labelled pixels")
+    return item
+
+
+def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str | None, str]:
+    """Read a label map as far as possible: class numbers uint8 (H, W) or None, the kind of problem or None, details."""
+    try:
+        label = read_label(file, num_classes)
+    except InputError as error:
+        detail = str(error)
+    else:
+        with Image.open(file) as image:
+            return label, *(("palette", "") if has_foreign_palette(image, label) else (None, ""))
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return None, "unreadable", detail
+    if image.mode in ("P", "L"):
+        return None, "label values", detail
+    label = plain_class_numbers(image, num_classes)
+    return label, "label mode" if label is None else "label mode, plain", f"mode {image.mode}"
+
+
+def has_foreign_palette(image: Image.Image, label: np.ndarray) -> bool:
+    """Whether every colour in use is one of VOC's, but stands at another number."""
+    if image.mode != "P":
+        return False
+    own = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    values = [value for value in np.unique(label) if value < len(own)]
+    voc = {tuple(colour): value for value, colour in enumerate(voc_palette().tolist())}
+    meant = [voc.get(tuple(own[value].tolist())) for value in values]
+    return None not in meant and meant != values
+
+
+def plain_class_numbers(image: Image.Image, num_classes: int) -> np.ndarray | None:
+    """Return class numbers, uint8 (H, W), of a picture of another mode where there is no doubt about them, else None.
+
+    That is: class numbers of 1, 16 or 32 bits, grey in three channels, VOC's colours. Transparent means unlabelled.
+    """
+    allowed = np.zeros(256, dtype=bool)
+    allowed[:num_classes] = allowed[UNLABELLED] = True
+    if image.mode == "1" or image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        fits = values.min() >= 0 and values.max() < 256 and allowed[values].all()
+        return values.astype(np.uint8) if fits else None
+    pixels = np.asarray(image.convert("RGBA"))
+    colours, opaque = pixels[..., :3], pixels[..., 3] > 127
+    grey = colours[..., 0]
+    if not ((colours == grey[..., None]).all(-1) & allowed[grey] | ~opaque).all():
+        grey = np.full(grey.shape, PADDING, dtype=np.uint8)
+        for value in np.flatnonzero(allowed):
+            grey[(colours == voc_palette()[value]).all(-1)] = value
+        if (grey[opaque] == PADDING).any():
+            return None
+    return np.where(opaque, grey, np.uint8(UNLABELLED))
+
+
+def zero_means_unlabelled(label: np.ndarray) -> bool:
+    """Whether a scribble map is thin strokes on 0, without a single 255."""
+    drawn = label != 0
+    if (label == UNLABELLED).any() or not 0 < drawn.mean() < 0.5:
+        return False
+    radius = max(3, round(0.02 * min(label.shape)))
+    # A pixel farther than the radius from the edge of what is drawn keeps its 255; strokes have next to none.
+    inner = np.asarray(Image.fromarray(drawn.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(radius))) == 255
+    return inner.sum() < 0.05 * drawn.sum()
+
+
+def set_problems(
+    lists: dict[str, list[str]], items: dict[str, Item], class_names: tuple[str, ...], has_truth: bool
+) -> list[Problem]:
+    """Find what only the set as a whole shows."""
+    problems = []
+    if len(lists["train"]) < 2 or not lists["val"]:
+        problems.append(Problem("few images", "", f"{len(lists['train'])} and {len(lists['val'])}"))
+    if not has_truth:
+        problems.append(Problem("no truth", "", ""))
+    scribbles = [items[i].scribbles for i in lists["train"] if i in items and items[i].scribbles is not None]
+    if scribbles:
+        images = sum((counts > 0).astype(int) for counts in scribbles)
+        problems += count_problems(sum(scribbles), class_names)
+        if 0 < images[0] < 0.5 * len(scribbles):
+            problems.append(
+                Problem("background in few", "", f"{len(scribbles) - images[0]} of {len(scribbles)} images")
+            )
+        problems += [
+            Problem("class rarely", "", f"'{name}' in {count}")
+            for name, count in zip(class_names, images, strict=False)
+            if 0 < count < min(3, len(scribbles))
+        ]
+    truth = sum((item.truth for item in items.values() if item.truth is not None), np.zeros(256, dtype=np.int64))
+    if truth[UNLABELLED] and truth[0] and not truth[1:PADDING].any():
+        problems.append(Problem("255 for the object", TRUTH, f"{truth[UNLABELLED] / truth.sum():.0%} of its pixels"))
+    wrong, compared = (sum(getattr(item, name) for item in items.values()) for name in ("wrong", "compared"))
+    if wrong > DISAGREE[1] * compared:
+        problems.append(
+            Problem("contradiction everywhere", SCRIBBLES, f"{wrong / compared:.0%} of all labelled pixels")
+        )
+    return problems + split_problems(lists, items)
+
+
+def split_problems(lists: dict[str, list[str]], items: dict[str, Item]) -> list[Problem]:
+    """Find pictures that train and validate, under one id or two, and pictures that only look so."""
+    train, val = ([items[i] for i in lists[name] if i in items and items[i].digest] for name in ("train", "val"))
+    by_digest = {item.digest: item.id for item in train}
+    problems, alike = [], []
+    for item in val:
+        if item.digest in by_digest:
+            other = by_digest[item.digest]
+            name = "" if other == item.id else f"as '{item.id}' in the val list"
+            problems.append(Problem("train and val", f"{IMAGES}/{other}", name, other))
+        else:
+            alike.append(item)
+    if alike and train:
+        pictures = np.stack([item.thumbnail.ravel() for item in train]).astype(np.float32)
+        lengths = (pictures**2).sum(1)
+        for item in alike:
+            picture = item.thumbnail.ravel().astype(np.float32)
+            squared = lengths - 2 * (pictures @ picture) + picture @ picture
+            nearest = int(squared.argmin())
+            if squared[nearest] < ALIKE**2 * picture.size:
+                problems.append(Problem("look-alikes", f"{IMAGES}/{item.id}", f"like '{train[nearest].id}'", item.id))
+    return problems
+
+
+def sheet_rows(report: Report, rows: int = 8) -> dict[str, dict[str, Any]]:
+    """Return pictures to look at, by id: image, scribbles and truth of images with problems, then of others.
+
+    Each is None where it cannot be read; label maps are uint8 (H, W). Images that cannot be read are left out.
+    """
+    listed = [i for i in dict.fromkeys(report.lists["train"] + report.lists["val"]) if i in report.items]
+    readable = [i for i in listed if report.items[i].size]
+    troubled = {p.id for p in report.problems if KINDS[p.kind].level != NOTE}
+    chosen = [i for i in readable if i in troubled][: rows // 2]
+    others = [i for i in readable if i not in chosen]
+    chosen += [others[at] for at in np.linspace(0, len(others) - 1, min(rows - len(chosen), len(others))).astype(int)]
+    images = listing(report.folder / IMAGES, IMAGE_SUFFIXES)
+    found: dict[str, dict[str, Any]] = {}
+    for image_id in chosen:
+        found[image_id] = {"image": read_image(images[image_id])}
+        for name, kind in (("scribbles", SCRIBBLES), ("truth", TRUTH)):
+            file = report.folder / kind / f"{image_id}.png"
+            found[image_id][name] = look_at_label(file, len(report.class_names))[0] if file.is_file() else None
+    return found
+
+
+# --- a corrected copy -----------------------------------------------------------------------------------------------
+
+
+def write_corrected(report: Report, target: Path) -> Counter:
+    """Write a copy of a data set in which is corrected what can be corrected safely; files that stay are linked.
+
+    Returns how often each kind of problem was corrected. Raises InputError when `target` is not empty.
+    """
+    kinds_of: dict[str, set[str]] = {}
+    for problem in report.problems:
+        kinds_of.setdefault(problem.file, set()).add(problem.kind)
+    ids = {kind: {problem.id for problem in report.problems if problem.kind == kind} for kind in KINDS}
+    gone = ids["missing"] | ids["unreadable"]
+    with new_folder(target) as made:
+        for name in (IMAGES, SCRIBBLES, TRUTH):
+            suffixes = IMAGE_SUFFIXES if name == IMAGES else (".png",)
+            for image_id, source in listing(report.folder / name, suffixes).items():
+                kinds = kinds_of.get(f"{name}/{source.name}", set())
+                (made / name).mkdir(exist_ok=True)
+                if "EXIF rotation" in kinds:
+                    Image.fromarray(np.asarray(read_image(source))).save(made / name / f"{image_id}.png")
+                elif "EXIF rotation, labels not turned" in kinds:
+                    Image.fromarray(np.asarray(Image.open(source).convert("RGB"))).save(made / name / f"{image_id}.png")
+                elif kinds & {"label mode, plain", "0 for unlabelled"}:
+                    label = look_at_label(source, len(report.class_names))[0]
+                    if "0 for unlabelled" in kinds:
+                        label = np.where(label == 0, np.uint8(UNLABELLED), label)
+                    write_label(made / name / source.name, label)
+                elif image_id not in ids["unreadable"]:
+                    link_or_copy(source, made / name / source.name)
+        write_lists(
+            made,
+            [image_id for image_id in report.lists["train"] if image_id not in gone | ids["train and val"]],
+            [image_id for image_id in report.lists["val"] if image_id not in gone],
+        )
+        (made / CLASS_FILE).write_text("".join(f"{name}\n" for name in report.class_names), encoding="utf-8")
+    return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fixed_by)

@@ -1,0 +1,77 @@
+"""Simulate scribbles from full ground truth, to study how little annotation is enough.
+
+    python simulate_scribbles.py DATA OUT --length 0.5 --drop 0.2
+
+DATA has SegmentationClassAug/; OUT becomes the same data set with scribbles of its own (images and truth are links).
+One seed gives the same strokes whatever --length and --drop say: the sparser set is a part of the fuller one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataloaders.folders import CLASS_FILE, simulate_folder
+from dataloaders.labels import PADDING, VOC_CLASSES, read_class_names
+from dataloaders.synthetic.scribbles import SHARE, SMALLEST
+from errors import exit_status
+from training.monitor import configure_logging
+from training.options import HelpFormatter, add_switch, number
+
+logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the simulation."""
+    parser = argparse.ArgumentParser(
+        description="Simulate scribbles from the full ground truth of a data set.", formatter_class=HelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help="data set with SegmentationClassAug/")
+    parser.add_argument("out", metavar="OUT", type=Path, help="new folder for the data set with simulated scribbles")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="class names, one a line, background first (default: DATA/classes.txt, or else those of PASCAL VOC)",
+    )
+    positive = number(float, 0, above=True, high=1)
+    parser.add_argument("--share", type=positive, default=SHARE, help="of the pixels that carry a stroke")
+    parser.add_argument(
+        "--smallest",
+        type=number(float, 0, high=1),
+        default=SMALLEST,
+        metavar="SHARE",
+        help="of the picture that an object must have to get a stroke",
+    )
+    parser.add_argument("--length", type=positive, default=1.0, metavar="RATIO", help="of each stroke that is kept")
+    parser.add_argument(
+        "--drop", type=number(float, 0, high=1), default=0.0, metavar="RATIO", help="of the strokes that are left out"
+    )
+    parser.add_argument(
+        "--jitter",
+        type=number(float, 0),
+        default=0.0,
+        metavar="PIXELS",
+        help="shift of a stroke (standard deviation), as by a careless hand: it may cross a border and be wrong there",
+    )
+    add_switch(parser, "--points", help="a dot on each object instead of strokes")
+    parser.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="chooses the strokes")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Simulate as the command line says; return the exit status."""
+    configure_logging()
+    args = build_parser().parse_args(argv)
+    classes = args.classes or args.data / CLASS_FILE
+    class_names = read_class_names(classes) if args.classes or classes.is_file() else VOC_CLASSES
+    how = {name: getattr(args, name) for name in ("share", "smallest", "length", "drop", "jitter", "points")}
+    counts = simulate_folder(args.data, args.out, len(class_names), args.seed, **how)
+    logger.info("%s: %.3f %% of the pixels labelled", args.out, 100 * counts[:PADDING].sum() / counts.sum())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
