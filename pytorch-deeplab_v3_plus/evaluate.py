@@ -7,7 +7,7 @@ By two protocols: crop, the original's (short side scaled to the crop size, cent
 
     python evaluate.py --checkpoint CHECKPOINT --protocol full --scales 0.5 0.75 1 1.25 1.5 1.75 --flip --crf
 
-It prints a table and writes scores.json with the confusion matrices and, for each column, two figures: the confusion
+It prints a table and writes, for each of its columns, all that was counted as JSON, and two figures: the confusion
 matrix, and the worst and best images.
 """
 
@@ -37,7 +37,7 @@ from training.options import (
     mean_field,
     number,
 )
-from training.report import column_record, draw, make_folder, write_scores
+from training.report import make_folder, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         metavar="FOLDER",
-        help="where scores.json and the figures go (default: evaluation/ beside the checkpoint)",
+        help="where JSON and figures go (default: evaluation/ beside the checkpoint)",
     )
     add_device_options(parser)
     return parser
@@ -104,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{loaders.num_classes}; name the data set that it was trained on"
         )
     folder = Path(args.output) if args.output else Path(args.checkpoint).resolve().parent / "evaluation"
-    make_folder(folder)
+    make_folder(folder)  # before the work
     model.to(device)
     logger.info("network: %s, on %s", args.checkpoint, describe_device(device))
 
     crf = mean_field(args)
     protocols = [Protocol(view, args.crop_size, tuple(args.scales), args.flip, crf) for view in args.protocol]
-    columns, records, files = {}, {}, []
+    columns, files = {}, []
     for split in splits:
         if getattr(loaders, split) is None:
             continue
@@ -118,13 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             tally = evaluate_split(model, loaders, split, protocol, args.workers, pin_memory)
             title = f"{split.replace('_', '-')} {protocol.name}"
             columns[title] = tally.scores()
-            records[title] = column_record(protocol, tally, loaders.class_names)
-            files += draw(folder, model, getattr(loaders, split).dataset, protocol, tally, title)
-    write_scores(folder, records, checkpoint=args.checkpoint, data=loaders.name)
+            images, about = getattr(loaders, split).dataset, {"checkpoint": args.checkpoint, "data": loaders.name}
+            files += write_report(folder, title, model, images, protocol, tally, **about)
     logger.info("\nScores in %%\n\n%s\n", score_table(columns, loaders.class_names))
     for protocol in protocols:
         logger.info("%s: %s", protocol.name, protocol)
-    logger.info("written: %s, %s", folder / "scores.json", ", ".join(file.name for file in files))
+    logger.info("written to %s: %s", folder, ", ".join(file.name for file in files))
     return 0
 
 

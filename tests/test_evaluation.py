@@ -314,9 +314,9 @@ def test_the_script_scores_by_both_protocols(voc, checkpoint, capsys):
     assert heading.split("  ")[-2:] == ["val crop", "val full"]
     assert "boundary mIoU, 4 px" in printed and "full: every pixel at the original size" in printed
     folder = checkpoint.parent / "evaluation"
-    columns = json.loads((folder / "scores.json").read_text())["columns"]
-    assert {record["protocol"] for record in columns.values()} == {"crop", "full"}
-    full = columns["val full"]
+    assert json.loads((folder / "val_crop.json").read_text())["protocol"] == "crop"
+    full = json.loads((folder / "val_full.json").read_text())
+    assert full["protocol"] == "full" and full["data"] == "voc" and full["checkpoint"] == str(checkpoint)
     assert np.sum(full["confusion_matrix"]) == 2 * WIDTH * HEIGHT and np.shape(full["confusion_matrix"]) == (3, 3)
     assert list(full["iou"]) == ["background", "cat", "dog"] and set(full["images"]) == {"i5", "i6"}
     found = [line.split()[2] for line in printed.split("\n") if line.startswith("mIoU")]
@@ -333,7 +333,7 @@ def test_the_script_with_everything_on(voc, checkpoint, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "val full+ms+flip+crf  fill-in full+ms+flip+crf" in printed
     assert "scales 0.75 1; mirrored too; DenseCRF: iterations 2" in printed
-    record = json.loads((tmp_path / "out/scores.json").read_text())["columns"]["val full+ms+flip+crf"]
+    record = json.loads((tmp_path / "out/val_full+ms+flip+crf.json").read_text())
     assert record["settings"]["crf"]["appearance_xy"] == 20 and record["settings"]["scales"] == [0.75, 1.0]
 
 

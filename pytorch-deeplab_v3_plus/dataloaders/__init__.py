@@ -74,7 +74,8 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
             data_root: folder of the data set, or None for the one in mypath.py;
             classes: text file with class names, or None for those of the data set;
             base_size, scale_range, crop_size, supervision: see VOCSegmentation;
-            batch_size, test_batch_size, workers, seed (not negative).
+            batch_size, test_batch_size, seed (not negative);
+            workers: processes that load, for each loader; more than usable_cpus() are not started.
         pin_memory: whether batches are placed into page-locked memory, for a GPU.
         splits: which loaders are wanted; there is always val.
 

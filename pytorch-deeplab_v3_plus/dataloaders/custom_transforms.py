@@ -27,7 +27,7 @@ class TrainTransform:
     With probability 1/2 mirror; scale the short side to an integer drawn uniformly from `scale_range` (the original's:
     0.5 to 2) times base_size, both ends included (image bilinear, label nearest); pad at the right and bottom to the
     crop size (image 0, label 254); cut a random square of crop_size; with probability 1/2 blur with a Gaussian of
-    radius uniform in [0, 1]. Pixels that the crop leaves out are not computed.
+    radius uniform in [0, 1]. Few of the pixels outside the crop are computed.
     """
 
     def __init__(self, base_size: int, crop_size: int, scale_range: tuple[float, float] = (0.5, 2.0)) -> None:

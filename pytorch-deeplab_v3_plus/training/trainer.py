@@ -25,7 +25,7 @@ from training.checkpoint import replace_file, save_checkpoint
 from training.evaluation import Protocol, evaluate, evaluate_split, label_map, predict, score_table
 from training.figures import evenly_spaced, save_contact_sheet, save_curves, scribble_picture
 from training.monitor import Monitor
-from training.report import column_record, draw, make_folder, write_scores
+from training.report import write_report
 from training.schedule import rate_factor
 
 logger = logging.getLogger(__name__)
@@ -313,9 +313,7 @@ class Trainer:
                     ", which training never saw" if self.loaders.train.dataset.label_kind == "scribbles" else "",
                 )
             folder = self.monitor.folder / "evaluation"
-            make_folder(folder)
-            write_scores(folder, {"val full": column_record(full, tally, self.loaders.class_names)})
-            draw(folder, self.model, self.loaders.val.dataset, full, tally, "val full")
+            write_report(folder, "val full", self.model, self.loaders.val.dataset, full, tally)
         self.monitor.record({"final": scores, "best_miou": self.best})
         return scores
 
