@@ -9,12 +9,12 @@ from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 from errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-EXIF_ORIENTATION = 0x0112
-"""Tag that says how a photograph is to be turned; 1 is upright."""
 
 # What Pillow raises on damaged and on forbiddingly large files.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+EXIF_ORIENTATION = 0x0112
+"""The EXIF tag that says how a photograph is to be turned; 1 is upright."""
 
 
 def read_image(path: str | Path) -> Image.Image:
