@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from dataloaders.datasets.pascal import IMAGES, LISTS, SCRIBBLES, TRUTH, VOCSegmentation, held_out
-from dataloaders.files import IMAGE_SUFFIXES, read_image, read_label, value_counts, write_label
+from dataloaders.files import EXIF_ORIENTATION, IMAGE_SUFFIXES, read_image, read_label, value_counts, write_label
 from dataloaders.folders import CLASS_FILE, link_or_copy, listing, new_folder, write_lists
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 from errors import InputError
@@ -249,13 +249,15 @@ def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray
         train, val: the data sets.
         counts: of train, by its count_labels.
     """
-    problems = count_problems(counts, train.class_names)
+    lines = [
+        f"{KINDS[problem.kind].meaning} ({problem.detail})" for problem in count_problems(counts, train.class_names)
+    ]
     if train.label_kind == "scribbles" and not counts[UNLABELLED] and counts[0] > 0.5 * counts.sum():
-        problems.append(Problem("0 for unlabelled", "", "every pixel has a class, most the background: is that meant?"))
+        lines.append(f"every pixel has a class, most the background: is that meant? {UNLABELLED} says 'not labelled'")
     both = sorted(set(train.ids) & set(val.ids))
     if both:
-        problems.append(Problem("train and val", "", f"{len(both)} of the images, first '{both[0]}'"))
-    return [f"{KINDS[kind].meaning} ({detail})" for kind, _, detail, _ in problems]
+        lines.append(f"{KINDS['train and val'].meaning} ({len(both)} of the images, first '{both[0]}')")
+    return lines
 
 
 def count_problems(counts: np.ndarray, class_names: Sequence[str]) -> list[Problem]:
@@ -343,7 +345,8 @@ def check_item(
     def found(kind: str, file: Path, detail: str) -> None:
         item.problems.append(Problem(kind, str(file.relative_to(folder)), detail, image_id))
 
-    turned = None
+    unturned_size = None  # of a photograph that is to be turned
+    labels_unturned = False
     try:
         image = read_image(image_file)
         with Image.open(image_file) as raw:
@@ -351,9 +354,9 @@ def check_item(
                 found("16 bits", image_file, f"mode {raw.mode}")
             if raw.has_transparency_data and np.asarray(raw.convert("RGBA"))[..., 3].min() < 255:
                 found("transparency", image_file, "")
-            orientation = raw.getexif().get(0x0112, 1)
+            orientation = raw.getexif().get(EXIF_ORIENTATION, 1)
             if orientation != 1:
-                turned = raw.size
+                unturned_size = raw.size
         item.size = image.size
         item.digest = hashlib.sha1(repr(image.size).encode() + image.tobytes()).digest()
         item.thumbnail = np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
@@ -375,16 +378,14 @@ def check_item(
         if counts[PADDING]:
             found("value 254", file, f"{counts[PADDING]} pixels")
         if item.size and item.size != label.shape[::-1]:
-            detail = f"{label.shape[1]}x{label.shape[0]}, the image {item.size[0]}x{item.size[1]}"
-            unturned = turned == label.shape[::-1]
-            found(
-                "EXIF rotation, labels not turned" if unturned else "label size",
-                image_file if unturned else file,
-                detail,
-            )
-            turned = None
-    if turned:
-        found("EXIF rotation", image_file, f"orientation {orientation}")
+            if label.shape[::-1] == unturned_size:
+                labels_unturned = True
+            else:
+                height, width = label.shape
+                found("label size", file, f"{width}x{height}, the image {item.size[0]}x{item.size[1]}")
+    if unturned_size:
+        kind = "EXIF rotation, labels not turned" if labels_unturned else "EXIF rotation"
+        found(kind, image_file, f"orientation {orientation}")
 
     if "scribbles" in labels:
         counts, share = item.scribbles, item.scribbles[:num_classes].sum() / labels["scribbles"].size
@@ -478,6 +479,13 @@ def set_problems(
     if not has_truth:
         problems.append(Problem("no truth", "", ""))
     scribbles = [items[i].scribbles for i in lists["train"] if i in items and items[i].scribbles is not None]
+    # Where strokes stand on 0, a map of nothing but 0 is an image that nobody scribbled on, not pure background.
+    if any(problem.kind == "0 for unlabelled" for item in items.values() for problem in item.problems):
+        problems += [
+            Problem("0 for unlabelled", f"{SCRIBBLES}/{item.id}.png", "nothing but 0", item.id)
+            for item in items.values()
+            if item.scribbles is not None and item.scribbles[0] == item.scribbles.sum()
+        ]
     if scribbles:
         images = sum((counts > 0).astype(int) for counts in scribbles)
         problems += count_problems(sum(scribbles), class_names)

@@ -13,7 +13,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # What Pillow raises on damaged and on forbiddingly large files.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112
+"""The EXIF tag that says how a photograph is to be turned; 1 is upright."""
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -47,7 +48,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+            sideways = image.getexif().get(EXIF_ORIENTATION) in _SIDEWAYS
     except _READ_ERRORS as error:
         raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
     return (height, width) if sideways else (width, height)

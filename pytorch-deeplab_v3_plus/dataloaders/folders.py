@@ -177,21 +177,25 @@ def import_labels(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
+            labels, images, replaced = (Path(workshop) / part for part in ("labels", "images", "replaced"))
+            labels.mkdir()
+            images.mkdir()
+            present = listing(folder / IMAGES, IMAGE_SUFFIXES)
             for item in tqdm(items, desc="importing", unit="file", disable=None, leave=False):
                 label = item.draw(image_size(io.BytesIO(item.image) if isinstance(item.image, bytes) else item.image))
                 counts += value_counts(label)
-                write_label(Path(workshop) / f"{item.id}.png", label)
-            (folder / IMAGES).mkdir(exist_ok=True)
-            present = listing(folder / IMAGES, IMAGE_SUFFIXES)
-            for item in items:
+                write_label(labels / f"{item.id}.png", label)
                 if item.id not in present or overwrite:
                     content = item.image if isinstance(item.image, bytes) else item.image.read_bytes()
-                    if item.id in present:
-                        present[item.id].unlink()
-                    (folder / IMAGES / item.name).write_bytes(content)
+                    (images / item.name).write_bytes(content)
+            (folder / IMAGES).mkdir(exist_ok=True)
+            for image in images.iterdir():
+                if image.stem in present:
+                    present[image.stem].unlink()
+                image.rename(folder / IMAGES / image.name)
             if (folder / name).exists():
-                shutil.rmtree(folder / name)
-            shutil.copytree(workshop, folder / name)
+                (folder / name).rename(replaced)
+            labels.rename(folder / name)
         (folder / CLASS_FILE).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         if new_lists or not (folder / LISTS).exists():
             make_lists(folder, val_share, seed)

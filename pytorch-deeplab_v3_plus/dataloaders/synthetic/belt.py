@@ -104,18 +104,17 @@ def material(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 
 def labelme_file(label: np.ndarray, image_name: str, rng: np.random.Generator) -> dict:
-    """Return what labelme saves after somebody scribbled: lines of a few corners, a dot on what is small."""
+    """Return what labelme saves after somebody scribbled: lines of a few corners."""
     shapes = []
     for stroke in simulate_strokes(label, rng):
         corners = stroke.path[:: max(1, len(stroke.path) // 8)]
-        kind = "linestrip" if len(corners) > 1 else "point"
         shapes.append(
             {
                 "label": list(COLOURS)[stroke.value],
                 "points": np.round(corners, 1).tolist(),
                 "group_id": None,
                 "description": "",
-                "shape_type": kind,
+                "shape_type": "linestrip",
                 "flags": {},
                 "mask": None,
             }
