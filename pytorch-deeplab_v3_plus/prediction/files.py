@@ -68,7 +68,8 @@ class ImageFiles(Dataset):
 
     Args:
         files: the files.
-        view: makes the pair of an RGB image and its file: the picture that the result shall fit, and the input (3, h, w).
+        view: makes the pair of an RGB image and its file: the picture that the result shall fit, and the input
+            (3, h, w).
     """
 
     def __init__(self, files: Sequence[Path], view: Callable[[Image.Image, Path], tuple[Image.Image, Tensor]]) -> None:
