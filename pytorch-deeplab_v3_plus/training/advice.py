@@ -20,8 +20,8 @@ def steps_advice(steps_per_epoch: int, epochs: int) -> str | None:
         return None
     enough = -(-FEW_STEPS // steps_per_epoch)
     return (
-        f"{steps} steps in all are few: fine-tuning wants {FEW_STEPS} at least (--epochs {enough}), training from random "
-        "weights thousands"
+        f"{steps} steps in all are few: fine-tuning wants {FEW_STEPS} at least (--epochs {enough}), training from "
+        "random weights thousands"
     )
 
 
