@@ -29,8 +29,8 @@ def test_guessing_costs_what_the_criterion_says_of_it(kind, reduction, class_wei
 
 
 def test_a_run_of_few_steps_is_told_how_many_epochs_it_wants():
-    assert "--epochs 100 makes them 300" in steps_advice(3, 30)
-    assert steps_advice(3, 100) is None and steps_advice(1000, 1) is None
+    assert "90 steps in all are few: fine-tuning wants 100 at least (--epochs 34)" in steps_advice(3, 30)
+    assert steps_advice(3, 34) is None and steps_advice(1000, 1) is None
 
 
 def test_a_loss_that_stays_at_guessing_is_reported_once_and_early():
@@ -52,5 +52,5 @@ def test_training_warns_of_both(voc, capsys, monkeypatch):
     assert train(voc, "--epochs", 3, "--lr", 1e-12, "--no-val") == 0
     printed = capsys.readouterr().out
     assert "optimisation: 6 steps (3 epochs of 2)" in printed
-    assert "WARNING: 6 steps in all are few" in printed and "--epochs 150" in printed
+    assert "WARNING: 6 steps in all are few" in printed and "--epochs 50" in printed
     assert printed.count("nothing is learned yet") == 1

@@ -154,8 +154,8 @@ def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
     assert View(10)(image)[1].shape == (3, 10, 18)
     picture, inputs = View(10, centre=True)(image)
     assert picture.size == (10, 10) and inputs.shape == (3, 10, 10)
-    with pytest.raises(InputError, match="found one of 20000x1; lower --crop_size"):
-        View(513)(Image.new("RGB", (20000, 1)))
+    with pytest.raises(InputError, match="found 20000x1 in sliver.png; lower --crop_size"):
+        View(513)(Image.new("RGB", (20000, 1)), Path("sliver.png"))
 
 
 # Pictures
@@ -248,6 +248,14 @@ def test_the_crf_refines_the_prediction_and_the_pictures_show_it(checkpoint, tmp
     assert (refined != prediction).any()
     assert np.array_equal(np.asarray(Image.open(out / "a_colour.png")), voc_palette()[refined])
     assert f"a_crf.png: the DenseCRF changes {100 * (refined != prediction).mean():.1f} %" in capsys.readouterr().out
+
+
+def test_a_single_pixel_has_no_gradient_at_half_its_size(checkpoint, tmp_path, capsys):
+    image = draw(tmp_path / "a.png", 1, 1)
+    words = ["--crop_size", 0, "--rloss-weight", 1e-9, "--rloss-scale", 0.5]
+    assert segment(checkpoint, tmp_path / "out", "--image_path", image, *words) == 0
+    assert "WARNING: a: --rloss-scale 0.5 leaves nothing of it" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").glob("*grad*")} == set()
 
 
 def test_results_are_not_segmented_again(checkpoint, tmp_path, capsys):

@@ -68,10 +68,11 @@ class ImageFiles(Dataset):
 
     Args:
         files: the files.
-        view: makes the pair of an RGB image: the picture that the result shall fit, and the input (3, h, w).
+        view: makes the pair of an RGB image and its file: the picture that the result shall fit, and the input
+            (3, h, w).
     """
 
-    def __init__(self, files: Sequence[Path], view: Callable[[Image.Image], tuple[Image.Image, Tensor]]) -> None:
+    def __init__(self, files: Sequence[Path], view: Callable[[Image.Image, Path], tuple[Image.Image, Tensor]]) -> None:
         self.files, self.view = files, view
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Tensor] | InputError:
         try:
-            return self.view(read_image(self.files[index]))
+            return self.view(read_image(self.files[index]), self.files[index])
         except InputError as error:
             return error
 

@@ -40,17 +40,16 @@ class View:
     def __init__(self, size: int, centre: bool = False) -> None:
         self.size, self.centre = size, centre
 
-    def __call__(self, image: Image.Image) -> tuple[Image.Image, Tensor]:
+    def __call__(self, image: Image.Image, source: object = "memory") -> tuple[Image.Image, Tensor]:
         """Return the picture to be segmented, RGB, and the network's input, uint8 (3, h, w).
 
-        Raises InputError where the input were too large: a sliver of an image would be scaled to gigabytes. The limit
-        is Pillow's for reading images.
+        Raises InputError, naming `source`, where the input were too large: a sliver of an image would be scaled to
+        gigabytes. The limit is Pillow's for reading images.
         """
-        scale = self.size / min(image.size) if self.size else 1.0
-        if scale * scale * image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        if self.size * self.size * max(image.size) / min(image.size) > Image.MAX_IMAGE_PIXELS:
             raise InputError(
                 f"expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels when its short side is scaled to "
-                f"{self.size}, found one of {image.width}x{image.height}; lower --crop_size"
+                f"{self.size}, found {image.width}x{image.height} in {source}; lower --crop_size"
             )
         scaled = resize_short_side(image, self.size) if self.size else image
         if self.centre:

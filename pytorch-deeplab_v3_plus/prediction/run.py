@@ -113,6 +113,9 @@ class Segmenter:
 
     def _write_gradient(self, name: str, inputs: Tensor, logits: Tensor) -> None:
         args = self.args
+        if min(inputs.shape[1:]) * args.rloss_scale < 1:
+            logger.warning("WARNING: %s: --rloss-scale %g leaves nothing of it; no gradient", name, args.rloss_scale)
+            return
         loss = DenseCRFLoss(
             args.rloss_weight, args.sigma_rgb, args.sigma_xy, args.rloss_scale, size_free=args.size_free
         )
@@ -131,8 +134,8 @@ class Segmenter:
         for file in files:
             if file.resolve().parent == folder and file.stem.endswith(endings):
                 raise InputError(
-                    f"{file}: looks like a result of an earlier call in the --output_directory; choose a folder for "
-                    "the results outside of the images', or name the images"
+                    f"{file}: looks like a result of an earlier call in the --output_directory; choose another "
+                    "folder for the results than that of the images, or name the images one by one"
                 )
         make_folder(self.folder)
 
