@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dataloaders.custom_transforms import resize_short_side, to_tensor
 from errors import InputError
+from training.distributed import is_main, sum_over_processes
 
 
 class ConfusionMatrix:
@@ -57,10 +58,11 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: i
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None):
+    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None if is_main() else True):
         prediction = model(batch["image"].to(device, non_blocking=True)).argmax(1)
         matrix.update(batch["label"].to(device), prediction)
     model.train(training)
+    matrix.counts = sum_over_processes(matrix.counts)
     if not matrix.counts.any():
         raise InputError(f"{title}: expected labelled pixels to score on, found none")
     return matrix.scores()
