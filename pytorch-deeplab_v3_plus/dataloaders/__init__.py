@@ -153,21 +153,19 @@ def make_data_loader(
     train = fill_in = None
     if "train" in splits:
         dataset = split("train")
-        least *= world_size
-        if len(dataset) < max(2, least):
+        least = max(2, least * world_size)
+        if len(dataset) < least:
             raise InputError(
-                f"expected at least {max(2, least)} training images (batch normalisation has no statistics of one), "
-                f"found {len(dataset)} under {dataset.folder}: add images, or cut a large one into pieces"
+                f"expected at least {'two' if least == 2 else least} training images (batch normalisation has no "
+                f"statistics of one), found {len(dataset)} under {dataset.folder}: add images, or cut a large one into "
+                "pieces"
             )
         # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
-        remainder = len(dataset) % args.batch_size
-        drop_below = max(2, least)
-        if 0 < remainder < drop_below:
-            logger.info(
-                "the last training batch of each epoch would hold %s and is left out",
-                "a single image" if remainder == 1 else f"only {remainder} images",
-            )
-        train = loader(dataset, args.batch_size, shuffle=True, drop_below=drop_below)
+        left = len(dataset) % args.batch_size
+        if 0 < left < least:
+            images = "a single image" if left == 1 else f"only {left} images"
+            logger.info("the last training batch of each epoch would hold %s and is left out", images)
+        train = loader(dataset, args.batch_size, shuffle=True, drop_below=least)
     val = split("val")
     if val.label_kind == "scribbles":
         logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)

@@ -16,7 +16,6 @@ from modeling.aspp import ASPP
 from modeling.backbone import build_backbone
 from modeling.decoder import Decoder
 from modeling.pretrained import load_pretrained
-from modeling.sync_bn import SyncBatchNorm
 
 ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # by the backbone's output stride
 CLASSIFIER_KEYS = ("decoder.last_conv.8.weight", "decoder.last_conv.8.bias")  # the only ones that depend on num_classes
@@ -49,7 +48,7 @@ class DeepLab(nn.Module):
         pretrained: str | Path = "none",
     ):
         super().__init__()
-        norm_layer = SyncBatchNorm if sync_bn else nn.BatchNorm2d
+        norm_layer = nn.SyncBatchNorm if sync_bn else nn.BatchNorm2d
         self.backbone = build_backbone(backbone, output_stride, norm_layer)
         load_pretrained(self.backbone, pretrained)
         self.aspp = ASPP(self.backbone.out_channels, ASPP_RATES[self.backbone.output_stride], norm_layer)

@@ -95,14 +95,19 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
-def parallel(network: nn.Module, device: torch.device, *, sync_bn: bool) -> nn.Module:
-    """Return `network` such that backward leaves in every process the mean of all processes' gradients."""
+def parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return `network` such that backward leaves in every process the mean of all processes' gradients.
+
+    Where batch norms are not synchronised, all go on with the running statistics of rank 0.
+    """
     if world_size() == 1:
         return network
-    # Where batch norms are not synchronised, the running statistics are those of rank 0.
-    return DistributedDataParallel(
-        network, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=not sync_bn
-    )
+    if device.type == "cuda":
+        return DistributedDataParallel(network, device_ids=[device])
+    for module in network.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = SyncBatchNormOnCPU
+    return DistributedDataParallel(network)
 
 
 def without_reduction(network: nn.Module) -> contextlib.AbstractContextManager:
@@ -129,6 +134,25 @@ class DifferentiableSum(Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         return sum_over_processes(gradient.contiguous())
+
+
+class SyncBatchNormOnCPU(nn.BatchNorm2d):
+    """What nn.SyncBatchNorm computes, which serves GPUs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W)
+        if not self.training:
+            return super().forward(x)
+        dtype, x = x.dtype, x.to(self.weight.dtype)  # statistics are not taken in half precision
+        count = sum_over_processes(x.new_tensor(x.numel() / x.shape[1]))
+        mean = DifferentiableSum.apply(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = DifferentiableSum.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 def any_process(flag: bool) -> bool:

@@ -88,7 +88,7 @@ class Trainer:
         self.criterion, self.regularisers, self.monitor = criterion, regularisers, monitor
         self.device = next(model.parameters()).device
         network = torch.compile(model) if args.compile else model
-        self.network = distributed.parallel(network, self.device, sync_bn=args.sync_bn)
+        self.network = distributed.parallel(network, self.device)
         self.optimizer = torch.optim.SGD(
             [
                 {"params": list(model.get_1x_lr_params())},
