@@ -43,6 +43,7 @@ from training.monitor import (
     configure_logging,
     describe_device,
     describe_precision,
+    final_scores,
     newest_run,
 )
 from training.options import choose_device, least_images, parse_options
@@ -86,9 +87,10 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     folder = None
     if args.resume == "auto":
         folder = distributed.from_main(newest_run(parent))
-        args.resume = distributed.from_main(newest_checkpoint(folder) if folder and distributed.is_main() else None)
+        newest = newest_checkpoint(folder) if folder and distributed.is_main() else None
+        args.resume = distributed.from_main(newest and str(newest))
     checkpoint = load_checkpoint(args.resume) if args.resume else None
-    if folder and checkpoint and checkpoint["epoch"] >= args.epochs:
+    if checkpoint and checkpoint.get("epoch", 0) >= args.epochs and final_scores(folder) is not None:
         logger.info("%s: this training has ended after %d epochs", folder, checkpoint["epoch"])
         return 0
     pretrained = args.pretrained or ("none" if checkpoint else default_pretrained(args.backbone))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from gradients_of_a_batch import CASES, gradients
-from test_scripts import CODE, SMALL, data, run_folder
 
 from dataloaders import BatchShare, SeededSampler
 from errors import InputError
+from gradients_of_a_batch import CASES, gradients
 from modeling.backbone import BACKBONES
+from test_scripts import CODE, SMALL, data, run_folder
 from training.distributed import SyncBatchNormOnCPU
 from training.options import parse_options
 

@@ -13,6 +13,7 @@ import os
 import pickle
 import random
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         [*_SCALARS, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, codecs.encode]
     )
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():  # torch does not look at the check sums
+                    raise ValueError("a check sum is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: expected tensors and numbers, found a damaged file or one with pickled code, which is not run"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off while copying?") from None
+        raise InputError(f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off or damaged in copying?") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
     prefix = "module."  # left by DataParallel in files that saved the wrapper

@@ -9,7 +9,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,76 @@ def configure_logging(quiet: bool = False) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
 
 
+def _full(path: Any, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose --run-root")
+
+
 class _LogFile(logging.FileHandler):
     """A log file whose failure stops the run with one line instead of a traceback for every message."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{self.baseFilename}: cannot be written ({reason}); free space or choose --run-root")
+        raise _full(self.baseFilename, error) if isinstance(error, OSError) else error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # it has said so before
+            super().close()
+
+
+class _EventFile:
+    """A file for tensorboardX's thread: an error there would end the thread, and the run would wait for it for ever."""
+
+    PREFIX = "rloss"  # of a path that tensorboardX is to open with this class
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.error: OSError | None = None
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by tensorboardX)
+
+    @classmethod
+    def open(cls, path: str) -> _EventFile:
+        """Open `path`, which begins with the prefix, as tensorboardX's registry asks for."""
+        cls.latest = cls(path.removeprefix(f"{cls.PREFIX}:"))
+        return cls.latest
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        """Do nothing: the folder is there."""
+
+    def write(self, data: bytes) -> None:
+        self._try(self._file.write, data)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, action: Callable[..., Any], *data: bytes) -> None:
+        if self.error is None:
+            try:
+                action(*data)
+            except OSError as error:
+                self.error = error
+                with contextlib.suppress(OSError):
+                    self._file.close()
 
 
 def newest_run(parent: Path) -> Path | None:
     """Return the folder `experiment_<n>` of the highest number in `parent`, or None."""
     numbers = [int(path.name[11:]) for path in parent.glob("experiment_*") if path.name[11:].isdecimal()]
     return parent / f"experiment_{max(numbers)}" if numbers else None
+
+
+def final_scores(run_folder: Path | None) -> dict[str, Any] | None:
+    """Return the final scores of a run folder, or None when the run has not ended."""
+    if run_folder is None:
+        return None
+    try:
+        lines = (run_folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+        return json.loads(lines[-1]).get("final")
+    except (FileNotFoundError, IndexError, ValueError):  # the run was killed
+        return None
 
 
 class Monitor:
@@ -60,31 +117,29 @@ class Monitor:
     """
 
     def __init__(self, parent: Path, settings: dict[str, Any], folder: Path | None = None) -> None:
+        from tensorboardX import SummaryWriter  # here, since it takes a second to import
+        from tensorboardX.record_writer import register_writer_factory
+
         self.parent = parent
         try:
             self.folder = folder or self._new_folder()
             self._log = _LogFile(self.folder / "log.txt", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{self.parent}: cannot be written ({error.strerror}); choose --run-root") from None
-        try:
-            fcntl.flock(
-                self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # let go when the process ends, however it ends
+            fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the process ends, however
+            for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
+                leftover.unlink()
+            lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
+            self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
+            register_writer_factory(_EventFile.PREFIX, _EventFile)
+            self._events = SummaryWriter(logdir=f"{_EventFile.PREFIX}:{self.folder}")
+            self._event_file = _EventFile.latest
         except BlockingIOError:
-            self._log.close()
             raise InputError(
                 f"{self.folder}: another process is training in this folder; wait for it, or choose another --checkname"
             ) from None
-        for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
-            leftover.unlink()
+        except OSError as error:
+            raise InputError(f"{self.parent}: cannot be written ({error.strerror}); choose --run-root") from None
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._log)
-        lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
-        self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
-
-        from tensorboardX import SummaryWriter  # here, since it takes a second to import
-
-        self._events = SummaryWriter(logdir=str(self.folder))
 
     def _new_folder(self) -> Path:
         """Make and return the folder of the next number; two runs started at once get two."""
@@ -109,7 +164,7 @@ class Monitor:
             with open(path, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); free space or choose --run-root") from None
+            raise _full(path, error) from None
 
     def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int) -> None:
         """Take up the records of a run that goes on at `step`; those behind it, written before it was killed, go.
@@ -130,6 +185,8 @@ class Monitor:
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Send scalars to TensorBoard."""
+        if self._event_file.error:
+            raise _full(self._event_file.path, self._event_file.error)
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 

@@ -23,6 +23,7 @@ from dataloaders.custom_transforms import denormalize
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
 from training import distributed
+from training.balance import percentage, report_shares
 from training.checkpoint import (
     BEST,
     BEST_OF_RUNS,
@@ -48,7 +49,6 @@ SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
 logger = logging.getLogger(__name__)
 
 HEAD_RATE = 10  # the head learns at ten times the backbone's rate
-NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 
 
 class Batch(NamedTuple):
@@ -149,7 +149,8 @@ class Trainer:
                 f"{source}: holds weights but no state of a training to go on with; start from them with --ft"
             )
         self.epoch, self.step = checkpoint["epoch"], checkpoint.get("step", 0)
-        if self.epoch >= self.args.epochs:
+        # In its own folder a run may still lack its end.
+        if self.epoch >= self.args.epochs and source.parent != self.monitor.folder:
             raise InputError(
                 f"{source}: has {self.epoch} epochs already and --epochs is {self.args.epochs}; "
                 "ask for more, or start anew from its weights with --ft"
@@ -327,7 +328,7 @@ class Trainer:
             with self.clock.part(name):
                 terms[name] = regulariser(image, probabilities, region) * (len(images) / whole.images)
         if self.regularisers and not self._share_is_known:
-            self.report_share(terms, logits)
+            report_shares(terms, logits)
             self._share_is_known = True
         return terms
 
@@ -399,37 +400,6 @@ class Trainer:
             logger.info("epoch %d/%d, step %d/%d: %s", self.epoch + 1, self.args.epochs, self.step, self.steps, text)
         return text
 
-    def report_share(self, terms: dict[str, Tensor], logits: Tensor) -> None:
-        """Log the share of the regularisers in the loss and in its gradient at the logits, and warn where it is odd."""
-        names = list(terms)
-        sizes = [abs(terms[name].item()) for name in names]
-        gradients = [
-            torch.autograd.grad(terms[name], logits, retain_graph=True, allow_unused=True)[0]
-            if terms[name].requires_grad
-            else None
-            for name in names
-        ]
-        norms = [0.0 if gradient is None else gradient.norm().item() for gradient in gradients]
-        for name, size, norm in zip(names[1:], sizes[1:], norms[1:], strict=True):
-            of_loss = size / (sum(sizes) or 1.0)
-            of_gradient = norm / (sum(norms) or 1.0)
-            logger.info(
-                "%s: %s of the loss, %s of its gradient in the first step",
-                name,
-                percentage(of_loss),
-                percentage(of_gradient),
-            )
-            if max(of_loss, of_gradient) < NEGLIGIBLE:
-                logger.warning(
-                    "WARNING: %s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
-                    "loss shrinks with the image; --size-free with a weight of about 1 does not)",
-                    name,
-                )
-            elif of_gradient > OVERWHELMING:
-                logger.warning(
-                    "WARNING: %s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name
-                )
-
     # Reports
 
     def report(self, record: dict[str, Any]) -> None:
@@ -444,6 +414,8 @@ class Trainer:
             shown |= {f"val_iou/{name}": iou for name, iou in by_class if iou is not None}
             self.monitor.scalars(shown, self.epoch)
         logger.info("%s", line)
+        if (scores or self.epoch == self.args.epochs) and distributed.is_main():
+            self.draw()
         copies = []
         improved = bool(scores) and scores["miou"] > self.best
         if improved:
@@ -459,8 +431,6 @@ class Trainer:
             self.monitor.write("best_pred.txt", f"{self.best}\n")
         if self.args.keep and distributed.is_main():
             keep_newest(self.monitor.folder, self.args.keep)
-        if (scores or self.epoch == self.args.epochs) and distributed.is_main():
-            self.draw()
 
     def finish(self) -> dict[str, Any]:
         """Score the final network and log the table; return {"val": ..., "fill_in": ...}."""
@@ -506,8 +476,3 @@ class Trainer:
         path = self.monitor.folder / "validation.png"
         save_contact_sheet(path, rows, self.loaders.class_names, f"validation images after epoch {self.epoch}")
         self.monitor.picture("validation", path, self.epoch)
-
-
-def percentage(share: float) -> str:
-    """Return a share as text with two digits that count."""
-    return f"{100 * share:.2g} %"
