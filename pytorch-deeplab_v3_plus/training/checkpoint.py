@@ -142,7 +142,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off or damaged in copying?") from None
+        raise InputError(
+            f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
+        ) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
     prefix = "module."  # left by DataParallel in files that saved the wrapper

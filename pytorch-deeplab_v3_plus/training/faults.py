@@ -69,7 +69,8 @@ def one_line_errors(args: argparse.Namespace) -> Iterator[None]:
                 f"({args.workers}); in a container, give it shared memory (docker run --ipc=host)"
             )
         elif any(words in text for words in PROCESS_DIED):
-            line = "another process of this training has ended; what it said tells why"
+            reason = text.split("\n")[0]
+            line = f"another process of this training has ended, and its own message tells why ({reason})"
         else:
             raise
         raise InputError(f"{line}; --resume auto goes on from the last checkpoint") from None

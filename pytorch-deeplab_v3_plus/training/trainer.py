@@ -338,14 +338,14 @@ class Trainer:
 
     def evaluate(self, batches: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
         """Return the scores of the network, in float32; a signal stops it."""
+        return evaluate(self.model, self.until_stopped(batches), self.loaders.num_classes, title)
 
-        def until_stopped() -> Iterator[dict[str, Any]]:
-            for batch in batches:
-                if self.stop:
-                    raise Stopped
-                yield batch
-
-        return evaluate(self.model, until_stopped(), self.loaders.num_classes, title)
+    def until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches of an evaluation; a signal ends the training between two of them, without saving."""
+        for batch in batches:
+            if self.stop:
+                raise Stopped
+            yield batch
 
     def read_losses(self) -> None:
         """Fetch the losses of the last steps from the device, which is the one place that waits for it."""
