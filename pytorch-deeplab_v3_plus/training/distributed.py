@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -53,32 +54,35 @@ def launch(command: Sequence[str], processes: int) -> int:
 
     The first process that fails takes the others down; a signal to this process is passed on to all of them.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes tell what is wrong themselves
     # The filter of the DenseCRF loss uses threads; without this each process would take all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=str(uuid.uuid4()),
-        max_restarts=0,
-    )
-    try:
-        elastic_launch(config, sys.executable)(*command)
-    except ChildFailedError as error:
-        failed, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            print(f"error: process {failed} of {processes} was killed by signal {-failure.exitcode}", file=sys.stderr)
-            return 1
-        return failure.exitcode
-    except SignalException:
-        return STOPPED
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=str(uuid.uuid4()),
+            max_restarts=0,
+        )
+        try:
+            elastic_launch(config, sys.executable)(*command)
+        except ChildFailedError as error:
+            failed, failure = error.get_first_failure()
+            if failure.exitcode < 0:
+                line = f"error: process {failed} of {processes} was killed by signal {-failure.exitcode}"
+                print(line, file=sys.stderr)
+                return 1
+            return failure.exitcode
+        except SignalException:
+            return STOPPED
     return 0
 
 
