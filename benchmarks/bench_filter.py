@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import bilateralfilter
 import torch
-from common import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
 from torch import Tensor
 from tqdm import tqdm
 
+from common import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
 from errors import InputError, exit_status
 from filtering import torch_lattice
 from training.checkpoint import replace_file

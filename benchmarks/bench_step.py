@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import IMAGES, Pictures, machine_line, seconds, shown, summary, write_json
 from torch import Tensor
 from tqdm import tqdm
 
+from common import IMAGES, Pictures, machine_line, seconds, shown, summary, write_json
 from dataloaders.custom_transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from dataloaders.labels import UNLABELLED
 from DenseCRFLoss import DenseCRFLoss

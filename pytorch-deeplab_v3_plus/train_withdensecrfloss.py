@@ -16,9 +16,11 @@ Results go to run/<dataset>/<checkname>/experiment_<n>/.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -31,10 +33,22 @@ from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
 from modeling.pretrained import default_pretrained
+from training import distributed
 from training.advice import guessing_loss, steps_advice
-from training.checkpoint import load_checkpoint, load_weights
-from training.monitor import Monitor, configure_logging, describe_device
-from training.options import choose_device, parse_options
+from training.benchmark import benchmark
+from training.checkpoint import load_checkpoint, load_weights, newest_checkpoint
+from training.distributed import STOPPED
+from training.faults import Stopped, one_line_errors
+from training.monitor import (
+    Monitor,
+    SilentMonitor,
+    configure_logging,
+    describe_device,
+    describe_precision,
+    final_scores,
+    newest_run,
+)
+from training.options import choose_device, least_images, parse_options
 from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -42,27 +56,56 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; return the exit status."""
-    configure_logging()
+    configure_logging(quiet=not distributed.is_main())
     args = parse_options(argv, BACKBONES)
     device = choose_device(args)
-    loaders = make_data_loader(args, pin_memory=device.type == "cuda")
+    if len(args.gpu_ids) > 1 and not distributed.is_launched():
+        words = sys.argv[1:] if argv is None else argv
+        return distributed.launch([__file__, *words], len(args.gpu_ids))
+    with one_line_errors(args), distributed.process_group(device):
+        return train(args, device)
+
+
+def train(args: argparse.Namespace, device: torch.device) -> int:
+    """Train as the options say; return the exit status. In a run of several processes, each calls it."""
+    processes = distributed.world_size()
+    with distributed.main_first():  # it draws the synthetic images
+        loaders = make_data_loader(
+            args,
+            pin_memory=device.type == "cuda",
+            rank=distributed.rank(),
+            world_size=processes,
+            least=least_images(args, processes),
+        )
     dataset = loaders.train.dataset
-    counts = torch.from_numpy(dataset.count_labels())
+    counts = torch.from_numpy(distributed.from_main(dataset.count_labels() if distributed.is_main() else None))
     class_counts = counts[: loaders.num_classes]
     if not class_counts.any():
         raise InputError(
             f"expected {dataset.label_kind}, found no labelled pixel in all training images of {dataset.folder}"
         )
 
+    parent = Path(args.run_root) / loaders.name / args.checkname
+    folder = None
+    if args.resume == "auto":
+        folder = distributed.from_main(newest_run(parent))
+        newest = newest_checkpoint(folder) if folder and distributed.is_main() else None
+        args.resume = distributed.from_main(newest and str(newest))
     checkpoint = load_checkpoint(args.resume) if args.resume else None
+    if checkpoint and checkpoint.get("epoch", 0) >= args.epochs and final_scores(folder) is not None:
+        logger.info("%s: this training has ended after %d epochs", folder, checkpoint["epoch"])
+        return 0
     pretrained = args.pretrained or ("none" if checkpoint else default_pretrained(args.backbone))
     shape = {"backbone": args.backbone, "num_classes": loaders.num_classes, "output_stride": args.out_stride}
     torch.manual_seed(args.seed)  # here: reading or drawing the data must not change the weights
-    model = DeepLab(**shape, sync_bn=args.sync_bn, freeze_bn=args.freeze_bn, pretrained=pretrained)
+    with distributed.main_first():  # it downloads the ImageNet weights
+        model = DeepLab(**shape, sync_bn=args.sync_bn, freeze_bn=args.freeze_bn, pretrained=pretrained)
     fresh = []
     if checkpoint:
         fresh = load_weights(model, checkpoint["state_dict"], args.resume, new_classifier=args.ft)
     model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
+    if distributed.rank():
+        torch.manual_seed(args.seed + distributed.rank())  # its own dropout
 
     weights = balanced_class_weights(class_counts) if args.use_balanced_weights else None
     criterion = PartialCrossEntropy(
@@ -70,9 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     ).to(device)
     regularisers = {name: build_regulariser(name, weight, args).to(device) for name, weight in args.regularisers}
 
-    monitor = Monitor(args.run_root, loaders.name, args.checkname, vars(args))
-    logger.info("run folder: %s", monitor.folder)
+    if args.benchmark:
+        monitor = SilentMonitor(parent)
+    elif distributed.is_main():
+        monitor = Monitor(parent, vars(args), folder)
+        distributed.from_main(monitor.folder)
+        logger.info("run folder: %s", monitor.folder)
+    else:
+        monitor = SilentMonitor(distributed.from_main(None))
     logger.info("device: %s", describe_device(device))
+    logger.info("precision: %s", describe_precision(device, args.amp))
     logger.info(
         "data: %s, %s training and %s validation images, %d classes",
         loaders.name,
@@ -103,11 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh)
         )
     logger.info(
-        "optimisation: %d steps (%d epochs of %d), batch %d, learning rate %g (head %g), %s",
+        "optimisation: %d steps (%d epochs of %d), batch %d%s, learning rate %g (head %g), %s",
         args.epochs * len(loaders.train),
         args.epochs,
         len(loaders.train),
         args.batch_size,
+        f" in {args.accumulate} parts" * (args.accumulate > 1) + f" over {processes} processes" * (processes > 1),
         args.lr,
         args.head_rate * args.lr,
         args.lr_scheduler,
@@ -117,8 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.warning("WARNING: %s", advice)
     for name, regulariser in regularisers.items():
         logger.info("regulariser: %s, %s", name, regulariser)
+    settings = {**shape, "class_names": list(loaders.class_names), "crop_size": args.crop_size}
     try:
-        settings = {**shape, "class_names": list(loaders.class_names), "crop_size": args.crop_size}
         guessing = guessing_loss(
             class_counts,
             args.batch_size,
@@ -127,15 +178,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             reduction=args.ce_reduction,
         )
         trainer = Trainer(args, model, settings, loaders, criterion, regularisers, monitor, guessing)
+        if args.benchmark:
+            logger.info("\n%s", benchmark(trainer, args.benchmark))
+            return 0
         if checkpoint and not args.ft:
-            trainer.restore(checkpoint, args.resume)
+            trainer.restore(checkpoint, Path(args.resume))
+        elif folder:
+            monitor.rewind([], folder, 0)  # killed before its first checkpoint
         trainer.fit()
         logger.info("results: %s", monitor.folder)
-    except torch.cuda.OutOfMemoryError as error:
-        raise InputError(
-            f"{str(error).split('. ')[0]}; lower --batch-size ({args.batch_size}), --crop-size ({args.crop_size}) or "
-            f"--rloss-scale ({args.rloss_scale:g}), or raise --out-stride ({args.out_stride})"
-        ) from None
+    except Stopped:
+        logger.info("stopped and saved; --resume auto goes on from here: %s", monitor.folder)
+        return STOPPED
     finally:
         monitor.close()
     return 0

@@ -439,7 +439,7 @@ def test_loaders_of_a_plain_folder(voc):
 
 
 def epoch_of(loaders, epoch: int) -> tuple[list[str], torch.Tensor]:
-    loaders.train.sampler.set_epoch(epoch)
+    loaders.train.batch_sampler.set_epoch(epoch)
     batches = list(loaders.train)
     return [name for batch in batches for name in batch["name"]], torch.cat([batch["image"] for batch in batches])
 

@@ -344,7 +344,7 @@ def toy():
     @register("toy")
     def build(weight, options):
         modules.append(Entropy(weight))
-        return modules[0]
+        return modules[-1]
 
     yield modules
     del REGULARISERS["toy"]
@@ -381,6 +381,57 @@ def test_running_out_of_gpu_memory_says_what_to_lower(voc, toy, monkeypatch, cap
     monkeypatch.setattr(Entropy, "forward", forward)
     assert train(voc, "--epochs", 1, "--regulariser", "toy=1") == 2
     assert "CUDA out of memory; lower --batch-size (2), --crop-size (32)" in one_line(capsys)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_keeps_the_losses_in_float32(voc, toy, amp, capsys):
+    assert train(voc, "--epochs", 1, "--no-val", "--regulariser", "toy=0.1", "--amp", amp) == 0
+    assert {"bf16": "bfloat16", "fp16": "float16"}[amp] + " where safe" in capsys.readouterr().out
+    probabilities = toy[0].calls[0][1]
+    assert probabilities.dtype == torch.float32
+    assert torch.allclose(probabilities.sum(1), torch.ones(2, 32, 32), atol=1e-6)
+    weights = state(run_folder(voc) / "checkpoint_last.pth.tar")
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in weights.values() if value.dim())
+    assert train(voc, "--epochs", 1, "--no-val", "--regulariser", "toy=0.1") == 0
+    assert not torch.equal(toy[1].calls[0][1], probabilities)
+    assert torch.allclose(toy[1].calls[0][1], probabilities, atol=0.05)
+
+
+def test_a_compiled_network_trains_to_the_same_weights(voc, monkeypatch):
+    """Captured whole (fullgraph) but not compiled further, which takes minutes."""
+    compiled = []
+
+    def captured(model):
+        compiled.append(model)
+        return compile(model, backend="eager", fullgraph=True)
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", captured)
+    words = ["--epochs", 1, "--no-val", "--accumulate", 1, "--batch-size", 2]
+    assert train(voc, *words) == 0 and not compiled
+    assert train(voc, *words, "--compile") == 0 and compiled
+    a, b = (state(run_folder(voc, number=number) / "checkpoint_last.pth.tar") for number in (0, 1))
+    assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=1e-5) for key in a)
+
+
+def test_a_benchmark_prints_the_parts_of_a_step_and_leaves_nothing(voc, capsys):
+    assert train(voc, "--benchmark", 2, "--densecrfloss", 1, "--size-free", "--batch-size", 4, "--accumulate", 2) == 0
+    table = {line[:24].strip(): line[24:].split() for line in capsys.readouterr().out.split("\n")}
+    parts = ["waiting for data", "forward", "cross_entropy", "densecrf", "backward", "optimizer", "the rest"]
+    assert sum(float(table[part][0]) for part in parts) == pytest.approx(float(table["whole step"][0]), abs=0.5)
+    assert float(table["peak memory, MiB"][0]) > 100
+    assert not run_folder(voc).parent.exists()
+
+
+def test_progress_comes_in_lines_where_there_is_no_terminal(voc, monkeypatch, capsys):
+    monkeypatch.setattr("training.trainer.SECONDS_PER_LINE", -1)
+    assert train(voc, "--epochs", 1, "--no-val", "--log-interval", 1) == 0
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.split("\n") if line.startswith("epoch 1/1, step")]
+    assert len(lines) == 2 and lines[1].startswith("epoch 1/1, step 2/2: ce ") and "waiting for data" in lines[1]
+    assert "\r" not in printed.out + printed.err
+    steps = [json.loads(line) for line in (run_folder(voc) / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps] == [1, 2] and steps[0]["losses"].keys() == {"cross_entropy"}
 
 
 def test_unlabelled_data_is_refused(voc, capsys):

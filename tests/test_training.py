@@ -303,14 +303,14 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
         save_checkpoint(tmp_path / "absent" / "checkpoint.pth.tar", {})
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        Monitor(str(tmp_path / "file"), "data", "name", {})
+        Monitor(tmp_path / "file" / "data" / "name", {})
 
 
 def test_run_folders_are_numbered_as_integers(tmp_path):
     for number in (0, 2, 10):
         (tmp_path / "data" / "name" / f"experiment_{number}").mkdir(parents=True)
     (tmp_path / "data" / "name" / "experiment_2" / "best_pred.txt").write_text("0.25\n")
-    monitor = Monitor(str(tmp_path), "data", "name", {"lr": 0.1})
+    monitor = Monitor(tmp_path / "data" / "name", {"lr": 0.1})
     monitor.close()
     assert monitor.folder.name == "experiment_11"
     assert "lr: 0.1" in (monitor.folder / "parameters.txt").read_text()

@@ -1,6 +1,7 @@
 """Data sets by name, and the loaders that feed training and evaluation."""
 
 import importlib
+import itertools
 import logging
 import os
 import pkgutil
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from dataloaders import datasets
 from dataloaders.custom_transforms import resize_short_side, to_tensor
@@ -28,7 +29,7 @@ class Loaders(NamedTuple):
     name: str
     """Name of the data set: the resolved ``--dataset``, or the folder's name for a bare ``--data-root``."""
     train: DataLoader | None
-    """Training images, shuffled and augmented; call ``train.sampler.set_epoch(epoch)`` before each epoch."""
+    """Training images, shuffled and augmented; call ``train.batch_sampler.set_epoch(epoch)`` before each epoch."""
     val: DataLoader
     """Validation images in the order of their list."""
     fill_in: DataLoader | None
@@ -64,7 +65,51 @@ class SeededSampler(Sampler[tuple[int, int]]):
         return self.length
 
 
-def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = SPLITS) -> Loaders:
+class BatchShare(Sampler[list[tuple[int, int]]]):
+    """The share of one process in each batch: images `rank`, `rank + world_size`, ... of it.
+
+    The batches are those of a single process; the shares differ by an image at most. A batch of which nothing is left
+    for this process is skipped, so that no image is ever given twice.
+
+    Args:
+        sampler: the order of all images.
+        batch_size: images in a batch, over all processes.
+        drop_below: leave out a last batch of fewer images.
+    """
+
+    def __init__(
+        self, sampler: SeededSampler, batch_size: int, rank: int = 0, world_size: int = 1, drop_below: int = 1
+    ) -> None:
+        remainder = len(sampler) % batch_size
+        self.batches = BatchSampler(sampler, batch_size, drop_last=0 < remainder < drop_below)
+        self.rank, self.world_size = rank, world_size
+        self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that comes next, and the batch to begin with."""
+        self.batches.sampler.set_epoch(epoch)
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in itertools.islice(self.batches, self.start, None):
+            share = batch[self.rank :: self.world_size]
+            if share:
+                yield share
+
+    def __len__(self) -> int:
+        """Return the number of batches of the whole epoch."""
+        return len(self.batches)
+
+
+def make_data_loader(
+    args,
+    pin_memory: bool = False,
+    splits: tuple[str, ...] = SPLITS,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    least: int = 2,
+) -> Loaders:
     """Build the loaders of the data set that ``args`` asks for.
 
     Args:
@@ -78,6 +123,8 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
             workers: processes that load, for each loader; more than usable_cpus() are not started.
         pin_memory: whether batches are placed into page-locked memory, for a GPU.
         splits: which loaders are wanted; there is always val.
+        rank, world_size: the process that the loaders are for, and how many share each batch.
+        least: images that each process needs in a training batch; a last batch of fewer is left out.
 
     Raises:
         InputError: the data set is unknown or incomplete.
@@ -89,13 +136,12 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
 
     workers = min(args.workers, usable_cpus())
 
-    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, drop_below: int = 1) -> DataLoader:
+        sampler = SeededSampler(len(dataset), args.seed, shuffle)
         return DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=SeededSampler(len(dataset), args.seed, shuffle),
+            batch_sampler=BatchShare(sampler, batch_size, rank, world_size, drop_below),
             num_workers=workers,
-            drop_last=drop_last,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_the_process_group,
@@ -109,16 +155,19 @@ def make_data_loader(args, pin_memory: bool = False, splits: tuple[str, ...] = S
     train = fill_in = None
     if "train" in splits:
         dataset = split("train")
-        if len(dataset) < 2:
+        least = max(2, least * world_size)
+        if len(dataset) < least:
             raise InputError(
-                f"expected at least two training images (batch normalisation has no statistics of one), found "
-                f"{len(dataset)} under {dataset.folder}: add images, or cut a large one into pieces"
+                f"expected at least {'two' if least == 2 else least} training images (batch normalisation has no "
+                f"statistics of one), found {len(dataset)} under {dataset.folder}: add images, or cut a large one into "
+                "pieces"
             )
         # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
-        one_left = args.batch_size > 1 and len(dataset) % args.batch_size == 1
-        if one_left:
-            logger.info("the last training batch of each epoch would hold a single image and is left out")
-        train = loader(dataset, args.batch_size, shuffle=True, drop_last=one_left)
+        left = len(dataset) % args.batch_size
+        if 0 < left < least:
+            images = "a single image" if left == 1 else f"only {left} images"
+            logger.info("the last training batch of each epoch would hold %s and is left out", images)
+        train = loader(dataset, args.batch_size, shuffle=True, drop_below=least)
     val = split("val")
     if val.label_kind == "scribbles":
         logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.distributed import DifferentiableSum, world_size
+
 
 class PartialCrossEntropy(nn.Module):
     """Cross-entropy over the labelled pixels, as the original computes it.
@@ -13,6 +15,10 @@ class PartialCrossEntropy(nn.Module):
     With m the (weighted) mean over labelled pixels and n the number of images: `ce` is m / n and `focal` is
     0.5 m (1 - e^-m)^2 / n. The division by n is the original's, whose DenseCRF weights were tuned with it; without it
     (`reduction="mean"`) the balance of the losses does not depend on the batch size. A batch without any label costs 0.
+
+    A batch may come in parts, over several processes or one after the other: given the `size` of the whole, the losses
+    of the parts add up to that of the whole. For `focal`, which is no sum over pixels, the processes' parts must be
+    passed at the same time.
 
     Args:
         kind: `ce` or `focal`.
@@ -30,20 +36,32 @@ class PartialCrossEntropy(nn.Module):
         self.reduction = reduction
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, a scalar, for logits (N, K, H, W) and labels (N, H, W) int64."""
-        logits = logits.to(torch.float32)
-        total = F.cross_entropy(
-            logits, labels, weight=self.class_weights, ignore_index=self.ignore_index, reduction="sum"
-        )
+    def size(self, labels: Tensor) -> Tensor:
+        """Return what the loss of `labels` (N, H, W) is divided by, which parts of a batch add up.
+
+        float64 (2,): the number of labelled pixels (the sum of their class weights), and of images.
+        """
         labelled = labels != self.ignore_index
         if self.class_weights is None:
             count = labelled.sum()
         else:
             count = (self.class_weights[labels.masked_fill(~labelled, 0)] * labelled).sum()
+        return torch.stack([count.double(), torch.full_like(count, len(labels), dtype=torch.float64)])
+
+    def forward(self, logits: Tensor, labels: Tensor, size: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar, for logits (N, K, H, W) and labels (N, H, W) int64, `size` as above."""
+        logits = logits.to(torch.float32)
+        total = F.cross_entropy(
+            logits, labels, weight=self.class_weights, ignore_index=self.ignore_index, reduction="sum"
+        )
+        count, images = (self.size(labels) if size is None else size).to(torch.float32)
         mean = torch.where(count > 0, total / count.clamp(min=torch.finfo(torch.float32).tiny), total)
-        loss = 0.5 * mean * (1 - torch.exp(-mean)) ** 2 if self.kind == "focal" else mean
-        return loss / logits.shape[0] if self.reduction == "batch" else loss
+        if self.kind == "focal":
+            mean = DifferentiableSum.apply(mean)
+            loss = 0.5 * mean * (1 - torch.exp(-mean)) ** 2 / world_size()
+        else:
+            loss = mean
+        return loss / images if self.reduction == "batch" else loss
 
 
 def balanced_class_weights(counts: Tensor) -> Tensor:

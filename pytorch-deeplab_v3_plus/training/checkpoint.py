@@ -1,15 +1,19 @@
 """Checkpoint files: written whole or not at all, read without executing pickled code, loaded strictly.
 
 A checkpoint holds the original's keys (`epoch`, `state_dict`, `optimizer`, `best_pred`) and, in ours, `model` (what
-rebuilds the network: backbone, num_classes, output_stride, class_names, crop_size), `options`, `history` and `rng`.
+rebuilds the network: backbone, num_classes, output_stride, class_names, crop_size) and what a training needs to go on
+exactly (see `Trainer.state`).
 """
 
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import pickle
+import random
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,11 @@ from torch import nn
 
 from errors import InputError
 from modeling.deeplab import CLASSIFIER_KEYS, DeepLab
+
+logger = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BY_EPOCH = "checkpoint_last.pth.tar", "checkpoint_previous.pth.tar", "checkpoint_epoch_{}.pth.tar"
+BEST, BEST_OF_RUNS = "checkpoint.pth.tar", "model_best.pth.tar"
 
 
 def _numpy_scalar(dtype: np.dtype, data: bytes) -> float:
@@ -42,9 +51,9 @@ def replace_file(path: Path, write: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        synchronise(temporary)
         os.replace(temporary, path)
+        synchronise(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
         raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
@@ -52,9 +61,60 @@ def replace_file(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def synchronise(path: Path) -> None:
+    """Have a file or a folder's list of files written to the disk itself, so that it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint."""
     replace_file(path, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def save_last(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint as the newest of its run, and keep the one before it."""
+    last = folder / LAST
+
+    def write(temporary: Path) -> None:
+        torch.save(checkpoint, temporary)
+        synchronise(temporary)  # before the old one moves: at any moment there is a whole one
+        if last.exists():
+            os.replace(last, folder / PREVIOUS)
+
+    replace_file(last, write)
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Delete all but the `count` newest checkpoints by epoch."""
+    paths = sorted(folder.glob(BY_EPOCH.format("*")), key=lambda path: int(path.name.split("_")[2].split(".")[0]))
+    for path in paths[:-count]:
+        path.unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run, or None where the run has not saved any.
+
+    Raises:
+        InputError: there are files, but none is whole.
+    """
+    paths = [path for name in (LAST, PREVIOUS, BY_EPOCH.format("*")) for path in folder.glob(name)]
+    problem = None
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            load_checkpoint(path)
+            return path
+        except InputError as error:
+            logger.warning("WARNING: %s; taking the checkpoint before it", error)
+            problem = error
+    if problem:
+        raise InputError(
+            f"{folder}: expected a whole checkpoint to go on from, found none; delete the folder"
+        ) from None
+    return None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -71,14 +131,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         [*_SCALARS, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, codecs.encode]
     )
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():  # torch does not look at the check sums
+                    raise ValueError("a check sum is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: expected tensors and numbers, found a damaged file or one with pickled code, which is not run"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off while copying?") from None
+        raise InputError(
+            f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
+        ) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
     prefix = "module."  # left by DataParallel in files that saved the wrapper
@@ -115,6 +181,26 @@ def load_weights(
         problems = " ".join(line.strip() for line in str(error).split("\n")[1:])
         raise InputError(f"{source}: does not fit this network; is --backbone right? {shortened(problems)}") from None
     return classifier
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of the random numbers of torch (CPU and `device`), NumPy and Python, fit for a checkpoint."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": (name, keys.tolist(), *rest),
+        "python": random.getstate(),
+    }
+
+
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Continue with the random numbers of a checkpoint."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+    np.random.set_state(states["numpy"])
+    random.setstate(states["python"])
 
 
 def shortened(text: str, length: int = 400) -> str:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from dataloaders import Loaders, whole_image_loader
 from dataloaders.custom_transforms import normalize, resize_short_side, to_device, to_tensor
 from errors import InputError
 from filtering.mean_field import MeanField
+from training import distributed
 
 VIEWS = {
     "crop": "short side {size}, centre square",
@@ -126,11 +126,8 @@ class Tally:
 
     def gather(self) -> None:
         """Sum over all processes of a distributed run, each of which has counted images of its own."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return
         matrices = [self.matrix, *self.bands.values()]
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, ([matrix.counts for matrix in matrices], self.images))
+        everyone = distributed.gather(([matrix.counts for matrix in matrices], self.images))
         for index, matrix in enumerate(matrices):
             matrix.counts = sum(counts[index] for counts, _ in everyone)
         self.images = {name: miou for _, images in everyone for name, miou in images.items()}
@@ -214,8 +211,7 @@ def count(
     """
     training = model.training
     model.eval()
-    silent = True if dist.is_available() and dist.is_initialized() and dist.get_rank() else None
-    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=silent):
+    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True):
         tally.update(batch["name"], *predict_batch(model, batch, protocol))
     model.train(training)
     tally.gather()
@@ -246,7 +242,7 @@ def evaluate_split(
     batches = getattr(loaders, split)
     widths = BAND_WIDTHS if batches.dataset.label_kind == "truth" else ()
     if protocol.view == "full":
-        part = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+        part = (distributed.rank(), distributed.world_size())
         batches = whole_image_loader(batches.dataset, protocol.size, workers, pin_memory, *part)
     title = f"{split.replace('_', '-')} {protocol.name}"
     return count(model, wrap(batches) if wrap else batches, Tally(loaders.num_classes, widths), title, protocol)

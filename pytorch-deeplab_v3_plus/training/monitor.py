@@ -1,11 +1,15 @@
-"""What a run leaves behind: its folder with settings, log, scores, TensorBoard events and pictures."""
+"""What a run leaves behind: its folder with settings, log, losses, scores, TensorBoard events and pictures."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
+import resource
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +23,130 @@ from training.checkpoint import replace_file
 logger = logging.getLogger(__name__)
 
 
-def configure_logging() -> None:
-    """Send the log of this process to standard output, plainly."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+def configure_logging(quiet: bool = False) -> None:
+    """Send the log of this process to standard output, plainly; `quiet` leaves only errors."""
+    level = logging.ERROR if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
+
+
+def _full(path: Any, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose --run-root")
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose failure stops the run with one line instead of a traceback for every message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        raise _full(self.baseFilename, error) if isinstance(error, OSError) else error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # it has said so before
+            super().close()
+
+
+class _EventFile:
+    """A file for tensorboardX's thread: an error there would end the thread, and the run would wait for it for ever."""
+
+    PREFIX = "rloss"  # of a path that tensorboardX is to open with this class
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.error: OSError | None = None
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by tensorboardX)
+
+    @classmethod
+    def open(cls, path: str) -> _EventFile:
+        """Open `path`, which begins with the prefix, as tensorboardX's registry asks for."""
+        cls.latest = cls(path.removeprefix(f"{cls.PREFIX}:"))
+        return cls.latest
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        """Do nothing: the folder is there."""
+
+    def write(self, data: bytes) -> None:
+        self._try(self._file.write, data)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, action: Callable[..., Any], *data: bytes) -> None:
+        if self.error is None:
+            try:
+                action(*data)
+            except OSError as error:
+                self.error = error
+                with contextlib.suppress(OSError):
+                    self._file.close()
+
+
+def newest_run(parent: Path) -> Path | None:
+    """Return the folder `experiment_<n>` of the highest number in `parent`, or None."""
+    numbers = [int(path.name[11:]) for path in parent.glob("experiment_*") if path.name[11:].isdecimal()]
+    return parent / f"experiment_{max(numbers)}" if numbers else None
+
+
+def final_scores(run_folder: Path | None) -> dict[str, Any] | None:
+    """Return the final scores of a run folder, or None when the run has not ended."""
+    if run_folder is None:
+        return None
+    try:
+        lines = (run_folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+        return json.loads(lines[-1]).get("final")
+    except (FileNotFoundError, IndexError, ValueError):  # the run was killed
+        return None
 
 
 class Monitor:
     """The folder `<root>/<dataset>/<checkname>/experiment_<n>/` of one run, and everything written there.
 
-    parameters.txt (settings), log.txt, scores.jsonl (one line an epoch and one at the end), TensorBoard events.
+    parameters.txt (settings), log.txt, steps.jsonl (one line a step interval), scores.jsonl (one line an epoch and one
+    at the end), TensorBoard events.
+
+    Args:
+        parent: `<root>/<dataset>/<checkname>`.
+        settings: what parameters.txt lists.
+        folder: a run to go on with; None makes the folder of the next number.
+
+    Raises:
+        InputError: the folder cannot be written, or another process is writing it.
     """
 
-    def __init__(self, root: str, dataset: str, checkname: str, settings: dict[str, Any]) -> None:
-        self.parent = Path(root) / dataset / checkname
+    def __init__(self, parent: Path, settings: dict[str, Any], folder: Path | None = None) -> None:
+        from tensorboardX import SummaryWriter  # here, since it takes a second to import
+        from tensorboardX.record_writer import register_writer_factory
+
+        self.parent = parent
         try:
-            self.folder = self._new_folder()
-            self._handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+            self.folder = folder or self._new_folder()
+            self._log = _LogFile(self.folder / "log.txt", encoding="utf-8")
+            fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the process ends, however
+            for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
+                leftover.unlink()
+            lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
+            self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
+            register_writer_factory(_EventFile.PREFIX, _EventFile)
+            self._events = SummaryWriter(logdir=f"{_EventFile.PREFIX}:{self.folder}")
+            self._event_file = _EventFile.latest
+        except BlockingIOError:
+            raise InputError(
+                f"{self.folder}: another process is training in this folder; wait for it, or choose another --checkname"
+            ) from None
         except OSError as error:
             raise InputError(f"{self.parent}: cannot be written ({error.strerror}); choose --run-root") from None
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger().addHandler(self._handler)
-        lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
-        self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
-
-        from tensorboardX import SummaryWriter  # here, since it takes a second to import
-
-        self._writer = SummaryWriter(logdir=str(self.folder))
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger().addHandler(self._log)
 
     def _new_folder(self) -> Path:
         """Make and return the folder of the next number; two runs started at once get two."""
         self.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            numbers = [
-                int(p.name.rsplit("_", 1)[1]) for p in self.parent.glob("experiment_*") if p.name[11:].isdecimal()
-            ]
-            folder = self.parent / f"experiment_{max(numbers, default=-1) + 1}"
+            newest = newest_run(self.parent)
+            folder = self.parent / f"experiment_{int(newest.name[11:]) + 1 if newest else 0}"
             try:
                 folder.mkdir()
                 return folder
@@ -64,23 +157,42 @@ class Monitor:
         """Write a text file of the run."""
         replace_file(self.folder / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-    def record(self, entry: dict[str, Any]) -> None:
-        """Append one line to scores.jsonl."""
-        path = self.folder / "scores.jsonl"
+    def record(self, entry: dict[str, Any], file: str = "scores.jsonl") -> None:
+        """Append one line to scores.jsonl or steps.jsonl."""
+        path = self.folder / file
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            with open(path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); free space or choose --run-root") from None
+            raise _full(path, error) from None
+
+    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int) -> None:
+        """Take up the records of a run that goes on at `step`; those behind it, written before it was killed, go.
+
+        Args:
+            history: the records of its finished epochs.
+            source: its folder, this one or another.
+            step: steps of the whole training that its checkpoint has seen.
+        """
+        self.write("scores.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+        kept = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in (source / "steps.jsonl").read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):  # half a line, where the run was killed
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+        self.write("steps.jsonl", "".join(kept))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Send scalars to TensorBoard."""
+        if self._event_file.error:
+            raise _full(self._event_file.path, self._event_file.error)
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._events.add_scalar(name, value, step)
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Send a picture file to TensorBoard."""
-        self._writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+        self._events.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
 
     def best_of_all_runs(self) -> float:
         """Return the best score of the earlier runs of this name, or -1."""
@@ -93,9 +205,58 @@ class Monitor:
 
     def close(self) -> None:
         """Close the files."""
-        self._writer.close()
-        logging.getLogger().removeHandler(self._handler)
-        self._handler.close()
+        self._events.close()
+        logging.getLogger().removeHandler(self._log)
+        self._log.close()
+
+
+class SilentMonitor(Monitor):
+    """Knows the run's folder but writes nothing: for the processes beside the first, and for benchmarks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.parent, self.folder = folder.parent, folder
+
+    def write(self, name: str, text: str) -> None: ...
+
+    def record(self, entry: dict[str, Any], file: str = "scores.jsonl") -> None: ...
+
+    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int) -> None: ...
+
+    def scalars(self, values: dict[str, float], step: int) -> None: ...
+
+    def picture(self, name: str, path: Path, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Stopwatch:
+    """Seconds by part of the work. On a GPU they are those of the host, unless `device` is given to wait for."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Start from zero."""
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time of the block as that of part `name`."""
+        start = self._now()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
+
+    def _now(self) -> float:
+        if self.device is not None and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 def describe_device(device: torch.device) -> str:
@@ -106,3 +267,23 @@ def describe_device(device: torch.device) -> str:
     why = "" if not torch.cuda.is_available() else ", although there is a GPU (--no-cuda)"
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}{why}"
+
+
+def describe_precision(device: torch.device, amp: str) -> str:
+    """Return a line about the number formats that a run computes in."""
+    network = {"off": "float32", "bf16": "bfloat16 where safe (autocast)", "fp16": "float16 where safe (autocast)"}[amp]
+    if device.type != "cuda":
+        return f"{network}, losses in float32"
+    tf32 = {True: "on", False: "off"}
+    return (
+        f"{network}, losses in float32; TF32 {tf32[torch.backends.cudnn.allow_tf32]} in convolutions, "
+        f"{tf32[torch.backends.cuda.matmul.allow_tf32]} in matrix products"
+    )
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory in use so far, in MiB: of the device, or on a CPU of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -12,9 +11,8 @@ import torch
 
 from errors import InputError
 from filtering.mean_field import MeanField
+from training.distributed import is_launched, local_rank, world_size
 from training.schedule import SCHEDULES
-
-logger = logging.getLogger(__name__)
 
 # Recommended settings by image size, as differences from the defaults. Those of the smallest images are measured (see
 # README.md): the original's row regularises nothing at that size.
@@ -88,9 +86,9 @@ def integers(text: str) -> list[int]:
     return [number(int, 0)(part) for part in text.split(",")]
 
 
-def add_switch(group: Any, *names: str, help: str) -> None:
+def add_switch(group: Any, *names: str, help: str, default: bool | None = False) -> None:
     """Add a boolean option that works bare and with True or False behind it."""
-    group.add_argument(*names, type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=help)
+    group.add_argument(*names, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
 
 
 def add_data_options(group: Any) -> None:
@@ -135,7 +133,7 @@ def add_device_options(group: Any) -> None:
         type=integers,
         default=[0],
         metavar="IDS",
-        help="GPU to use; of several, so far the first (default: 0)",
+        help="GPU to use; training runs one process on each of several (default: 0)",
     )
 
 
@@ -241,7 +239,12 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         help="start of the backbone: imagenet, none, or a file of weights (default: imagenet; none for "
         "xception, for which no weights are published, and with --resume)",
     )
-    add_switch(model, "--sync-bn", help="batch statistics over all devices")
+    add_switch(
+        model,
+        "--sync-bn",
+        default=None,
+        help="batch norm with the statistics of the whole batch, over all processes (default: with several processes)",
+    )
     add_switch(model, "--freeze-bn", help="keep the batch norms' running statistics as they are")
 
     loss = parser.add_argument_group("losses")
@@ -289,7 +292,18 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         help="epoch to begin with (--resume sets it)",
     )
     optimization.add_argument(
-        "--batch-size", type=number(int, 1), metavar="N", help="images in a step (default: 4 a device)"
+        "--batch-size",
+        type=number(int, 1),
+        metavar="N",
+        help="images in a step, over all devices (default: 4 a device)",
+    )
+    optimization.add_argument(
+        "--accumulate",
+        type=number(int, 1),
+        default=1,
+        metavar="N",
+        help="work each batch off in N parts: the gradient of the whole batch with the memory of a part (batch "
+        "norm sees the parts)",
     )
     optimization.add_argument(
         "--test-batch-size",
@@ -321,14 +335,28 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
     optimization.add_argument("--weight-decay", type=number(float, 0), default=5e-4, metavar="D", help="of SGD")
     add_switch(optimization, "--nesterov", help="Nesterov momentum")
 
+    optimization.add_argument(
+        "--amp",
+        choices=("off", "bf16", "fp16"),
+        default="off",
+        help="mixed precision for the network; losses and evaluation stay in float32",
+    )
     add_switch(optimization, "--channels-last", help="channels-last memory format: faster on many CPUs and GPUs")
+    add_switch(
+        optimization, "--compile", help="compile the network with torch.compile: minutes at the start, then faster"
+    )
 
     run = parser.add_argument_group("run")
     run.add_argument("--checkname", metavar="NAME", help="name of the run's folder (default: deeplab-<backbone>)")
     run.add_argument(
         "--run-root", default="run", metavar="FOLDER", help="results go to FOLDER/<dataset>/<checkname>/experiment_<n>/"
     )
-    run.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
+    run.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="checkpoint to continue from; auto: the newest of the last run of this name, in its folder (a new run "
+        "where there is none)",
+    )
     add_switch(run, "--ft", help="with --resume: take only the weights; epoch, optimizer and best score start anew")
     run.add_argument(
         "--eval-interval",
@@ -342,6 +370,26 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         type=number(int, 1),
         metavar="EPOCHS",
         help="also keep checkpoint_epoch_<n>.pth.tar every so many epochs (default: never)",
+    )
+    run.add_argument("--keep", type=number(int, 1), metavar="N", help="of those, keep only the newest N (default: all)")
+    run.add_argument(
+        "--save-steps",
+        type=number(int, 1),
+        metavar="STEPS",
+        help="also write checkpoint_last.pth.tar every so many steps (default: at the end of an epoch and at a signal)",
+    )
+    run.add_argument(
+        "--log-interval",
+        type=number(int, 1),
+        default=10,
+        metavar="STEPS",
+        help="steps between two lines of steps.jsonl; the losses are read from the device so often",
+    )
+    run.add_argument(
+        "--benchmark",
+        type=number(int, 1),
+        metavar="STEPS",
+        help="run so many steps, print the time of each part of a step and the peak memory, and write nothing",
     )
     add_switch(run, "--no-val", help="train without evaluation")
     run.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="of weights, order and augmentation")
@@ -362,12 +410,15 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
         parser.set_defaults(**PRESETS[preset])
     args = parser.parse_args(argv)
     args.gpu_ids = args.gpu_ids[:1] if args.no_cuda or not torch.cuda.is_available() else args.gpu_ids
+    devices = world_size() if is_launched() else len(args.gpu_ids)
     if args.batch_size is None:
-        args.batch_size = 4 * len(args.gpu_ids)
+        args.batch_size = 4 * devices
     if args.test_batch_size is None:
         args.test_batch_size = args.batch_size
     if args.lr is None:
-        args.lr = BASE_RATE / (4 * len(args.gpu_ids)) * args.batch_size
+        args.lr = BASE_RATE / (4 * devices) * args.batch_size
+    if args.sync_bn is None:
+        args.sync_bn = devices > 1
     if args.lr_step is None:
         args.lr_step = max(1, args.epochs // 3)
     if args.checkname is None:
@@ -381,6 +432,15 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
         raise InputError(f"--start_epoch {args.start_epoch}: nothing is left of --epochs {args.epochs}")
     if args.batch_size == 1 and not args.freeze_bn:
         raise InputError("--batch-size 1: batch normalisation has no statistics of one image; use 2, or --freeze-bn")
+    least = least_images(args, devices) * devices * args.accumulate
+    if args.batch_size < least:
+        raise InputError(
+            f"--batch-size {args.batch_size}: {devices} process{'es' * (devices > 1)} with --accumulate "
+            f"{args.accumulate} need at least {least} images in a step"
+            + ("" if args.sync_bn or args.freeze_bn else ", since batch normalisation has no statistics of one")
+        )
+    if args.accumulate > 1 and args.loss_type == "focal":
+        raise InputError("--accumulate: the focal loss needs the mean over the whole batch at once; use --loss-type ce")
     if args.scale_range[0] > args.scale_range[1] or args.base_size * args.scale_range[0] < 1:
         raise InputError(
             f"--scale-range {args.scale_range[0]:g} {args.scale_range[1]:g}: LOW up to HIGH, of a pixel or more"
@@ -392,7 +452,7 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
     names = [name for name, _ in args.regularisers]
     if len(set(names)) < len(names):
         raise InputError(f"each regulariser once, found {', '.join(names)}")
-    if args.ft and not args.resume:
+    if args.ft and args.resume in (None, "auto"):
         raise InputError("--ft starts from a trained network: name its checkpoint with --resume FILE")
     check_data_options(args)
     return args
@@ -406,14 +466,21 @@ def check_data_options(args: argparse.Namespace) -> None:
         raise InputError("give either --dataset NAME or --data-root FOLDER, not both")
 
 
+def least_images(args: argparse.Namespace, processes: int) -> int:
+    """Return how many images a process needs in a forward pass: batch norm after global pooling fails on one alone."""
+    return 1 if args.freeze_bn or (args.sync_bn and processes > 1) else 2
+
+
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """Return the device that the options and the machine allow."""
+    """Return the device of this process that the options and the machine allow."""
     if args.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()
-    absent = [index for index in args.gpu_ids if index >= count]
+    # torchrun starts as many processes as it is told, whatever --gpu-ids says.
+    chosen = args.gpu_ids if len(args.gpu_ids) > 1 or not is_launched() else list(range(count))
+    absent = [index for index in chosen if index >= count]
     if absent:
         raise InputError(f"--gpu-ids {absent[0]}: this machine has {count} GPU(s), numbered from 0")
-    if len(args.gpu_ids) > 1:
-        logger.warning("WARNING: several GPUs are not used yet: running on GPU %d alone", args.gpu_ids[0])
-    return torch.device("cuda", args.gpu_ids[0])
+    if local_rank() >= len(chosen):
+        raise InputError(f"process {local_rank() + 1} of this machine has no GPU: there are {len(chosen)}")
+    return torch.device("cuda", chosen[local_rank()])

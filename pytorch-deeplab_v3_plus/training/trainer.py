@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -20,17 +22,43 @@ from dataloaders import Loaders
 from dataloaders.custom_transforms import denormalize, to_device
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
+from training import distributed
 from training.advice import progress_advice
-from training.checkpoint import replace_file, save_checkpoint
+from training.balance import percentage, report_shares
+from training.checkpoint import (
+    BEST,
+    BEST_OF_RUNS,
+    BY_EPOCH,
+    LAST,
+    keep_newest,
+    random_states,
+    replace_file,
+    save_checkpoint,
+    save_last,
+    set_random_states,
+)
 from training.evaluation import Protocol, evaluate, evaluate_split, label_map, predict, score_table
+from training.faults import Stopped, StopRequest
 from training.figures import evenly_spaced, save_contact_sheet, save_curves, scribble_picture
-from training.monitor import Monitor
+from training.monitor import Monitor, Stopwatch
+from training.options import least_images
 from training.report import write_report
 from training.schedule import rate_factor
 
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
+
 logger = logging.getLogger(__name__)
 
-NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
+
+class Batch(NamedTuple):
+    """What the parts of a batch, over all processes, have in common."""
+
+    names: list[str]
+    """Those images that this process has."""
+    images: int
+    size: Tensor
+    """What the criterion divides by."""
 
 
 class Trainer:
@@ -40,7 +68,7 @@ class Trainer:
         args: the options (see training/options.py).
         model: the network, on its device, with get_1x_lr_params() and get_10x_lr_params().
         settings: what rebuilds the network, kept in the checkpoints.
-        loaders: what make_data_loader returns.
+        loaders: what make_data_loader returns for this process.
         criterion: (logits, labels) -> scalar over the labelled pixels.
         regularisers: name -> module (image, probabilities, region_of_interest) -> scalar.
         monitor: the run's folder.
@@ -63,6 +91,8 @@ class Trainer:
         self.criterion, self.regularisers, self.monitor = criterion, regularisers, monitor
         self.guessing = guessing
         self.device = next(model.parameters()).device
+        network = torch.compile(model) if args.compile else model
+        self.network = distributed.parallel(network, self.device)
         self.optimizer = torch.optim.SGD(
             [
                 {"params": list(model.get_1x_lr_params())},
@@ -73,9 +103,16 @@ class Trainer:
             weight_decay=args.weight_decay,
             nesterov=args.nesterov,
         )
-        self.epoch = args.start_epoch
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
+        self.epoch, self.step = args.start_epoch, 0  # finished epochs, and steps of the next one
+        self.steps = len(loaders.train)
+        self.losses: dict[str, list[float]] = {}  # of the steps of this epoch
+        self.pending: list[tuple[int, list[str], dict[str, Tensor]]] = []  # (step, images, losses still on the device)
         self.best = -1.0
         self.history: list[dict[str, Any]] = []
+        self.stop = StopRequest()
+        self.clock, self.images = Stopwatch(), 0
+        self._line_at = time.monotonic()
         # A checkpoint is known to be good when a step from its weights has given finite losses.
         self._saved = self._good = Path(args.resume) if args.resume else None
         self._share_is_known = False
@@ -83,33 +120,51 @@ class Trainer:
     # Checkpoints
 
     def state(self) -> dict[str, Any]:
-        """Return a checkpoint; `epoch` is the number of finished epochs."""
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        """Return a checkpoint; all processes must call it.
+
+        `epoch` is the number of finished epochs, `step` that of the steps of the next one, and `order` what decides
+        which images those were.
+        """
+        self.read_losses()
         return {
             "epoch": self.epoch,
+            "step": self.step,
+            "order": self.order(),
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "best_pred": self.best,
             "model": self.settings,
             "options": vars(self.args),
+            "losses": self.losses,
             "history": self.history,
-            "rng": rng,
+            "random_states": distributed.gather(random_states(self.device)),
         }
 
-    def restore(self, checkpoint: dict[str, Any], source: str) -> None:
+    def order(self) -> dict[str, int]:
+        """Return what decides, with the epoch and the step, which images come next."""
+        dataset = self.loaders.train.dataset
+        return {"--seed": self.args.seed, "--batch-size": self.args.batch_size, "training images": len(dataset)}
+
+    def restore(self, checkpoint: dict[str, Any], source: Path) -> None:
         """Continue where `checkpoint` stopped; its weights are loaded already."""
         if "epoch" not in checkpoint or "optimizer" not in checkpoint:
             raise InputError(
                 f"{source}: holds weights but no state of a training to go on with; start from them with --ft"
             )
-        self.epoch = checkpoint["epoch"]
-        if self.epoch >= self.args.epochs:
+        self.epoch, self.step = checkpoint["epoch"], checkpoint.get("step", 0)
+        # In its own folder a run may still lack its end.
+        if self.epoch >= self.args.epochs and source.parent != self.monitor.folder:
             raise InputError(
                 f"{source}: has {self.epoch} epochs already and --epochs is {self.args.epochs}; "
                 "ask for more, or start anew from its weights with --ft"
             )
+        for name, value in self.order().items() if self.step else ():
+            if checkpoint["order"][name] != value:
+                raise InputError(
+                    f"{source}: stopped within an epoch of other batches: {name} was {checkpoint['order'][name]} and "
+                    f"is {value}; give what was, or start anew from its weights with --ft"
+                )
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
         except ValueError as error:
@@ -118,146 +173,235 @@ class Trainer:
             ) from None
         for group in self.optimizer.param_groups:  # the command line's, not the checkpoint's
             group.update({name: getattr(self.args, name) for name in ("momentum", "weight_decay", "nesterov")})
+        if checkpoint.get("scaler"):
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        self.losses, self.history = checkpoint.get("losses", {}), checkpoint.get("history", [])
+        self.monitor.rewind(self.history, source.parent, self.epoch * self.steps + self.step)
         self.best = float(checkpoint.get("best_pred", -1.0))
         self.monitor.write("best_pred.txt", f"{self.best}\n")
-        best_file = Path(source).parent / "checkpoint.pth.tar"
-        if best_file.is_file():
-            replace_file(self.monitor.folder / best_file.name, lambda temporary: shutil.copyfile(best_file, temporary))
-        self.history = checkpoint.get("history", [])
-        for record in self.history:
-            self.monitor.record(record)
-        rng = checkpoint.get("rng", {})
-        if "cpu" in rng:
-            torch.set_rng_state(rng["cpu"])
-        if "cuda" in rng and self.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"], self.device)
+        best, own = source.parent / BEST, self.monitor.folder / BEST
+        if distributed.is_main() and best.is_file() and best != own:
+            replace_file(own, lambda temporary: shutil.copyfile(best, temporary))
+        states = checkpoint.get("random_states", [])
+        if distributed.rank() < len(states):
+            set_random_states(states[distributed.rank()], self.device)
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint into the run's folder."""
-        self._saved = self.monitor.folder / name
-        save_checkpoint(self._saved, self.state())
+    def save(self, *copies: Path) -> None:
+        """Write the run's newest checkpoint, and the same to other places; all processes must call it."""
+        state = self.state()
+        self._saved = self.monitor.folder / LAST
+        if distributed.is_main():
+            for path in copies:
+                save_checkpoint(path, state)
+            save_last(self.monitor.folder, state)
 
     # Training
 
     def fit(self) -> dict[str, Any]:
-        """Train to the last epoch and return the final scores."""
-        while self.epoch < self.args.epochs:
-            record = self.train_epoch()
-            last = self.epoch + 1 == self.args.epochs
-            if not self.args.no_val and ((self.epoch + 1) % self.args.eval_interval == 0 or last):
-                record["val"] = evaluate(self.model, self.loaders.val, self.loaders.num_classes, "evaluating")
-            self.history.append(record)
-            self.monitor.record(record)
-            self.epoch += 1
-            self.report(record)
-        return self.finish()
+        """Train to the last epoch and return the final scores.
+
+        Raises:
+            Stopped: a signal came; everything is saved.
+        """
+        with self.stop:
+            while self.epoch < self.args.epochs:
+                record = self.train_epoch()
+                last = self.epoch + 1 == self.args.epochs
+                if not self.args.no_val and ((self.epoch + 1) % self.args.eval_interval == 0 or last):
+                    self.save()  # here, as an evaluation may take long and be stopped
+                    record["val"] = self.evaluate(self.loaders.val, "evaluating")
+                self.history.append(record)
+                self.monitor.record(record)
+                self.epoch, self.step, self.losses = self.epoch + 1, 0, {}
+                self.report(record)
+            return self.finish()
 
     def train_epoch(self) -> dict[str, Any]:
-        """Train for one epoch and return its record: epoch, lr, mean losses, images per second."""
-        loader = self.loaders.train
-        loader.sampler.set_epoch(self.epoch)
+        """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""
+        self.loaders.train.batch_sampler.set_epoch(self.epoch, start=self.step)
         self.model.train()
-        totals: dict[str, float] = {}
-        start, images, regulariser_time = time.perf_counter(), 0, 0.0
-        bar = tqdm(loader, desc=f"epoch {self.epoch + 1}/{self.args.epochs}", unit="batch", leave=False, disable=None)
-        with logging_redirect_tqdm():
-            for index, batch in enumerate(bar):
-                step = self.epoch * len(loader) + index
-                lr = self.set_rate(step, self.args.epochs * len(loader))
-                losses, seconds = self.train_step(batch, step)
-                for name, value in losses.items():
-                    totals[name] = totals.get(name, 0.0) + value
-                images += len(batch["image"])
-                regulariser_time += seconds
-                rate = images / (time.perf_counter() - start)
-                shown = " ".join(f"{name.replace('cross_entropy', 'ce')} {value:.3g}" for name, value in losses.items())
-                reg_ms = f", regulariser {1000 * regulariser_time / (index + 1):.0f} ms" if self.regularisers else ""
-                bar.set_postfix_str(f"{shown}, {rate:.1f} img/s{reg_ms}")
-                self.monitor.scalars({f"train/{name}": value for name, value in losses.items()}, step)
+        self.clock.reset()
+        self.images, first = 0, self.step
+        bar = tqdm(
+            desc=f"epoch {self.epoch + 1}/{self.args.epochs}",
+            unit="step",
+            initial=first,
+            total=self.steps,
+            leave=False,
+            disable=None if distributed.is_main() else True,
+        )
+        with bar, logging_redirect_tqdm():
+            for batch in self.timed(self.loaders.train):
+                lr = self.set_rate()
+                self.train_step(batch)
+                self.step += 1
+                bar.update()
+                if self.step % self.args.log_interval == 0 or self.step == self.steps:
+                    bar.set_postfix_str(self.log_steps(lr))
+                if distributed.any_process(bool(self.stop)):
+                    self.save()
+                    raise Stopped
+                if self.args.save_steps and self.step % self.args.save_steps == 0:
+                    self.save()
+        lr = self.set_rate(self.steps - 1)
         self.monitor.scalars({"train/lr": lr}, self.epoch)
+        regularisers = sum(self.clock.seconds.get(name, 0.0) for name in self.regularisers)
         return {
             "epoch": self.epoch,
             "lr": lr,
-            "losses": {name: value / len(loader) for name, value in totals.items()},
-            "images_per_second": round(images / (time.perf_counter() - start), 2),
-            "regulariser_ms": round(1000 * regulariser_time / len(loader), 2),
+            "losses": {name: sum(values) / len(values) for name, values in self.losses.items()},
+            "images_per_second": round(self.images / self.clock.total, 2),
+            "regulariser_ms": round(1000 * regularisers / max(1, self.steps - first), 2),
         }
 
-    def set_rate(self, step: int, steps: int) -> float:
-        """Set the learning rates for `step` of `steps` and return the backbone's."""
-        factor = rate_factor(self.args.lr_scheduler, step, steps, epoch=self.epoch, epochs_per_drop=self.args.lr_step)
+    def timed(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the batches and count the time of waiting for them."""
+        iterator = iter(batches)
+        while True:
+            with self.clock.part("data"):
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch
+
+    def set_rate(self, step: int | None = None) -> float:
+        """Set the learning rates for a step of this epoch (default: the next one) and return the backbone's."""
+        step = self.epoch * self.steps + (self.step if step is None else step)
+        factor = rate_factor(
+            self.args.lr_scheduler,
+            step,
+            self.args.epochs * self.steps,
+            epoch=self.epoch,
+            epochs_per_drop=self.args.lr_step,
+        )
         for group, scale in zip(self.optimizer.param_groups, (1, self.args.head_rate), strict=True):
             group["lr"] = self.args.lr * factor * scale
         return self.args.lr * factor
 
-    def train_step(self, batch: dict[str, Any], step: int) -> tuple[dict[str, float], float]:
-        """Take one optimizer step; return the value of each loss and the seconds of the regularisers' forward."""
-        images, labels = to_device(batch, self.device)
-        region = labels != PADDING
-        logits = self.model(images)
-        terms = {"cross_entropy": self.criterion(logits, labels.masked_fill(~region, UNLABELLED))}
-        # Before the regularisers, which refuse what is not a probability.
-        values = self.check_finite(terms, batch, step)
-        start = time.perf_counter()
+    def train_step(self, batch: dict[str, Any]) -> None:
+        """Take one optimizer step on a batch, of which this process has its share."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.accumulate_gradients(batch)
+        with self.clock.part("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.pending.append((self.step, batch["name"], losses))
+
+    def accumulate_gradients(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Leave the gradient of the whole batch's loss in the parameters; return what this share adds to each loss.
+
+        Whatever its parts, over the processes and one after the other (--accumulate), the batch's loss is the same: the
+        cross-entropy is divided by the labelled pixels and images of the whole batch, and a regulariser, a mean over
+        images, counts with the part's share of them.
+        """
+        with self.clock.part("data"):
+            images, labels = to_device(batch, self.device)
+            region = labels != PADDING
+            labels = labels.masked_fill(~region, UNLABELLED)
+        processes = distributed.world_size()
+        count = int(distributed.sum_over_processes(torch.tensor(len(images))))
+        whole = Batch(batch["name"], count, distributed.sum_over_processes(self.criterion.size(labels)))
+        self.images += count
+        # The same number everywhere, as each forward pass of synchronised batch norms is one of all processes.
+        parts = max(1, min(self.args.accumulate, count // processes // least_images(self.args, processes)))
+        losses: dict[str, Tensor] = {}
+        for number, part in enumerate(zip(*(t.tensor_split(parts) for t in (images, labels, region)), strict=True)):
+            reduce = nullcontext() if number == parts - 1 else distributed.without_reduction(self.network)
+            with reduce:
+                terms = self.part_losses(*part, whole)
+                with self.clock.part("backward"):
+                    # Processes times, as their gradients are averaged.
+                    self.scaler.scale(torch.stack(list(terms.values())).sum() * processes).backward()
+            losses = {name: losses.get(name, 0) + term.detach() for name, term in terms.items()}
+        return losses
+
+    def part_losses(self, images: Tensor, labels: Tensor, region: Tensor, whole: Batch) -> dict[str, Tensor]:
+        """Return what a part adds to each loss of the whole batch."""
+        with self.clock.part("forward"), self.autocast():
+            logits = self.network(images).float()
+        with self.clock.part("cross_entropy"):
+            terms = {"cross_entropy": self.criterion(logits, labels, whole.size)}
         if self.regularisers:
+            # Now, as they refuse what is not a probability.
+            self.check_finite({"cross_entropy": terms["cross_entropy"].item()}, self.step, whole.names)
             # Rounding leaves the range by a hair.
             image = denormalize(images).clamp(0, 255)
             probabilities = logits.softmax(1)
-            for name, regulariser in self.regularisers.items():
-                terms[name] = regulariser(image, probabilities, region)
-            values |= self.check_finite({name: terms[name] for name in self.regularisers}, batch, step)
-        seconds = time.perf_counter() - start
-        self._good = self._saved
+        for name, regulariser in self.regularisers.items():
+            with self.clock.part(name):
+                terms[name] = regulariser(image, probabilities, region) * (len(images) / whole.images)
         if self.regularisers and not self._share_is_known:
-            self.report_share(terms, logits)
+            report_shares(terms, logits)
             self._share_is_known = True
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        self.optimizer.step()
-        return values, seconds
+        return terms
 
-    def check_finite(self, terms: dict[str, Tensor], batch: dict[str, Any], step: int) -> dict[str, float]:
-        """Return the losses as numbers, or stop the run when one is not finite."""
-        values = {name: term.item() for name, term in terms.items()}
-        for name, value in values.items():
-            if not np.isfinite(value):
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the network computes."""
+        return torch.autocast(self.device.type, AMP_TYPES.get(self.args.amp), enabled=self.args.amp != "off")
+
+    def evaluate(self, batches: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
+        """Return the scores of the network, in float32; a signal stops it."""
+        return evaluate(self.model, self.until_stopped(batches), self.loaders.num_classes, title)
+
+    def until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches of an evaluation; a signal ends the training between two of them, without saving."""
+        for batch in batches:
+            if self.stop:
+                raise Stopped
+            yield batch
+
+    def read_losses(self) -> None:
+        """Fetch the losses of the last steps from the device, which is the one place that waits for it."""
+        if not self.pending:
+            return
+        names = list(self.pending[0][2])
+        values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self.pending]).cpu()
+        for (step, images, _), row in zip(self.pending, values.tolist(), strict=True):
+            self.check_finite(dict(zip(names, row, strict=True)), step, images)
+        self.pending.clear()
+        self._good = self._saved
+        for name, column in zip(names, distributed.sum_over_processes(values).T.tolist(), strict=True):
+            self.losses.setdefault(name, []).extend(column)
+
+    def check_finite(self, losses: dict[str, float], step: int, images: list[str]) -> None:
+        """Stop the run when a loss of a step of this epoch is not finite."""
+        for name, value in losses.items():
+            if not math.isfinite(value):
                 raise InputError(
                     f"the loss {name} became {value} at epoch {self.epoch + 1}, step {step}, images "
-                    f"{', '.join(batch['name'])}; lower --lr or the weights, or look at these files; "
+                    f"{', '.join(images)}; lower --lr or the weights, or look at these files; "
                     f"last good checkpoint: {self._good or 'none yet'}"
                 )
-        return values
 
-    def report_share(self, terms: dict[str, Tensor], logits: Tensor) -> None:
-        """Log the share of the regularisers in the loss and in its gradient at the logits, and warn where it is odd."""
-        names = list(terms)
-        sizes = [abs(terms[name].item()) for name in names]
-        gradients = [
-            torch.autograd.grad(terms[name], logits, retain_graph=True, allow_unused=True)[0]
-            if terms[name].requires_grad
-            else None
-            for name in names
-        ]
-        norms = [0.0 if gradient is None else gradient.norm().item() for gradient in gradients]
-        for name, size, norm in zip(names[1:], sizes[1:], norms[1:], strict=True):
-            of_loss = size / (sum(sizes) or 1.0)
-            of_gradient = norm / (sum(norms) or 1.0)
-            logger.info(
-                "%s: %s of the loss, %s of its gradient in the first step",
-                name,
-                percentage(of_loss),
-                percentage(of_gradient),
-            )
-            if max(of_loss, of_gradient) < NEGLIGIBLE:
-                logger.warning(
-                    "WARNING: %s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
-                    "loss shrinks with the image; --size-free with a weight of about 1 does not)",
-                    name,
-                )
-            elif of_gradient > OVERWHELMING:
-                logger.warning(
-                    "WARNING: %s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name
-                )
+    def log_steps(self, lr: float) -> str:
+        """Record the mean losses of the steps since the last log line, and return them as text."""
+        self.read_losses()
+        start = (self.step - 1) // self.args.log_interval * self.args.log_interval
+        end = self.epoch * self.steps + self.step
+        latest = {name: values[start:] for name, values in self.losses.items()}
+        for name, values in latest.items():
+            for step, value in enumerate(values, end - len(values)):
+                self.monitor.scalars({f"train/{name}": value}, step)
+        means = {name: sum(values) / len(values) for name, values in latest.items()}
+        rate = self.images / self.clock.total
+        waiting = self.clock.seconds["data"] / self.clock.total
+        self.monitor.record(
+            {
+                "step": end,
+                "epoch": self.epoch,
+                "lr": lr,
+                "losses": means,
+                "images_per_second": round(rate, 2),
+                "waiting_for_data": round(waiting, 3),
+            },
+            "steps.jsonl",
+        )
+        text = " ".join(f"{name.replace('cross_entropy', 'ce')} {value:.3g}" for name, value in means.items())
+        text += f", {rate:.1f} img/s, {percentage(waiting)} waiting for data"
+        if not sys.stderr.isatty() and time.monotonic() - self._line_at > SECONDS_PER_LINE:
+            self._line_at = time.monotonic()
+            logger.info("epoch %d/%d, step %d/%d: %s", self.epoch + 1, self.args.epochs, self.step, self.steps, text)
+        return text
 
     # Reports
 
@@ -276,19 +420,23 @@ class Trainer:
         advice = progress_advice(self.history, len(self.loaders.train), self.guessing)
         if advice:
             logger.warning("WARNING: %s", advice)
-        if scores and scores["miou"] > self.best:
-            self.best = scores["miou"]
-            self.save("checkpoint.pth.tar")
-            if self.best > self.monitor.best_of_all_runs():
-                save_checkpoint(self.monitor.parent / "model_best.pth.tar", self.state())
-            self.monitor.write("best_pred.txt", f"{self.best}\n")
-        elif self.args.no_val:
-            self.save("checkpoint.pth.tar")
-        if self.args.save_interval and self.epoch % self.args.save_interval == 0:
-            self.save(f"checkpoint_epoch_{self.epoch}.pth.tar")
-        self.save("checkpoint_last.pth.tar")
-        if scores or self.epoch == self.args.epochs:
+        if (scores or self.epoch == self.args.epochs) and distributed.is_main():
             self.draw()
+        copies = []
+        improved = bool(scores) and scores["miou"] > self.best
+        if improved:
+            self.best = scores["miou"]
+            if self.best > self.monitor.best_of_all_runs():
+                copies.append(self.monitor.parent / BEST_OF_RUNS)
+        if improved or self.args.no_val:
+            copies.append(self.monitor.folder / BEST)
+        if self.args.save_interval and self.epoch % self.args.save_interval == 0:
+            copies.append(self.monitor.folder / BY_EPOCH.format(self.epoch))
+        self.save(*copies)
+        if improved:
+            self.monitor.write("best_pred.txt", f"{self.best}\n")
+        if self.args.keep and distributed.is_main():
+            keep_newest(self.monitor.folder, self.args.keep)
 
     def finish(self) -> dict[str, Any]:
         """Score the last network by both protocols, log the table, and return val, fill_in (both crop), val_full."""
@@ -297,11 +445,13 @@ class Trainer:
             scores["val"] = self.history[-1]["val"]
             columns = {"val crop": scores["val"]}
             if self.loaders.fill_in is not None:
-                scores["fill_in"] = evaluate(self.model, self.loaders.fill_in, self.loaders.num_classes, "fill-in")
+                scores["fill_in"] = self.evaluate(self.loaders.fill_in, "fill-in")
                 columns["fill-in crop"] = scores["fill_in"]
             full = Protocol("full", self.args.crop_size)
             pinned = self.device.type == "cuda"
-            tally = evaluate_split(self.model, self.loaders, "val", full, self.args.workers, pinned)
+            tally = evaluate_split(
+                self.model, self.loaders, "val", full, self.args.workers, pinned, wrap=self.until_stopped
+            )
             scores["val_full"] = columns["val full"] = tally.scores()
             table = score_table(columns, self.loaders.class_names)
             logger.info("\nScores of the last epoch in %%\n\n%s\n", table)
@@ -312,8 +462,9 @@ class Trainer:
                     "val: the validation images. fill-in: the training images against their full truth%s.",
                     ", which training never saw" if self.loaders.train.dataset.label_kind == "scribbles" else "",
                 )
-            folder = self.monitor.folder / "evaluation"
-            write_report(folder, "val full", self.model, self.loaders.val.dataset, full, tally)
+            if distributed.is_main():
+                folder = self.monitor.folder / "evaluation"
+                write_report(folder, "val full", self.model, self.loaders.val.dataset, full, tally)
         self.monitor.record({"final": scores, "best_miou": self.best})
         return scores
 
@@ -340,8 +491,3 @@ class Trainer:
         path = self.monitor.folder / "validation.png"
         save_contact_sheet(path, rows, self.loaders.class_names, f"validation images after epoch {self.epoch}")
         self.monitor.picture("validation", path, self.epoch)
-
-
-def percentage(share: float) -> str:
-    """Return a share as text with two digits that count."""
-    return f"{100 * share:.2g} %"

@@ -27,6 +27,7 @@ from errors import InputError
 from training.checkpoint import load_network, replace_file
 from training.evaluation import label_map, predict
 from training.figures import evenly_spaced, save_contact_sheet, scribble_picture
+from training.monitor import final_scores
 
 logger = logging.getLogger(__name__)
 
@@ -159,17 +160,6 @@ class Comparison:
             path.write_text(text)
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
-
-
-def final_scores(run_folder: Path | None) -> dict[str, Any] | None:
-    """Return the final scores of a run folder, or None when the run has not ended."""
-    if run_folder is None:
-        return None
-    lines = (run_folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
-    try:
-        return json.loads(lines[-1]).get("final")
-    except (IndexError, ValueError):  # the run was killed
-        return None
 
 
 def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:

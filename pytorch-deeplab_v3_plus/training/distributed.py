@@ -1,0 +1,190 @@
+"""Several processes, one a device, on torch.distributed. Everything here works for a single process too.
+
+`torchrun` starts the processes, on one machine or several, or `launch` does for `--gpu-ids 0,1,...`; either way each
+finds its place in the environment variables RANK, LOCAL_RANK and WORLD_SIZE. Imports nothing of the project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import Function
+from torch.nn.parallel import DistributedDataParallel
+
+STOPPED = 75  # exit status of a run that a signal has stopped: saved, and to be gone on with (EX_TEMPFAIL)
+
+
+def rank() -> int:
+    """Return the number of this process among all of them, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_launched() -> bool:
+    """Return whether torchrun or `launch` has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_main() -> bool:
+    """Return whether this process writes the files and the log."""
+    return rank() == 0
+
+
+def launch(command: Sequence[str], processes: int) -> int:
+    """Run a Python script once a device of this machine, as `torchrun --standalone` does, and return its exit status.
+
+    The first process that fails takes the others down; a signal to this process is passed on to all of them.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes tell what is wrong themselves
+    # The filter of the DenseCRF loss uses threads; without this each process would take all cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=str(uuid.uuid4()),
+            max_restarts=0,
+        )
+        try:
+            elastic_launch(config, sys.executable)(*command)
+        except ChildFailedError as error:
+            failed, failure = error.get_first_failure()
+            if failure.exitcode < 0:
+                line = f"error: process {failed} of {processes} was killed by signal {-failure.exitcode}"
+                print(line, file=sys.stderr)
+                return 1
+            return failure.exitcode
+        except SignalException:
+            return STOPPED
+    return 0
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Connect the processes for the duration of the block: NCCL between GPUs, gloo for tensors on the CPU."""
+    if world_size() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for the others
+
+
+def parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return `network` such that backward leaves in every process the mean of all processes' gradients.
+
+    Where batch norms are not synchronised, all go on with the running statistics of rank 0.
+    """
+    if world_size() == 1:
+        return network
+    if device.type == "cuda":
+        return DistributedDataParallel(network, device_ids=[device])
+    for module in network.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = SyncBatchNormOnCPU
+    return DistributedDataParallel(network)
+
+
+def without_reduction(network: nn.Module) -> contextlib.AbstractContextManager:
+    """Leave the gradients of forward and backward passes in the block to each process."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Return the sum of the tensors that all processes give, without gradient."""
+    if world_size() > 1:
+        tensor = tensor.detach().clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class DifferentiableSum(Function):
+    """The sum over processes; the gradient of what each gave is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        """Return the sum of the tensors that all processes give."""
+        return sum_over_processes(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return sum_over_processes(gradient.contiguous())
+
+
+class SyncBatchNormOnCPU(nn.BatchNorm2d):
+    """What nn.SyncBatchNorm computes, which serves GPUs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W)
+        if not self.training:
+            return super().forward(x)
+        dtype, x = x.dtype, x.to(self.weight.dtype)  # statistics are not taken in half precision
+        count = sum_over_processes(x.new_tensor(x.numel() / x.shape[1]))
+        mean = DifferentiableSum.apply(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = DifferentiableSum.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
+
+
+def any_process(flag: bool) -> bool:
+    """Return whether `flag` is set in one of the processes."""
+    return flag if world_size() == 1 else bool(sum_over_processes(torch.tensor(int(flag))))
+
+
+def gather(value: Any) -> list[Any]:
+    """Return what every process gives, in the order of their ranks."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(value: Any) -> Any:
+    """Return what rank 0 gives."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Let rank 0 run the block before the others, which then find what it has downloaded or drawn."""
+    if not is_main():
+        any_process(False)
+    yield
+    if is_main():
+        any_process(False)

@@ -1,0 +1,76 @@
+"""What ends a training before its time: signals, and PyTorch's errors told in one line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import torch
+
+from errors import InputError
+
+
+class Stopped(Exception):
+    """A signal has stopped the training; what it had done is saved."""
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGINT, inside a `with` block, into a wish to stop; a second SIGINT (Ctrl-C) stops at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        """Return whether a signal has come."""
+        return self.signal is not None
+
+    def __enter__(self) -> StopRequest:
+        self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+
+# What PyTorch's RuntimeErrors say, and what it means.
+WORKER_DIED = "DataLoader worker (pid"
+CPU_MEMORY = "can't allocate memory"
+PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
+
+
+@contextlib.contextmanager
+def one_line_errors(args: argparse.Namespace) -> Iterator[None]:
+    """Raise InputError for what PyTorch raises when memory, a data worker or another process fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.cuda.OutOfMemoryError) or CPU_MEMORY in text:
+            what = text.split(". ")[0] if isinstance(error, torch.cuda.OutOfMemoryError) else "out of memory"
+            line = (
+                f"{what}; lower --batch-size ({args.batch_size}), --crop-size ({args.crop_size}) or --rloss-scale "
+                f"({args.rloss_scale:g}), or raise --accumulate ({args.accumulate}), which keeps the batch, or "
+                f"--out-stride ({args.out_stride})" + (", or try --amp bf16" if args.amp == "off" else "")
+            )
+        elif WORKER_DIED in text:
+            line = (
+                "a process that loads images was killed; where memory is short, lower --workers "
+                f"({args.workers}); in a container, give it shared memory (docker run --ipc=host)"
+            )
+        elif any(words in text for words in PROCESS_DIED):
+            reason = text.split("\n")[0]
+            line = f"another process of this training has ended, and its own message tells why ({reason})"
+        else:
+            raise
+        raise InputError(f"{line}; --resume auto goes on from the last checkpoint") from None

@@ -1,0 +1,86 @@
+"""The losses and gradients of some batches, by one process or several: what test_distributed.py runs and compares.
+
+In double precision: the same sums in another order then differ by next to nothing, whatever batch norm makes of it.
+"""
+
+import sys
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dataloaders.custom_transforms import IMAGENET_MEAN
+from losses import build_regulariser
+from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
+from modeling.backbone import BACKBONES
+from modeling.deeplab import DeepLab
+from training import distributed
+from training.options import parse_options
+from training.trainer import Trainer
+
+CLASSES, SIDE = 4, 32
+CASES = {
+    "ce": [],
+    "mean, in three parts": ["--ce-reduction", "mean", "--accumulate", "3", "--freeze-bn"],
+    "balanced, in two parts": ["--use-balanced-weights", "--accumulate", "2", "--freeze-bn"],
+    "focal": ["--loss-type", "focal"],
+    "densecrf": ["--densecrfloss", "2e-4", "--rloss-scale", "0.5", "--sigma-xy", "20"],
+    "size-free, in two parts": ["--densecrfloss", "1", "--size-free", "--accumulate", "2", "--freeze-bn"],
+    "uneven": ["--densecrfloss", "1", "--size-free", "--batch-size", "5"],
+}
+
+
+def a_batch(images: int) -> dict:
+    """Images with few and many labels, one without any; the first half is the darker one."""
+    generator = torch.Generator().manual_seed(images)
+    image = torch.rand(images, 3, SIDE, SIDE, generator=generator)
+    image[: images // 2] *= 0.3
+    image = (image - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / 0.226
+    label = torch.randint(CLASSES, (images, SIDE, SIDE), generator=generator)
+    labelled = torch.rand(images, SIDE, SIDE, generator=generator)
+    for number in range(images):
+        label[number][labelled[number] > 0.2 * number**2 / images] = 255
+    label[1, :, 20:] = 254
+    return {"image": image, "label": label, "name": [f"image {number}" for number in range(images)]}
+
+
+def gradients(words: list[str]) -> dict[str, torch.Tensor]:
+    """Return the losses, the gradient of each parameter and the running statistics after one batch."""
+    words = ["--backbone", "mobilenet", "--batch-size", "6", "--no-cuda", "--crop-size", str(SIDE), *words]
+    args = parse_options(words, BACKBONES)
+    torch.manual_seed(0)
+    model = DeepLab(CLASSES, "mobilenet", sync_bn=args.sync_bn, freeze_bn=args.freeze_bn).double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0
+        if isinstance(
+            module, _BatchNorm
+        ):  # with shifts of 0 the borders lie on the kink of the ReLU, and rounding decides
+            nn.init.normal_(module.bias, std=0.1)
+    weights = balanced_class_weights(torch.tensor([4, 3, 2, 1])) if args.use_balanced_weights else None
+    criterion = PartialCrossEntropy(
+        args.loss_type, ignore_index=255, class_weights=weights, reduction=args.ce_reduction
+    )
+    regularisers = {name: build_regulariser(name, weight, args) for name, weight in args.regularisers}
+    loaders = SimpleNamespace(train=[None])
+    trainer = Trainer(args, model, {}, loaders, criterion, regularisers, None)
+    whole = a_batch(args.batch_size)
+    rank, processes = distributed.rank(), distributed.world_size()
+    share = {name: values[rank::processes] for name, values in whole.items()}
+    losses = trainer.accumulate_gradients({**share, "image": share["image"].double()})
+    found = {f"loss {name}": distributed.sum_over_processes(value) for name, value in losses.items()}
+    found |= {f"gradient {name}": p.grad for name, p in model.named_parameters()}
+    return found | {f"buffer {name}": value for name, value in model.named_buffers() if "num_batches" not in name}
+
+
+def main(path: str, *names: str) -> None:
+    """Save what the processes find for the cases of these names."""
+    with distributed.process_group(torch.device("cpu")):
+        found = {name: gradients(CASES[name]) for name in names}
+    if distributed.is_main():
+        torch.save(found, path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
