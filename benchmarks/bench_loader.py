@@ -120,8 +120,8 @@ def main() -> int:
         for name, images in (("plain", plain), ("this", ours)):
             speed, waiting = with_workers(images, train.sampler, workers, args)
             speeds.append(speed)
-            print(f"  {workers} workers, {name + ' route':<12}{speed:7.1f} images/s, waiting {100 * waiting:3.0f} %")
-        print(f"  {workers} workers: faster by {speeds[1] / speeds[0]:.2f}")
+            print(f"  workers {workers}, {name + ' route':<12}{speed:7.1f} images/s, waiting {100 * waiting:3.0f} %")
+        print(f"  workers {workers}: faster by {speeds[1] / speeds[0]:.2f}")
     return 0
 
 
