@@ -83,3 +83,10 @@ test-env: setup ## check the environment: versions, devices, the filter against 
 clean: ## delete .venv and what was built (not run/ and not data/)
 	rm -rf $(VENV) $(FILTER)/build $(FILTER)/*.egg-info $(FILTER)/bilateralfilter_wrap.c* $(FILTER)/bilateralfilter.py $(FILTER)/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: benchmark
+benchmark: setup ## time the filter and a training step; figures and plot under run/benchmark
+	@mkdir -p $(RUN)/benchmark
+	@PYTHONPATH=$(CODE) $(BIN)/python benchmarks/bench_filter.py \
+	  --json $(RUN)/benchmark/filter.json --plot $(RUN)/benchmark/filter.png
+	@PYTHONPATH=$(CODE) $(BIN)/python benchmarks/bench_step.py --json $(RUN)/benchmark/step.json
