@@ -170,8 +170,10 @@ evaluate: network setup ## score CHECKPOINT on the validation images
 	@$(IN) python $(CODE)/evaluate.py --checkpoint "$(NETWORK)" $(DATA_OPTION) $(OPTIONS)
 
 .PHONY: benchmark
-benchmark: setup ## time the filter
-	@$(IN) python benchmarks/bench_filter.py $(OPTIONS)
+benchmark: setup ## time the filter and a training step; figures and a plot under run/benchmark
+	@mkdir -p run/benchmark
+	@$(IN) env PYTHONPATH=$(CODE) python benchmarks/bench_filter.py --json run/benchmark/filter.json --plot run/benchmark/filter.png
+	@$(IN) env PYTHONPATH=$(CODE) python benchmarks/bench_step.py --json run/benchmark/step.json
 
 # A container's own address is reached through the port that Docker publishes at ADDRESS.
 jupyter tensorboard: LISTEN = $(if $(filter docker,$(WHERE)),0.0.0.0,$(ADDRESS))

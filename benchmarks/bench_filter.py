@@ -10,6 +10,8 @@ memory that is there; the time of the tensor engines includes making the output.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import itertools
 import multiprocessing
 import statistics
 import sys
@@ -187,6 +189,9 @@ def _report_peak(sender: Any, engine: Engine, pictures: Pictures, row: Row) -> N
         small = Row(16, 1, 1, 5)
         engine.run(small.sigma_xy, *engine.prepare(*inputs(pictures, small)))  # what is loaded at the first call
         tensors = engine.prepare(*inputs(pictures, row))
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # what glibc keeps for reuse would not show when it is used again
+            libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _megabytes("VmRSS")
         engine.run(row.sigma_xy, *tensors)
@@ -220,20 +225,23 @@ def print_row(row: Row, results: dict[str, Any]) -> None:
 
 
 def draw(path: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw cost against pixels and against channels, with straight lines of slope 1 to compare with."""
-    from matplotlib.figure import Figure
+    """Draw cost against pixels and against channels, with a line of slope 1 to compare with."""
+    from matplotlib.figure import Figure  # here, since matplotlib takes a second to import
 
+    titles = {"pixels": "pixels (4 images, 21 channels)", "channels": "channels (4 images of 128 x 128)"}
     figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=110)
-    panels = figure.subplots(1, 2)
-    for panel, (name, points), label in zip(panels, sweeps.items(), ("pixels of all images", "channels"), strict=True):
-        x = [point["x"] for point in points]
+    for panel, (name, points) in zip(figure.subplots(1, 2), sweeps.items(), strict=True):
+        x = [point["side"] ** 2 if name == "pixels" else point["channels"] for point in points]
         for engine in points[0]["engines"]:
-            y = [point["engines"][engine]["median_ms"] for point in points]
-            panel.loglog(x, y, marker="o", markersize=4, label=engine)
+            panel.loglog(x, [point["engines"][engine]["median_ms"] for point in points], ".-", label=engine)
         fastest = min(found["median_ms"] for found in points[-1]["engines"].values())
-        panel.loglog(x, [0.5 * fastest * at / x[-1] for at in x], "k:", linewidth=1, label="proportional")
-        panel.set(xlabel=label, ylabel="ms", title=f"cost against {name}: {points[0]['caption']}")
-        panel.grid(which="both", linewidth=0.3)
+        panel.loglog(x, [0.6 * fastest * at / x[-1] for at in x], "k:", linewidth=1, label="proportional")
+        panel.set(
+            ylabel="ms", title=f"cost against {titles[name]}", xlabel=f"{name}{' of an image' * (name == 'pixels')}"
+        )
+        panel.set_xticks(x, [f"{point['side']}²" if name == "pixels" else point["channels"] for point in points])
+        panel.minorticks_off()
+        panel.grid(linewidth=0.3)
         panel.legend()
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
     print(f"plot: {path}")
@@ -287,11 +295,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"--engine {name!r}: not on this machine, which has {', '.join(engines)}")
     chosen = [engines[name] for name in args.engine or engines]
     rows = args.row or ROWS
+    series: dict[str, list[Row]] = {}
+    if args.plot:
+        series["pixels"] = [Row(side, 4, 21, side / 5) for side in args.sides]
+        series["channels"] = [Row(128, 4, channels, 25) for channels in args.channels]
 
     print(machine_line())
     print(f"images: {IMAGES}; sigma_rgb {SIGMA_RGB:g}")
     print(f"{args.repeats} runs each; MB: peak of the working memory beyond input and output")
-    pictures = Pictures()
+    pictures = Pictures(max(row.images for row in (*rows, *itertools.chain(*series.values()))))
     # Before the process has threads, which a forked one would miss.
     with tqdm(total=len(rows) * len(chosen), desc="memory", leave=False, disable=None) as bar:
         memory = {}
@@ -310,22 +322,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures["rows"].append({**row._asdict(), "engines": results})
 
     if args.plot:
-        series = {
-            "pixels": [Row(side, 4, 21, side / 5) for side in args.sides],
-            "channels": [Row(128, 4, channels, 25) for channels in args.channels],
-        }
-        captions = {"pixels": "4 images, 21 channels", "channels": "4 images of 128 x 128"}
         sweeps: dict[str, list[dict[str, Any]]] = {}
         for name, points in series.items():
             total = len(points) * (args.repeats + 1) * len(chosen)
             with tqdm(total=total, desc=f"cost against {name}", leave=False, disable=None) as bar:
                 sweeps[name] = [
-                    {
-                        **row._asdict(),
-                        "x": row.images * row.side**2 if name == "pixels" else row.channels,
-                        "caption": captions[name],
-                        "engines": measure(chosen, pictures, row, args.repeats, bar.update),
-                    }
+                    {**row._asdict(), "engines": measure(chosen, pictures, row, args.repeats, bar.update)}
                     for row in points
                 ]
         figures["sweeps"] = sweeps

@@ -37,7 +37,7 @@ WARM_UP = 2  # steps of each kind
 def build_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], object]]:
     """Return what is timed, by name."""
     torch.manual_seed(0)
-    image = Pictures().batch(args.batch, args.crop)
+    image = Pictures(args.batch).batch(args.batch, args.crop)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     images = ((image / 255 - mean) / std).to(device, memory_format=layout)
@@ -71,28 +71,23 @@ def build_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Cal
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line; where it gives no sizes, a CPU gets smaller ones than a GPU."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    gpu = torch.cuda.is_available()
     width = number(float, 0, above=True)
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps"
-    )
+    parser.add_argument("--device", default="cuda" if gpu else "cpu", help="cpu, cuda, cuda:1, mps")
     parser.add_argument("--backbone", choices=list(BACKBONES), default="mobilenet", help="feature network")
-    parser.add_argument("--crop", type=number(int, 33), default=513, metavar="PIXELS", help="side of the images")
-    parser.add_argument("--batch", type=number(int, 2), default=12, metavar="N", help="images in a step")
+    parser.add_argument("--crop", type=number(int, 33), default=513 if gpu else 257, help="side of the images")
+    parser.add_argument("--batch", type=number(int, 2), default=12 if gpu else 4, help="images in a step")
     parser.add_argument("--scale", type=number(float, 0, above=True, high=1), default=0.5, help="of the loss's input")
-    parser.add_argument("--sigma-rgb", type=width, default=15.0, metavar="S", help="kernel width in colour")
-    parser.add_argument("--sigma-xy", type=width, default=100.0, metavar="S", help="kernel width in pixels of the crop")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the network (autocast)"
-    )
+    parser.add_argument("--sigma-rgb", type=width, default=15.0, help="kernel width in colour")
+    parser.add_argument("--sigma-xy", type=width, default=100.0, help="kernel width in pixels of the crop")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the network")
     add_switch(parser, "--channels-last", help="keep the network's tensors in channels-last memory")
-    add_switch(parser, "--exact-gradient", help="the loss's exact gradient")
-    parser.add_argument(
-        "--steps", type=number(int, 2), default=10, metavar="N", help="steps of each kind that are timed"
-    )
+    add_switch(parser, "--exact-gradient", help="take the loss's exact gradient")
+    parser.add_argument("--steps", type=number(int, 2), default=20 if gpu else 5, help="timed steps of each kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 

@@ -57,14 +57,15 @@ class Pictures:
     (sigma_rgb 15, sigma_xy 50).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        """Draw so many, but no more than PICTURES: beyond, they repeat."""
         self.scenes = [
             [Image.fromarray(draw_scene(np.random.default_rng([picture, part]))[0]) for part in range(4)]
-            for picture in tqdm(range(PICTURES), desc="drawing pictures", leave=False, disable=None)
+            for picture in tqdm(range(min(count, PICTURES)), desc="drawing pictures", leave=False, disable=None)
         ]
 
     def batch(self, n: int, side: int) -> Tensor:
-        """Return (n, 3, side, side), float32 in 0..255; beyond PICTURES they repeat."""
+        """Return (n, 3, side, side), float32 in 0..255."""
         half = -(-side // 2)
         pictures = []
         for scenes in self.scenes[:n]:

@@ -97,7 +97,8 @@ class DenseCRFLoss(nn.Module):
         size_free: divide each image's energy by the kernel mass of its region of interest; the energy is in [-1, 0].
 
     Raises:
-        ValueError: an argument out of its range, or inputs whose shapes, devices or values do not fit.
+        ValueError: an argument out of its range, or inputs whose shapes, devices or values do not fit. Values are
+            checked after scaling, as they enter the energy.
     """
 
     def __init__(

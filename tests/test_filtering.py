@@ -62,10 +62,11 @@ def test_other_strides():
 def test_changes_nothing_and_records_no_gradient():
     images, values = problem()
     values.requires_grad_()
-    before = images.clone(), values.detach().clone()
+    images.requires_grad_()
+    before = images.detach().clone(), values.detach().clone()
     out = bilateral_filter(images, values, 60.0, 5.0)
     assert not out.requires_grad
-    assert torch.equal(images, before[0]) and torch.equal(values.detach(), before[1])
+    assert torch.equal(images.detach(), before[0]) and torch.equal(values.detach(), before[1])
 
 
 def test_contiguous_float32_tensors_are_not_copied(monkeypatch):

@@ -32,7 +32,7 @@ def bilateral_filter(
         sigma_rgb: the Gaussian's standard deviation in colour, in units of `images`.
         sigma_xy: its standard deviation in space, in pixels.
         transpose: apply the transposed operator A' (on the lattice A is not quite symmetric).
-        symmetric: apply (A + A') / 2, whose quadratic form is A's; it takes one more blur, not a second filter.
+        symmetric: apply (A + A') / 2, whose quadratic form is that of A.
 
     Returns:
         A new tensor with the shape, dtype and device of `values`. Neither argument is changed, and no gradient flows.
@@ -48,7 +48,7 @@ def bilateral_filter(
     engine = native if images.device.type == "cpu" else torch_lattice
     with torch.no_grad():
         return engine.bilateral_filter(
-            images.to(torch.float32),
+            images.detach().to(torch.float32),
             values.detach(),
             float(sigma_rgb),
             float(sigma_xy),

@@ -30,15 +30,20 @@ def bilateral_filter(
     bilateralfilter_batch = _load()
     images = images.contiguous()
     source = values.to(torch.float32).contiguous()
+    out = torch.empty(values.shape, dtype=torch.float32, device="cpu")
 
-    def filtered(transpose: bool) -> Tensor:
-        out = torch.empty(values.shape, dtype=torch.float32, device="cpu")
-        bilateralfilter_batch(
-            images.numpy(), source.numpy(), out.numpy(), *values.shape, sigma_rgb, sigma_xy, transpose
-        )
-        return out
+    def run(images: Tensor, source: Tensor, out: Tensor, transpose: bool) -> None:
+        arrays = (tensor.numpy() for tensor in (images, source, out))
+        bilateralfilter_batch(*arrays, *source.shape, sigma_rgb, sigma_xy, transpose)
 
-    out = filtered(False).add_(filtered(True)).mul_(0.5) if symmetric else filtered(transpose)
+    run(images, source, out, transpose and not symmetric)
+    if symmetric:
+        # A few images at a time, one a thread, as new memory for all of them takes nearly as long as the filter.
+        group = torch.get_num_threads()
+        transposed = torch.empty_like(out[:group])
+        for part in zip(images.split(group), source.split(group), out.split(group), strict=True):
+            run(*part[:2], transposed[: len(part[0])], True)
+            part[2].add_(transposed[: len(part[0])]).mul_(0.5)
     return out.to(values.dtype)
 
 

@@ -1,0 +1,73 @@
+"""The benchmarks run, and report what they promise; how fast anything is, is no test's business."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+HOME = Path(__file__).parent.parent
+
+
+def run(script: str, *words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(HOME / "pytorch-deeplab_v3_plus")}
+    command = [sys.executable, str(HOME / "benchmarks" / script), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_filter(tmp_path):
+    figures, plot = tmp_path / "filter.json", tmp_path / "filter.png"
+    rows = ("--row", "128,4,21,25", "--row", "9,1,1,5")
+    sweep = ("--plot", str(plot), "--sides", "8,16", "--channels", "1,2")
+    result = run("bench_filter.py", *rows, *sweep, "--repeats", "2", "--json", str(figures))
+    assert result.returncode == 0, result.stderr
+    found = json.loads(figures.read_text())
+    assert found["machine"]["cpu"] and found["machine"]["torch"]
+    assert [row["side"] for row in found["rows"]] == [128, 9]
+    for row in found["rows"]:
+        engines = row["engines"]
+        assert "torch cpu" in engines and any(name.startswith("C++ ") for name in engines)
+        for name, numbers in engines.items():
+            low, high = numbers["quartiles_ms"]
+            assert 0 < low <= numbers["median_ms"] <= high
+            assert set(numbers["phases_ms"]) == {"build", "splat", "blur", "slice"}
+            assert all(time >= 0 for time in numbers["phases_ms"].values()) and numbers["phases_ms"]["build"] > 0
+            assert f"  {name} " in result.stdout
+    assert [point["side"] for point in found["sweeps"]["pixels"]] == [8, 16]
+    assert [point["channels"] for point in found["sweeps"]["channels"]] == [1, 2]
+    with Image.open(plot) as image:
+        image.verify()
+    memory = [row["engines"]["torch cpu"]["memory_mb"] for row in found["rows"]]
+    if Path("/proc/self/clear_refs").exists():  # Linux
+        values = 4 * 21 * 128 * 128 * 4 / 1e6
+        assert memory[1] < values < memory[0] < 20 * values
+
+
+def test_step(tmp_path):
+    figures = tmp_path / "step.json"
+    sizes = ("--crop", "33", "--batch", "2", "--steps", "2", "--precision", "bfloat16", "--exact-gradient")
+    result = run("bench_step.py", "--device", "cpu", *sizes, "--json", str(figures))
+    assert result.returncode == 0, result.stderr
+    found = json.loads(figures.read_text())
+    assert found["options"]["crop"] == 33
+    times = found["times"]
+    assert list(times) == ["step without the loss", "step with the loss", "the loss alone"]
+    assert all(numbers["median_ms"] > 0 for numbers in times.values())
+    assert found["share of the loss alone"] > 0
+    assert "share of the loss alone" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("bench_filter.py", ("--engine", "abacus"), "--engine 'abacus': not on this machine, which has C++ "),
+        ("bench_step.py", ("--device", "abacus"), "--device abacus: "),
+    ],
+)
+def test_bad_input_gets_one_line(script, words, message):
+    result = run(script, *words)
+    assert result.returncode == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
