@@ -386,6 +386,30 @@ def test_no_memory_is_lost():
     assert after - before < 8000 * (1024 if sys.platform == "darwin" else 1)
 
 
+MEMORY_PROGRAM = """
+import re
+import numpy as np
+from bilateralfilter import bilateralfilter_batch
+y, x = np.mgrid[0:257, 0:257]
+image = [127 + 100 * np.sin(x / 16), 127 + 100 * np.cos(y / 11), 127 + 60 * np.sin(x / 19 + y / 13)]
+images = np.repeat(np.array([image]).round().astype(np.float32), 12, axis=0)
+values = np.ones((12, 21, 257, 257), np.float32)
+out = np.ones_like(values)
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = peak()
+bilateralfilter_batch(images, values, out, 12, 21, 257, 257, 15.0, 50.0)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_working_memory():
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    run = subprocess.run([sys.executable, "-c", MEMORY_PROGRAM], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 20_000  # KB, beyond inputs and output
+
+
 # Threads and processes
 
 HASH_PROGRAM = """

@@ -93,12 +93,12 @@ class PixelFeatures {
         position[0] = __builtin_convertvector(x, Floats);
         position[1] = __builtin_convertvector(y, Floats);
         for (int channel = 0; channel < 3; ++channel) {
-            const float* values = image_ + channel * pixels_ + first;
+            const float* values = image_ + channel * pixels_;
             if (first + lanes <= pixels_) {
-                position[2 + channel] = BILATERAL_TARGET::load<Floats>(values);
+                position[2 + channel] = BILATERAL_TARGET::load<Floats>(values + first);
             } else {
                 position[2 + channel] = Floats{};
-                for (int p = 0; p < pixels_ - first; ++p) position[2 + channel][p] = values[p];
+                for (int p = 0; p < pixels_ - first; ++p) position[2 + channel][p] = values[first + p];
             }
         }
         // Beyond the last pixel: the origin.

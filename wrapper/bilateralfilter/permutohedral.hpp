@@ -344,7 +344,7 @@ class PermutohedralLattice {
         return scale;
     }
 
-    [[nodiscard]] int points_of_block(std::int64_t block, std::int64_t point_count) const {
+    [[nodiscard]] static int points_of_block(std::int64_t block, std::int64_t point_count) {
         return static_cast<int>(std::min<std::int64_t>(block_size, point_count - block * block_size));
     }
 

@@ -76,39 +76,50 @@ inline void filter(const float* image, const float* in, float* out, std::int64_t
                    float sigma_rgb, float sigma_xy, bool transpose) {
     const std::int64_t pixels = H * W;
     std::map<Vertex, int> number;
-    std::vector<Simplex> simplices;
+    std::vector<std::array<int, D + 1>> vertices;
+    std::vector<std::array<float, D + 1>> weights;
     for (std::int64_t i = 0; i < (pixels + 3) / 4 * 4; ++i) {
         std::array<float, D> feature{};
         if (i < pixels)
             feature = {static_cast<float>(i % W) / sigma_xy, static_cast<float>(i / W) / sigma_xy,
                        image[i] / sigma_rgb, image[pixels + i] / sigma_rgb, image[2 * pixels + i] / sigma_rgb};
-        simplices.push_back(locate(feature));
-        for (const Vertex& vertex : simplices.back().vertices) number.emplace(vertex, static_cast<int>(number.size()));
+        const Simplex simplex = locate(feature);
+        weights.push_back(simplex.weights);
+        vertices.emplace_back();
+        for (int r = 0; r <= D; ++r)
+            vertices.back()[r] = number.emplace(simplex.vertices[r], static_cast<int>(number.size())).first->second;
     }
+
+    const auto number_or_none = [&](const Vertex& vertex) {
+        const auto found = number.find(vertex);
+        return found == number.end() ? -1 : found->second;
+    };
+    std::vector<std::array<std::array<int, 2>, D + 1>> neighbours(number.size());
+    for (const auto& [vertex, id] : number)
+        for (int j = 0; j <= D; ++j) {
+            Vertex up = vertex, down = vertex;
+            for (int i = 0; i <= D; ++i) {
+                up[i] += i == j ? -D : 1;
+                down[i] -= i == j ? -D : 1;
+            }
+            neighbours[id][j] = {number_or_none(up), number_or_none(down)};
+        }
+
     for (std::int64_t c = 0; c < K; ++c) {
         std::vector<float> values(number.size(), 0.0f), blurred(number.size());
         for (std::int64_t i = 0; i < pixels; ++i)
-            for (int r = 0; r <= D; ++r)
-                values[number[simplices[i].vertices[r]]] += simplices[i].weights[r] * in[c * pixels + i];
+            for (int r = 0; r <= D; ++r) values[vertices[i][r]] += weights[i][r] * in[c * pixels + i];
         for (int step = 0; step <= D; ++step) {
-            const int j = transpose ? D - step : step;
-            for (const auto& [vertex, id] : number) {
-                Vertex up = vertex, down = vertex;
-                for (int i = 0; i <= D; ++i) {
-                    up[i] += i == j ? -D : 1;
-                    down[i] -= i == j ? -D : 1;
-                }
-                const auto one = number.find(up), other = number.find(down);
-                blurred[id] = values[id] + ((one == number.end() ? 0 : values[one->second]) +
-                                            (other == number.end() ? 0 : values[other->second])) *
-                                               0.5f;
+            for (std::size_t id = 0; id < values.size(); ++id) {
+                const auto [one, other] = neighbours[id][transpose ? D - step : step];
+                blurred[id] =
+                    values[id] + ((one < 0 ? 0.0f : values[one]) + (other < 0 ? 0.0f : values[other])) * 0.5f;
             }
             values.swap(blurred);
         }
         for (std::int64_t i = 0; i < pixels; ++i) {
             float sum = 0;
-            for (int r = 0; r <= D; ++r)
-                sum += simplices[i].weights[r] * (32.0f / 33.0f) * values[number[simplices[i].vertices[r]]];
+            for (int r = 0; r <= D; ++r) sum += weights[i][r] * (32.0f / 33.0f) * values[vertices[i][r]];
             out[c * pixels + i] = sum;
         }
     }
