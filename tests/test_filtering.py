@@ -159,10 +159,13 @@ def test_torch_engine_with_codes_of_every_width(sigma_rgb, sigma_xy, words, bits
     assert error_of_torch_engine(images, values, sigma_rgb, sigma_xy) < 1e-6
 
 
-def test_torch_engine_where_a_vertex_has_thousands_of_pixels():
+def test_torch_engine_sums_the_thousands_of_pixels_of_a_flat_image_s_vertex_in_pieces():
     images, values = problem(h=61, w=83)
-    assert 10 * torch_lattice.PIECE < 61 * 83
-    assert error_of_torch_engine(torch.full_like(images, 100), values, 15, 1000) < 1e-6
+    images.fill_(100)
+    assert error_of_torch_engine(images, values, 15, 1000) < 1e-6
+    lattice = torch_lattice.build_lattice(images, values, 15, 1000)
+    assert 61 * 83 / torch_lattice.PIECE <= lattice.vertex_starts.diff().max() < 61 * 83 / torch_lattice.PIECE + 1
+    assert lattice.piece_starts.diff().max() == torch_lattice.PIECE
 
 
 def test_torch_engine_does_not_depend_on_the_rest_of_the_batch():
