@@ -75,9 +75,7 @@ def graphics() -> str:
     if not torch.cuda.is_available():
         reason = "no NVIDIA driver"
         if shutil.which("nvidia-smi"):
-            reason = (
-                "this PyTorch is without CUDA" if torch.version.cuda is None else "the driver is too old, or has none"
-            )
+            reason = "PyTorch cannot use the driver" if torch.version.cuda else "this PyTorch is without CUDA"
         raise Note(f"none ({reason}): everything runs on the CPU")
     found = []
     for index in range(torch.cuda.device_count()):
