@@ -306,8 +306,7 @@ class Trainer:
         parts = max(1, min(self.args.accumulate, count // processes // least_images(self.args, processes)))
         losses: dict[str, Tensor] = {}
         for number, part in enumerate(zip(*(t.tensor_split(parts) for t in (images, labels, region)), strict=True)):
-            reduce = nullcontext() if number == parts - 1 else distributed.without_reduction(self.network)
-            with reduce:
+            with nullcontext() if number == parts - 1 else distributed.without_reduction(self.network):
                 terms = self.part_losses(*part, whole)
                 with self.clock.part("backward"):
                     # Processes times, as their gradients are averaged.
@@ -317,7 +316,8 @@ class Trainer:
 
     def part_losses(self, images: Tensor, labels: Tensor, region: Tensor, whole: Batch) -> dict[str, Tensor]:
         """Return what a part adds to each loss of the whole batch."""
-        with self.clock.part("forward"), self.autocast():
+        half = torch.autocast(self.device.type, AMP_TYPES.get(self.args.amp), enabled=self.args.amp != "off")
+        with self.clock.part("forward"), half:
             logits = self.network(images).float()
         with self.clock.part("cross_entropy"):
             terms = {"cross_entropy": self.criterion(logits, labels, whole.size)}
@@ -330,14 +330,12 @@ class Trainer:
         for name, regulariser in self.regularisers.items():
             with self.clock.part(name):
                 terms[name] = regulariser(image, probabilities, region) * (len(images) / whole.images)
+        if self.regularisers:
+            self.check_finite({name: terms[name].item() for name in self.regularisers}, self.step, whole.names)
         if self.regularisers and not self._share_is_known:
             report_shares(terms, logits)
             self._share_is_known = True
         return terms
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which the network computes."""
-        return torch.autocast(self.device.type, AMP_TYPES.get(self.args.amp), enabled=self.args.amp != "off")
 
     def evaluate(self, batches: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
         """Return the scores of the network, in float32; a signal stops it."""
