@@ -11,7 +11,7 @@ from PIL import Image
 from errors import exit_status
 
 PAGE = Path(__file__).parent.parent / "docs" / "worked_example.md"
-EPOCHS = 2
+EPOCHS = 1
 
 
 def commands() -> list[list[str]]:
