@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dataloaders.custom_transforms import IMAGENET_MEAN
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.backbone import BACKBONES
@@ -36,13 +35,12 @@ def a_batch(images: int) -> dict:
     generator = torch.Generator().manual_seed(images)
     image = torch.rand(images, 3, SIDE, SIDE, generator=generator)
     image[: images // 2] *= 0.3
-    image = (image - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / 0.226
     label = torch.randint(CLASSES, (images, SIDE, SIDE), generator=generator)
     labelled = torch.rand(images, SIDE, SIDE, generator=generator)
     for number in range(images):
         label[number][labelled[number] > 0.2 * number**2 / images] = 255
     label[1, :, 20:] = 254
-    return {"image": image, "label": label, "name": [f"image {number}" for number in range(images)]}
+    return {"image": (255 * image).byte(), "label": label, "name": [f"image {number}" for number in range(images)]}
 
 
 def gradients(words: list[str]) -> dict[str, torch.Tensor]:
@@ -51,6 +49,7 @@ def gradients(words: list[str]) -> dict[str, torch.Tensor]:
     args = parse_options(words, BACKBONES)
     torch.manual_seed(0)
     model = DeepLab(CLASSES, "mobilenet", sync_bn=args.sync_bn, freeze_bn=args.freeze_bn).double()
+    model.register_forward_pre_hook(lambda _, inputs: tuple(values.double() for values in inputs))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0
@@ -68,7 +67,7 @@ def gradients(words: list[str]) -> dict[str, torch.Tensor]:
     whole = a_batch(args.batch_size)
     rank, processes = distributed.rank(), distributed.world_size()
     share = {name: values[rank::processes] for name, values in whole.items()}
-    losses = trainer.accumulate_gradients({**share, "image": share["image"].double()})
+    losses = trainer.accumulate_gradients(share)
     found = {f"loss {name}": distributed.sum_over_processes(value) for name, value in losses.items()}
     found |= {f"gradient {name}": p.grad for name, p in model.named_parameters()}
     return found | {f"buffer {name}": value for name, value in model.named_buffers() if "num_batches" not in name}
