@@ -48,7 +48,7 @@ constexpr int block_size = 16;
 
 // Channels are padded to a multiple of this many, and filtered at most `max_channels` at a time.
 constexpr int channel_step = 4;
-constexpr int max_channels = 32;
+constexpr int max_channels = 16;
 
 // Thrown by PermutohedralLattice::filter; `index` is the position in its input.
 struct NonFiniteValue {

@@ -20,7 +20,8 @@ from setuptools.command.build_py import build_py
 COMPILE_ARGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
 
 # engine.cpp is compiled once more for each of these that the compiler can make: compiler arguments, in addition to a
-# definition of BILATERAL_TARGET for engine.cpp and of BILATERAL_<NAME> for bilateralfilter.cpp, which chooses at run time.
+# definition of BILATERAL_TARGET for engine.cpp and of BILATERAL_<NAME> for bilateralfilter.cpp, which chooses at run
+# time.
 INSTRUCTION_SETS = {
     "avx2": ["-mavx2"],
     "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512"],
