@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -39,26 +40,26 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert (a / "best_pred.txt").read_text() == (b / "best_pred.txt").read_text()
 
 
+def train_under(strikes: list[str], voc: Path, run_root: Path, words: list[str]) -> tuple[Path, CompletedProcess]:
+    """Train in processes of one number of threads, on which the last bits depend; return the run's folder too."""
+    command = [sys.executable, Path(__file__).parent / "killed_training.py", ",".join(strikes)]
+    command += [*SMALL, *data(voc), "--run-root", str(run_root), *words]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return run_root / "voc" / "deeplab-mobilenet" / "experiment_0", result
+
+
 def test_a_training_that_is_killed_anywhere_ends_as_one_that_never_was(voc):
     """In a step, an evaluation, before and while a file is written; stopped by both signals; by Ctrl-C twice."""
     words = ["--epochs", "3", "--eval-interval", "2", "--log-interval", "1", "--save-steps", "1"]
-    whole = voc.parent / "whole"
-    assert train(voc, *words, "--run-root", whole) == 0
     strikes = ["TERM:6", "KILL:9", "INT2:11", "INT:8", "KILL:16"]
-    result = subprocess.run(
-        [sys.executable, Path(__file__).parent / "killed_training.py", ",".join(strikes)]
-        + [*SMALL, *data(voc), "--run-root", str(voc.parent / "run"), *words],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    whole, _ = train_under([], voc, voc.parent / "whole", words)
+    killed, result = train_under(strikes, voc, voc.parent / "run", words)
     statuses = [line.split()[-1] for line in result.stdout.splitlines() if ": status " in line]
     assert statuses == [str(STOPPED), "-9", "130", str(STOPPED), "-9", "0"], result.stdout + result.stderr
     assert "Traceback" not in result.stderr
-    assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
-    assert not list(run_folder(voc).glob(".*"))
-    assert_same_run(whole / "voc" / "deeplab-mobilenet" / "experiment_0", run_folder(voc))
+    assert [path.name for path in killed.parent.glob("experiment_*")] == ["experiment_0"]
+    assert not list(killed.glob(".*"))
+    assert_same_run(whole, killed)
 
 
 @pytest.fixture

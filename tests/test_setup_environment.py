@@ -128,7 +128,7 @@ def test_a_second_call_changes_nothing_and_make_has_nothing_to_do(tmp_path):
 
     shutil.copy(HOME / "Makefile", machine.code)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    make = ["make", "--directory", machine.code, "--question", "setup", "RUNTIME=local"]
+    make = ["make", "--directory", machine.code, "--question", ".venv/filter.stamp", "RUNTIME=local"]
     assert subprocess.run(make, env=environment, check=False).returncode == 0
 
     # A change of the filter builds it anew, and nothing else.
