@@ -196,4 +196,4 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    distributed.end(exit_status(main))

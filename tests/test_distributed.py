@@ -159,7 +159,7 @@ def main():
         distributed.any_process(False)
     return 0
 
-sys.exit(exit_status(main))
+distributed.end(exit_status(main))
 """
 
 

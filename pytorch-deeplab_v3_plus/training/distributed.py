@@ -13,7 +13,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -75,7 +75,8 @@ def launch(command: Sequence[str], processes: int) -> int:
         try:
             elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as error:
-            failed, failure = error.get_first_failure()
+            # The others fail in turn, and nearly at once: one that was killed is the cause.
+            failed, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
             if failure.exitcode < 0:
                 line = f"error: process {failed} of {processes} was killed by signal {-failure.exitcode}"
                 print(line, file=sys.stderr)
@@ -97,6 +98,15 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield
     dist.destroy_process_group()  # not after an error: it would wait for the others
+
+
+def end(status: int) -> NoReturn:
+    """End this process; after an error at once, as with threads that wait for the others a regular exit aborts."""
+    if status and world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def parallel(network: nn.Module, device: torch.device) -> nn.Module:

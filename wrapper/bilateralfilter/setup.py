@@ -152,4 +152,6 @@ setup(
         )
     ],
     cmdclass={"build_py": BuildExtensionFirst, "build_ext": BuildExtension},
+    # `setup.py install` would leave a zip file, out of which Python keeps using an earlier version's unpacked library.
+    zip_safe=False,
 )
