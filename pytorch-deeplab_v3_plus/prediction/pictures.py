@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dataloaders.files import write_label
 from dataloaders.labels import voc_palette
 from training.checkpoint import replace_file
 
@@ -18,9 +19,7 @@ TINT = 0.5  # share of the class's colour in its area
 
 def save_labels(path: Path, labels: np.ndarray) -> None:
     """Write a label map (H, W) uint8 as a palette PNG: its values are class numbers, its colours VOC's."""
-    picture = Image.fromarray(labels)
-    picture.putpalette(voc_palette().tobytes())
-    save_picture(path, picture)
+    replace_file(path, lambda temporary: write_label(temporary, labels))
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
