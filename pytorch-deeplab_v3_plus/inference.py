@@ -35,10 +35,15 @@ from training.options import (
     add_densecrf_options,
     add_device_options,
     add_network_options,
+    add_preset_option,
     add_switch,
     choose_device,
     number,
+    parse_with_preset,
 )
+
+# Of a preset's settings, those that concern a trained network.
+PRESET_SETTINGS = ("crop_size", "rloss_scale", "sigma_xy", "sigma_rgb", "size_free")
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where the results go; made if absent",
     )
+    add_preset_option(parser)
     add_network_options(parser, BACKBONES)
     parser.add_argument(
         "--crop_size",
@@ -128,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Segment or export as the command line says; return the exit status."""
     configure_logging()
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parse_with_preset(parser, argv, only=PRESET_SETTINGS)
     if not args.image_path and not args.export:
         parser.error("expected images (--image_path) or --export onnx")
     device = choose_device(args)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +19,10 @@ from pathlib import Path
 from dataloaders import make_data_loader
 from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
-from training.checkpoint import replace_file
+from training.checkpoint import LAST, replace_file
 from training.monitor import configure_logging
 from training.options import HelpFormatter, add_switch, integers, number, parse_options
-from training.two_stages import Comparison, comparison_table, save_comparison
+from training.two_stages import Comparison, comparison_table, save_comparison, train_all
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +98,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds=tuple(own.seeds),
         stage_epochs=(own.stage1_epochs, own.stage2_epochs),
         options=tuple(rest),
-        regularised=tuple(regularised),
+        variants={"regularised": tuple(regularised)},
         full=own.full,
-        jobs=own.jobs,
         stage2_lr=own.stage2_lr,
     )
+    comparison.check_folder()
     loaders = make_data_loader(args)  # fails early, and makes the synthetic data once
-    table = comparison_table(comparison.run())
+    train_all(comparison.first_stage(), own.jobs)
+    train_all(comparison.second_stage(), own.jobs)
+    trained = comparison.run_folder(own.seeds[0], "regularised") / LAST
+    replace_file(comparison.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))
+    table = comparison_table(comparison.results())
     replace_file(
         comparison.folder / "table.txt", lambda temporary: temporary.write_text(table + "\n", encoding="utf-8")
     )

@@ -74,9 +74,9 @@ def test_bad_input_gets_one_line(script, words, message):
 
 
 def test_memory_estimate_grows_with_the_batch():
-    result = run("estimate_memory.py", "--backbones", "mobilenet", "--crops", "65", "--batches", "8", "64")
+    result = run("step_memory.py", "--estimate", "--backbones", "mobilenet", "--crops", "65", "--batches", "8", "64")
     assert result.returncode == 0, result.stderr
-    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[4:]]
+    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[5:]]
     assert [row[:2] for row in rows] == [[65, 8], [65, 64]]
     (*_, few, few_half), (*_, many, many_half) = rows
     assert 3 * few < many < 9 * few and few_half <= few and many_half < many

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -89,6 +89,26 @@ def integers(text: str) -> list[int]:
 def add_switch(group: Any, *names: str, help: str, default: bool | None = False) -> None:
     """Add a boolean option that works bare and with True or False behind it."""
     group.add_argument(*names, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
+
+
+def add_preset_option(parser: argparse.ArgumentParser) -> None:
+    """Add --preset, which parse_with_preset reads."""
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="recommended settings for images of about this size; any option beside it wins",
+    )
+
+
+def parse_with_preset(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, only: Collection[str] | None = None
+) -> argparse.Namespace:
+    """Parse the command line; the settings of its --preset (or `only` some of them) become the defaults."""
+    preset = parser.parse_args(argv).preset
+    if preset:
+        settings = PRESETS[preset]
+        parser.set_defaults(**{name: settings[name] for name in settings if only is None or name in only})
+    return parser.parse_args(argv)
 
 
 def add_data_options(group: Any) -> None:
@@ -190,12 +210,7 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         description="Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss.",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument(
-        "--preset",
-        choices=PRESETS,
-        help="recommended settings for images of about this size; any option beside it wins (80, 256 and 513 leave "
-        "--densecrfloss off)",
-    )
+    add_preset_option(parser)
 
     data = parser.add_argument_group("data")
     add_data_options(data)
@@ -404,11 +419,7 @@ def parse_options(argv: Sequence[str] | None, backbones: Iterable[str]) -> argpa
         InputError: options that contradict each other.
         SystemExit: status 2 for a value out of its range, 0 for --help.
     """
-    parser = build_parser(backbones)
-    preset = parser.parse_args(argv).preset
-    if preset:
-        parser.set_defaults(**PRESETS[preset])
-    args = parser.parse_args(argv)
+    args = parse_with_preset(build_parser(backbones), argv)
     args.gpu_ids = args.gpu_ids[:1] if args.no_cuda or not torch.cuda.is_available() else args.gpu_ids
     devices = world_size() if is_launched() else len(args.gpu_ids)
     if args.batch_size is None:

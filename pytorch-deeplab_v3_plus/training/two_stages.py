@@ -12,11 +12,10 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 
 from dataloaders import Loaders
 from errors import InputError
-from training.checkpoint import load_network, replace_file
+from training.checkpoint import LAST, load_network
 from training.evaluation import label_map, predict
 from training.figures import evenly_spaced, save_contact_sheet, scribble_picture
 from training.monitor import final_scores
@@ -32,125 +31,112 @@ from training.monitor import final_scores
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
+UNREGULARISED = ("--densecrfloss", "0")
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
 
 
-class Part(NamedTuple):
-    """One training of a comparison: its name is that of its run folder."""
+class Training(NamedTuple):
+    """One run of the training script."""
 
-    seed: int
+    root: Path
+    """Its --run-root."""
     name: str
+    """Of the run's folder: its --checkname."""
     title: str
-    stage: int
     options: tuple[str, ...]
+
+    def run_folder(self) -> Path | None:
+        """Return its folder once it has ended, else None."""
+        for path in self.root.glob(f"*/{self.name}/experiment_*/scores.jsonl"):
+            if final_scores(path.parent):
+                return path.parent
+        return None
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [sys.executable, str(SCRIPT), "--run-root", str(self.root), "--checkname", self.name, *self.options]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared: seeds, lengths of the stages in epochs, options of all trainings and of the regularised one."""
+    """Second stages that start from the same first one.
+
+    Args:
+        folder: where all runs go.
+        seeds: each makes a first stage of its own, and the second stages from there.
+        stage_epochs: lengths of the two stages.
+        options: of all trainings.
+        variants: regularised second stages, name -> further options.
+        full: whether full supervision runs the two stages as well.
+        stage2_lr: rate of the second stages; None: as the first.
+        evaluations: of each training, about.
+    """
 
     folder: Path
     seeds: tuple[int, ...]
     stage_epochs: tuple[int, int]
     options: tuple[str, ...]
-    regularised: tuple[str, ...]
+    variants: Mapping[str, tuple[str, ...]]
     full: bool
-    jobs: int
     stage2_lr: float | None = None
+    evaluations: int = 10
 
     @property
-    def arms(self) -> list[str]:
-        """Names of the arms."""
-        return [arm for arm in ARMS if self.full or arm != "full"]
+    def arms(self) -> dict[str, tuple[str, ...]]:
+        """The second stages: name -> options."""
+        scribbles = ("--supervision", "scribble")
+        arms = {"partial_ce": (*scribbles, *UNREGULARISED)}
+        arms |= {name: (*scribbles, *options) for name, options in self.variants.items()}
+        return arms | ({"full": ("--supervision", "full", *UNREGULARISED)} if self.full else {})
 
-    def run(self) -> dict[str, list[dict[str, Any]]]:
-        """Train everything that is not there yet; return for each arm the final scores, one entry a seed."""
-        self._check_folder()
-        scribble, full = ("--supervision", "scribble"), ("--supervision", "full")
-        alone = ("--densecrfloss", "0")
-        firsts = {"stage1": (*scribble, *alone)} | ({"stage1_full": (*full, *alone)} if self.full else {})
-        self._train_all(
-            Part(seed, name, "stage 1, " + ARMS["full" if name == "stage1_full" else "partial_ce"], 0, options)
+    def first_stage(self) -> list[Training]:
+        """Return the trainings of the first stage."""
+        labels = {"stage1": "scribble"} | ({"stage1_full": "full"} if self.full else {})
+        return [
+            self._training(seed, name, f"stage 1, {label} labels", 0, ("--supervision", label, *UNREGULARISED))
             for seed in self.seeds
-            for name, options in firsts.items()
-        )
-        seconds = {
-            "partial_ce": (*scribble, *alone),
-            "regularised": (*scribble, *self.regularised),
-            "full": (*full, *alone),
-        }
-        self._train_all(
-            Part(seed, arm, ARMS[arm], 1, (*seconds[arm], *self._start(seed, arm)))
-            for seed in self.seeds
-            for arm in self.arms
-        )
-        trained = self.run_folder(self.seeds[0], "regularised") / "checkpoint_last.pth.tar"
-        replace_file(self.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))
+            for name, label in labels.items()
+        ]
+
+    def second_stage(self) -> list[Training]:
+        """Return the trainings of the second stage; the first has to have ended."""
+        first = {(training.root, training.name): training for training in self.first_stage()}
+        rate = ("--lr", str(self.stage2_lr)) if self.stage2_lr else ()
+        trainings = []
+        for seed in self.seeds:
+            for arm, options in self.arms.items():
+                start = first[self._root(seed), "stage1_full" if arm == "full" else "stage1"].run_folder()
+                resume = ("--resume", str(start / LAST), "--ft", *rate)
+                trainings.append(self._training(seed, arm, ARMS.get(arm, arm), 1, (*options, *resume)))
+        return trainings
+
+    def run_folder(self, seed: int, arm: str) -> Path | None:
+        """Return the folder of a second stage that has ended, else None."""
+        return Training(self._root(seed), arm, "", ()).run_folder()
+
+    def results(self) -> dict[str, list[dict[str, Any]]]:
+        """Return for each arm the final scores, one entry a seed."""
         return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
 
-    def _start(self, seed: int, arm: str) -> tuple[str, ...]:
-        """Return the options that start a second stage from the weights of its first."""
-        first = self.run_folder(seed, "stage1_full" if arm == "full" else "stage1")
-        rate = ("--lr", str(self.stage2_lr)) if self.stage2_lr else ()
-        return ("--resume", str(first / "checkpoint_last.pth.tar"), "--ft", *rate)
+    def _root(self, seed: int) -> Path:
+        return self.folder / f"seed_{seed}"
 
-    def _train_all(self, parts: Iterable[Part]) -> None:
-        """Train the parts that have not ended before, several at a time if asked for."""
-        parts = [part for part in parts if not self.run_folder(part.seed, part.name)]
-        at_once = max(1, min(self.jobs, len(parts)))
-        with ThreadPoolExecutor(at_once) as pool:
-            futures = [pool.submit(self._train, part, at_once) for part in parts]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    def _training(self, seed: int, name: str, title: str, stage: int, options: tuple[str, ...]) -> Training:
+        epochs = self.stage_epochs[stage]
+        interval = max(1, epochs // self.evaluations)
+        settings = ("--seed", str(seed), "--epochs", str(epochs), "--eval-interval", str(interval))
+        return Training(
+            self._root(seed), name, f"seed {seed}, {title}: {epochs} epochs", (*self.options, *settings, *options)
+        )
 
-    def run_folder(self, seed: int, part: str) -> Path | None:
-        """Return the folder of a part that has ended, or None."""
-        for path in self.folder.glob(f"seed_{seed}/*/{part}/experiment_*/scores.jsonl"):
-            if final_scores(path.parent):
-                return path.parent
-        return None
-
-    def _train(self, part: Part, at_once: int) -> None:
-        """Run one training in a process of its own."""
-        epochs = self.stage_epochs[part.stage]
-        settings = {
-            "--seed": part.seed,
-            "--epochs": epochs,
-            "--eval-interval": max(1, epochs // 10),
-            "--run-root": self.folder / f"seed_{part.seed}",
-            "--checkname": part.name,
-        }
-        command = [sys.executable, str(SCRIPT), *self.options]
-        command += [str(word) for setting in settings.items() for word in setting] + list(part.options)
-        title = f"seed {part.seed}, {part.title}"
-        logger.info("=== %s: %d epochs", title, epochs)
-        if at_once == 1:
-            status = subprocess.run(command, check=False).returncode
-        else:
-            threads = str(max(1, (os.cpu_count() or 1) // at_once))
-            environment = {"OMP_NUM_THREADS": threads, **os.environ}
-            with subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ) as process:
-                for line in process.stdout:  # the whole log is in the run's folder
-                    if line.startswith(("epoch", "WARNING", "error")):
-                        logger.info("%s: %s", title, line.rstrip())
-            status = process.returncode
-        if status or not self.run_folder(part.seed, part.name):
-            raise InputError(f"training stopped with status {status}; the command was: {shlex.join(command)}")
-
-    def _check_folder(self) -> None:
-        """Refuse a folder that holds another comparison."""
+    def check_folder(self) -> None:
+        """Make the folder; refuse one that holds another comparison."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / "comparison.json"
             settings = {
                 "options": list(self.options),
-                "regularised": list(self.regularised),
+                "variants": {name: list(options) for name, options in self.variants.items()},
                 "stage_epochs": list(self.stage_epochs),
                 "stage2_lr": self.stage2_lr,
             }
@@ -160,6 +146,44 @@ class Comparison:
             path.write_text(text)
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
+
+
+def train_all(trainings: Iterable[Training], jobs: int) -> None:
+    """Train what has not ended before, up to `jobs` at a time.
+
+    Raises:
+        InputError: a training failed; the others that run are awaited.
+    """
+    todo = [training for training in trainings if not training.run_folder()]
+    at_once = max(1, min(jobs, len(todo)))
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(_train, training, at_once) for training in todo]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _train(training: Training, at_once: int) -> None:
+    """Run one training in a process of its own."""
+    command = training.command()
+    logger.info("=== %s", training.title)
+    if at_once == 1:
+        status = subprocess.run(command, check=False).returncode
+    else:
+        threads = str(max(1, (os.cpu_count() or 1) // at_once))
+        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout:  # the whole log is in the run's folder
+                if line.startswith(("epoch", "WARNING", "error")):
+                    logger.info("%s: %s", training.title.split(":")[0], line.rstrip())
+        status = process.returncode
+    if status or not training.run_folder():
+        raise InputError(f"training stopped with status {status}; the command was: {shlex.join(command)}")
 
 
 def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -208,8 +232,7 @@ def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split:
     loader = getattr(loaders, split)
     dataset = loader.dataset
     networks = {
-        ARMS[arm]: load_network(comparison.run_folder(comparison.seeds[0], arm) / "checkpoint_last.pth.tar")
-        for arm in comparison.arms
+        ARMS[arm]: load_network(comparison.run_folder(comparison.seeds[0], arm) / LAST) for arm in comparison.arms
     }
     rows = []
     for index in evenly_spaced(len(dataset)):
