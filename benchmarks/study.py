@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,12 @@ from training.two_stages import ARMS, Comparison, mean_and_spread, train_all
 
 logger = logging.getLogger(__name__)
 
-COMMON = ("--backbone", "mobilenet", "--pretrained", "none", "--preset", "40")
-"""Options of every training; the preset's settings hold where a network or a variant does not say otherwise."""
+COMMON = (
+    *("--backbone", "mobilenet", "--pretrained", "none", "--batch-size", "16", "--lr", "0.01", "--scale-range", "0.9"),
+    *("1.3", "--ce-reduction", "mean", "--channels-last", "--size-free"),
+)
+"""Options of every training."""
+STAGE2_LR = 0.003
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Network:
     """Options of the network and its input, and the settings of the DenseCRF loss that are tried with it."""
 
     options: tuple[str, ...]
-    variants: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"preset": ()})
+    variants: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,59 @@ class Study:
     networks: Mapping[str, Network]
 
 
-STUDIES = {}
+def loss(weight: float, sigma_xy: float, sigma_rgb: float, *more: str) -> tuple[str, ...]:
+    """Return the options of a DenseCRF loss."""
+    return (
+        *("--densecrfloss", str(weight), "--sigma-xy", str(sigma_xy), "--sigma-rgb", str(sigma_rgb)),
+        *more,
+    )
+
+
+def network(stride: int, crop: int, variants: Mapping[str, tuple[str, ...]]) -> Network:
+    """Return a network of an output stride at a size of its input."""
+    return Network(("--out-stride", str(stride), "--crop-size", str(crop), "--base-size", str(crop)), variants)
+
+
+STUDIES = {
+    "40": Study(
+        every=8,
+        epochs=(150, 60),
+        networks={
+            "stride 8, crop 65": network(
+                *(8, 65),
+                {
+                    "weight 2, sigma xy 8, rgb 12": loss(2, 8, 12),
+                    "weight 0.7": loss(0.7, 8, 12),
+                    "weight 5": loss(5, 8, 12),
+                    "sigma xy 5": loss(2, 5, 12),
+                    "sigma xy 14": loss(2, 14, 12),
+                    "sigma rgb 7": loss(2, 8, 7),
+                    "sigma rgb 20": loss(2, 8, 20),
+                    "scale 0.5": loss(2, 8, 12, "--rloss-scale", "0.5"),
+                    "exact gradient": loss(2, 8, 12, "--exact-gradient"),
+                },
+            ),
+            "stride 16, crop 65": network(16, 65, {"weight 2, sigma xy 8, rgb 12": loss(2, 8, 12)}),
+            "stride 16, crop 64": network(16, 64, {"weight 2, sigma xy 8, rgb 12": loss(2, 8, 12)}),
+            "stride 16, crop 97": network(16, 97, {"weight 2, sigma xy 12, rgb 12": loss(2, 12, 12)}),
+        },
+    ),
+    "128": Study(
+        every=8,
+        epochs=(150, 60),
+        networks={
+            "stride 16, crop 129": network(
+                *(16, 129),
+                {
+                    "weight 2, sigma xy 16, rgb 10": loss(2, 16, 10),
+                    "weight 5": loss(5, 16, 10),
+                    "sigma xy 10": loss(2, 10, 10),
+                    "scale 0.5": loss(2, 16, 10, "--rloss-scale", "0.5"),
+                },
+            ),
+        },
+    ),
+}
 
 
 def subset(source: Path, target: Path, every: int) -> Path:
@@ -128,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options=(*common, *network.options),
             variants=network.variants,
             full=True,
+            stage2_lr=STAGE2_LR,
             evaluations=1,
         )
         for name, network in study.networks.items()
