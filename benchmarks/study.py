@@ -33,10 +33,10 @@ from training.two_stages import ARMS, Comparison, mean_and_spread, train_all
 logger = logging.getLogger(__name__)
 
 COMMON = (
-    *("--backbone", "mobilenet", "--pretrained", "none", "--batch-size", "16", "--lr", "0.01", "--scale-range", "0.9"),
-    *("1.3", "--ce-reduction", "mean", "--channels-last", "--size-free"),
+    *("--backbone", "mobilenet", "--pretrained", "none", "--out-stride", "16", "--batch-size", "8", "--lr", "0.01"),
+    *("--scale-range", "0.9", "1.3", "--ce-reduction", "mean", "--size-free", "--channels-last", "--amp", "bf16"),
 )
-"""Options of every training."""
+"""Options of every training; those of a network or of a loss win."""
 STAGE2_LR = 0.003
 
 
@@ -66,18 +66,18 @@ def loss(weight: float, sigma_xy: float, sigma_rgb: float, *more: str) -> tuple[
     )
 
 
-def network(stride: int, crop: int, variants: Mapping[str, tuple[str, ...]]) -> Network:
-    """Return a network of an output stride at a size of its input."""
-    return Network(("--out-stride", str(stride), "--crop-size", str(crop), "--base-size", str(crop)), variants)
+def side(pixels: int) -> tuple[str, ...]:
+    """Return the options of the size at which the network sees an image."""
+    return ("--crop-size", str(pixels), "--base-size", str(pixels))
 
 
 STUDIES = {
     "40": Study(
-        every=8,
-        epochs=(150, 60),
+        every=12,
+        epochs=(150, 40),
         networks={
-            "stride 8, crop 65": network(
-                *(8, 65),
+            "crop 65": Network(
+                side(65),
                 {
                     "weight 2, sigma xy 8, rgb 12": loss(2, 8, 12),
                     "weight 0.7": loss(0.7, 8, 12),
@@ -90,21 +90,16 @@ STUDIES = {
                     "exact gradient": loss(2, 8, 12, "--exact-gradient"),
                 },
             ),
-            "stride 16, crop 65": network(16, 65, {"weight 2, sigma xy 8, rgb 12": loss(2, 8, 12)}),
-            "stride 16, crop 64": network(16, 64, {"weight 2, sigma xy 8, rgb 12": loss(2, 8, 12)}),
-            "stride 16, crop 97": network(16, 97, {"weight 2, sigma xy 12, rgb 12": loss(2, 12, 12)}),
         },
     ),
     "128": Study(
-        every=8,
-        epochs=(150, 60),
+        every=16,
+        epochs=(150, 40),
         networks={
-            "stride 16, crop 129": network(
-                *(16, 129),
+            "crop 129": Network(
+                side(129),
                 {
                     "weight 2, sigma xy 16, rgb 10": loss(2, 16, 10),
-                    "weight 5": loss(5, 16, 10),
-                    "sigma xy 10": loss(2, 10, 10),
                     "scale 0.5": loss(2, 16, 10, "--rloss-scale", "0.5"),
                 },
             ),

@@ -2,12 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+
+import study
+from errors import InputError
 
 HOME = Path(__file__).parent.parent
 
@@ -80,3 +85,42 @@ def test_memory_estimate_grows_with_the_batch():
     assert [row[:2] for row in rows] == [[65, 8], [65, 64]]
     (*_, few, few_half), (*_, many, many_half) = rows
     assert 3 * few < many < 9 * few and few_half <= few and many_half < many
+
+
+def test_study(voc, monkeypatch):
+    network = study.Network((*study.side(33), "--batch-size", "2"), {"weak": study.loss(1, 4, 10)})
+    monkeypatch.setitem(study.STUDIES, "40", study.Study(every=2, epochs=(1, 1), networks={"tiny net": network}))
+    out = voc.parent / "study"
+    words = ["--size", "40", "--data-root", str(voc), "--classes", str(voc.parent / "classes.txt"), "--seeds", "2"]
+    assert study.main([*words, "--output", str(out)]) == 0
+    assert (out / "data/ImageSets/SegmentationAug/train.txt").read_text().split() == ["i0", "i2", "i4"]
+    finals = json.loads((out / "study.json").read_text())["tiny net"]
+    assert {arm: len(seeds) for arm, seeds in finals.items()} == {"partial_ce": 1, "weak": 1, "full": 1}
+    runs = {path.parts[-3] for path in out.glob("tiny_net/seed_2/*/*/experiment_0/scores.jsonl")}
+    assert runs == {"stage1", "stage1_full", *finals}
+    rows = [line.split(" | ")[0] for line in (out / "study.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["| partial CE", "| weak", "| full supervision"]
+    options = torch.load(next(out.glob("*/seed_2/*/weak/*/checkpoint_last.pth.tar")), weights_only=True)["options"]
+    assert (options["densecrfloss"], options["sigma_xy"], options["lr"]) == (1, 4, study.STAGE2_LR)
+    with Image.open(out / "study.png") as image:
+        image.verify()
+    shutil.rmtree(voc / "SegmentationClassAug")
+    with pytest.raises(InputError, match="the study needs lists and full truth"):
+        study.main([*words, "--output", str(voc.parent / "other")])
+
+
+def test_the_studys_table_by_hand():
+    def final(fill_in: float, val: float) -> dict:
+        return {"fill_in": {"miou": fill_in}, "val": {"miou": val}}
+
+    results = {
+        "partial_ce": [final(0.60, 0.20), final(0.62, 0.20)],
+        "weight 2": [final(0.64, 0.21), final(0.64, 0.21)],
+        "full": [final(0.70, 0.25), final(0.72, 0.25)],
+    }
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(results).splitlines()[2:]]
+    assert rows == [
+        ["partial CE", "61.0 ± 1.4", "", "", "20.0 ± 0.0", ""],
+        ["weight 2", "64.0 ± 0.0", "+3.0 ± 1.4", "30 %", "21.0 ± 0.0", "+1.0 ± 0.0"],
+        ["full supervision", "71.0 ± 1.4", "+10.0 ± 0.0", "", "25.0 ± 0.0", "+5.0 ± 0.0"],
+    ]

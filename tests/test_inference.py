@@ -83,6 +83,18 @@ def test_no_two_results_share_a_name():
     assert output_names([Path("/x/Cat.jpg"), Path("/x/cat.jpg")]) == ["x_Cat_jpg", "x_cat_jpg_2"]
 
 
+# Settings by image size
+
+
+def test_a_preset_gives_size_and_kernel_and_is_beaten_by_options_beside_it(checkpoint, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter.args) or 0)
+    for words in (["--preset", "256"], ["--preset", "256", "--crop_size", 40, "--sigma-xy", 7]):
+        assert segment(checkpoint, tmp_path / "out", "--image_path", "a.png", *words) == 0
+    assert [(args.crop_size, args.sigma_xy, args.rloss_scale) for args in seen] == [(256, 60, 0.75), (40, 7, 0.75)]
+    assert seen[0].batch_size == 1  # a preset's is that of training
+
+
 # Tiles and scaling
 
 
