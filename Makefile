@@ -10,7 +10,6 @@ PYTHON ?= python3# interpreter that makes .venv, 3.10 or newer
 TORCH_INDEX_URL ?= $(if $(NO_GPU),https://download.pytorch.org/whl/cpu)# where setup and build take PyTorch from; empty: PyPI
 DATA_ROOT ?= /data/datasets# folder of the data sets
 DATASET ?=# data set; empty: pascal where VOC is found, otherwise synthetic
-PRESET ?= 40# train-small: size of the images, 40, 80, 256 or 513 (the last two with OPTIONS="--densecrfloss WEIGHT")
 SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
 JOBS ?= 2# trainings of train-small side by side
 FULL ?=# FULL=1: train-small also trains with full supervision
@@ -137,8 +136,8 @@ download-data: ## download PASCAL VOC and the scribbles into DATA_ROOT (gigabyte
 	@data/pascal_scribble/fetchPascalScribble.sh
 
 .PHONY: train-small
-train-small: setup ## train in two stages on small images (PRESET): minutes on a laptop; ends with a table
-	@$(IN) python $(CODE)/train_two_stages.py --preset $(PRESET) $(DATA_OPTION) --backbone mobilenet --pretrained none \
+train-small: setup ## train in two stages on small images (40x40): minutes on a laptop; ends with a table
+	@$(IN) python $(CODE)/train_two_stages.py --preset 40 $(DATA_OPTION) --backbone mobilenet --pretrained none \
 	  --stage1-epochs 16 --stage2-epochs 12 --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) \
 	  --output run/train-small $(OPTIONS)
 

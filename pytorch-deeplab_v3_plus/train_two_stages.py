@@ -102,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         full=own.full,
         stage2_lr=own.stage2_lr,
     )
-    comparison.check_folder()
     loaders = make_data_loader(args)  # fails early, and makes the synthetic data once
+    comparison.check_folder()
     train_all(comparison.first_stage(), own.jobs)
     train_all(comparison.second_stage(), own.jobs)
     trained = comparison.run_folder(own.seeds[0], "regularised") / LAST

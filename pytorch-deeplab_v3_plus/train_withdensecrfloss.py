@@ -34,7 +34,7 @@ from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
 from modeling.pretrained import default_pretrained
 from training import distributed
-from training.advice import guessing_loss, steps_advice
+from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, steps_advice
 from training.benchmark import benchmark
 from training.checkpoint import load_checkpoint, load_weights, newest_checkpoint
 from training.distributed import STOPPED
@@ -177,7 +177,8 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
             kind=args.loss_type,
             reduction=args.ce_reduction,
         )
-        trainer = Trainer(args, model, settings, loaders, criterion, regularisers, monitor, guessing)
+        early = EARLY if checkpoint or pretrained != "none" else EARLY_FROM_RANDOM
+        trainer = Trainer(args, model, settings, loaders, criterion, regularisers, monitor, guessing, early)
         if args.benchmark:
             logger.info("\n%s", benchmark(trainer, args.benchmark))
             return 0

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+import train_withdensecrfloss
 from losses.cross_entropy import PartialCrossEntropy
 from test_scripts import train
-from training import advice
 from training.advice import guessing_loss, progress_advice, steps_advice
 
 
@@ -45,10 +45,11 @@ def test_a_loss_that_stays_at_guessing_is_reported_once_and_early():
     assert told([1.2] * 50, 3) == [34]
     assert told([1.2] * 5, 2000) == [2]
     assert told([1.2] * 9 + [0.9] * 20, 10) == []
+    assert progress_advice([{"losses": {"cross_entropy": 1.2}}] * 10, 10, 1.0, early=300) is None
 
 
 def test_training_warns_of_both(voc, capsys, monkeypatch):
-    monkeypatch.setattr(advice, "EARLY", 4)
+    monkeypatch.setattr(train_withdensecrfloss, "EARLY_FROM_RANDOM", 4)
     assert train(voc, "--epochs", 3, "--lr", 1e-12, "--no-val") == 0
     printed = capsys.readouterr().out
     assert "optimisation: 6 steps (3 epochs of 2)" in printed

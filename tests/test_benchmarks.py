@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import study
-from errors import InputError
+from errors import exit_status
 
 HOME = Path(__file__).parent.parent
 
@@ -78,8 +78,16 @@ def test_bad_input_gets_one_line(script, words, message):
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_memory_estimate_grows_with_the_batch():
-    result = run("step_memory.py", "--estimate", "--backbones", "mobilenet", "--crops", "65", "--batches", "8", "64")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_step_memory_needs_a_gpu():
+    result = run("step_memory.py")
+    assert result.returncode == 2 and "needs a CUDA GPU" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_step_memory_grows_with_the_batch():
+    result = run("step_memory.py", "--backbones", "mobilenet", "--crops", "65", "--batches", "8", "64")
     assert result.returncode == 0, result.stderr
     rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[5:]]
     assert [row[:2] for row in rows] == [[65, 8], [65, 64]]
@@ -87,26 +95,30 @@ def test_memory_estimate_grows_with_the_batch():
     assert 3 * few < many < 9 * few and few_half <= few and many_half < many
 
 
-def test_study(voc, monkeypatch):
-    network = study.Network((*study.side(33), "--batch-size", "2"), {"weak": study.loss(1, 4, 10)})
-    monkeypatch.setitem(study.STUDIES, "40", study.Study(every=2, epochs=(1, 1), networks={"tiny net": network}))
+def test_study(voc, monkeypatch, capsys):
+    monkeypatch.setitem(study.STUDIES, "40", study.Study(33, {"weak": study.loss(1, 4, 10)}))
+    monkeypatch.setattr(study, "EPOCHS", (1, 1))
+    monkeypatch.setattr(study, "COMMON", (*study.COMMON, "--batch-size", "2"))
     out = voc.parent / "study"
-    words = ["--size", "40", "--data-root", str(voc), "--classes", str(voc.parent / "classes.txt"), "--seeds", "2"]
-    assert study.main([*words, "--output", str(out)]) == 0
-    assert (out / "data/ImageSets/SegmentationAug/train.txt").read_text().split() == ["i0", "i2", "i4"]
-    finals = json.loads((out / "study.json").read_text())["tiny net"]
+    words = ["--size", "40", "--data-root", str(voc), "--seeds", "2", "--output", str(out), "--classes"]
+    assert exit_status(lambda: study.main([*words, "absent.txt"])) == 2
+    assert "absent.txt" in capsys.readouterr().err
+    words.append(str(voc.parent / "classes.txt"))
+    assert study.main(words) == 0
+    finals = json.loads((out / "study.json").read_text())
     assert {arm: len(seeds) for arm, seeds in finals.items()} == {"partial_ce": 1, "weak": 1, "full": 1}
-    runs = {path.parts[-3] for path in out.glob("tiny_net/seed_2/*/*/experiment_0/scores.jsonl")}
+    runs = {path.parts[-3] for path in out.glob("seed_2/voc/*/experiment_0/scores.jsonl")}
     assert runs == {"stage1", "stage1_full", *finals}
-    rows = [line.split(" | ")[0] for line in (out / "study.md").read_text().splitlines() if line.startswith("| ")]
+    text = (out / "study.md").read_text()
+    assert text.startswith("5 training and 2 validation images, crop 33")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[2:] == ["| partial CE", "| weak", "| full supervision"]
-    options = torch.load(next(out.glob("*/seed_2/*/weak/*/checkpoint_last.pth.tar")), weights_only=True)["options"]
+    options = torch.load(next(out.glob("seed_2/voc/weak/*/checkpoint_last.pth.tar")), weights_only=True)["options"]
     assert (options["densecrfloss"], options["sigma_xy"], options["lr"]) == (1, 4, study.STAGE2_LR)
     with Image.open(out / "study.png") as image:
         image.verify()
     shutil.rmtree(voc / "SegmentationClassAug")
-    with pytest.raises(InputError, match="the study needs lists and full truth"):
-        study.main([*words, "--output", str(voc.parent / "other")])
+    assert exit_status(lambda: study.main(words)) == 2
 
 
 def test_the_studys_table_by_hand():

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 FEW_STEPS = 100  # of fine-tuning; measured, see README.md
-EARLY = 100  # steps after which a loss has to have fallen
+EARLY = 100  # steps after which the loss of a pretrained network has to have fallen
+EARLY_FROM_RANDOM = 300  # of a random one; after 100 it often has not, and learns well later
 FALLEN = 0.95  # below this share of the loss of guessing
 
 
@@ -45,15 +46,18 @@ def guessing_loss(
     return (loss / batch_size if reduction == "batch" else loss).item()
 
 
-def progress_advice(history: Sequence[dict[str, Any]], steps_per_epoch: int, guessing: float) -> str | None:
-    """Return what to do about a cross-entropy that is still that of guessing, once, after EARLY steps; else None.
+def progress_advice(
+    history: Sequence[dict[str, Any]], steps_per_epoch: int, guessing: float, early: int = EARLY
+) -> str | None:
+    """Return what to do about a cross-entropy that is still that of guessing, once, after `early` steps; else None.
 
     Args:
         history: the records of the epochs so far (of scores.jsonl).
         steps_per_epoch: steps in an epoch.
         guessing: what guessing_loss gave.
+        early: EARLY, or EARLY_FROM_RANDOM.
     """
-    epochs = max(2, -(-EARLY // steps_per_epoch))  # the first epoch's mean holds the start
+    epochs = max(2, -(-early // steps_per_epoch))  # the first epoch's mean holds the start
     loss = history[-1]["losses"]["cross_entropy"]
     if len(history) != epochs or loss < FALLEN * guessing:
         return None

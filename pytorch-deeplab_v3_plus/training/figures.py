@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,32 +153,6 @@ def _legend(figure: Any, classes: Sequence[int], class_names: Sequence[str]) -> 
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 7) or 1, frameon=False, fontsize=9
     )
-
-
-def save_seeds(path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str) -> None:
-    """Draw scores, title -> row -> one number a seed: a dot for each, a bar at their mean.
-
-    The rows partial CE and full supervision, where there are any, also cross their panel as lines.
-    """
-    rows = [len(panel) for panel in panels.values()]
-    figure = _figure(8, 0.27 * sum(rows) + 0.75 * len(rows))
-    axes = figure.subplots(len(rows), 1, squeeze=False, sharex=True, height_ratios=[count + 1 for count in rows])[:, 0]
-    ends = {"partial CE": "tab:orange", "full supervision": "tab:green"}
-    for panel, (title, scores) in zip(axes, panels.items(), strict=True):
-        for place, (name, values) in enumerate(scores.items()):
-            mean = sum(values) / len(values)
-            colour = ends.get(name, "tab:blue")
-            panel.plot(values, [place] * len(values), "o", color=colour, alpha=0.5, markersize=5, markeredgewidth=0)
-            panel.plot([mean], [place], "|", color=colour, markersize=13, markeredgewidth=2.2)
-            if name in ends:
-                panel.axvline(mean, color=colour, linewidth=0.8, linestyle="--", zorder=0)
-        panel.set_yticks(range(len(scores)), list(scores), fontsize=8)
-        panel.set_ylim(len(scores) - 0.4, -0.6)
-        panel.set_title(title, fontsize=10, loc="left")
-        panel.grid(axis="x", alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel(xlabel, fontsize=9)
-    _save(figure, path)
 
 
 def save_gradient(path: Path, gradient: np.ndarray, title: str) -> None:

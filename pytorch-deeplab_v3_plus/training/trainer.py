@@ -23,7 +23,7 @@ from dataloaders.custom_transforms import denormalize, to_device
 from dataloaders.labels import PADDING, UNLABELLED
 from errors import InputError
 from training import distributed
-from training.advice import progress_advice
+from training.advice import EARLY, progress_advice
 from training.balance import percentage, report_shares
 from training.checkpoint import (
     BEST,
@@ -72,8 +72,8 @@ class Trainer:
         criterion: (logits, labels) -> scalar over the labelled pixels.
         regularisers: name -> module (image, probabilities, region_of_interest) -> scalar.
         monitor: the run's folder.
-        guessing: the cross-entropy of a network that has learned nothing (see training/advice.py); by default
-            there is no advice.
+        guessing, early: the cross-entropy of a network that has learned nothing, and the steps after which that is
+            told (see training/advice.py); by default there is no advice.
     """
 
     def __init__(
@@ -86,10 +86,11 @@ class Trainer:
         regularisers: Mapping[str, nn.Module],
         monitor: Monitor,
         guessing: float = float("inf"),
+        early: int = EARLY,
     ) -> None:
         self.args, self.model, self.settings, self.loaders = args, model, settings, loaders
         self.criterion, self.regularisers, self.monitor = criterion, regularisers, monitor
-        self.guessing = guessing
+        self.guessing, self.early = guessing, early
         self.device = next(model.parameters()).device
         network = torch.compile(model) if args.compile else model
         self.network = distributed.parallel(network, self.device)
@@ -415,7 +416,7 @@ class Trainer:
             shown |= {f"val_iou/{name}": iou for name, iou in by_class if iou is not None}
             self.monitor.scalars(shown, self.epoch)
         logger.info("%s", line)
-        advice = progress_advice(self.history, len(self.loaders.train), self.guessing)
+        advice = progress_advice(self.history, len(self.loaders.train), self.guessing, self.early)
         if advice:
             logger.warning("WARNING: %s", advice)
         if (scores or self.epoch == self.args.epochs) and distributed.is_main():

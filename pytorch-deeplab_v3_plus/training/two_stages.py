@@ -2,8 +2,9 @@
 
 For each seed: stage 1 trains with partial cross-entropy alone. Stage 2 starts from those very weights, twice, with the
 same number of steps, rate, schedule, augmentation and seed: once with partial cross-entropy alone and once with the
-regulariser. Full supervision, if asked for, runs the same two stages on the full truth. Each part is a run of
-train_withdensecrfloss.py; a part that has ended is not run again, so that an interrupted comparison goes on.
+regulariser. Full supervision, if asked for, runs the same two stages on the full truth. Each training is a run of
+train_withdensecrfloss.py. What has ended is not run again; of what was cut off, a first stage goes on from its newest
+checkpoint and a second one starts again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 from dataloaders import Loaders
 from errors import InputError
-from training.checkpoint import LAST, load_network
+from training.checkpoint import LAST, load_network, replace_file
 from training.evaluation import label_map, predict
 from training.figures import evenly_spaced, save_contact_sheet, scribble_picture
 from training.monitor import final_scores
@@ -34,27 +35,29 @@ SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 UNREGULARISED = ("--densecrfloss", "0")
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
 
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The final scores of each arm, seed by seed (see training.monitor.final_scores)."""
+
 
 class Training(NamedTuple):
-    """One run of the training script."""
+    """One run of the training script, in `<root>/<data set>/<name>/`."""
 
     root: Path
-    """Its --run-root."""
     name: str
-    """Of the run's folder: its --checkname."""
     title: str
     options: tuple[str, ...]
-
-    def run_folder(self) -> Path | None:
-        """Return its folder once it has ended, else None."""
-        for path in self.root.glob(f"*/{self.name}/experiment_*/scores.jsonl"):
-            if final_scores(path.parent):
-                return path.parent
-        return None
 
     def command(self) -> list[str]:
         """Return the command line."""
         return [sys.executable, str(SCRIPT), "--run-root", str(self.root), "--checkname", self.name, *self.options]
+
+
+def ended_run(root: Path, name: str) -> Path | None:
+    """Return the folder of the run `name` under `root` once it has ended, else None."""
+    for path in root.glob(f"*/{name}/experiment_*/scores.jsonl"):
+        if final_scores(path.parent):
+            return path.parent
+    return None
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ class Comparison:
     Args:
         folder: where all runs go.
         seeds: each makes a first stage of its own, and the second stages from there.
-        stage_epochs: lengths of the two stages.
+        stage_epochs: lengths of the two stages, in epochs.
         options: of all trainings.
         variants: regularised second stages, name -> further options.
         full: whether full supervision runs the two stages as well.
         stage2_lr: rate of the second stages; None: as the first.
-        evaluations: of each training, about.
+        evaluations: about how many of them during a training.
     """
 
     folder: Path
@@ -90,32 +93,34 @@ class Comparison:
         return arms | ({"full": ("--supervision", "full", *UNREGULARISED)} if self.full else {})
 
     def first_stage(self) -> list[Training]:
-        """Return the trainings of the first stage."""
+        """Return the trainings of the first stage, which go on where they were cut off."""
         labels = {"stage1": "scribble"} | ({"stage1_full": "full"} if self.full else {})
         return [
-            self._training(seed, name, f"stage 1, {label} labels", 0, ("--supervision", label, *UNREGULARISED))
+            self._training(
+                *(seed, name, f"stage 1, {label} labels", 0),
+                ("--supervision", label, *UNREGULARISED, "--resume", "auto"),
+            )
             for seed in self.seeds
             for name, label in labels.items()
         ]
 
     def second_stage(self) -> list[Training]:
         """Return the trainings of the second stage; the first has to have ended."""
-        first = {(training.root, training.name): training for training in self.first_stage()}
         rate = ("--lr", str(self.stage2_lr)) if self.stage2_lr else ()
         trainings = []
         for seed in self.seeds:
             for arm, options in self.arms.items():
-                start = first[self._root(seed), "stage1_full" if arm == "full" else "stage1"].run_folder()
-                resume = ("--resume", str(start / LAST), "--ft", *rate)
-                trainings.append(self._training(seed, arm, ARMS.get(arm, arm), 1, (*options, *resume)))
+                start = self.run_folder(seed, "stage1_full" if arm == "full" else "stage1")
+                options = (*options, "--resume", str(start / LAST), "--ft", *rate)
+                trainings.append(self._training(seed, arm, ARMS.get(arm, arm), 1, options))
         return trainings
 
-    def run_folder(self, seed: int, arm: str) -> Path | None:
-        """Return the folder of a second stage that has ended, else None."""
-        return Training(self._root(seed), arm, "", ()).run_folder()
+    def run_folder(self, seed: int, name: str) -> Path | None:
+        """Return the folder of a training that has ended, else None."""
+        return ended_run(self._root(seed), name)
 
-    def results(self) -> dict[str, list[dict[str, Any]]]:
-        """Return for each arm the final scores, one entry a seed."""
+    def results(self) -> Results:
+        """Return the final scores."""
         return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
 
     def _root(self, seed: int) -> Path:
@@ -131,21 +136,23 @@ class Comparison:
 
     def check_folder(self) -> None:
         """Make the folder; refuse one that holds another comparison."""
+        settings = {
+            "options": list(self.options),
+            "variants": {name: list(options) for name, options in self.variants.items()},
+            "stage_epochs": list(self.stage_epochs),
+            "stage2_lr": self.stage2_lr,
+        }
+        text = json.dumps(settings, indent=1) + "\n"
+        path = self.folder / "comparison.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / "comparison.json"
-            settings = {
-                "options": list(self.options),
-                "variants": {name: list(options) for name, options in self.variants.items()},
-                "stage_epochs": list(self.stage_epochs),
-                "stage2_lr": self.stage2_lr,
-            }
-            text = json.dumps(settings, indent=1) + "\n"
-            if path.is_file() and path.read_text() != text:
-                raise InputError(f"{path}: this folder holds a comparison with other settings; choose another --output")
-            path.write_text(text)
+            if path.is_file() and path.read_text(encoding="utf-8") != text:
+                raise InputError(
+                    f"{path}: this folder holds a comparison with other settings; choose another --output, or delete it"
+                )
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
+        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def train_all(trainings: Iterable[Training], jobs: int) -> None:
@@ -154,7 +161,7 @@ def train_all(trainings: Iterable[Training], jobs: int) -> None:
     Raises:
         InputError: a training failed; the others that run are awaited.
     """
-    todo = [training for training in trainings if not training.run_folder()]
+    todo = [training for training in trainings if not ended_run(training.root, training.name)]
     at_once = max(1, min(jobs, len(todo)))
     with ThreadPoolExecutor(at_once) as pool:
         futures = [pool.submit(_train, training, at_once) for training in todo]
@@ -182,11 +189,34 @@ def _train(training: Training, at_once: int) -> None:
                 if line.startswith(("epoch", "WARNING", "error")):
                     logger.info("%s: %s", training.title.split(":")[0], line.rstrip())
         status = process.returncode
-    if status or not training.run_folder():
+    if status or not ended_run(training.root, training.name):
         raise InputError(f"training stopped with status {status}; the command was: {shlex.join(command)}")
 
 
-def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
+def percents(results: Results, arm: str, score: str) -> list[float]:
+    """Return the mIoU of an arm in percent, seed by seed; `score` is val or fill_in."""
+    return [100 * final[score]["miou"] for final in results[arm]]
+
+
+def gains(results: Results, arm: str, score: str) -> list[float]:
+    """Return what an arm gains over partial CE, in points of mIoU, seed by seed."""
+    pairs = zip(percents(results, "partial_ce", score), percents(results, arm, score), strict=True)
+    return [regularised - alone for alone, regularised in pairs]
+
+
+def share_of_gap(results: Results, arm: str, score: str) -> str:
+    """Return as text what share of the gap from partial CE to full supervision an arm closes, in the mean."""
+    gap = statistics.mean(gains(results, "full", score))
+    return f"{100 * statistics.mean(gains(results, arm, score)) / gap:.0f} %" if gap > 0 else "-"
+
+
+def background_everywhere(results: Results, score: str) -> float:
+    """Return the mIoU in percent of the background everywhere: its IoU is its share, and no other class is hit."""
+    frequency = results["partial_ce"][0][score]["frequency"]
+    return 100 * frequency[0] / sum(share > 0 for share in frequency)
+
+
+def comparison_table(results: Results) -> str:
     """Return the table: mIoU in percent, mean and standard deviation over the seeds, of each arm and score."""
     scores = [name for name in ("val", "fill_in") if all(name in final for final in results["partial_ce"])]
     lines = [f"{'mIoU in %, crop protocol':<26}" + "".join(f"{name.replace('_', '-'):>16}" for name in scores)]
@@ -194,30 +224,16 @@ def comparison_table(results: dict[str, list[dict[str, Any]]]) -> str:
     def line(title: str, cells: Sequence[str]) -> None:
         lines.append(f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells))
 
-    # Background everywhere hits the background with IoU = its share, and no other class.
-    frequencies = [results["partial_ce"][0][name]["frequency"] for name in scores]
-    line("background everywhere", [f"{100 * f[0] / sum(share > 0 for share in f):.1f}" for f in frequencies])
-    values = {
-        arm: {name: [100 * final[name]["miou"] for final in finals] for name in scores}
-        for arm, finals in results.items()
-    }
-    for arm, by_score in values.items():
-        line(ARMS[arm], [mean_and_spread(by_score[name]) for name in scores])
-    gains = {
-        name: [b - a for a, b in zip(values["partial_ce"][name], values["regularised"][name], strict=True)]
-        for name in scores
-    }
-    line("gain of the regulariser", [mean_and_spread(gains[name], sign="+") for name in scores])
-    if len(gains[scores[0]]) > 1:
-        line("  by seed", [" ".join(f"{gain:+.1f}" for gain in gains[name]) for name in scores])
-    if "full" in values:
-        mean = {arm: {name: statistics.mean(by_score[name]) for name in scores} for arm, by_score in values.items()}
-        gaps = {name: mean["full"][name] - mean["partial_ce"][name] for name in scores}
-        line("gap to full supervision", [f"{gaps[name]:.1f}" for name in scores])
-        line(
-            "share of the gap closed",
-            [f"{100 * statistics.mean(gains[name]) / gaps[name]:.0f} %" if gaps[name] > 0 else "-" for name in scores],
-        )
+    line("background everywhere", [f"{background_everywhere(results, name):.1f}" for name in scores])
+    for arm in results:
+        line(ARMS[arm], [mean_and_spread(percents(results, arm, name)) for name in scores])
+    gained = [gains(results, "regularised", name) for name in scores]
+    line("gain of the regulariser", [mean_and_spread(points, sign="+") for points in gained])
+    if len(gained[0]) > 1:
+        line("  by seed", [" ".join(f"{gain:+.1f}" for gain in points) for points in gained])
+    if "full" in results:
+        line("gap to full supervision", [f"{statistics.mean(gains(results, 'full', name)):.1f}" for name in scores])
+        line("share of the gap closed", [share_of_gap(results, "regularised", name) for name in scores])
     return "\n".join(lines)
 
 
