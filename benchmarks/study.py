@@ -75,13 +75,14 @@ STUDIES = {
             "sigma rgb 20": loss(2, 8, 20),
             "scale 0.5": loss(2, 8, 12, "--rloss-scale", "0.5"),
             "exact gradient": loss(2, 8, 12, "--exact-gradient"),
+            "weight 4, sigma xy 14, rgb 16": loss(4, 14, 16),
         },
     ),
     "128": Study(
         129,
         {
-            "weight 2, sigma xy 16, rgb 10": loss(2, 16, 10),
-            "scale 0.5": loss(2, 16, 10, "--rloss-scale", "0.5"),
+            "weight 2, sigma xy 24, rgb 12": loss(2, 24, 12),
+            "sigma xy 14": loss(2, 14, 12),
         },
     ),
 }

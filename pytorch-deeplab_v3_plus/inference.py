@@ -30,6 +30,7 @@ from prediction.run import Segmenter, make_folder
 from training.checkpoint import load_network
 from training.monitor import configure_logging, describe_device
 from training.options import (
+    PRESETS,
     HelpFormatter,
     add_crf_options,
     add_densecrf_options,
@@ -42,8 +43,9 @@ from training.options import (
     parse_with_preset,
 )
 
-# Of a preset's settings, those that concern a trained network.
-PRESET_SETTINGS = ("crop_size", "rloss_scale", "sigma_xy", "sigma_rgb", "size_free")
+# Of a preset's settings, those of the DenseCRF loss that inference reports; its crop size serves where the checkpoint
+# holds none.
+LOSS_SETTINGS = ("rloss_scale", "sigma_xy", "sigma_rgb", "size_free")
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where the results go; made if absent",
     )
-    add_preset_option(parser)
+    add_preset_option(
+        parser,
+        "that of the training: kernel of the DenseCRF loss, and --crop_size where the checkpoint does not hold it",
+    )
     add_network_options(parser, BACKBONES)
     parser.add_argument(
         "--crop_size",
@@ -134,11 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Segment or export as the command line says; return the exit status."""
     configure_logging()
     parser = build_parser()
-    args = parse_with_preset(parser, argv, only=PRESET_SETTINGS)
+    args = parse_with_preset(parser, argv, LOSS_SETTINGS)
     if not args.image_path and not args.export:
         parser.error("expected images (--image_path) or --export onnx")
     device = choose_device(args)
     model, settings = load_network(args.checkpoint, args.backbone, args.n_class, args.out_stride)
+    if args.preset:
+        settings.setdefault("crop_size", PRESETS[args.preset]["crop_size"])
     model = RawRGB(model).eval()
     segmenter = Segmenter(args, model, settings)
     if args.export:

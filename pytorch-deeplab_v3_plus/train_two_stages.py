@@ -4,7 +4,7 @@
 
 Stage 1 is partial cross-entropy alone; stage 2 goes on from it with and without the DenseCRF loss, for the same number
 of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help). Prints and keeps a table of
-mIoU and a sheet of pictures; repeated with the same --output it goes on where it was stopped.
+mIoU and a sheet of pictures; repeated with the same --output it keeps the trainings that have ended.
 """
 
 from __future__ import annotations

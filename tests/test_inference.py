@@ -86,13 +86,17 @@ def test_no_two_results_share_a_name():
 # Settings by image size
 
 
-def test_a_preset_gives_size_and_kernel_and_is_beaten_by_options_beside_it(checkpoint, tmp_path, monkeypatch):
+def test_a_preset_gives_the_kernel_and_a_size_that_the_checkpoint_does_not_hold(checkpoint, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter.args) or 0)
-    for words in (["--preset", "256"], ["--preset", "256", "--crop_size", 40, "--sigma-xy", 7]):
-        assert segment(checkpoint, tmp_path / "out", "--image_path", "a.png", *words) == 0
-    assert [(args.crop_size, args.sigma_xy, args.rloss_scale) for args in seen] == [(256, 60, 0.75), (40, 7, 0.75)]
-    assert seen[0].batch_size == 1  # a preset's is that of training
+    monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter) or 0)
+    published = tmp_path / "published.pth.tar"
+    torch.save({"state_dict": torch.load(checkpoint, weights_only=True)["state_dict"]}, published)
+    preset = ("--preset", "256", "--backbone", "mobilenet", "--image_path", "a.png")
+    for file, more in ((checkpoint, []), (published, []), (published, ["--crop_size", 40, "--sigma-xy", 7])):
+        assert segment(file, tmp_path / "out", *preset, *more) == 0
+    assert [segmenter.view.size for segmenter in seen] == [48, 256, 40]
+    assert [segmenter.args.sigma_xy for segmenter in seen] == [60, 60, 7]
+    assert seen[0].args.rloss_scale == 0.75 and seen[0].args.batch_size == 1  # the batch is training's
 
 
 # Tiles and scaling

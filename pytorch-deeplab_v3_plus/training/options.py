@@ -91,23 +91,19 @@ def add_switch(group: Any, *names: str, help: str, default: bool | None = False)
     group.add_argument(*names, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
 
 
-def add_preset_option(parser: argparse.ArgumentParser) -> None:
+def add_preset_option(parser: argparse.ArgumentParser, help: str) -> None:
     """Add --preset, which parse_with_preset reads."""
-    parser.add_argument(
-        "--preset",
-        choices=PRESETS,
-        help="recommended settings for images of about this size; any option beside it wins",
-    )
+    parser.add_argument("--preset", choices=PRESETS, help=f"{help}; any option beside it wins")
 
 
 def parse_with_preset(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, only: Collection[str] | None = None
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, settings: Collection[str] | None = None
 ) -> argparse.Namespace:
-    """Parse the command line; the settings of its --preset (or `only` some of them) become the defaults."""
+    """Parse the command line; what its --preset says of these settings (None: of all) becomes the default."""
     preset = parser.parse_args(argv).preset
     if preset:
-        settings = PRESETS[preset]
-        parser.set_defaults(**{name: settings[name] for name in settings if only is None or name in only})
+        known = PRESETS[preset]
+        parser.set_defaults(**{name: known[name] for name in known if settings is None or name in settings})
     return parser.parse_args(argv)
 
 
@@ -210,7 +206,7 @@ def build_parser(backbones: Iterable[str]) -> argparse.ArgumentParser:
         description="Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss.",
         formatter_class=HelpFormatter,
     )
-    add_preset_option(parser)
+    add_preset_option(parser, "recommended settings for images of this size (256 and 513: without --densecrfloss)")
 
     data = parser.add_argument_group("data")
     add_data_options(data)
