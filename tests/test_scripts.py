@@ -483,6 +483,7 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
         1,
         "--size-free",
     ]
+    assert call(train_two_stages, *words, "--data-root", voc / "absent") == 2  # and the folder stays free
     assert call(train_two_stages, *words) == 0
     table = (out / "table.txt").read_text()
     assert table.strip() in capsys.readouterr().out

@@ -123,7 +123,7 @@ def test_booleans_work_bare_and_spelled_out(words, value):
 
 def test_a_preset_is_beaten_by_options_beside_it():
     args = options("--preset", "80", "--crop-size", "96")
-    assert (args.base_size, args.crop_size, args.batch_size, args.sigma_xy) == (128, 96, 16, 40)
+    assert (args.base_size, args.crop_size, args.batch_size, args.sigma_xy) == (129, 96, 8, 24)
 
 
 def test_the_readme_gives_the_presets():
