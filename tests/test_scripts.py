@@ -512,9 +512,11 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     }
     assert arms["partial_ce"]["options"]["resume"] == arms["regularised"]["options"]["resume"]
 
-    (next(out.glob("seed_1/*/regularised/experiment_0")) / "scores.jsonl").unlink()  # as if it had been killed
+    for name in ("stage1", "regularised"):  # as if they had been killed
+        (next(out.glob(f"seed_1/*/{name}/experiment_0")) / "scores.jsonl").unlink()
     assert call(train_two_stages, *words) == 0
-    assert [p.name for p in sorted(out.glob("seed_1/*/*/*")) if p.is_dir()].count("experiment_1") == 1
+    again = [path.parent.name for path in out.glob("seed_1/*/*/experiment_1")]
+    assert again == ["regularised"]  # the first stage went on in its own folder
     capsys.readouterr()
     assert call(train_two_stages, *words, "--lr", 0.5) == 2
     assert "other settings" in one_line(capsys)
