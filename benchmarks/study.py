@@ -75,7 +75,6 @@ STUDIES = {
             "sigma rgb 20": loss(2, 8, 20),
             "scale 0.5": loss(2, 8, 12, "--rloss-scale", "0.5"),
             "exact gradient": loss(2, 8, 12, "--exact-gradient"),
-            "weight 4, sigma xy 14, rgb 16": loss(4, 14, 16),
         },
     ),
     "128": Study(
