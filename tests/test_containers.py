@@ -70,6 +70,22 @@ def test_compose_services(services):
         assert "shm_size" in service
 
 
+def test_services_do_not_depend_on_which_of_two_merged_mappings_wins():
+    """Parsers of YAML differ in that."""
+    node = yaml.compose((HOME / "docker-compose.yml").read_text())
+
+    def keys(mapping) -> list[str]:
+        found = []
+        for key, value in mapping.value:
+            merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            found += [name for part in merged for name in keys(part)] if key.value == "<<" else [key.value]
+        return found
+
+    services = next(value for key, value in node.value if key.value == "services")
+    for name, service in services.value:
+        assert len(set(keys(service))) == len(keys(service)), name.value
+
+
 @pytest.mark.parametrize("name", ["jupyter", "jupyter-cpu"])
 def test_jupyter_listens_on_this_machine_only_and_keeps_its_token(services, name):
     (port,) = services[name]["ports"]
