@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = (
         f"{len(loaders.train.dataset)} training and {len(loaders.val.dataset)} validation images, crop {study.crop}; "
         f"{EPOCHS[0]} epochs of partial CE, then {EPOCHS[1]} of each row; mIoU in %, crop protocol, last epoch, mean ± "
-        f"standard deviation over {len(args.seeds)} seeds; background everywhere: fill-in "
+        f"standard deviation over the seeds {', '.join(map(str, args.seeds))}; background everywhere: fill-in "
         f"{background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}\n\n"
         f"{table(results)}\n"
     )

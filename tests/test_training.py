@@ -1,6 +1,8 @@
 """Scores by hand, schedules, options, checkpoints."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +317,18 @@ def test_run_folders_are_numbered_as_integers(tmp_path):
     assert monitor.folder.name == "experiment_11"
     assert "lr: 0.1" in (monitor.folder / "parameters.txt").read_text()
     assert monitor.best_of_all_runs() == 0.25
+
+
+def test_a_reader_of_the_log_may_leave():
+    code = "import logging; from training.monitor import configure_logging; configure_logging(); "
+    code += "[logging.info('line') for _ in range(50000)]"
+    source = Path(__file__).parent.parent / "pytorch-deeplab_v3_plus"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
 
 
 # Comparison
