@@ -118,7 +118,7 @@ def test_train_small_compares_with_a_regulariser():
     own, rest = train_two_stages.build_parser().parse_known_args(words)
     args = parse_options(rest, BACKBONES)
     assert (own.seeds, own.full, args.dataset, args.pretrained) == ([1, 2], True, "synthetic", "none")
-    assert args.preset == "40" and args.regularisers and args.size_free
+    assert args.preset == "40" and args.regularisers == [("densecrf", 0.5)] and args.size_free
 
 
 def test_train_standard_is_the_published_recipe():
