@@ -4,6 +4,7 @@ The commands that make would give Docker are recorded by a stand-in for `docker`
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,7 +31,12 @@ esac
 
 def environment(**variables: str) -> dict[str, str]:
     """Return this process's environment without what make or a container would set."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "RLOSS_"))}
+    settings = set(re.findall(r"^([A-Z_]+) \?=", (HOME / "Makefile").read_text(), re.MULTILINE))
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in settings and not key.startswith(("MAKE", "MFLAGS", "RLOSS_"))
+    }
     return {**kept, **variables}
 
 
