@@ -139,8 +139,8 @@ download-data: ## download PASCAL VOC and the scribbles into DATA_ROOT (gigabyte
 .PHONY: train-small
 train-small: setup ## train in two stages on small images (40x40): minutes on a laptop; ends with a table
 	@$(IN) python $(CODE)/train_two_stages.py --preset 40 $(DATA_OPTION) --backbone mobilenet --pretrained none \
-	  --stage1-epochs 20 --stage2-epochs 12 --stage2-lr 0.003 --densecrfloss 0.5 --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) \
-	  --output run/train-small $(OPTIONS)
+	  --stage1-epochs 20 --stage2-epochs 12 --stage2-lr 0.003 --densecrfloss 0.5 \
+	  --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) --output run/train-small $(OPTIONS)
 
 .PHONY: train-standard
 train-standard: setup ## train the published recipe at 513x513 (wants a GPU)
