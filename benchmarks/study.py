@@ -1,12 +1,13 @@
 """Which settings of the DenseCRF loss suit small images? A study over several seeds, judged by fill-in and val mIoU.
 
-    PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/study.py --size 40 --data-root FOLDER --classes FILE --jobs 2
+    PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/study.py --study 40 --data-root FOLDER --classes FILE --jobs 2
 
 For each seed: stage 1 of partial cross-entropy alone, then from its weights a second stage without the DenseCRF loss
 and one for each of its settings, of the same length; and both stages with full supervision, the upper bound. Fill-in is
 the mIoU on the training images against their full truth, which training on scribbles never sees. FOLDER is any data set
-with full truth; the lengths are for some sixty training images. Leaves study.md (table), study.png and study.json in
---output; repeated, it keeps the trainings that have ended. docs/small_images.md shows what it found.
+with full truth; the lengths are for some sixty training images of 40 pixels and thirty of 128. Leaves study.md (table),
+study.png and study.json in --output; repeated, it keeps the trainings that have ended. docs/small_images.md shows what
+it found.
 """
 
 from __future__ import annotations
@@ -44,17 +45,27 @@ COMMON = (
     *("--scale-range", "0.9", "1.3", "--ce-reduction", "mean", "--size-free", "--channels-last", "--amp", "bf16"),
 )
 """Options of every training."""
-EPOCHS = (150, 40)
 STAGE2_LR = 0.003
 COLOURS = {"partial_ce": "tab:orange", "full": "tab:green"}  # in the figure; others are blue
 
 
 @dataclass(frozen=True)
 class Study:
-    """The size at which the network sees an image, and the settings of the DenseCRF loss to compare by their names."""
+    """Settings of the DenseCRF loss to compare, by their names.
+
+    Args:
+        crop: side in pixels at which the network sees an image.
+        variants: name -> options; where a name tells one setting, the others are those of the first.
+        options: of every training, beside `COMMON`.
+        epochs: of stage 1 and of stage 2.
+        full: whether full supervision is trained too.
+    """
 
     crop: int
     variants: Mapping[str, tuple[str, ...]]
+    options: tuple[str, ...] = ()
+    epochs: tuple[int, int] = (150, 40)
+    full: bool = True
 
 
 def loss(weight: float, sigma_xy: float, sigma_rgb: float, *more: str) -> tuple[str, ...]:
@@ -77,15 +88,20 @@ STUDIES = {
             "exact gradient": loss(2, 8, 12, "--exact-gradient"),
         },
     ),
+    "40-stride-8": Study(65, {"weight 2, sigma xy 14, rgb 12": loss(2, 14, 12)}, ("--out-stride", "8"), full=False),
+    "40-crop-49": Study(49, {"weight 2, sigma xy 10.5, rgb 12": loss(2, 10.5, 12)}, full=False),
+    "40-crop-97": Study(97, {"weight 2, sigma xy 21, rgb 12": loss(2, 21, 12)}, full=False),
     "128": Study(
         129,
         {
             "weight 2, sigma xy 24, rgb 12": loss(2, 24, 12),
-            "sigma xy 14": loss(2, 14, 12),
+            "sigma xy 36": loss(2, 36, 12),
         },
+        ("--batch-size", "4"),
+        (300, 40),
     ),
 }
-"""By size of the images; where a name tells one setting, the others are those of the first."""
+"""By size of the images in pixels, and what differs from the first study of that size."""
 
 
 def table(results: Results) -> str:
@@ -96,7 +112,8 @@ def table(results: Results) -> str:
         for score in ("fill_in", "val"):
             gain = mean_and_spread(gains(results, arm, score), sign="+")
             cells += [mean_and_spread(percents(results, arm, score)), "" if arm == "partial_ce" else gain]
-        cells.insert(2, "" if arm in ("partial_ce", "full") else share_of_gap(results, arm, "fill_in"))
+        share = "full" in results and arm not in ("partial_ce", "full")
+        cells.insert(2, share_of_gap(results, arm, "fill_in") if share else "")
         lines.append(f"| {ARMS.get(arm, arm)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -128,24 +145,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--size", choices=STUDIES, required=True, help="of the images: which study")
+    parser.add_argument(
+        "--study", choices=STUDIES, required=True, help="which one: the size of the images, and what else"
+    )
     parser.add_argument("--data-root", required=True, metavar="FOLDER", help="data set with full truth")
     parser.add_argument("--classes", required=True, metavar="FILE", help="its class names")
     parser.add_argument("--seeds", type=integers, default="1,2,3", metavar="A,B,...", help="of the trainings")
     parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings at the same time")
     parser.add_argument("--workers", type=number(int, 0), default=0, metavar="N", help="of each training")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for all runs (default: run/study_<size>)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for all runs (default: run/study_<study>)")
     args = parser.parse_args(argv)
-    study = STUDIES[args.size]
+    study = STUDIES[args.study]
     data = ("--data-root", args.data_root, "--classes", args.classes, "--workers", str(args.workers))
     size = ("--crop-size", str(study.crop), "--base-size", str(study.crop))
     comparison = Comparison(
-        folder=args.output or Path(f"run/study_{args.size}"),
+        folder=args.output or Path(f"run/study_{args.study}"),
         seeds=tuple(args.seeds),
-        stage_epochs=EPOCHS,
-        options=(*COMMON, *size, *data),
+        stage_epochs=study.epochs,
+        options=(*COMMON, *study.options, *size, *data),
         variants=study.variants,
-        full=True,
+        full=study.full,
         stage2_lr=STAGE2_LR,
         evaluations=1,
     )
@@ -159,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = comparison.results()
     text = (
         f"{len(loaders.train.dataset)} training and {len(loaders.val.dataset)} validation images, crop {study.crop}; "
-        f"{EPOCHS[0]} epochs of partial CE, then {EPOCHS[1]} of each row; mIoU in %, crop protocol, last epoch, mean ± "
-        f"standard deviation over the seeds {', '.join(map(str, args.seeds))}; background everywhere: fill-in "
-        f"{background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}\n\n"
+        f"{study.epochs[0]} epochs of partial CE, then {study.epochs[1]} of each row; mIoU in %, crop protocol, last "
+        f"epoch, mean ± standard deviation over the seeds {', '.join(map(str, args.seeds))}; background everywhere: "
+        f"fill-in {background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}\n\n"
         f"{table(results)}\n"
     )
     for name, content in (("study.md", text), ("study.json", json.dumps(results, indent=1) + "\n")):
