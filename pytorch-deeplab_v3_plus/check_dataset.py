@@ -42,7 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="class names, one a line, background first (default: FOLDER/classes.txt, or else those of PASCAL VOC)",
     )
-    parser.add_argument("--fix", metavar="OUT", type=Path, help="also write a corrected copy into this new folder")
+    parser.add_argument(
+        "--fix",
+        metavar="OUT",
+        type=Path,
+        help="also write a corrected copy into this new folder; images that stay as they are are hard links",
+    )
     parser.add_argument(
         "--output", metavar="DIR", type=Path, help="where report and pictures go (default: run/check/<name of FOLDER>)"
     )

@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="chooses which images validate")
     add_switch(parser, "--new-lists", help="make the lists anew where DATA has some")
-    add_switch(parser, "--overwrite", help="replace the labels and images that DATA has already")
+    add_switch(parser, "--overwrite", help="replace labels and images of SOURCE that DATA has already; the others stay")
     return parser
 
 

@@ -62,6 +62,11 @@ def nearly_the_same(root: Path) -> None:
     Image.fromarray(pixels ^ 1).save(root / IMAGES / "i1.jpg", format="PNG")  # the lowest bit only
 
 
+def images_of_two_depths(root: Path) -> None:
+    for name, value in (("i0", 900), ("i1", 9000)):
+        Image.new("I;16", (WIDTH, HEIGHT), value).save(root / f"{IMAGES}/{name}.jpg", format="PNG")
+
+
 # What is done to a sound data set, the kind of problem that must be found, and in which file.
 SPOILS = [
     (lambda r: (r / TRAIN_LIST).unlink(), "list", TRAIN_LIST),
@@ -105,6 +110,7 @@ SPOILS = [
         "16 bits",
         "i0.jpg",
     ),
+    (images_of_two_depths, "grey levels", IMAGES),
 ]
 
 
@@ -191,6 +197,15 @@ def test_classes_are_those_of_voc_where_nothing_says_otherwise(voc, capsys):
     assert "tvmonitor" not in capsys.readouterr().out
 
 
+def test_an_empty_folder_of_truth_is_none(voc):
+    """Regression: training wanted the files that the check did not."""
+    for path in (voc / TRUTH).iterdir():
+        path.unlink()
+    assert "no truth" in {problem.kind for problem in check_dataset(voc, NAMES).problems}
+    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
+    assert VOCSegmentation(args, voc, "val", NAMES).label_kind == "scribbles"
+
+
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path, capsys):
     assert call(tmp_path, "--output", tmp_path / "report") == 2
     assert "expected a data set, found no images in" in capsys.readouterr().err
@@ -228,6 +243,8 @@ def test_a_corrected_copy_trains(voc, capsys):
     assert np.array_equal(np.asarray(unturned), np.asarray(Image.open(voc / IMAGES / "i4.jpg")))
     args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
     assert VOCSegmentation(args, out, "train", NAMES).count_labels()[1] > 0
+    relabel(out / SCRIBBLES / "i1.png", lambda v: v * 0)  # regression: label maps were links
+    assert {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()} == before
     assert call(*words) == 2  # not twice into one folder
     assert "found other files in" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from dataloaders.annotations import stroke_pixels
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.files import read_image
 from dataloaders.folders import stratified_split
-from dataloaders.labels import UNLABELLED, VOC_CLASSES
+from dataloaders.labels import UNLABELLED, VOC_CLASSES, read_class_names, write_class_names
 from dataloaders.synthetic.scribbles import components, simulate_scribbles
 from errors import InputError, exit_status
 
@@ -229,7 +229,7 @@ def test_truth_beside_scribbles(photos, capsys):
     lists = [(data / f"ImageSets/SegmentationAug/{name}.txt").read_text() for name in ("train", "val")]
     assert len(lists[0].split()) == 4 and len(lists[1].split()) == 1
     assert call(import_scribbles, "labelme", photos, data) == 2
-    assert "replace it with --overwrite" in one_line(capsys)
+    assert "is there already: --overwrite replaces" in one_line(capsys)
 
     for number in range(3):
         annotate(photos, number, shape("cat", "rectangle", (2, 2), (6, 6)))
@@ -248,6 +248,51 @@ def test_truth_beside_scribbles(photos, capsys):
     assert call(import_scribbles, "labelme", photos, data, "--truth", "--overwrite", "--new-lists") == 0
     val = (data / "ImageSets/SegmentationAug/val.txt").read_text().split()
     assert len(val) == 1 and val[0] in {"p0", "p1", "p2"}
+
+
+def test_overwriting_leaves_the_labels_of_other_images(photos, capsys):
+    """Regression: the whole folder of labels was replaced, those drawn by hand with it."""
+    data = imported(photos)
+    more = photos.parent / "more"
+    more.mkdir()
+    (photos / "p0.json").rename(more / "p0.json")
+    (photos / "p0.jpg").rename(more / "p0.jpg")
+    annotate(more, 0, shape("dog", "point", (3, 3)))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(more / "p9.jpg")
+    annotate(more, 9, shape("background", "point", (3, 3)))
+    before = {name: covered(data, name) for name in ("p1", "p4")}
+    assert call(import_scribbles, "labelme", more, data) == 2
+    assert call(import_scribbles, "labelme", more, data, "--overwrite", "--width", 1) == 0
+    assert "1 of these images stand in none" in capsys.readouterr().out
+    assert all(np.array_equal(covered(data, name), scribbles) for name, scribbles in before.items())
+    assert covered(data, "p0")[3, 3] == 2 and (covered(data, "p0") < U).sum() == 1
+    assert covered(data, "p9")[3, 3] == 0
+
+    # Those that stay keep their numbers.
+    classes = photos.parent / "names.txt"
+    classes.write_text("background\ndog\ncat\n")
+    assert call(import_scribbles, "labelme", more, data, "--overwrite", "--classes", classes) == 2
+    assert (data / "classes.txt").read_text() == "background\ncat\ndog\n"
+
+
+@pytest.mark.parametrize("other", ["png", "JPG"])
+def test_two_images_of_one_name_are_refused(photos, capsys, other):
+    """Regression: the later one was taken, a mask beside its photograph as the photograph."""
+    data = imported(photos)
+    Image.new("L", (WIDTH, HEIGHT)).save(data / f"JPEGImages/p0.{other}")
+    args = SimpleNamespace(base_size=10, crop_size=10, scale_range=(1, 1), supervision="scribble")
+    with pytest.raises(InputError, match="expected one file of each name, found p0"):
+        VOCSegmentation(args, data, "train", ("background", "cat", "dog"))
+
+
+def test_class_names_may_begin_with_a_number(photos):
+    """Regression: what the import wrote could not be read, since a number was taken for an index."""
+    annotate(photos, 0, shape("background", "point", (3, 3)), shape("10 mm bolt", "point", (8, 3)))
+    data = imported(photos)
+    assert read_class_names(data / "classes.txt") == ("background", "10 mm bolt", "cat", "dog")
+    names = ("12 mm bolt", "10 mm bolt")
+    write_class_names(data / "classes.txt", names)
+    assert read_class_names(data / "classes.txt") == names
 
 
 # --- ScribbleSup ----------------------------------------------------------------------------------------------------
@@ -339,6 +384,17 @@ def test_colours_become_class_numbers(masks):
     assert (masks.parent / "data/classes.txt").read_text() == "sky\nred house\n"
 
 
+def test_masks_beside_their_photographs_are_refused(masks, capsys):
+    """Regression: the masks became the photographs."""
+    where = masks.parent
+    words = ["masks", masks, where / "data", "--images", masks, "--colours", where / "colours.txt"]
+    assert call(import_scribbles, *words) == 2
+    assert "found one file for both" in one_line(capsys)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(masks / "p0.jpg")
+    assert call(import_scribbles, *words) == 2
+    assert "found p0.jpg and p0.png" in one_line(capsys)
+
+
 def test_labelmaps_of_cvat(masks):
     text = "# label:color_rgb:parts:actions\nsky:10,20,30::\nred house:200,0,0::\nvoid:255,255,255::\n"
     (masks.parent / "colours.txt").write_text(text)
@@ -426,14 +482,18 @@ def test_images_of_every_kind_train(photos, suffix, mode):
     assert data_set.count_labels()[1] > 0
 
 
-def test_grey_of_12_and_16_bits(tmp_path):
+def test_grey_of_8_12_and_16_bits(tmp_path):
     ramp = np.arange(0, 256, 16, dtype=np.uint16).reshape(4, 4)
-    for bits in (12, 16):
+    for bits in (8, 12, 16):
         Image.fromarray(ramp << (bits - 8)).save(tmp_path / "image.png")
         assert np.array_equal(np.asarray(read_image(tmp_path / "image.png"))[..., 0], ramp)
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "image.tif")
     with pytest.raises(InputError, match="found floating-point numbers in .*image.tif"):
         read_image(tmp_path / "image.tif")
+    for value in (-1, 2**16):
+        Image.fromarray(np.full((4, 4), value, dtype=np.int32)).save(tmp_path / "image.tif")
+        with pytest.raises(InputError, match="expected an image of 8 or 16 bits, found values from"):
+            read_image(tmp_path / "image.tif")
 
 
 # --- simulated scribbles --------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dataloaders.files import IMAGE_SUFFIXES
-from dataloaders.folders import Labelled, listing
+from dataloaders.files import IMAGE_SUFFIXES, listing
+from dataloaders.folders import Labelled
 from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES
 from errors import InputError
 
@@ -370,6 +370,8 @@ def collect_masks(
     items = []
     for path in annotation_files(folder, *IMAGE_SUFFIXES):
         image = image_of(path, photographs, images)
+        if image.samefile(path):
+            raise InputError(f"expected a mask and its photograph, found one file for both, {path}: part their folders")
 
         def draw(size: tuple[int, int], path: Path = path) -> np.ndarray:
             label = read_coloured(path, table, ignore_unknown)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,18 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from dataloaders.datasets.pascal import IMAGES, LISTS, SCRIBBLES, TRUTH, VOCSegmentation, held_out
-from dataloaders.files import EXIF_ORIENTATION, IMAGE_SUFFIXES, read_image, read_label, value_counts, write_label
-from dataloaders.folders import CLASS_FILE, link_or_copy, listing, new_folder, write_lists
-from dataloaders.labels import PADDING, UNLABELLED, voc_palette
+from dataloaders.files import (
+    EXIF_ORIENTATION,
+    IMAGE_SUFFIXES,
+    grey_bits,
+    listing,
+    read_image,
+    read_label,
+    value_counts,
+    write_label,
+)
+from dataloaders.folders import CLASS_FILE, link_or_copy, new_folder, write_lists
+from dataloaders.labels import PADDING, UNLABELLED, voc_palette, write_class_names
 from errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -99,6 +109,11 @@ KINDS = {
     "no truth": Kind(NOTE, "there is no ground truth", "scores are then measured on the scribbles of the val list"),
     "not listed": Kind(NOTE, "a scribbled image stands in no list", "add its id to a list to use it"),
     "no image": Kind(WARNING, "a label map has no image", "are the files called alike?"),
+    "grey levels": Kind(
+        WARNING,
+        "16-bit images differ in how many bits they use: which 8 are read differs too, and so their brightness",
+        "save all with 8 bits, scaled alike",
+    ),
     "16 bits": Kind(NOTE, "an image of 16 bits is read with 8", "nothing: inference reads it alike"),
     "transparency": Kind(NOTE, "transparent pixels are read as white", "nothing, if that is meant"),
     "EXIF rotation": Kind(
@@ -139,6 +154,8 @@ class Item:
     wrong: int = 0
     """Scribbled pixels that contradict the truth."""
     compared: int = 0
+    bits: int | None = None
+    """In use, of a 16-bit image."""
     digest: bytes = b""
     thumbnail: np.ndarray | None = None
 
@@ -272,7 +289,7 @@ def count_problems(counts: np.ndarray, class_names: Sequence[str]) -> list[Probl
 def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
     """Read every image and label map of a data set in VOC's layout (see datasets/pascal.py), several at a time.
 
-    Raises InputError only where there is no data set at all.
+    Raises InputError only where there is no data set at all, or two files have one id.
     """
     files = {
         IMAGES: listing(folder / IMAGES, IMAGE_SUFFIXES),
@@ -351,7 +368,8 @@ def check_item(
         image = read_image(image_file)
         with Image.open(image_file) as raw:
             if raw.mode.startswith("I"):
-                found("16 bits", image_file, f"mode {raw.mode}")
+                item.bits = grey_bits(np.asarray(raw))
+                found("16 bits", image_file, f"the upper 8 of {item.bits} in use" if item.bits > 8 else "the lower 8")
             if raw.has_transparency_data and np.asarray(raw.convert("RGBA"))[..., 3].min() < 255:
                 found("transparency", image_file, "")
             orientation = raw.getexif().get(EXIF_ORIENTATION, 1)
@@ -478,6 +496,9 @@ def set_problems(
         problems.append(Problem("few images", "", f"{len(lists['train'])} and {len(lists['val'])}"))
     if not has_truth:
         problems.append(Problem("no truth", "", ""))
+    bits = Counter(item.bits for item in items.values() if item.bits)
+    if len(bits) > 1:
+        problems.append(Problem("grey levels", IMAGES, ", ".join(f"{n} images with {b} bits" for b, n in bits.items())))
     scribbles = [items[i].scribbles for i in lists["train"] if i in items and items[i].scribbles is not None]
     # Where strokes stand on 0, a map of nothing but 0 is an image that nobody scribbled on, not pure background.
     if any(problem.kind == "0 for unlabelled" for item in items.values() for problem in item.problems):
@@ -558,7 +579,7 @@ def sheet_rows(report: Report, rows: int = 8) -> dict[str, dict[str, Any]]:
 
 
 def write_corrected(report: Report, target: Path) -> Counter:
-    """Write a copy of a data set in which is corrected what can be corrected safely; files that stay are linked.
+    """Write a copy of a data set in which is corrected what can be corrected safely; images that stay are linked.
 
     Returns how often each kind of problem was corrected. Raises InputError when `target` is not empty.
     """
@@ -573,6 +594,7 @@ def write_corrected(report: Report, target: Path) -> Counter:
             for image_id, source in listing(report.folder / name, suffixes).items():
                 kinds = kinds_of.get(f"{name}/{source.name}", set())
                 (made / name).mkdir(exist_ok=True)
+                place = link_or_copy if name == IMAGES else shutil.copyfile  # label maps are what people edit
                 if "EXIF rotation" in kinds:
                     Image.fromarray(np.asarray(read_image(source))).save(made / name / f"{image_id}.png")
                 elif "EXIF rotation, labels not turned" in kinds:
@@ -583,11 +605,11 @@ def write_corrected(report: Report, target: Path) -> Counter:
                         label = np.where(label == 0, np.uint8(UNLABELLED), label)
                     write_label(made / name / source.name, label)
                 elif image_id not in ids["unreadable"]:
-                    link_or_copy(source, made / name / source.name)
+                    place(source, made / name / source.name)
         write_lists(
             made,
             [image_id for image_id in report.lists["train"] if image_id not in gone | ids["train and val"]],
             [image_id for image_id in report.lists["val"] if image_id not in gone],
         )
-        (made / CLASS_FILE).write_text("".join(f"{name}\n" for name in report.class_names), encoding="utf-8")
+        write_class_names(made / CLASS_FILE, report.class_names)
     return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fixed_by)

@@ -1,5 +1,6 @@
 """Read and write images and label maps; whatever is wrong with a file is one line that names it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,35 @@ EXIF_ORIENTATION = 0x0112
 """The EXIF tag that says how a photograph is to be turned; 1 is upright."""
 
 
+def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the files of a folder by id (name without suffix); one listing is far quicker than a question for each.
+
+    There are none where there is no such folder. Raises InputError where it cannot be read, or two files have one id.
+    """
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() in suffixes:
+            if path.stem in files:
+                raise InputError(
+                    f"expected one file of each name, found {files[path.stem].name} and {path.name} in {folder}: "
+                    "rename one, or move it elsewhere"
+                )
+            files[path.stem] = path
+    return files
+
+
 def read_image(path: str | Path) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
     Grey becomes three equal channels; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, and where
-    no value needs more than 12 bits (many cameras) the upper 8 of those; transparent pixels are shown on white. A
+    no value needs more than 8 or 12 bits (many cameras) the upper 8 of those; transparent pixels are shown on white. A
     photograph that carries an EXIF rotation is turned upright, because that is how browsers and annotation tools show
-    it, and so how its labels are drawn. Raises InputError when it cannot be read, or holds floating-point numbers,
-    whose range nobody can guess.
+    it, and so how its labels are drawn. Raises InputError when it cannot be read, or holds floating-point numbers or
+    more than 16 bits, whose range nobody can guess.
     """
     try:
         with Image.open(path) as image:
@@ -36,11 +58,21 @@ def read_image(path: str | Path) -> Image.Image:
         raise InputError(f"expected an image of 8 or 16 bits, found floating-point numbers in {path}: save it as PNG")
     if image.mode.startswith("I"):
         values = np.asarray(image)
-        image = Image.fromarray((values >> (4 if values.max() < 4096 else 8)).astype(np.uint8))
+        if values.min() < 0 or values.max() >= 2**16:
+            raise InputError(
+                f"expected an image of 8 or 16 bits, found values from {values.min()} to {values.max()} in {path}: "
+                "bring them to 0-255 and save it as PNG"
+            )
+        image = Image.fromarray((values >> (grey_bits(values) - 8)).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def grey_bits(values: np.ndarray) -> int:
+    """Return how many bits of an image's grey values (H, W) read_image takes for used: 8, 12 or 16."""
+    return next(bits for bits in (8, 12, 16) if values.max() < 2**bits or bits == 16)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataloaders.datasets.pascal import IMAGES, LISTS, SCRIBBLES, TRUTH
-from dataloaders.files import IMAGE_SUFFIXES, image_size, read_label, value_counts, write_label
-from dataloaders.labels import PADDING, read_class_names
+from dataloaders.files import IMAGE_SUFFIXES, image_size, listing, read_label, value_counts, write_label
+from dataloaders.labels import PADDING, read_class_names, write_class_names
 from dataloaders.synthetic.scribbles import simulate_scribbles
 from errors import InputError
 
@@ -44,13 +44,6 @@ class Labelled(NamedTuple):
     def id(self) -> str:
         """The image's id."""
         return Path(self.name).stem
-
-
-def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by id (name without suffix); none where there is no such folder."""
-    if not folder.is_dir():
-        return {}
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
 
 
 def stratified_split(classes: dict[str, set[int]], share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -145,25 +138,19 @@ def import_labels(
         truth: whether the labels are the full ground truth, not scribbles.
         val_share, seed: of the lists, see stratified_split.
         new_lists: whether lists that are there already are replaced.
-        overwrite: whether labels and images that are there already are replaced.
+        overwrite: whether labels and images of these ids that are there already are replaced; others stay.
 
     Returns:
         How many pixels have each value, int64 (256,).
 
     Raises:
-        InputError: a file is wrong, two images have one id, the folder has such labels or other classes.
+        InputError: a file is wrong, two images have one id, the folder has such labels, or others of other classes.
     """
     name = TRUTH if truth else SCRIBBLES
     if (folder / name).exists() and not overwrite:
-        raise InputError(f"{folder / name} is there already: replace it with --overwrite, or choose another folder")
-    if (
-        (folder / CLASS_FILE).is_file()
-        and not overwrite
-        and read_class_names(folder / CLASS_FILE) != tuple(class_names)
-    ):
         raise InputError(
-            f"expected the classes of {folder / CLASS_FILE}, found {', '.join(class_names)}: give that file as "
-            "--classes, or replace all with --overwrite"
+            f"{folder / name} is there already: --overwrite replaces the labels of these images and adds new ones; or "
+            "choose another folder"
         )
     sources: dict[str, Path] = {}
     for item in items:
@@ -173,11 +160,23 @@ def import_labels(
                 "rename one"
             )
         sources[item.id] = item.source
+    stay = [
+        path
+        for kind in (SCRIBBLES, TRUTH)
+        for image_id, path in listing(folder / kind, (".png",)).items()
+        if kind != name or image_id not in sources
+    ]
+    classes = folder / CLASS_FILE
+    if classes.is_file() and (stay or not overwrite) and read_class_names(classes) != tuple(class_names):
+        raise InputError(
+            f"expected the classes of {classes}{f', by which {stay[0]} is numbered' if stay else ''}, found "
+            f"{', '.join(class_names)}: give that file as --classes, or choose another folder"
+        )
     counts = np.zeros(256, dtype=np.int64)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
-            labels, images, replaced = (Path(workshop) / part for part in ("labels", "images", "replaced"))
+            labels, images = (Path(workshop) / part for part in ("labels", "images"))
             labels.mkdir()
             images.mkdir()
             present = listing(folder / IMAGES, IMAGE_SUFFIXES)
@@ -193,14 +192,17 @@ def import_labels(
                 if image.stem in present:
                     present[image.stem].unlink()
                 image.rename(folder / IMAGES / image.name)
-            if (folder / name).exists():
-                (folder / name).rename(replaced)
-            labels.rename(folder / name)
-        (folder / CLASS_FILE).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+            (folder / name).mkdir(exist_ok=True)
+            for label in labels.iterdir():
+                label.replace(folder / name / label.name)
+        write_class_names(classes, class_names)
         if new_lists or not (folder / LISTS).exists():
             make_lists(folder, val_share, seed)
         else:
-            logger.info("lists: kept as they are in %s (--new-lists makes new ones)", folder / LISTS)
+            texts = [path.read_text("utf-8-sig", "replace") for path in (folder / LISTS).rglob("*.txt")]
+            unlisted = sources.keys() - set("\n".join(texts).splitlines())
+            more = f"; {len(unlisted)} of these images stand in none" if unlisted else ""
+            logger.info("lists: kept as they are in %s (--new-lists makes new ones)%s", folder / LISTS, more)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
     return counts
@@ -227,7 +229,7 @@ def make_lists(folder: Path, val_share: float, seed: int) -> None:
 
 
 def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **how: Any) -> np.ndarray:
-    """Write a copy of a data set with scribbles simulated from its ground truth; images and truth are linked.
+    """Write a copy of a data set with scribbles simulated from its ground truth; its images are linked.
 
     The strokes of an image depend on its id and the seed alone.
 
@@ -255,9 +257,11 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **h
             done = pool.map(simulate, truth.values(), chunksize=4)
             for some in tqdm(done, total=len(truth), desc="simulating", unit="image", disable=None, leave=False):
                 counts += some
-        for name in (IMAGES, TRUTH):
-            for path in (folder / name).iterdir():
-                link_or_copy(path, made / name / path.name)
+        for path in listing(folder / IMAGES, IMAGE_SUFFIXES).values():
+            link_or_copy(path, made / IMAGES / path.name)
+        (made / TRUTH).mkdir()
+        for path in truth.values():
+            shutil.copyfile(path, made / TRUTH / path.name)
         if (folder / LISTS).is_dir():
             shutil.copytree(folder / LISTS, made / LISTS)
         if (folder / CLASS_FILE).is_file():

@@ -1,5 +1,6 @@
 """What the values of a label map mean: special values, class names, colours."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,26 +53,24 @@ def voc_palette() -> np.ndarray:
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names from a text file: one class a line, either ``name`` or ``index name``, index 0 upwards.
+    """Read class names from a text file: one class a line, either ``name`` or, from the first on, ``index name``.
 
-    Returns the names in the order of their labels; raises InputError when the file cannot be read or is not of that
-    form, or names a class twice.
+    Returns the names in the order of their labels, index 0 upwards; raises InputError when the file cannot be read or
+    is not of that form, or names a class twice.
     """
     path = Path(path)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"expected a text file with one class name a line, cannot read {path}: {error}") from None
-    words = [line.split(maxsplit=1) for line in lines]
-    indexed = [len(word) == 2 and word[0].isdecimal() for word in words]
-    if any(indexed):
-        for number, (line, word, has_index) in enumerate(zip(lines, words, indexed, strict=True)):
-            if not has_index or int(word[0]) != number:
+    if lines and _begins_with_number(lines[0]):
+        for number, line in enumerate(lines):
+            if not _begins_with_number(line) or int(line.split()[0]) != number:
                 raise InputError(
-                    f"expected '{number} NAME', found '{line}' in {path}: number the classes from 0 "
-                    "upwards without gaps, or give names without numbers"
+                    f"expected '{number} NAME', found '{line}' in {path}: number all classes from 0 "
+                    "upwards without gaps, or begin with a name without a number"
                 )
-        lines = [word[1] for word in words]
+        lines = [line.split(maxsplit=1)[1] for line in lines]
     if not 2 <= len(lines) <= PADDING:
         raise InputError(
             f"expected 2 to {PADDING} classes, found {len(lines)} in {path}: one class a line, the background first"
@@ -82,3 +81,15 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
                 f"expected each class once, found '{name}' {lines.count(name)} times in {path}: rename or remove one"
             )
     return tuple(lines)
+
+
+def write_class_names(path: Path, class_names: Sequence[str]) -> None:
+    """Write class names as read_class_names reads them: with an index where a name could be taken for one."""
+    indexed = _begins_with_number(class_names[0])
+    lines = [f"{number} {name}\n" if indexed else f"{name}\n" for number, name in enumerate(class_names)]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _begins_with_number(line: str) -> bool:
+    words = line.split(maxsplit=1)
+    return len(words) == 2 and words[0].isdecimal()

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dataloaders.custom_transforms import EvalTransform, TrainTransform
-from dataloaders.files import IMAGE_SUFFIXES, check_sizes, image_size, read_image, read_label, value_counts
+from dataloaders.files import IMAGE_SUFFIXES, check_sizes, image_size, listing, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
 from errors import InputError
 from mypath import Path
@@ -90,7 +90,7 @@ class VOCSegmentation(Dataset):
 
         images = self._listing(IMAGES, IMAGE_SUFFIXES)
         self.ids = self._read_ids(images)
-        has_truth = (self.folder / TRUTH).is_dir()
+        has_truth = bool(listing(self.folder / TRUTH, (".png",)))
         wants_truth = args.supervision == "full" if split == "train" else has_truth or split == "fill_in"
         self.label_kind = "truth" if wants_truth else "scribbles"
         labels_folder = TRUTH if wants_truth else SCRIBBLES
@@ -137,7 +137,7 @@ class VOCSegmentation(Dataset):
         """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where there is no file."""
         labels = []
         for folder in (SCRIBBLES, TRUTH):
-            file = self._listing(folder, (".png",)).get(self.ids[index]) if (self.folder / folder).is_dir() else None
+            file = listing(self.folder / folder, (".png",)).get(self.ids[index])
             labels.append(None if file is None else read_label(file, self.num_classes))
         return read_image(self.image_files[index]), *labels
 
@@ -207,15 +207,13 @@ class VOCSegmentation(Dataset):
         return val if name == "val" else sorted(set(ids) - set(val))
 
     def _listing(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, FilePath]:
-        """Return the files of a subfolder by id: one listing is far quicker than a question for each file."""
-        try:
-            files = sorted((self.folder / folder).iterdir())
-        except OSError:
+        """Return the files of a subfolder by id; it has to exist."""
+        if not (self.folder / folder).is_dir():
             raise InputError(
                 f"the {self.split} images of {type(self).__name__} need the folder "
                 f"{self.folder / folder}, which does not exist: {self._advice()}"
-            ) from None
-        return {file.stem: file for file in files if file.suffix.lower() in suffixes}
+            )
+        return listing(self.folder / folder, suffixes)
 
     def _files(self, listing: dict[str, FilePath], folder: str, suffix: str) -> list[FilePath]:
         missing = [image_id for image_id in self.ids if image_id not in listing]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataloaders.files import write_label
+from dataloaders.labels import write_class_names
 from dataloaders.synthetic.objects import OBJECTS
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.synthetic.scribbles import simulate_scribbles
@@ -72,7 +73,7 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
                 leave=False,
             ):
                 pass
-            (drawn / "classes.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(CLASS_NAMES)))
+            write_class_names(drawn / "classes.txt", CLASS_NAMES)
             (drawn / STAMP).write_text(json.dumps(stamp) + "\n")
             if read_stamp(folder) == stamp:
                 return  # another run was quicker: its files are the same, and may be in use by now
