@@ -22,7 +22,7 @@ from pathlib import Path
 from dataloaders import make_data_loader
 from errors import InputError, exit_status
 from modeling.backbone import BACKBONES
-from training.checkpoint import load_network
+from training.checkpoint import load_network, other_class
 from training.evaluation import VIEWS, Protocol, evaluate_split, score_table
 from training.monitor import configure_logging, describe_device
 from training.options import (
@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{args.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
             f"{loaders.num_classes}; name the data set that it was trained on"
         )
+    if problem := other_class(settings, loaders.class_names):
+        raise InputError(f"{args.checkpoint}: {problem}; give the classes of its training, in the same order")
     folder = Path(args.output) if args.output else Path(args.checkpoint).resolve().parent / "evaluation"
     make_folder(folder)  # before the work
     model.to(device)

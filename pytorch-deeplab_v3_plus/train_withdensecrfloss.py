@@ -36,7 +36,7 @@ from modeling.pretrained import default_pretrained
 from training import distributed
 from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, steps_advice
 from training.benchmark import benchmark
-from training.checkpoint import load_checkpoint, load_weights, newest_checkpoint
+from training.checkpoint import load_checkpoint, load_weights, newest_checkpoint, other_class
 from training.distributed import STOPPED
 from training.faults import Stopped, one_line_errors
 from training.monitor import (
@@ -79,6 +79,9 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         )
     dataset = loaders.train.dataset
     counts = torch.from_numpy(distributed.from_main(dataset.count_labels() if distributed.is_main() else None))
+    if distributed.is_main() and not (args.no_val or args.benchmark):
+        for loader in filter(None, (loaders.val, loaders.fill_in)):
+            loader.dataset.count_labels()  # what is wrong there is found now, not after hours
     class_counts = counts[: loaders.num_classes]
     if not class_counts.any():
         raise InputError(
@@ -103,6 +106,9 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     fresh = []
     if checkpoint:
         fresh = load_weights(model, checkpoint["state_dict"], args.resume, new_classifier=args.ft)
+        problem = other_class(checkpoint.get("model", {}), loaders.class_names)
+        if problem and not args.ft:
+            raise InputError(f"{args.resume}: {problem}; give the classes of its training, or --ft to start from it")
     model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
     if distributed.rank():
         torch.manual_seed(args.seed + distributed.rank())  # its own dropout
@@ -152,6 +158,8 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         logger.info(
             "new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh)
         )
+    elif checkpoint and problem:
+        logger.warning("WARNING: %s %s; its classifier is kept, as their number is the same", args.resume, problem)
     logger.info(
         "optimisation: %d steps (%d epochs of %d), batch %d%s, learning rate %g (head %g), %s",
         args.epochs * len(loaders.train),
@@ -172,7 +180,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     try:
         guessing = guessing_loss(
             class_counts,
-            args.batch_size,
+            [min(args.batch_size, len(dataset) - n * args.batch_size) for n in range(len(loaders.train))],
             class_weights=weights,
             kind=args.loss_type,
             reduction=args.ce_reduction,

@@ -1,5 +1,7 @@
 """What a run says early about itself."""
 
+import math
+
 import pytest
 import torch
 
@@ -22,10 +24,17 @@ def test_guessing_costs_what_the_criterion_says_of_it(kind, reduction, class_wei
     def loss(logits):
         return criterion(logits.float().view(1, 4, 1, 1).expand(2, 4, 10, 10), labels).item()
 
-    expected = guessing_loss(counts, 2, **options)
+    expected = guessing_loss(counts, [2, 2], **options)
     assert loss(guess) == pytest.approx(expected, rel=1e-5)
     for k in range(3):  # and no other guess is cheaper
         assert loss(guess + 0.1 * torch.eye(4)[k]) > expected
+
+
+def test_guessing_costs_more_in_a_short_batch():
+    """Regression: the loss is divided by the images that a batch has, and a false alarm was given on ten images."""
+    halves = torch.tensor([1, 1])
+    assert guessing_loss(halves, [8, 2]) == pytest.approx((1 / 8 + 1 / 2) / 2 * math.log(2))
+    assert guessing_loss(halves, [8, 2], reduction="mean") == pytest.approx(math.log(2))
 
 
 def test_a_run_of_few_steps_is_told_how_many_epochs_it_wants():

@@ -21,6 +21,7 @@ from prediction.network import RawRGB, View, labels_and_confidence, predict, pro
 from prediction.pictures import overlay
 from training import evaluation
 from training.checkpoint import load_network
+from training.options import PRESETS, parse_options
 
 NAMES = ["background", "cat", "dog"]
 
@@ -97,6 +98,16 @@ def test_a_preset_gives_the_kernel_and_a_size_that_the_checkpoint_does_not_hold(
     assert [segmenter.view.size for segmenter in seen] == [48, 256, 40]
     assert [segmenter.args.sigma_xy for segmenter in seen] == [60, 60, 7]
     assert seen[0].args.rloss_scale == 0.75 and seen[0].args.batch_size == 1  # the batch is training's
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_gives_the_kernel_of_the_training(checkpoint, tmp_path, monkeypatch, preset):
+    """Regression: the scale was inference's own default where it is training's."""
+    seen = []
+    monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter.args) or 0)
+    assert segment(checkpoint, tmp_path / "out", "--preset", preset, "--image_path", "a.png") == 0
+    trained = parse_options(["--preset", preset], ())
+    assert all(getattr(seen[0], name) == getattr(trained, name) for name in inference.LOSS_SETTINGS)
 
 
 # Tiles and scaling

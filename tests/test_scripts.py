@@ -16,8 +16,10 @@ import evaluate
 import inference
 import train_two_stages
 import train_withdensecrfloss
+from conftest import HEIGHT, WIDTH
 from errors import exit_status
 from losses import REGULARISERS, register
+from training.monitor import final_scores
 
 CODE = Path(__file__).parent.parent / "pytorch-deeplab_v3_plus"
 SMALL = [
@@ -303,6 +305,31 @@ def test_fine_tuning_onto_another_class_count(voc, capsys):
     assert torch.allclose(before["aspp.conv1.weight"], after["aspp.conv1.weight"], atol=1e-6)
 
 
+def test_other_classes_are_told_by_their_names(voc, capsys):
+    """Regression: as many classes in another order were trained on, and scored, without a word."""
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    (voc.parent / "classes.txt").write_text("background\ndog\ncat\n")
+    capsys.readouterr()
+    said = "was trained with class 1 'cat', but here it is 'dog'"
+    assert call(evaluate, "--checkpoint", last, *data(voc), "--no-cuda") == 2
+    assert said in one_line(capsys)
+    assert train(voc, "--epochs", 2, "--resume", "auto") == 2
+    assert said in one_line(capsys)
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", last, "--ft", "--checkname", "ft") == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_may_be_told_to_end_between_two_evaluations(voc):
+    """Regression: a KeyError, as the last epoch had no scores."""
+    words = ["--eval-interval", 9, "--resume", "auto"]
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    assert train(voc, "--epochs", 2, "--no-val", *words) == 0
+    (run_folder(voc) / "scores.jsonl").write_text("")  # as if it had been killed before its end
+    assert train(voc, "--epochs", 2, *words) == 0
+    assert 0 < final_scores(run_folder(voc))["val"]["miou"] < 1
+
+
 def test_a_finished_run_says_how_to_go_on(voc, capsys):
     assert train(voc, "--epochs", 1, "--no-val") == 0
     last = run_folder(voc) / "checkpoint_last.pth.tar"
@@ -566,6 +593,14 @@ def test_a_foreign_label_value_is_found_before_training(voc, capsys):
     assert train(voc, "--epochs", 1) == 2
     line = one_line(capsys)
     assert "found 17" in line and "i3.png" in line and not run_folder(voc).exists()
+
+
+@pytest.mark.parametrize("name", ["i1", "i6"])
+def test_truth_is_read_before_training_too(voc, capsys, name):
+    """Regression: what is wrong with it was found by the first evaluation, in `fill-in` after the last epoch."""
+    Image.new("RGB", (WIDTH, HEIGHT)).save(voc / "SegmentationClassAug" / f"{name}.png")
+    assert train(voc, "--epochs", 1) == 2
+    assert f"SegmentationClassAug/{name}.png" in one_line(capsys) and not run_folder(voc).exists()
 
 
 def test_a_photograph_that_breaks_in_a_worker_is_named(voc, capsys):

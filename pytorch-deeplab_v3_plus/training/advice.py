@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def steps_advice(steps_per_epoch: int, epochs: int) -> str | None:
 
 def guessing_loss(
     class_counts: Tensor,
-    batch_size: int,
+    batch_sizes: Sequence[int],
     *,
     class_weights: Tensor | None = None,
     kind: str = "ce",
@@ -37,13 +38,14 @@ def guessing_loss(
     """Return the lowest loss of a network that gives every pixel the same probabilities, whatever the image shows.
 
     They are the classes' (weighted) frequencies, and the cross-entropy is their entropy. Arguments as of
-    losses.cross_entropy.PartialCrossEntropy, with the labelled pixels of each class.
+    losses.cross_entropy.PartialCrossEntropy, with the labelled pixels of each class and the images of each batch of an
+    epoch, over which the loss is averaged.
     """
     share = class_counts.double() * (1 if class_weights is None else class_weights.double())
     share /= share.sum()
     mean = torch.special.entr(share).sum()
     loss = 0.5 * mean * (1 - torch.exp(-mean)) ** 2 if kind == "focal" else mean
-    return (loss / batch_size if reduction == "batch" else loss).item()
+    return loss.item() * (statistics.mean(1 / images for images in batch_sizes) if reduction == "batch" else 1)
 
 
 def progress_advice(

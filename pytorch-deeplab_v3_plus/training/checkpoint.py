@@ -14,6 +14,7 @@ import pickle
 import random
 import types
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,14 @@ def load_weights(
         problems = " ".join(line.strip() for line in str(error).split("\n")[1:])
         raise InputError(f"{source}: does not fit this network; is --backbone right? {shortened(problems)}") from None
     return classifier
+
+
+def other_class(settings: dict[str, Any], class_names: Sequence[str]) -> str | None:
+    """Say which class is another than in the training of a network, as far as its settings (`model`) tell."""
+    for number, (theirs, ours) in enumerate(zip(settings.get("class_names", ()), class_names, strict=False)):
+        if theirs != ours:
+            return f"was trained with class {number} '{theirs}', but here it is '{ours}'"
+    return None
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = dict(
     channels_last=True,
     densecrfloss=2.0,
     size_free=True,
+    rloss_scale=1.0,
     sigma_rgb=12.0,
 )
 # Recommended settings by image size, as differences from the defaults.

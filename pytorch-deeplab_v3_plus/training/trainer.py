@@ -441,7 +441,8 @@ class Trainer:
         """Score the last network by both protocols, log the table, and return val, fill_in (both crop), val_full."""
         scores: dict[str, Any] = {}
         if not self.args.no_val:
-            scores["val"] = self.history[-1]["val"]
+            # A run that was told to end earlier than before may end between two evaluations.
+            scores["val"] = self.history[-1].get("val") or self.evaluate(self.loaders.val, "evaluating")
             columns = {"val crop": scores["val"]}
             if self.loaders.fill_in is not None:
                 scores["fill_in"] = self.evaluate(self.loaders.fill_in, "fill-in")
