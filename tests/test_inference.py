@@ -1,6 +1,7 @@
 """Inference: which files, tiles and batches, pictures, the script, ONNX."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from prediction import export
 from prediction.files import find_images, output_names
 from prediction.network import RawRGB, View, labels_and_confidence, predict, probabilities, tile_starts
 from prediction.pictures import overlay
-from training import evaluation
+from training import evaluation, figures, fonts
 from training.checkpoint import load_network
 from training.options import PRESETS, parse_options
 
@@ -57,7 +58,7 @@ def error_lines(capsys) -> list[str]:
 
 
 def test_files_folders_and_patterns_name_each_image_once(tmp_path):
-    for name in ("a.jpg", "b.PNG", "deep/er/c.tif", "notes.txt"):
+    for name in ("a.jpg", "b.PNG", "deep/er/c.tif", "notes.txt", ".trash/d.jpg", "deep/.e.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "odd[1].jpg").touch()
@@ -108,6 +109,26 @@ def test_a_preset_gives_the_kernel_of_the_training(checkpoint, tmp_path, monkeyp
     assert segment(checkpoint, tmp_path / "out", "--preset", preset, "--image_path", "a.png") == 0
     trained = parse_options(["--preset", preset], ())
     assert all(getattr(seen[0], name) == getattr(trained, name) for name in inference.LOSS_SETTINGS)
+
+
+# Names in any language
+
+
+def test_names_need_not_be_latin_nor_fit_for_mathematics(tmp_path, monkeypatch, caplog):
+    """Regression: `$` began a formula, and characters without a font cost five lines of warnings a picture."""
+    monkeypatch.setattr(fonts, "families", lambda: [fonts.DEFAULT])
+    monkeypatch.setattr(figures, "families", fonts.families)
+    fonts.say_that_characters_are_missing.cache_clear()
+    names = ("背景", "p$x_{$1", "nut")
+    image, labels = Image.new("RGB", (20, 16)), np.tile(np.arange(20, dtype=np.uint8) % 3, (16, 1))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        overlay(image, labels, names)
+        figures.save_contact_sheet(tmp_path / "sheet.png", [{"$_{": image, "b": labels}], names, "$_{", ["$_{"])
+        figures.save_confusion(tmp_path / "confusion.png", np.eye(3, dtype=int), names, "$_{")
+        figures.save_gradient(tmp_path / "gradient.png", np.zeros((9, 9)), names[0])
+    assert not said and [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "apt-get install fonts-noto-cjk" in caplog.text
 
 
 # Tiles and scaling

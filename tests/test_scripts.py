@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,11 @@ import inference
 import train_two_stages
 import train_withdensecrfloss
 from conftest import HEIGHT, WIDTH
-from errors import exit_status
+from errors import InputError, exit_status
 from losses import REGULARISERS, register
-from training.monitor import final_scores
+from training import two_stages
+from training.monitor import configure_logging, final_scores
+from training.two_stages import Training, train_all
 
 CODE = Path(__file__).parent.parent / "pytorch-deeplab_v3_plus"
 SMALL = [
@@ -551,6 +555,45 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     assert "--epochs is set by the stages themselves" in one_line(capsys)
     assert call(train_two_stages, *SMALL, *data(voc), "--output", out) == 2
     assert "there is nothing to compare" in one_line(capsys)
+
+
+def stub_training(folder: Path, body: str) -> tuple[Path, list[Training]]:
+    """Two trainings by a script that does something else."""
+    script = folder / "stub.py"
+    script.write_text(body)
+    return script, [Training(folder, name, f"{name}: of two", ()) for name in ("one", "two")]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_a_training_dies_of_is_shown(tmp_path, monkeypatch, capfd, jobs):
+    """Regression: of trainings side by side only the lines of progress came through."""
+    script, trainings = stub_training(tmp_path, "raise MemoryError('the real cause')")
+    monkeypatch.setattr(two_stages, "SCRIPT", script)
+    configure_logging()
+    with pytest.raises(InputError, match="training stopped with status 1"):
+        train_all(trainings, jobs)
+    assert "the real cause" in "".join(capfd.readouterr())
+
+
+def test_a_signal_to_the_comparison_ends_its_trainings(tmp_path):
+    """Regression: they went on without it, and kept their folders locked."""
+    body = "import os, sys, time\nopen(sys.argv[4] + '.pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    script, trainings = stub_training(tmp_path, body)
+    code = (
+        "import sys; from pathlib import Path; from training import two_stages; "
+        f"two_stages.SCRIPT = Path({str(script)!r}); "
+        f"two_stages.train_all([two_stages.Training(Path('.'), name, name, ()) for name in ('one', 'two')], 2)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CODE)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment) as process:
+        pids = [tmp_path / f"{training.name}.pid" for training in trainings]
+        while not all(path.is_file() and path.read_text() for path in pids):
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    for path in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
 
 
 def test_a_comparison_of_another_regulariser_leaves_the_other_arms_without(voc):

@@ -157,6 +157,8 @@ def test_regularisers_by_name():
         ["--regulariser", "mine=nan"],
         ["--base-size", "0"],
         ["--gpu-ids", "a"],
+        ["--gpu-ids", "0,0"],
+        ["--seed", str(2**64)],
         ["--sigma-xy", "inf"],
     ],
 )
@@ -278,6 +280,10 @@ def test_broken_files_are_named(tmp_path, network):
     torch.save([1, 2], path)
     with pytest.raises(InputError, match="expected a checkpoint with a 'state_dict'"):
         load_checkpoint(path)
+    for other in ({"state_dict": {1: torch.zeros(1)}}, {"state_dict": {}, "model": "resnet"}):
+        torch.save(other, path)
+        with pytest.raises(InputError, match="expected weights by name"):
+            load_checkpoint(path)
 
 
 def test_weights_load_strictly(network):

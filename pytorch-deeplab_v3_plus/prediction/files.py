@@ -17,8 +17,9 @@ from errors import InputError
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Return the files that the words name: files, folders (with all folders below) and patterns; each file once.
+    """Return the files that the words name: files, folders and patterns; each file once.
 
+    Folders count with all below them, but for hidden ones.
     Raises InputError for a folder or a pattern without images. A file is not looked at here.
     """
     files: dict[Path, Path] = {}
@@ -26,7 +27,11 @@ def find_images(words: Sequence[str]) -> list[Path]:
         path = Path(word)
         if path.is_dir():
             found = sorted(
-                file for file in path.rglob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in IMAGE_SUFFIXES
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                and file.is_file()
             )
             if not found:
                 raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dataloaders.files import write_label
 from dataloaders.labels import voc_palette
 from training.checkpoint import replace_file
+from training.fonts import font_file
 
 # The overlay is to be looked at: its long side is brought into this range of pixels.
 SMALLEST, LARGEST = 480, 1600
@@ -89,10 +90,8 @@ def _borders(labels: np.ndarray, width: int) -> np.ndarray:
 
 def _with_legend(picture: Image.Image, entries: Sequence[tuple[tuple[int, ...] | None, str]]) -> Image.Image:
     """Set rows of colour swatches and names below a picture; a colour None is an empty swatch."""
-    from matplotlib import get_data_path  # here, since it takes a while to import
-
     height = max(14, round(max(picture.size) / 50))
-    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", height)
+    font = ImageFont.truetype(font_file("".join(text for _, text in entries)), height)
     gap = round(0.6 * height)
     widths = [height + gap // 2 + round(font.getlength(text)) for _, text in entries]
     width = max(picture.width, max(widths) + 2 * gap)

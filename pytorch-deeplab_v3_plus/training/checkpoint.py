@@ -89,10 +89,15 @@ def save_last(folder: Path, checkpoint: dict[str, Any]) -> None:
     replace_file(last, write)
 
 
+def by_epoch(folder: Path) -> list[Path]:
+    """Return the checkpoints of --save-interval, the newest first."""
+    paths = folder.glob(BY_EPOCH.format("*"))
+    return sorted(paths, key=lambda path: int(path.name.split("_")[2].split(".")[0]), reverse=True)
+
+
 def keep_newest(folder: Path, count: int) -> None:
     """Delete all but the `count` newest checkpoints by epoch."""
-    paths = sorted(folder.glob(BY_EPOCH.format("*")), key=lambda path: int(path.name.split("_")[2].split(".")[0]))
-    for path in paths[:-count]:
+    for path in by_epoch(folder)[count:]:
         path.unlink(missing_ok=True)
 
 
@@ -102,9 +107,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises:
         InputError: there are files, but none is whole.
     """
-    paths = [path for name in (LAST, PREVIOUS, BY_EPOCH.format("*")) for path in folder.glob(name)]
     problem = None
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    # Not by the times of the files, which a copy of the folder loses.
+    for path in (folder / LAST, folder / PREVIOUS, *by_epoch(folder)):
+        if not path.exists():
+            continue
         try:
             load_checkpoint(path)
             return path
@@ -148,6 +155,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
+    if not all(isinstance(key, str) for key in checkpoint["state_dict"]) or not isinstance(
+        checkpoint.get("model", {}), dict
+    ):
+        raise InputError(f"{path}: expected weights by name, and 'model' a dict of settings if anything; found others")
     prefix = "module."  # left by DataParallel in files that saved the wrapper
     checkpoint["state_dict"] = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
     return checkpoint

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,31 @@ from PIL import Image
 
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 from training.checkpoint import replace_file
+from training.fonts import families, say_that_characters_are_missing
+
+
+def _with_plain_text(draw: Callable[..., None]) -> Callable[..., None]:
+    """Have a function draw its texts as they are, not as mathematics, in fonts of any language."""
+
+    @functools.wraps(draw)
+    def with_plain_text(*args: Any, **kwargs: Any) -> None:
+        from matplotlib import rc_context  # here, since matplotlib takes a second to import
+
+        settings = {"text.parse_math": False, "font.family": families()}
+        with rc_context(settings), warnings.catch_warnings():
+            show = warnings.showwarning
+
+            def show_once(message: Warning | str, *more: Any) -> None:
+                say_that_characters_are_missing() if "missing from" in str(message) else show(message, *more)
+
+            warnings.showwarning = show_once
+            draw(*args, **kwargs)
+
+    return with_plain_text
 
 
 def _figure(width: float, height: float):
-    from matplotlib.figure import Figure  # here, since matplotlib takes a second to import
+    from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=110)
 
@@ -86,6 +109,7 @@ def error_picture(image: Image.Image, truth: np.ndarray, prediction: np.ndarray)
     return picture
 
 
+@_with_plain_text
 def save_contact_sheet(
     path: Path,
     rows: Sequence[dict[str, Any]],
@@ -124,6 +148,7 @@ def save_contact_sheet(
     _save(figure, path)
 
 
+@_with_plain_text
 def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], title: str) -> None:
     """Draw a confusion matrix (K, K) of pixel counts, rows the truth: each cell is its share of the row in percent."""
     total = counts.sum(1, keepdims=True)
@@ -155,6 +180,7 @@ def _legend(figure: Any, classes: Sequence[int], class_names: Sequence[str]) -> 
     )
 
 
+@_with_plain_text
 def save_gradient(path: Path, gradient: np.ndarray, title: str) -> None:
     """Draw a gradient (H, W) in diverging colours about zero, with their scale."""
     height, width = gradient.shape

@@ -55,13 +55,15 @@ def boolean(text: str) -> bool:
 
 
 def number(kind: type, low: float, *, above: bool = False, high: float = float("inf")):
-    """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high."""
+    """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high; integers of 63 bits."""
     bounds = f"{'greater than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e308 else "")
 
     def parse(text: str):
         try:
             value = kind(text)
         except ValueError:
+            value = None
+        if kind is int and value is not None and value >= 2**63:
             value = None
         if value is None or not (value > low if above else value >= low) or not value <= high or value == float("inf"):
             raise argparse.ArgumentTypeError(
@@ -82,8 +84,11 @@ def named_weight(text: str) -> tuple[str, float]:
 
 
 def integers(text: str) -> list[int]:
-    """Parse comma-separated integers, each 0 or more."""
-    return [number(int, 0)(part) for part in text.split(",")]
+    """Parse comma-separated integers, each 0 or more and given once."""
+    numbers = [number(int, 0)(part) for part in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"expected each number once, found {text!r}")
+    return numbers
 
 
 def add_switch(group: Any, *names: str, help: str, default: bool | None = False) -> None:

@@ -13,9 +13,11 @@ import json
 import logging
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -156,41 +158,50 @@ class Comparison:
 
 
 def train_all(trainings: Iterable[Training], jobs: int) -> None:
-    """Train what has not ended before, up to `jobs` at a time.
+    """Train what has not ended before, up to `jobs` at a time. SIGTERM stops them all, each at a checkpoint.
 
     Raises:
         InputError: a training failed; the others that run are awaited.
     """
     todo = [training for training in trainings if not ended_run(training.root, training.name)]
     at_once = max(1, min(jobs, len(todo)))
+    running: set[subprocess.Popen] = set()
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(_train, training, at_once) for training in todo]
+        futures = [pool.submit(_train, training, at_once, running) for training in todo]
         try:
             for future in as_completed(futures):
                 future.result()
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in () if isinstance(error, Exception) else tuple(running):
+                process.terminate()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
 
-def _train(training: Training, at_once: int) -> None:
-    """Run one training in a process of its own."""
+def _train(training: Training, at_once: int, running: set[subprocess.Popen]) -> None:
+    """Run one training in a process of its own, which is in `running` for that time."""
     command = training.command()
     logger.info("=== %s", training.title)
-    if at_once == 1:
-        status = subprocess.run(command, check=False).returncode
-    else:
+    options: dict[str, Any] = {}
+    if at_once > 1:
         threads = str(max(1, (os.cpu_count() or 1) // at_once))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ}
-        with subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            for line in process.stdout:  # the whole log is in the run's folder
-                if line.startswith(("epoch", "WARNING", "error")):
-                    logger.info("%s: %s", training.title.split(":")[0], line.rstrip())
-        status = process.returncode
-    if status or not ended_run(training.root, training.name):
-        raise InputError(f"training stopped with status {status}; the command was: {shlex.join(command)}")
+        options = {"env": {"OMP_NUM_THREADS": threads, **os.environ}, "text": True}
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(command, **options) as process:
+        running.add(process)
+        for line in process.stdout or ():  # the whole log is in the run's folder
+            last.append(line)
+            if line.startswith(("epoch", "WARNING", "error")):
+                logger.info("%s: %s", training.title.split(":")[0], line.rstrip())
+    running.remove(process)
+    if process.returncode or not ended_run(training.root, training.name):
+        if last:
+            logger.info("%s ended with\n%s", training.title.split(":")[0], "".join(last))
+        raise InputError(f"training stopped with status {process.returncode}; the command was: {shlex.join(command)}")
 
 
 def percents(results: Results, arm: str, score: str) -> list[float]:
