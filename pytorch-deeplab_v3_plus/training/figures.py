@@ -28,7 +28,10 @@ def _with_plain_text(draw: Callable[..., None]) -> Callable[..., None]:
             show = warnings.showwarning
 
             def show_once(message: Warning | str, *more: Any) -> None:
-                say_that_characters_are_missing() if "missing from" in str(message) else show(message, *more)
+                if "missing from" in str(message):
+                    say_that_characters_are_missing()
+                else:
+                    show(message, *more)
 
             warnings.showwarning = show_once
             draw(*args, **kwargs)

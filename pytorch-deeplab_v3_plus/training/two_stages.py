@@ -174,8 +174,9 @@ def train_all(trainings: Iterable[Training], jobs: int) -> None:
                 future.result()
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in () if isinstance(error, Exception) else tuple(running):
-                process.terminate()
+            if not isinstance(error, Exception):  # a signal: without it they would go on alone
+                for process in tuple(running):
+                    process.terminate()
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)
