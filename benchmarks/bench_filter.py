@@ -170,8 +170,8 @@ def peak_memory(engine: Engine, pictures: Pictures, row: Row) -> float | None:
         return (torch.cuda.max_memory_allocated() - before) / 1e6 - output_megabytes(row)
     if not Path("/proc/self/clear_refs").exists():
         return None
-    # In a process of its own, as memory that was used before does not show.
-    context = multiprocessing.get_context("fork")
+    # In a process of its own, as memory that was used before does not show; a forked one would use one thread.
+    context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_report_peak, args=(sender, engine, pictures, row))
     process.start()
@@ -304,7 +304,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"images: {IMAGES}; sigma_rgb {SIGMA_RGB:g}")
     print(f"{args.repeats} runs each; MB: peak of the working memory beyond input and output")
     pictures = Pictures(max(row.images for row in (*rows, *itertools.chain(*series.values()))))
-    # Before the process has threads, which a forked one would miss.
     with tqdm(total=len(rows) * len(chosen), desc="memory", leave=False, disable=None) as bar:
         memory = {}
         for row in rows:

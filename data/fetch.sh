@@ -18,12 +18,13 @@ begin() {
     ?*) die "expected no argument but --help, found '$1'; settings are variables: DATA_ROOT=FOLDER $0" ;;
   esac
   has wget || has curl || die "expected wget or curl, found neither: apt-get install wget"
+  has md5sum || die "expected the programs of GNU coreutils, found no md5sum"
   has unzip || has python3 || die "expected unzip or python3, found neither: apt-get install unzip"
   # Unpacked beside the data, so that moving into place is a matter of a moment.
-  { mkdir -p "$data_root/downloads" && work=$(mktemp -d "$data_root/.unpacking.XXXXXX"); } 2>/dev/null ||
+  { mkdir -p "$data_root/downloads" && data_root=$(cd "$data_root" && pwd) &&
+    work=$(mktemp -d "$data_root/.unpacking.XXXXXX"); } 2>/dev/null ||
     die "cannot write to $data_root; choose a folder, here and for training: export DATA_ROOT=\$HOME/datasets"
   trap 'rm -rf "$work"' EXIT
-  data_root=$(cd "$data_root" && pwd)
   voc=$data_root/VOCdevkit/VOC2012
 }
 

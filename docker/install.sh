@@ -21,7 +21,7 @@ case $1 in
     ;;
   packages) # WANTED...: what requirements.txt and requirements-dev.txt ask for, in these versions
     if [[ ${TORCH_INDEX_URL:-} ]]; then
-      grep -oE '^torch[^ ]+' requirements.txt | xargs pip install --quiet --index-url "$TORCH_INDEX_URL"
+      grep -oE '^torch[^ ]+' requirements.txt | xargs pip install --quiet --index-url "$TORCH_INDEX_URL" "${@:2}"
     fi
     pip install --quiet --requirement requirements-dev.txt "${@:2}"
     ;;

@@ -23,7 +23,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from filtering import bilateral_filter
 
@@ -73,8 +73,9 @@ class DenseCRFLossFunction(Function):
         return -(scale * energies).sum().to(segmentations.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_output: Tensor):
+        if torch.is_grad_enabled():  # else it would be taken for constant
+            raise RuntimeError("the gradient of the DenseCRF loss cannot be differentiated again (create_graph=True)")
         a_s, factor = ctx.saved_tensors
         gradient = a_s * (factor * grad_output.to(torch.float32))
         # No gradient with respect to images, sigmas, regions and options.

@@ -36,7 +36,7 @@ def test_dockerfile_is_cached_in_the_right_order_and_ends_without_root(name):
 def test_dockerfiles_differ_only_where_they_must():
     plain, a100 = (set(instructions(name)) for name in DOCKERFILES)
     assert {word for word, _ in plain ^ a100} == {"ARG", "ENV", "RUN"}
-    assert len(plain ^ a100) == 7  # base, packages and the last ENV of each; where the plain one takes PyTorch from
+    assert len(plain ^ a100) == 6  # base, packages and the last ENV of each
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,15 @@ def test_backward_twice_gives_the_same_gradient():
     assert torch.equal(first, second)
 
 
+def test_there_is_no_second_derivative():
+    """Regression: it was left out without a word where another loss has one."""
+    image, probabilities, region = case()
+    s = probabilities.requires_grad_()
+    loss = (s**2).sum() + DenseCRFLoss(1.0, 15, 20, 1.0)(image, s, region)
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        torch.autograd.grad(loss, s, create_graph=True)
+
+
 def test_on_a_gpu_the_host_reads_twice():
     """The five numbers of the checks in one transfer and the three of the filter, on pretended tensors."""
     with FakeTensorMode(), OnlyOnCuda(0.0, 255.0, 0.0, 1.0, 1.0, 500, 1, 1) as device:

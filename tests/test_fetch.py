@@ -176,6 +176,14 @@ def test_both_scripts_leave_what_the_loader_reads(fetch, web):
     assert len(web.requests) == asked  # what is there is not fetched again
 
 
+def test_the_root_may_be_relative(fetch, tmp_path):
+    """Regression: after the first archive the scripts were in another folder."""
+    result = fetch(VOC_SCRIPT, DATA_ROOT="data sets")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (fetch.voc / "SegmentationClassAug").is_dir() and (fetch.voc / "ImageSets/SegmentationAug/val.txt").is_file()
+    assert {path.name for path in fetch.root.iterdir()} == {"VOCdevkit", "downloads"}
+
+
 @pytest.mark.parametrize("tool", ["wget", "curl"])
 def test_a_transfer_that_breaks_off_goes_on(fetch, web, tmp_path, tool, archives):
     if not shutil.which(tool):

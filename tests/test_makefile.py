@@ -201,15 +201,16 @@ def test_build_and_run_are_the_documents_commands(machine):
 
 
 def test_a_container_sees_the_files_that_the_command_names(machine, tmp_path):
-    image, data, output = tmp_path / "my image.jpg", tmp_path / "datasets", tmp_path / "pictures"
+    image, data, output = tmp_path / "my image.jpg", tmp_path / "my data", tmp_path / "pictures"
     image.touch()
     data.mkdir()
-    own = f"RLOSS_OWN_ROOT={data}"
+    own = f"RLOSS_OWN_ROOT={tmp_path / 'my own'}"
     settings = (f"IMAGE_PATH={image}", f"OUTPUT={output}", f"DATA_ROOT={data}", own, "OPTIONS=--crop_size 64")
     call = machine.run("inference", *settings)
     network = "run/pascal/x/model_best.pth.tar"
     mounts = values(call, "-v")
     assert {f"{image}:{image}:ro", f"{output}:{output}", f"{data}:{data}"} <= set(mounts)
+    assert f"{tmp_path}/my own:{tmp_path}/my own" in mounts and (tmp_path / "my own").is_dir()
     assert f"{machine.folder}/{network}:{machine.folder}/{network}:ro" in mounts
     assert f"DATA_ROOT={data}" in values(call, "-e") and "RLOSS_OWN_ROOT" in values(call, "-e")
     words = inside(call)
