@@ -90,7 +90,7 @@ STUDIES = {
     ),
     "40-stride-8": Study(65, {"weight 2, sigma xy 14, rgb 12": loss(2, 14, 12)}, ("--out-stride", "8"), full=False),
     "40-crop-49": Study(49, {"weight 2, sigma xy 10.5, rgb 12": loss(2, 10.5, 12)}, full=False),
-    "40-crop-97": Study(97, {"weight 2, sigma xy 21, rgb 12": loss(2, 21, 12)}, full=False),
+    "40-crop-81": Study(81, {"weight 2, sigma xy 17.5, rgb 12": loss(2, 17.5, 12)}, full=False),
     "128": Study(
         129,
         {
