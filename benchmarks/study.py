@@ -90,12 +90,12 @@ STUDIES = {
     ),
     "40-stride-8": Study(65, {"weight 2, sigma xy 14, rgb 12": loss(2, 14, 12)}, ("--out-stride", "8"), full=False),
     "40-crop-49": Study(49, {"weight 2, sigma xy 10.5, rgb 12": loss(2, 10.5, 12)}, full=False),
-    "40-crop-81": Study(81, {"weight 2, sigma xy 17.5, rgb 12": loss(2, 17.5, 12)}, full=False),
     "128": Study(
         129,
         {
             "weight 2, sigma xy 24, rgb 12": loss(2, 24, 12),
             "sigma xy 36": loss(2, 36, 12),
+            "weight 5": loss(5, 24, 12),
         },
         ("--batch-size", "4"),
         (300, 40),
