@@ -128,7 +128,7 @@ run: ## start a container to work in
 
 .PHONY: test-env
 test-env: setup ## check the environment: versions, devices, the filter against reference numbers
-	@$(IN) python $(CODE)/test_environment.py $(OPTIONS)
+	@$(IN) python $(CODE)/check_environment.py $(OPTIONS)
 
 .PHONY: download-data
 download-data: ## download PASCAL VOC and the scribbles into DATA_ROOT (gigabytes)

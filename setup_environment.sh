@@ -96,5 +96,5 @@ if [[ ! -f .venv/filter.stamp || $(find $filter -type f ! -name '*.md' -newer .v
     die "the bilateral filter could not be built${packages[0]:+; $advice}"
   touch .venv/filter.stamp
 fi
-"$bin/python" pytorch-deeplab_v3_plus/test_environment.py
+"$bin/python" pytorch-deeplab_v3_plus/check_environment.py
 say "ready: source .venv/bin/activate"

@@ -25,10 +25,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
-from errors import InputError, exit_status
+from common.arguments import number
+from common.errors import InputError, exit_status
+from common.files import replace_file
 from filtering import torch_lattice
-from training.checkpoint import replace_file
-from training.options import number
 
 SIGMA_RGB = 15.0
 PHASES = ("build", "splat", "blur", "slice")

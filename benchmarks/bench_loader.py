@@ -20,10 +20,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import plain_route
-from dataloaders import make_data_loader, usable_cpus
-from dataloaders.custom_transforms import to_device
-from errors import exit_status
-from training.options import HelpFormatter, add_data_options, check_data_options
+from common.arguments import HelpFormatter
+from common.errors import exit_status
+from dataloaders.loaders import make_data_loader, usable_cpus
+from dataloaders.transforms import to_device
+from training.options import add_data_options, check_data_options
 
 
 class Plain(Dataset):

@@ -20,14 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import IMAGES, Pictures, machine_line, seconds, shown, summary, write_json
-from dataloaders.custom_transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
+from common.arguments import add_switch, number
+from common.errors import InputError, exit_status
 from dataloaders.labels import UNLABELLED
+from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from DenseCRFLoss import DenseCRFLoss
-from errors import InputError, exit_status
 from losses.cross_entropy import PartialCrossEntropy
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
-from training.options import add_switch, number
 
 CLASSES = 21
 LABELLED = 0.03  # share of the pixels

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dataloaders.custom_transforms import resize_short_side
+from common.files import replace_file
 from dataloaders.synthetic.scenes import draw_scene
-from training.checkpoint import replace_file
+from dataloaders.transforms import resize_short_side
 
 PICTURES = 12
 IMAGES = "mosaics of 2 x 2 scenes of the synthetic data set (about as many vertices as a photograph)"

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 import torch
 
 from common import PICTURES, Pictures, machine_line
+from common.arguments import number
+from common.errors import InputError, exit_status
 from dataloaders.labels import UNLABELLED
 from DenseCRFLoss import DenseCRFLoss
-from errors import InputError, exit_status
 from losses.cross_entropy import PartialCrossEntropy
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
-from training.options import number
 
 CLASSES = 21
 SIZES = {64: 8, 128: 16, 256: 8, 513: 4}  # crops, and for each a batch beside --batches

@@ -17,14 +17,17 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders.checks import ERROR, check_dataset, sheet_rows, write_corrected
-from dataloaders.folders import CLASS_FILE
+from common.arguments import HelpFormatter
+from common.errors import InputError, exit_status
+from common.files import replace_file
+from common.logs import configure_logging
 from dataloaders.labels import VOC_CLASSES, read_class_names
-from errors import InputError, exit_status
-from training.checkpoint import replace_file
-from training.figures import save_contact_sheet, scribble_picture
-from training.monitor import configure_logging
-from training.options import HelpFormatter
+from dataloaders.layout import CLASS_FILE
+from figures.colours import scribble_picture
+from figures.sheets import save_contact_sheet
+from preparation.checks import check_dataset, sheet_rows
+from preparation.correction import write_corrected
+from preparation.problems import ERROR
 
 logger = logging.getLogger(__name__)
 

@@ -19,25 +19,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders import make_data_loader
-from errors import InputError, exit_status
+from common.arguments import HelpFormatter, add_switch, number
+from common.devices import choose_device, describe_device
+from common.errors import InputError, exit_status
+from common.logs import configure_logging
+from dataloaders.loaders import make_data_loader
+from evaluation.protocols import VIEWS, Protocol, evaluate_split
+from evaluation.report import make_folder, write_report
+from evaluation.scores import score_table
 from modeling.backbone import BACKBONES
-from training.checkpoint import load_network, other_class
-from training.evaluation import VIEWS, Protocol, evaluate_split, score_table
-from training.monitor import configure_logging, describe_device
+from modeling.checkpoint import load_network, other_class
 from training.options import (
-    HelpFormatter,
     add_crf_options,
     add_data_options,
     add_device_options,
     add_network_options,
-    add_switch,
     check_data_options,
-    choose_device,
     mean_field,
-    number,
 )
-from training.report import make_folder, write_report
 
 logger = logging.getLogger(__name__)
 

@@ -23,12 +23,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders.annotations import collect_labelme, collect_masks, collect_scribblesup
-from dataloaders.folders import import_labels
+from common.arguments import HelpFormatter, add_switch, number
+from common.errors import exit_status
+from common.logs import configure_logging
 from dataloaders.labels import PADDING, read_class_names
-from errors import exit_status
-from training.monitor import configure_logging
-from training.options import HelpFormatter, add_switch, number
+from preparation.importing import import_labels
+from preparation.labelme import collect_labelme
+from preparation.masks import collect_masks
+from preparation.scribblesup import collect_scribblesup
 
 logger = logging.getLogger(__name__)
 

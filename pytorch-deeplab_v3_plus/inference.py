@@ -22,24 +22,22 @@ from pathlib import Path
 
 import torch
 
-from errors import InputError, exit_status
+from common.arguments import HelpFormatter, add_switch, number
+from common.devices import choose_device, describe_device
+from common.errors import InputError, exit_status
+from common.logs import configure_logging
 from modeling.backbone import BACKBONES
+from modeling.checkpoint import load_network
 from prediction.export import export_onnx
-from prediction.network import INTERPOLATIONS, RawRGB
+from prediction.predict import INTERPOLATIONS, RawRGB
 from prediction.run import Segmenter, make_folder
-from training.checkpoint import load_network
-from training.monitor import configure_logging, describe_device
 from training.options import (
     PRESETS,
-    HelpFormatter,
     add_crf_options,
     add_densecrf_options,
     add_device_options,
     add_network_options,
     add_preset_option,
-    add_switch,
-    choose_device,
-    number,
     parse_with_preset,
 )
 

@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 
-from errors import InputError
+from common.errors import InputError
 
 DEFAULT_DATA_ROOT = "/data/datasets"
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

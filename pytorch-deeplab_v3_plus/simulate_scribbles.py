@@ -14,12 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders.folders import CLASS_FILE, simulate_folder
+from common.arguments import HelpFormatter, add_switch, number
+from common.errors import exit_status
+from common.logs import configure_logging
 from dataloaders.labels import PADDING, VOC_CLASSES, read_class_names
+from dataloaders.layout import CLASS_FILE
 from dataloaders.synthetic.scribbles import SHARE, SMALLEST
-from errors import exit_status
-from training.monitor import configure_logging
-from training.options import HelpFormatter, add_switch, number
+from preparation.simulation import simulate_folder
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders import make_data_loader
-from errors import InputError, exit_status
+from common.arguments import HelpFormatter, add_switch, integers, number
+from common.errors import InputError, exit_status
+from common.files import replace_file
+from common.logs import configure_logging
+from dataloaders.loaders import make_data_loader
 from modeling.backbone import BACKBONES
-from training.checkpoint import LAST, replace_file
-from training.monitor import configure_logging
-from training.options import HelpFormatter, add_switch, integers, number, parse_options
+from training.checkpoint import LAST
+from training.options import parse_options
 from training.two_stages import Comparison, comparison_table, save_comparison, train_all
 
 logger = logging.getLogger(__name__)

@@ -24,31 +24,27 @@ from pathlib import Path
 
 import torch
 
-from dataloaders import make_data_loader
-from dataloaders.checks import quick_check
+from common import distributed
+from common.devices import choose_device, describe_device, describe_precision
+from common.distributed import STOPPED
+from common.errors import InputError, exit_status
+from common.logs import configure_logging
+from dataloaders.inspection import quick_check
 from dataloaders.labels import UNLABELLED
-from errors import InputError, exit_status
+from dataloaders.loaders import make_data_loader
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.backbone import BACKBONES
+from modeling.checkpoint import load_checkpoint, load_weights, other_class
 from modeling.deeplab import DeepLab
 from modeling.pretrained import default_pretrained
-from training import distributed
 from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, steps_advice
 from training.benchmark import benchmark
-from training.checkpoint import load_checkpoint, load_weights, newest_checkpoint, other_class
-from training.distributed import STOPPED
+from training.checkpoint import newest_checkpoint
 from training.faults import Stopped, one_line_errors
-from training.monitor import (
-    Monitor,
-    SilentMonitor,
-    configure_logging,
-    describe_device,
-    describe_precision,
-    final_scores,
-    newest_run,
-)
-from training.options import choose_device, least_images, parse_options
+from training.journal import Monitor, SilentMonitor
+from training.options import least_images, parse_options
+from training.run_folder import final_scores, newest_run
 from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

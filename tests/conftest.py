@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloaders.labels import UNLABELLED, voc_palette
-
-WIDTH, HEIGHT = 30, 20
-
-
-def write_label(path: Path, values: np.ndarray) -> None:
-    label = Image.fromarray(values.astype(np.uint8))
-    label.putpalette(voc_palette().ravel().tolist())
-    label.save(path)
+from dataloaders.labels import UNLABELLED
+from helpers import HEIGHT, WIDTH, write_label
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common import distributed
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
-from training import distributed
 from training.options import parse_options
 from training.trainer import Trainer
 

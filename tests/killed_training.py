@@ -13,7 +13,7 @@ import signal
 import sys
 
 import train_withdensecrfloss
-from errors import exit_status
+from common.errors import exit_status
 from training import checkpoint
 from training.trainer import Trainer
 

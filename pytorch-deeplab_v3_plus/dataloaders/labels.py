@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import InputError
+from common.errors import InputError
 
 PADDING = 254
 """Label of pixels that the transform added around an image: outside the region where the losses apply."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.distributed import DifferentiableSum, world_size
+from common.distributed import DifferentiableSum, world_size
 
 
 class PartialCrossEntropy(nn.Module):

@@ -1,1 +1,1 @@
-"""The segmentation network: DeepLabv3+ on one of four backbones."""
+"""The networks, and reading their checkpoints."""

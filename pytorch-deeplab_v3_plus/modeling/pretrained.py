@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errors import InputError
+from common.errors import InputError
 from modeling.backbone import backbone_class
 from modeling.backbone.base import Backbone
 

@@ -1,1 +1,1 @@
-"""What inference does: find the images, run the network over them, write pictures; or write the network as ONNX."""
+"""The network's prediction for images of any size: files in, pictures out; ONNX."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from errors import InputError
-from prediction.network import RawRGB
-from training.checkpoint import replace_file
+from common.errors import InputError
+from common.files import replace_file
+from prediction.predict import RawRGB
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataloaders.files import IMAGE_SUFFIXES, read_image
-from errors import InputError
+from common.errors import InputError
+from dataloaders.images import IMAGE_SUFFIXES, read_image
 
 
 def find_images(words: Sequence[str]) -> list[Path]:

@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from common.errors import InputError
 from dataloaders.labels import VOC_CLASSES, voc_palette
 from DenseCRFLoss import DenseCRFLoss
-from errors import InputError
+from figures.matrices import save_gradient
+from figures.overlay import overlay, share
 from prediction.files import ImageFiles, find_images, keep, output_names
-from prediction.network import RawRGB, View, densecrf_gradient, labels_and_confidence, predict, probabilities
-from prediction.pictures import overlay, save_labels, save_picture, save_probabilities, share
-from training.figures import save_gradient
+from prediction.output import save_labels, save_picture, save_probabilities
+from prediction.predict import RawRGB, View, densecrf_gradient, labels_and_confidence, predict, probabilities
 from training.options import mean_field
 
 logger = logging.getLogger(__name__)

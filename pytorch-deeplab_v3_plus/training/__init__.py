@@ -1,1 +1,1 @@
-"""Options, the training loop, evaluation, checkpoints and what a run leaves behind."""
+"""From options to a trained network: the loop, its step, and what a run leaves behind."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from training.monitor import Stopwatch, peak_memory
+from common.devices import peak_memory
+from common.stopwatch import Stopwatch
 from training.trainer import Trainer
 
 WARM_UP = 3  # steps that do not count: compiling, choosing algorithms, growing buffers

@@ -10,7 +10,7 @@ from types import FrameType
 
 import torch
 
-from errors import InputError
+from common.errors import InputError
 
 
 class Stopped(Exception):

@@ -1,4 +1,4 @@
-"""The command line of training: every option, its default, and the recommended settings by image size."""
+"""The options of training: every one, its default, and the recommended settings by image size."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from errors import InputError
+from common.arguments import HelpFormatter, add_switch, integers, named_weight, number
+from common.distributed import is_launched, world_size
+from common.errors import InputError
 from filtering.mean_field import MeanField
-from training.distributed import is_launched, local_rank, world_size
 from training.schedule import SCHEDULES
 
 # What trains small images from random weights, and a DenseCRF loss that regularises them: the original's rows for these
@@ -27,6 +28,7 @@ SMALL: dict[str, Any] = dict(
     rloss_scale=1.0,
     sigma_rgb=12.0,
 )
+
 # Recommended settings by image size, as differences from the defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "40": dict(SMALL, crop_size=65, base_size=65, sigma_xy=14.0),
@@ -34,66 +36,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "256": dict(crop_size=256, base_size=256, batch_size=8, rloss_scale=0.75, sigma_xy=60.0),
     "513": dict(crop_size=513, base_size=513, batch_size=4, rloss_scale=1.0, sigma_xy=80.0),
 }
+
 # Learning rate for a batch of four images on one device; it grows with the batch.
 BASE_RATE = 0.007
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show a default only where there is one and the help text does not name it itself."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False or "(default:" in (action.help or "")
-        return action.help if silent else super()._get_help_string(action)
-
-
-def boolean(text: str) -> bool:
-    """Parse `True` or `False` in any spelling that people use for them."""
-    value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
-    if value is None:
-        raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
-    return value
-
-
-def number(kind: type, low: float, *, above: bool = False, high: float = float("inf")):
-    """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high; integers of 63 bits."""
-    bounds = f"{'greater than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e308 else "")
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if kind is int and value is not None and value >= 2**63:
-            value = None
-        if value is None or not (value > low if above else value >= low) or not value <= high or value == float("inf"):
-            raise argparse.ArgumentTypeError(
-                f"expected {'an integer' if kind is int else 'a number'} {bounds}, found {text!r}"
-            )
-        return value
-
-    return parse
-
-
-def named_weight(text: str) -> tuple[str, float]:
-    """Parse `NAME=WEIGHT`."""
-    name, _, weight = text.partition("=")
-    try:
-        return name, number(float, 0)(weight)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT with a weight of 0 or more, found {text!r}") from None
-
-
-def integers(text: str) -> list[int]:
-    """Parse comma-separated integers, each 0 or more and given once."""
-    numbers = [number(int, 0)(part) for part in text.split(",")]
-    if len(set(numbers)) < len(numbers):
-        raise argparse.ArgumentTypeError(f"expected each number once, found {text!r}")
-    return numbers
-
-
-def add_switch(group: Any, *names: str, help: str, default: bool | None = False) -> None:
-    """Add a boolean option that works bare and with True or False behind it."""
-    group.add_argument(*names, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
 
 
 def add_preset_option(parser: argparse.ArgumentParser, help: str) -> None:
@@ -481,18 +426,3 @@ def check_data_options(args: argparse.Namespace) -> None:
 def least_images(args: argparse.Namespace, processes: int) -> int:
     """Return how many images a process needs in a forward pass: batch norm after global pooling fails on one alone."""
     return 1 if args.freeze_bn or (args.sync_bn and processes > 1) else 2
-
-
-def choose_device(args: argparse.Namespace) -> torch.device:
-    """Return the device of this process that the options and the machine allow."""
-    if args.no_cuda or not torch.cuda.is_available():
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    # torchrun starts as many processes as it is told, whatever --gpu-ids says.
-    chosen = args.gpu_ids if len(args.gpu_ids) > 1 or not is_launched() else list(range(count))
-    absent = [index for index in chosen if index >= count]
-    if absent:
-        raise InputError(f"--gpu-ids {absent[0]}: this machine has {count} GPU(s), numbered from 0")
-    if local_rank() >= len(chosen):
-        raise InputError(f"process {local_rank() + 1} of this machine has no GPU: there are {len(chosen)}")
-    return torch.device("cuda", chosen[local_rank()])

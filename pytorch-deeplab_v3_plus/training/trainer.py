@@ -18,11 +18,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dataloaders import Loaders
-from dataloaders.custom_transforms import denormalize, to_device
+from common import distributed
+from common.errors import InputError
+from common.files import replace_file
+from common.stopwatch import Stopwatch
 from dataloaders.labels import PADDING, UNLABELLED
-from errors import InputError
-from training import distributed
+from dataloaders.loaders import Loaders
+from dataloaders.transforms import denormalize, to_device
+from evaluation.protocols import Protocol, evaluate, evaluate_split
+from evaluation.report import write_report
+from evaluation.scores import score_table
+from figures.colours import scribble_picture
+from figures.curves import save_curves
+from figures.sheets import evenly_spaced, save_contact_sheet
+from prediction.evaluation_views import label_map, predict
 from training.advice import EARLY, progress_advice
 from training.balance import percentage, report_shares
 from training.checkpoint import (
@@ -32,17 +41,13 @@ from training.checkpoint import (
     LAST,
     keep_newest,
     random_states,
-    replace_file,
     save_checkpoint,
     save_last,
     set_random_states,
 )
-from training.evaluation import Protocol, evaluate, evaluate_split, label_map, predict, score_table
 from training.faults import Stopped, StopRequest
-from training.figures import evenly_spaced, save_contact_sheet, save_curves, scribble_picture
-from training.monitor import Monitor, Stopwatch
+from training.journal import Monitor
 from training.options import least_images
-from training.report import write_report
 from training.schedule import rate_factor
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

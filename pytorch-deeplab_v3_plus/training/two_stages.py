@@ -24,12 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataloaders import Loaders
-from errors import InputError
-from training.checkpoint import LAST, load_network, replace_file
-from training.evaluation import label_map, predict
-from training.figures import evenly_spaced, save_contact_sheet, scribble_picture
-from training.monitor import final_scores
+from common.errors import InputError
+from common.files import replace_file
+from dataloaders.loaders import Loaders
+from figures.colours import scribble_picture
+from figures.sheets import evenly_spaced, save_contact_sheet
+from modeling.checkpoint import load_network
+from prediction.evaluation_views import label_map, predict
+from training.checkpoint import LAST
+from training.run_folder import final_scores
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dataloaders.custom_transforms import EvalTransform, TrainTransform
-from dataloaders.files import IMAGE_SUFFIXES, check_sizes, image_size, listing, read_image, read_label, value_counts
+from common.errors import InputError
+from dataloaders.images import IMAGE_SUFFIXES, check_sizes, image_size, listing, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
-from errors import InputError
+from dataloaders.transforms import EvalTransform, TrainTransform
 from mypath import Path
 
 logger = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 import argparse
 
+from common.errors import exit_status
 from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
-from errors import exit_status
 
 
 def main() -> int:

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from common.errors import InputError, exit_status
 from dataloaders.synthetic.objects import Figure
 from dataloaders.synthetic.scenes import light_direction, paste, photograph, places, scrap, shrunk, twig
 from dataloaders.synthetic.scribbles import simulate_strokes
 from dataloaders.synthetic.textures import blend, clouds, polygon, smoothstep, to_segment
-from errors import InputError, exit_status
 
 WIDTH, HEIGHT = 200, 150
 PHOTOGRAPHS, NEW = 60, 6

@@ -1,0 +1,196 @@
+"""Which settings of the DenseCRF loss suit small images? A study over several seeds, judged by fill-in and val mIoU.
+
+    PYTHONPATH=pytorch-deeplab_v3_plus python experiments/study.py --study 40 --data-root FOLDER --classes FILE --jobs 2
+
+For each seed: stage 1 of partial cross-entropy alone, then from its weights a second stage without the DenseCRF loss
+and one for each of its settings, of the same length; and both stages with full supervision, the upper bound. Fill-in is
+the mIoU on the training images against their full truth, which training on scribbles never sees. FOLDER is any data set
+with full truth; the lengths are for some sixty training images of 40 pixels and thirty of 128. Leaves study.md (table),
+study.png and study.json in --output; repeated, it keeps the trainings that have ended. docs/small_images.md shows what
+it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.arguments import integers, number
+from common.errors import InputError, exit_status
+from common.files import replace_file
+from common.logs import configure_logging
+from dataloaders.loaders import make_data_loader
+from modeling.backbone import BACKBONES
+from training.options import parse_options
+from training.two_stages import (
+    ARMS,
+    Comparison,
+    Results,
+    background_everywhere,
+    gains,
+    mean_and_spread,
+    percents,
+    share_of_gap,
+    train_all,
+)
+
+logger = logging.getLogger(__name__)
+
+COMMON = (
+    *("--backbone", "mobilenet", "--pretrained", "none", "--out-stride", "16", "--batch-size", "8", "--lr", "0.01"),
+    *("--scale-range", "0.9", "1.3", "--ce-reduction", "mean", "--size-free", "--channels-last", "--amp", "bf16"),
+)
+"""Options of every training."""
+STAGE2_LR = 0.003
+COLOURS = {"partial_ce": "tab:orange", "full": "tab:green"}  # in the figure; others are blue
+
+
+@dataclass(frozen=True)
+class Study:
+    """Settings of the DenseCRF loss to compare, by their names.
+
+    Args:
+        crop: side in pixels at which the network sees an image.
+        variants: name -> options; where a name tells one setting, the others are those of the first.
+        options: of every training, beside `COMMON`.
+        epochs: of stage 1 and of stage 2.
+        full: whether full supervision is trained too.
+    """
+
+    crop: int
+    variants: Mapping[str, tuple[str, ...]]
+    options: tuple[str, ...] = ()
+    epochs: tuple[int, int] = (150, 40)
+    full: bool = True
+
+
+def loss(weight: float, sigma_xy: float, sigma_rgb: float, *more: str) -> tuple[str, ...]:
+    """Return the options of a DenseCRF loss."""
+    return ("--densecrfloss", str(weight), "--sigma-xy", str(sigma_xy), "--sigma-rgb", str(sigma_rgb), *more)
+
+
+STUDIES = {
+    "40": Study(
+        65,
+        {
+            "weight 2, sigma xy 8, rgb 12": loss(2, 8, 12),
+            "weight 0.7": loss(0.7, 8, 12),
+            "weight 5": loss(5, 8, 12),
+            "sigma xy 5": loss(2, 5, 12),
+            "sigma xy 14": loss(2, 14, 12),
+            "sigma rgb 7": loss(2, 8, 7),
+            "sigma rgb 20": loss(2, 8, 20),
+            "scale 0.5": loss(2, 8, 12, "--rloss-scale", "0.5"),
+            "exact gradient": loss(2, 8, 12, "--exact-gradient"),
+        },
+    ),
+    "40-stride-8": Study(65, {"weight 2, sigma xy 14, rgb 12": loss(2, 14, 12)}, ("--out-stride", "8"), full=False),
+    "40-crop-49": Study(49, {"weight 2, sigma xy 10.5, rgb 12": loss(2, 10.5, 12)}, full=False),
+    "128": Study(
+        129,
+        {
+            "weight 2, sigma xy 24, rgb 12": loss(2, 24, 12),
+            "sigma xy 36": loss(2, 36, 12),
+            "weight 5": loss(5, 24, 12),
+        },
+        ("--batch-size", "4"),
+        (300, 40),
+    ),
+}
+"""By size of the images in pixels, and what differs from the first study of that size."""
+
+
+def table(results: Results) -> str:
+    """Return a Markdown table: fill-in and val of every arm, its gain, and the share of the gap that it closes."""
+    lines = ["| | fill-in | gain | of the gap | val | gain |", "| --- | --- | --- | --- | --- | --- |"]
+    for arm in results:
+        cells = []
+        for score in ("fill_in", "val"):
+            gain = mean_and_spread(gains(results, arm, score), sign="+")
+            cells += [mean_and_spread(percents(results, arm, score)), "" if arm == "partial_ce" else gain]
+        share = "full" in results and arm not in ("partial_ce", "full")
+        cells.insert(2, share_of_gap(results, arm, "fill_in") if share else "")
+        lines.append(f"| {ARMS.get(arm, arm)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(path: Path, results: Results) -> None:
+    """Draw the fill-in of every arm: a dot for each seed, a bar at their mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 0.3 * len(results) + 0.9), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for place, arm in enumerate(results):
+        values = percents(results, arm, "fill_in")
+        mean, colour = sum(values) / len(values), COLOURS.get(arm, "tab:blue")
+        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.5, markersize=6, markeredgewidth=0)
+        axes.plot([mean], [place], "|", color=colour, markersize=14, markeredgewidth=2.5)
+        if arm in COLOURS:
+            axes.axvline(mean, color=colour, linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_yticks(range(len(results)), [ARMS.get(arm, arm) for arm in results], fontsize=9)
+    axes.set_ylim(len(results) - 0.4, -0.6)
+    axes.set_xlabel("fill-in: mIoU on the training images against their full truth, %", fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study that the command line names; return the exit status."""
+    configure_logging()
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--study", choices=STUDIES, required=True, help="which one: the size of the images, and what else"
+    )
+    parser.add_argument("--data-root", required=True, metavar="FOLDER", help="data set with full truth")
+    parser.add_argument("--classes", required=True, metavar="FILE", help="its class names")
+    parser.add_argument("--seeds", type=integers, default="1,2,3", metavar="A,B,...", help="of the trainings")
+    parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings at the same time")
+    parser.add_argument("--workers", type=number(int, 0), default=0, metavar="N", help="of each training")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for all runs (default: run/study_<study>)")
+    args = parser.parse_args(argv)
+    study = STUDIES[args.study]
+    data = ("--data-root", args.data_root, "--classes", args.classes, "--workers", str(args.workers))
+    size = ("--crop-size", str(study.crop), "--base-size", str(study.crop))
+    comparison = Comparison(
+        folder=args.output or Path(f"run/study_{args.study}"),
+        seeds=tuple(args.seeds),
+        stage_epochs=study.epochs,
+        options=(*COMMON, *study.options, *size, *data),
+        variants=study.variants,
+        full=study.full,
+        stage2_lr=STAGE2_LR,
+        evaluations=1,
+    )
+    # Bad input is found here, not after hours.
+    loaders = make_data_loader(parse_options([*comparison.options, "--supervision", "full"], BACKBONES))
+    if loaders.fill_in is None:
+        raise InputError(f"{args.data_root}: expected full truth of the training images, found none")
+    comparison.check_folder()
+    train_all(comparison.first_stage(), args.jobs)
+    train_all(comparison.second_stage(), args.jobs)
+    results = comparison.results()
+    text = (
+        f"{len(loaders.train.dataset)} training and {len(loaders.val.dataset)} validation images, crop {study.crop}; "
+        f"{study.epochs[0]} epochs of partial CE, then {study.epochs[1]} of each row; mIoU in %, crop protocol, last "
+        f"epoch, mean ± standard deviation over the seeds {', '.join(map(str, args.seeds))}; background everywhere: "
+        f"fill-in {background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}\n\n"
+        f"{table(results)}\n"
+    )
+    for name, content in (("study.md", text), ("study.json", json.dumps(results, indent=1) + "\n")):
+        path = comparison.folder / name
+        replace_file(path, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8"))
+    draw(comparison.folder / "study.png", results)
+    logger.info("\n%s\nresults: %s", text, comparison.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,1 @@
+"""What knows no image and no network: errors, arguments, files, logs, devices, processes."""

@@ -1,0 +1,61 @@
+"""The device that a process computes on: choosing it, naming it, its memory."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import sys
+
+import torch
+
+from common.distributed import is_launched, local_rank
+from common.errors import InputError
+
+
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """Return the device of this process that the options and the machine allow."""
+    if args.no_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    # torchrun starts as many processes as it is told, whatever --gpu-ids says.
+    chosen = args.gpu_ids if len(args.gpu_ids) > 1 or not is_launched() else list(range(count))
+    absent = [index for index in chosen if index >= count]
+    if absent:
+        raise InputError(f"--gpu-ids {absent[0]}: this machine has {count} GPU(s), numbered from 0")
+    if local_rank() >= len(chosen):
+        raise InputError(f"process {local_rank() + 1} of this machine has no GPU: there are {len(chosen)}")
+    return torch.device("cuda", chosen[local_rank()])
+
+
+logger = logging.getLogger(__name__)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a line about the device that a run uses."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB (cuda:{device.index})"
+    why = "" if not torch.cuda.is_available() else ", although there is a GPU (--no-cuda)"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}{why}"
+
+
+def describe_precision(device: torch.device, amp: str) -> str:
+    """Return a line about the number formats that a run computes in."""
+    network = {"off": "float32", "bf16": "bfloat16 where safe (autocast)", "fp16": "float16 where safe (autocast)"}[amp]
+    if device.type != "cuda":
+        return f"{network}, losses in float32"
+    tf32 = {True: "on", False: "off"}
+    return (
+        f"{network}, losses in float32; TF32 {tf32[torch.backends.cudnn.allow_tf32]} in convolutions, "
+        f"{tf32[torch.backends.cuda.matmul.allow_tf32]} in matrix products"
+    )
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory in use so far, in MiB: of the device, or on a CPU of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

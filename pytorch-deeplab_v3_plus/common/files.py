@@ -1,0 +1,74 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def replace_file(path: Path, write: Any) -> None:
+    """Call `write(temporary_path)` and put the finished file in the place of `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        synchronise(temporary)
+        os.replace(temporary, path)
+        synchronise(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
+        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def synchronise(path: Path) -> None:
+    """Have a file or a folder's list of files written to the disk itself, so that it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+logger = logging.getLogger(__name__)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second place, without a second copy of its content where the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, which becomes `folder` when all went well and vanishes when not.
+
+    Raises InputError where `folder` holds something already, or cannot be written.
+    """
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"expected an empty or no folder, found other files in {folder}: choose another, or delete it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workshop:
+            made = Path(workshop) / "made"
+            made.mkdir()
+            yield made
+            if folder.exists():
+                folder.rmdir()
+            made.rename(folder)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None

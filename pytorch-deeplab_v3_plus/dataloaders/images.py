@@ -1,0 +1,143 @@
+"""Read and write images and label maps; whatever is wrong with a file is one line that names it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from common.errors import InputError
+from dataloaders.labels import PADDING, UNLABELLED, voc_palette
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+# What Pillow raises on damaged and on forbiddingly large files.
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+EXIF_ORIENTATION = 0x0112
+"""The EXIF tag that says how a photograph is to be turned; 1 is upright."""
+
+
+def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the files of a folder by id (name without suffix); one listing is far quicker than a question for each.
+
+    There are none where there is no such folder. Raises InputError where it cannot be read, or two files have one id.
+    """
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() in suffixes:
+            if path.stem in files:
+                raise InputError(
+                    f"expected one file of each name, found {files[path.stem].name} and {path.name} in {folder}: "
+                    "rename one, or move it elsewhere"
+                )
+            files[path.stem] = path
+    return files
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read an image of any kind as 8-bit RGB.
+
+    Grey becomes three equal channels; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, and where
+    no value needs more than 8 or 12 bits (many cameras) the upper 8 of those; transparent pixels are shown on white. A
+    photograph that carries an EXIF rotation is turned upright, because that is how browsers and annotation tools show
+    it, and so how its labels are drawn. Raises InputError when it cannot be read, or holds floating-point numbers or
+    more than 16 bits, whose range nobody can guess.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except _READ_ERRORS as error:
+        raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise InputError(f"expected an image of 8 or 16 bits, found floating-point numbers in {path}: save it as PNG")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise InputError(
+                f"expected an image of 8 or 16 bits, found values from {values.min()} to {values.max()} in {path}: "
+                "bring them to 0-255 and save it as PNG"
+            )
+        image = Image.fromarray((values >> (grey_bits(values) - 8)).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def grey_bits(values: np.ndarray) -> int:
+    """Return how many bits of an image's grey values (H, W) read_image takes for used: 8, 12 or 16."""
+    return next(bits for bits in (8, 12, 16) if values.max() < 2**bits or bits == 16)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) as read_image would, from the file's header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            sideways = image.getexif().get(EXIF_ORIENTATION) in _SIDEWAYS
+    except _READ_ERRORS as error:
+        raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
+    return (height, width) if sideways else (width, height)
+
+
+def read_label(path: str | Path, num_classes: int) -> np.ndarray:
+    """Read a label map: an 8-bit PNG of mode P or L whose values are 0..num_classes-1, 254 or 255.
+
+    Returns uint8 (H, W); raises InputError when it cannot be read, is of another mode, or has another value.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise InputError(
+                    f"expected a label map of 8-bit class numbers (PNG mode P or L), found mode '{image.mode}' in "
+                    f"{path}: save class numbers 0..{num_classes - 1} and {UNLABELLED} for unlabelled pixels, "
+                    "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)"
+                )
+            label, counts = np.array(image), np.array(image.histogram())
+    except _READ_ERRORS as error:
+        raise InputError(
+            f"expected a label map (PNG), cannot read {path}: {_first_line(error)}; replace the file"
+        ) from None
+    counts[:num_classes] = counts[PADDING] = counts[UNLABELLED] = 0
+    if counts.any():
+        value = int(counts.argmax())
+        row, column = np.argwhere(label == value)[0]
+        raise InputError(
+            f"expected label values 0..{num_classes - 1} ({num_classes} classes), {PADDING} or {UNLABELLED}, found "
+            f"{value} ({counts[value]} pixels, the first at x={column}, y={row}) in {path}: "
+            "correct the file or the class list"
+        )
+    return label
+
+
+def write_label(path: str | Path, values: np.ndarray) -> None:
+    """Write a label map, uint8 (H, W), as a palette PNG in VOC's colours."""
+    picture = Image.fromarray(values)
+    picture.putpalette(voc_palette().tobytes())
+    picture.save(path, format="PNG")
+
+
+def value_counts(label: np.ndarray) -> np.ndarray:
+    """Return how many pixels of a uint8 label map have each value, int64 (256,)."""
+    return np.bincount(label.ravel(), minlength=256)
+
+
+def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label: np.ndarray) -> None:
+    """Raise InputError unless a label map has the (width, height) of its image."""
+    height, width = label.shape
+    if size != (width, height):
+        raise InputError(
+            f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} "
+            f"(turned upright if it says so), found {width}x{height} in {label_file}: "
+            "draw or export the labels at the size of the image"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,70 @@
+"""The order of the images, and each process's share of a batch."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, Sampler
+
+logger = logging.getLogger(__name__)
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Yield (index, sample seed) pairs; order and seeds depend on (seed, epoch) alone, not on the workers."""
+
+    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and seeds come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # SeedSequence mixes the two numbers, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+        mixed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(mixed) >> 1)
+        order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
+        seeds = torch.randint(2**62, (self.length,), generator=generator)
+        return zip(order.tolist(), seeds.tolist(), strict=True)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class BatchShare(Sampler[list[tuple[int, int]]]):
+    """The share of one process in each batch: images `rank`, `rank + world_size`, ... of it.
+
+    The batches are those of a single process; the shares differ by an image at most. A batch of which nothing is left
+    for this process is skipped, so that no image is ever given twice.
+
+    Args:
+        sampler: the order of all images.
+        batch_size: images in a batch, over all processes.
+        drop_below: leave out a last batch of fewer images.
+    """
+
+    def __init__(
+        self, sampler: SeededSampler, batch_size: int, rank: int = 0, world_size: int = 1, drop_below: int = 1
+    ) -> None:
+        remainder = len(sampler) % batch_size
+        self.batches = BatchSampler(sampler, batch_size, drop_last=0 < remainder < drop_below)
+        self.rank, self.world_size = rank, world_size
+        self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that comes next, and the batch to begin with."""
+        self.batches.sampler.set_epoch(epoch)
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in itertools.islice(self.batches, self.start, None):
+            share = batch[self.rank :: self.world_size]
+            if share:
+                yield share
+
+    def __len__(self) -> int:
+        """Return the number of batches of the whole epoch."""
+        return len(self.batches)

@@ -1,0 +1,144 @@
+"""Scores of a segmentation: counted pixel by pixel, near borders and image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common import distributed
+
+
+class ConfusionMatrix:
+    """Counts of pixels by true class (rows) and predicted class (columns)."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, truth: Tensor, prediction: Tensor) -> None:
+        """Count pixels of `truth` and `prediction`, integers of one shape; true labels outside [0, K) do not count."""
+        k = len(self.counts)
+        counted = (truth >= 0) & (truth < k)
+        pairs = k * truth[counted].to(torch.int64) + prediction[counted]
+        self.counts += torch.bincount(pairs, minlength=k * k).reshape(k, k).cpu()
+
+    def scores(self) -> dict[str, Any]:
+        """Return pixel_accuracy, class_accuracy, miou, fwiou, and by class iou (None if it never occurs) and frequency.
+
+        The class accuracy is the mean over classes that occur in the truth, the mIoU the mean over classes that occur
+        in truth or prediction. Plain floats in 0..1; there must be a labelled pixel.
+        """
+        counts = self.counts.double()
+        hit, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)
+        union = true + predicted - hit
+        iou = hit / union
+        return {
+            "pixel_accuracy": (hit.sum() / counts.sum()).item(),
+            "class_accuracy": (hit / true)[true > 0].mean().item(),
+            "miou": iou[union > 0].mean().item(),
+            "fwiou": ((true / counts.sum()) * iou)[true > 0].sum().item(),
+            "iou": [
+                value if occurs else None for value, occurs in zip(iou.tolist(), (union > 0).tolist(), strict=True)
+            ],
+            "frequency": (true / counts.sum()).tolist(),
+        }
+
+
+@dataclass
+class Tally:
+    """All that is counted of a set of images: in all, near borders (by width of the band), and image by image."""
+
+    num_classes: int
+    band_widths: Sequence[int] = ()
+    images: dict[str, float] = field(default_factory=dict)
+    """mIoU of each image, over the classes in its truth or prediction; images without a labelled pixel are left out."""
+
+    def __post_init__(self) -> None:
+        self.matrix = ConfusionMatrix(self.num_classes)
+        self.bands = {width: ConfusionMatrix(self.num_classes) for width in self.band_widths}
+
+    def update(self, names: Sequence[str], truth: Tensor, prediction: Tensor) -> None:
+        """Count a batch: `truth` and `prediction` (N, H, W), int64."""
+        for name, true, predicted in zip(names, truth, prediction, strict=True):
+            one = ConfusionMatrix(self.num_classes)
+            one.update(true, predicted)
+            self.matrix.counts += one.counts
+            if one.counts.any():
+                self.images[name] = one.scores()["miou"]
+        for width, matrix in self.bands.items():
+            near = near_border(truth, width)
+            matrix.update(truth[near], prediction[near])
+
+    def gather(self) -> None:
+        """Sum over all processes of a distributed run, each of which has counted images of its own."""
+        matrices = [self.matrix, *self.bands.values()]
+        everyone = distributed.gather(([matrix.counts for matrix in matrices], self.images))
+        for index, matrix in enumerate(matrices):
+            matrix.counts = sum(counts[index] for counts, _ in everyone)
+        self.images = {name: miou for _, images in everyone for name, miou in images.items()}
+
+    def scores(self) -> dict[str, Any]:
+        """Return ConfusionMatrix.scores and, for each band in which there is a labelled pixel, its mIoU: boundary."""
+        bands = {width: matrix.scores()["miou"] for width, matrix in self.bands.items() if matrix.counts.any()}
+        return self.matrix.scores() | ({"boundary": bands} if bands else {})
+
+    def extremes(self, count: int) -> list[str]:
+        """Return the names of the `count` worst images, worst first, and of the `count` best, best last."""
+        order = sorted(self.images, key=lambda name: (self.images[name], name))
+        return order if len(order) <= 2 * count else order[:count] + order[-count:]
+
+
+def near_border(labels: Tensor, width: int) -> Tensor:
+    """Return where another label lies at most `width` rows and columns away, bool, for labels (N, H, W).
+
+    The trimap of Kohli et al. (IJCV 2009) in which segmentations are compared at object borders; unlabelled (void)
+    pixels are a label of their own, so that VOC's void border counts as one.
+    """
+
+    def largest(values: Tensor) -> Tensor:
+        values = F.max_pool2d(values, (2 * width + 1, 1), stride=1, padding=(width, 0))
+        return F.max_pool2d(values, (1, 2 * width + 1), stride=1, padding=(0, width))
+
+    values = labels.float().unsqueeze(1)
+    return (largest(values) != -largest(-values)).squeeze(1)
+
+
+def score_table(columns: dict[str, dict[str, Any]], class_names: Sequence[str]) -> str:
+    """Return a text table of scores in percent: one line a class and a score, one column for each of `columns`.
+
+    Below it stands how classes count that the images lack.
+    """
+    rows = [(name, [scores["iou"][k] for scores in columns.values()]) for k, name in enumerate(class_names)]
+    for key, title in (
+        ("miou", "mIoU"),
+        ("fwiou", "frequency-weighted IoU"),
+        ("pixel_accuracy", "pixel accuracy"),
+        ("class_accuracy", "class accuracy"),
+    ):
+        rows.append((title, [scores[key] for scores in columns.values()]))
+    for band in sorted({band for scores in columns.values() for band in scores.get("boundary", {})}):
+        values = [scores.get("boundary", {}).get(band) for scores in columns.values()]
+        rows.append((f"boundary mIoU, {band} px", values))
+    width = max(len(title) for title, _ in rows)
+    wide = [max(len(name), 6) for name in columns]
+    lines = [" " * width + "".join(f"  {name:>{w}}" for name, w in zip(columns, wide, strict=True))]
+    for index, (title, values) in enumerate(rows):
+        if index == len(class_names):
+            lines.append("-" * len(lines[0]))
+        cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
+        lines.append(f"{title:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, wide, strict=True)))
+    if any(value is None for _, values in rows[: len(class_names)] for value in values):
+        lines.append("-: in no truth and no prediction; it does not count, as in VOC's evaluation")
+    for name, scores in columns.items():
+        extra = [
+            class_names[k]
+            for k, (iou, share) in enumerate(zip(scores["iou"], scores["frequency"], strict=True))
+            if iou is not None and share == 0
+        ]
+        if extra:
+            lines.append(f"{name}: in no truth, but predicted, hence 0 in the mIoU: {', '.join(extra)}")
+    return "\n".join(lines)

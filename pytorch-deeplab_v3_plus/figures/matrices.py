@@ -1,0 +1,47 @@
+"""Arrays as pictures with a scale: confusion matrices and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from figures.plotting import new_figure, plain_text, save_figure
+
+
+@plain_text
+def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], title: str) -> None:
+    """Draw a confusion matrix (K, K) of pixel counts, rows the truth: each cell is its share of the row in percent."""
+    total = counts.sum(1, keepdims=True)
+    share = 100 * counts / np.maximum(total, 1)
+    size = 2.2 + 0.42 * len(class_names)
+    figure = new_figure(size + 0.6, size)
+    axes = figure.subplots()
+    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(*counts.shape):
+        if share[row, column] >= 0.5:
+            dark = share[row, column] > 60
+            text = f"{share[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    names = [name if total[k] else f"({name})" for k, name in enumerate(class_names)]
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true; (in brackets: not in the truth)")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="% of the true pixels")
+    save_figure(figure, path)
+
+
+@plain_text
+def save_gradient(path: Path, gradient: np.ndarray, title: str) -> None:
+    """Draw a gradient (H, W) in diverging colours about zero, with their scale."""
+    height, width = gradient.shape
+    figure = new_figure(5.2, min(8.0, 4.2 * height / width + 0.7))
+    axes = figure.subplots()
+    largest = float(np.abs(gradient).max()) or 1.0
+    shown = axes.imshow(gradient, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    axes.axis("off")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes, shrink=0.85)
+    save_figure(figure, path)

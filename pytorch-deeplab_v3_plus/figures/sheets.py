@@ -1,0 +1,66 @@
+"""Contact sheets: rows of pictures with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloaders.labels import voc_palette
+from figures.colours import colour
+from figures.plotting import new_figure, plain_text, save_figure
+
+
+def evenly_spaced(length: int, rows: int = 6) -> list[int]:
+    """Return the indices of up to `rows` of `length` images, spread over all of them."""
+    return np.linspace(0, length - 1, min(rows, length)).astype(int).tolist()
+
+
+@plain_text
+def save_contact_sheet(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    class_names: Sequence[str],
+    title: str,
+    captions: Sequence[str] | None = None,
+) -> None:
+    """Draw one row an image, with a legend of the classes that occur.
+
+    Each of `rows` maps a column's title to a picture: a PIL image or an array (H, W, 3), shown as it is, or a label map
+    (H, W) in the palette's colours; None leaves a gap. `captions` stand at the left of the rows.
+    """
+    columns = list(rows[0])
+    # Upright pictures get narrower cells than their row, so that no row is taller than a square.
+    heights = [min(1.0, row[columns[0]].height / row[columns[0]].width) for row in rows]
+    figure = new_figure(2.3 * len(columns), 2.4 * sum(heights) + 0.9)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
+    seen = set()
+    for row, line in zip(rows, axes, strict=True):
+        for name, cell in zip(columns, line, strict=True):
+            cell.axis("off")
+            picture = row[name]
+            if picture is None:
+                continue
+            picture = np.asarray(picture)
+            if picture.ndim == 2:
+                seen |= set(np.unique(picture).tolist())
+                picture = colour(picture)
+            cell.imshow(picture, interpolation="nearest")
+    for name, cell in zip(columns, axes[0], strict=True):
+        cell.set_title(name, fontsize=10)
+    for caption, line in zip(captions or (), axes, strict=False):
+        line[0].text(-0.04, 0.5, caption, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    _legend(figure, [k for k in range(len(class_names)) if k in seen], class_names)
+    save_figure(figure, path)
+
+
+def _legend(figure: Any, classes: Sequence[int], class_names: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=voc_palette()[k] / 255, edgecolor="0.5", label=class_names[k]) for k in classes]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 7) or 1, frameon=False, fontsize=9
+    )

@@ -1,0 +1,1 @@
+"""From annotations to a data set, and its checks; training never imports it."""

@@ -1,0 +1,93 @@
+"""labelme's JSON files."""
+
+import base64
+import binascii
+import io
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.errors import InputError
+from dataloaders.labels import UNLABELLED
+from preparation.importing import Labelled
+from preparation.shapes import Annotation, Shape, annotation_files, class_names_of, collected
+
+logger = logging.getLogger(__name__)
+
+# labelme's names of shapes; `points` and `linestrip` are several points.
+_KINDS = {
+    "point": "point",
+    "points": "point",
+    "line": "line",
+    "linestrip": "line",
+    "polygon": "polygon",
+    "rectangle": "rectangle",
+    "circle": "circle",
+    "mask": "mask",
+}
+
+_LEAST_POINTS = {"point": 1, "line": 2, "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
+
+
+def read_labelme(path: Path) -> Annotation:
+    """Read a JSON file of labelme (versions 3 to 5): what it draws and the image that it names or carries."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        shapes = tuple(_labelme_shape(shape) for shape in content["shapes"])
+        size = content.get("imageWidth"), content.get("imageHeight")
+        data = content.get("imageData")
+        image_bytes = base64.b64decode(data) if data else None
+        image_name = content.get("imagePath")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"expected a JSON file of labelme, cannot read {path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(
+            f"expected a JSON file of labelme, found {reason} in {path}: save it anew, or remove it"
+        ) from None
+    if image_name is not None:
+        image_name = str(image_name).replace("\\", "/")  # annotated under Windows
+    return Annotation(path, image_name, size if all(size) else None, shapes, image_bytes)
+
+
+def _labelme_shape(shape: dict) -> Shape:
+    label, name = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
+    if name not in _KINDS:
+        raise ValueError(f"the shape '{name}' of '{label}' (known: {', '.join(_KINDS)})")
+    kind, points = _KINDS[name], np.array(shape["points"], dtype=np.float64).reshape(-1, 2)
+    if len(points) < _LEAST_POINTS[kind] or not np.isfinite(points).all():
+        raise ValueError(f"a {name} of '{label}' with the points {points.tolist()}")
+    mask = None
+    if kind == "mask":
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+                mask = np.asarray(image.convert("L")) > 0
+        except (OSError, TypeError):
+            raise ValueError(f"a mask of '{label}' that is no PNG") from None
+    return Shape(label, kind, points, mask)
+
+
+def collect_labelme(
+    folder: Path, images: Path | None, class_names: tuple[str, ...] | None, width: int, truth: bool
+) -> tuple[list[Labelled], tuple[str, ...]]:
+    """Find the JSON files of labelme in a folder.
+
+    Args:
+        folder: of the JSON files.
+        images: folder of photographs called as the JSON files; None takes the files that they name or carry.
+        class_names: None takes the labels in use.
+        width: of strokes, in pixels.
+        truth: whether what lies outside the shapes is background instead of unlabelled.
+
+    Returns:
+        What to import, and the class names.
+
+    Raises:
+        InputError: a file is no labelme file, has no image, or uses a label that is no class.
+    """
+    annotations = [read_labelme(path) for path in annotation_files(folder, ".json")]
+    names = class_names or class_names_of(annotations)
+    return collected(annotations, images, names, width, 0 if truth else UNLABELLED), names

@@ -1,0 +1,113 @@
+"""Pictures whose colours are classes."""
+
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from common.errors import InputError
+from dataloaders.images import IMAGE_SUFFIXES, listing
+from dataloaders.labels import PADDING, UNLABELLED
+from preparation.importing import Labelled
+from preparation.shapes import UNLABELLED_NAMES, annotation_files, check_size, image_of
+
+logger = logging.getLogger(__name__)
+
+
+class ColourTable(NamedTuple):
+    """Which colour stands for which class."""
+
+    class_names: tuple[str, ...]
+    values: dict[tuple[int, int, int], int]
+
+
+def read_colours(path: Path) -> ColourTable:
+    """Read a colour table: one class a line, background first, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
+
+    The names unlabelled, ignore and void stand for pixels without a class. Raises InputError for anything else.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a colour table, cannot read {path}: {error}") from None
+    names: list[str] = []
+    values: dict[tuple[int, int, int], int] = {}
+    for line in lines:
+        if not line or line.startswith("#"):
+            continue
+        rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
+        match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>[^:]+):{rgb}:.*", line)
+        colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
+        if max(colour) > 255:
+            raise InputError(f"expected 'R G B name' with numbers of 0-255, found '{line}' in {path}")
+        name = match["name"].strip()
+        if colour in values or name in names:
+            raise InputError(f"expected each colour and each name once, found '{line}' again in {path}")
+        if name.casefold() in UNLABELLED_NAMES:
+            values[colour] = UNLABELLED
+        else:
+            values[colour] = len(names)
+            names.append(name)
+    if not 2 <= len(names) <= PADDING:
+        raise InputError(
+            f"expected 2 to {PADDING} classes, found {len(names)} in {path}: one a line, the background first"
+        )
+    return ColourTable(tuple(names), values)
+
+
+def read_coloured(path: Path, table: ColourTable, ignore_unknown: bool = False) -> np.ndarray:
+    """Read a picture whose colours are classes; transparent pixels are unlabelled.
+
+    Args:
+        path: of any kind that Pillow reads without loss; a palette counts by its colours, not its numbers.
+        table: class of each colour.
+        ignore_unknown: whether colours that the table lacks are unlabelled instead of an error.
+
+    Returns:
+        uint8 (H, W).
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGBA")).astype(np.int64)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
+    label = np.full(pixels.shape[:2], UNLABELLED, dtype=np.uint8)
+    codes = np.where(pixels[..., 3] < 128, -1, pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2])
+    unknown: list[tuple[int, int]] = []
+    for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
+        colour = int(code) >> 16, int(code) >> 8 & 255, int(code) & 255
+        if colour in table.values:
+            label[codes == code] = table.values[colour]
+        elif code >= 0:
+            unknown.append((int(count), colour))
+    if unknown and not ignore_unknown:
+        count, colour = max(unknown)
+        raise InputError(
+            f"expected colours of the table, found {len(unknown)} others in {path}, mostly {colour} ({count} pixels): "
+            "add them to the table, or leave such pixels unlabelled with --ignore-unknown (soft edges, JPEG noise)"
+        )
+    return label
+
+
+def collect_masks(
+    folder: Path, images: Path, colours: Path, ignore_unknown: bool
+) -> tuple[list[Labelled], tuple[str, ...]]:
+    """Find the coloured masks of a folder; arguments as read_coloured, result and errors as collect_labelme's."""
+    table = read_colours(colours)
+    photographs = listing(images, IMAGE_SUFFIXES)
+    items = []
+    for path in annotation_files(folder, *IMAGE_SUFFIXES):
+        image = image_of(path, photographs, images)
+        if image.samefile(path):
+            raise InputError(f"expected a mask and its photograph, found one file for both, {path}: part their folders")
+
+        def draw(size: tuple[int, int], path: Path = path) -> np.ndarray:
+            label = read_coloured(path, table, ignore_unknown)
+            check_size(path, label.shape[::-1], size)
+            return label
+
+        items.append(Labelled(image.name, image, path, draw))
+    return items, table.class_names

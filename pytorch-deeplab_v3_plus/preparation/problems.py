@@ -1,0 +1,231 @@
+"""The kinds of problems that a data set can have, and the report of a check."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+
+class Kind(NamedTuple):
+    """A kind of problem."""
+
+    level: str
+    meaning: str
+    advice: str
+    fixed_by: str | None = None
+    """What a corrected copy does about it, where that is safe."""
+
+
+LEFT_OUT = "is left out of the lists"
+
+KINDS = {
+    "list": Kind(ERROR, "a list cannot be used", "write one id a line, or delete ImageSets to split by name"),
+    "listed twice": Kind(ERROR, "an id stands in a list more than once", "remove the repeated lines", "is listed once"),
+    "train and val": Kind(
+        ERROR, "the same picture trains and validates: the scores flatter", "take it from one list", "only validates"
+    ),
+    "missing": Kind(ERROR, "a listed file is missing", "add the file, or take the id from the list", LEFT_OUT),
+    "unreadable": Kind(ERROR, "a file cannot be read", "replace it, or take the id from the list", LEFT_OUT),
+    "label mode": Kind(
+        ERROR,
+        "a label map is not an 8-bit PNG of class numbers (mode P or L)",
+        "colours: import_scribbles.py masks; else save the class numbers with 8 bits",
+    ),
+    "label mode, plain": Kind(
+        ERROR,
+        "a label map is not an 8-bit PNG of class numbers, but its content is plain",
+        "save the class numbers with 8 bits",
+        "is written as class numbers",
+    ),
+    "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
+    "label size": Kind(ERROR, "a label map is not of its image's size", "draw or export it at the size of the image"),
+    "EXIF rotation, labels not turned": Kind(
+        ERROR,
+        "a photograph says that it is to be turned, and its labels fit it only unturned",
+        "save the photograph without its EXIF tag",
+        "is saved unturned, without the tag",
+    ),
+    "0 for unlabelled": Kind(
+        ERROR,
+        "thin strokes on 0 and nothing is 255: unlabelled pixels would train as background",
+        "write 255 where nothing is drawn",
+        "gets 255 for 0 (so that its background strokes, if any, are lost)",
+    ),
+    "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or take the id off"),
+    "no background": Kind(
+        ERROR, "no image has background scribbles: everything would become an object", "scribble the background too"
+    ),
+    "background in few": Kind(WARNING, "most images have no background scribbles", "scribble the background too"),
+    "class never": Kind(WARNING, "a class is never labelled: the network cannot learn it", "label it or drop it"),
+    "class rarely": Kind(WARNING, "a class is labelled in one or two images only", "label it in more images"),
+    "255 for the object": Kind(
+        WARNING, "the ground truth is 0 and 255 only, and 255 means 'not labelled'", "give the object the value 1"
+    ),
+    "value 254": Kind(
+        WARNING, "a label map holds 254, which means padding: no loss applies there", "write 255 for unlabelled"
+    ),
+    "contradiction": Kind(
+        WARNING, "scribbles say another class than the ground truth", "look at the contact sheet: which is right?"
+    ),
+    "contradiction everywhere": Kind(
+        ERROR, "the scribbles contradict the ground truth", "do both count the classes alike?"
+    ),
+    "palette": Kind(
+        WARNING,
+        "a palette holds VOC's colours in another order: numbers count, not colours",
+        "if the colours are right: import_scribbles.py masks",
+    ),
+    "full masks": Kind(NOTE, "scribbles that label nearly every pixel", "nothing, if that is meant"),
+    "look-alikes": Kind(WARNING, "a validation image looks like a training image", "are they the same scene?"),
+    "few images": Kind(ERROR, "fewer than two training images or no validation image", "add images"),
+    "no truth": Kind(NOTE, "there is no ground truth", "scores are then measured on the scribbles of the val list"),
+    "not listed": Kind(NOTE, "a scribbled image stands in no list", "add its id to a list to use it"),
+    "no image": Kind(WARNING, "a label map has no image", "are the files called alike?"),
+    "grey levels": Kind(
+        WARNING,
+        "16-bit images differ in how many bits they use: which 8 are read differs too, and so their brightness",
+        "save all with 8 bits, scaled alike",
+    ),
+    "16 bits": Kind(NOTE, "an image of 16 bits is read with 8", "nothing: inference reads it alike"),
+    "transparency": Kind(NOTE, "transparent pixels are read as white", "nothing, if that is meant"),
+    "EXIF rotation": Kind(
+        NOTE,
+        "a photograph says that it is to be turned, and is; its labels must be drawn upright",
+        "nothing, if the contact sheet looks right",
+        "is saved upright, without the tag",
+    ),
+}
+
+EXAMPLES = 3  # files named for each kind of problem in the text
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong."""
+
+    kind: str
+    file: str
+    """Relative to the data set's folder; empty for the set as a whole."""
+    detail: str
+    id: str = ""
+    """Of the image, where it is about one."""
+
+
+@dataclass
+class Item:
+    """What is known of one image."""
+
+    id: str
+    problems: list[Problem] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    scribbles: np.ndarray | None = None
+    """Pixels of each value, int64 (256,)."""
+    truth: np.ndarray | None = None
+    wrong: int = 0
+    """Scribbled pixels that contradict the truth."""
+    compared: int = 0
+    bits: int | None = None
+    """In use, of a 16-bit image."""
+    digest: bytes = b""
+    thumbnail: np.ndarray | None = None
+
+
+@dataclass
+class Report:
+    """The result of check_dataset."""
+
+    folder: Path
+    class_names: tuple[str, ...]
+    lists: dict[str, list[str]]
+    """Ids of train and val."""
+    items: dict[str, Item]
+    problems: list[Problem]
+
+    def count(self, level: str) -> int:
+        """Return how many problems have a level."""
+        return sum(KINDS[problem.kind].level == level for problem in self.problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain numbers, lists and text."""
+        by_kind: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            by_kind.setdefault(problem.kind, []).append(problem)
+        found = sorted({item.size for item in self.items.values() if item.size}, key=lambda size: size[0] * size[1])
+        sizes = [f"{width}x{height}" for width, height in found] or ["unknown"]
+        return {
+            "folder": str(self.folder),
+            "images": {name: len(ids) for name, ids in self.lists.items()},
+            "sizes": {"smallest": sizes[0], "largest": sizes[-1], "different": len(sizes)},
+            "labelled_share": round(self._labelled_share(), 6),
+            "classes": [
+                {"name": name, "scribbled_pixels": pixels, "scribbled_images": images, "truth_pixels": truth}
+                for name, pixels, images, truth in self._classes()
+            ],
+            "problems": [
+                {
+                    "kind": kind,
+                    "level": KINDS[kind].level,
+                    "meaning": KINDS[kind].meaning,
+                    "advice": KINDS[kind].advice,
+                    "fix": KINDS[kind].fixed_by,
+                    "files": [{"file": problem.file, "detail": problem.detail} for problem in problems],
+                }
+                for kind, problems in sorted(by_kind.items(), key=lambda pair: _order(pair[0]))
+            ],
+        }
+
+    def as_text(self) -> str:
+        """Return a page to read."""
+        content = self.as_json()
+        images, sizes, classes = content["images"], content["sizes"], content["classes"]
+        lines = [
+            f"{self.folder}: {images['train']:,} training and {images['val']:,} validation images, "
+            f"{sizes['smallest']}{' to ' + sizes['largest'] if sizes['different'] > 1 else ''} pixels, "
+            f"scribbles on {content['labelled_share']:.2%} of the training pixels",
+            "",
+            f"{'class':<20} {'of the scribbles':>16} {'training images':>16} {'of the truth':>13}",
+        ]
+        scribbled, true = (sum(row[key] for row in classes) for key in ("scribbled_pixels", "truth_pixels"))
+        for value, row in enumerate(classes):
+            truth = f"{row['truth_pixels'] / true:.1%}" if true else "-"
+            lines.append(
+                f"{value:>3} {row['name']:<16} {row['scribbled_pixels'] / max(1, scribbled):>16.1%} "
+                f"{row['scribbled_images']:>16,} {truth:>13}"
+            )
+        for kind in content["problems"]:
+            files = kind["files"]
+            lines += ["", f"{kind['level'].upper()}: {kind['meaning']} ({len(files):,}x)"]
+            lines += [f"    {': '.join(filter(None, entry.values()))}" for entry in files[:EXAMPLES]]
+            lines += [f"    ... and {len(files) - EXAMPLES:,} more"] if len(files) > EXAMPLES else []
+            lines += [f"    -> {kind['advice']}" + (f"; --fix: {kind['fix']}" if kind["fix"] else "")]
+        lines += ["", ", ".join(f"{self.count(level)} {level}s" for level in (ERROR, WARNING, NOTE))]
+        return "\n".join(lines)
+
+    def _train(self) -> list[Item]:
+        return [self.items[i] for i in self.lists["train"] if i in self.items and self.items[i].scribbles is not None]
+
+    def _labelled_share(self) -> float:
+        counts = sum((item.scribbles for item in self._train()), np.zeros(256, dtype=np.int64))
+        return float(counts[: len(self.class_names)].sum() / max(1, counts.sum()))
+
+    def _classes(self) -> list[tuple[str, int, int, int]]:
+        scribbles = [item.scribbles for item in self._train()]
+        truth = [item.truth for item in self.items.values() if item.truth is not None]
+        return [
+            (
+                name,
+                int(sum(counts[value] for counts in scribbles)),
+                sum(bool(counts[value]) for counts in scribbles),
+                int(sum(counts[value] for counts in truth)),
+            )
+            for value, name in enumerate(self.class_names)
+        ]
+
+
+def _order(kind: str) -> tuple[int, int]:
+    return (ERROR, WARNING, NOTE).index(KINDS[kind].level), list(KINDS).index(kind)

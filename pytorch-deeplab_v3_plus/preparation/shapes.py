@@ -1,0 +1,223 @@
+"""What people draw on an image, and the label map that it becomes."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from common.errors import InputError
+from dataloaders.images import IMAGE_SUFFIXES, listing
+from dataloaders.labels import PADDING, UNLABELLED
+from preparation.importing import Labelled
+
+logger = logging.getLogger(__name__)
+
+BACKGROUND_NAMES = ("background", "_background_", "bg")
+
+UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "__ignore__", "void")
+
+
+class Shape(NamedTuple):
+    """One thing that was drawn, in pixels of the image, the centre of the first pixel at (0, 0)."""
+
+    label: str
+    kind: str
+    """point, line (any number of points in a row), polygon, rectangle, circle or mask."""
+    points: np.ndarray
+    """Float (points, 2): x, y. Of a rectangle two corners, of a circle centre and rim, of a mask its first corner."""
+    mask: np.ndarray | None = None
+    """Bool (h, w), for a mask."""
+
+
+class Annotation(NamedTuple):
+    """What was drawn on one image."""
+
+    source: Path
+    image_name: str | None
+    """File that the source names, relative to its own folder."""
+    size: tuple[int, int] | None
+    """Width and height on which it was drawn, where the source says so."""
+    shapes: tuple[Shape, ...]
+    image_bytes: bytes | None = None
+    """The image file itself, where the source carries it."""
+
+
+def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]) -> dict[str, int]:
+    """Return the value of every label that was drawn; raise InputError for labels that are no class.
+
+    A label is a class where the names agree but for upper and lower case; the usual names of the background and of
+    "unlabelled" are known too.
+    """
+    known = dict.fromkeys(UNLABELLED_NAMES, UNLABELLED) | dict.fromkeys(BACKGROUND_NAMES, 0)
+    known |= {name.casefold(): value for value, name in enumerate(class_names)}
+    values, unknown = {}, {}
+    for annotation in annotations:
+        for shape in annotation.shapes:
+            value = known.get(shape.label.casefold())
+            if value is None:
+                unknown.setdefault(shape.label, []).append(annotation.source)
+            else:
+                values[shape.label] = value
+    if unknown:
+        label, files = max(unknown.items(), key=lambda item: len(item[1]))
+        others = f" (and {', '.join(sorted(set(unknown) - {label}))})" if len(unknown) > 1 else ""
+        raise InputError(
+            f"expected labels out of {', '.join(class_names)}, found '{label}'{others} in {files[0]}"
+            f"{f' and {len(files) - 1} other shapes' if len(files) > 1 else ''}: correct the labels or the class list"
+        )
+    return values
+
+
+def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
+    """Return the classes that were drawn: background, then the others by name.
+
+    Raises InputError where two names differ by case alone.
+    """
+    names: dict[str, str] = {}
+    for annotation in annotations:
+        for shape in annotation.shapes:
+            key = shape.label.casefold()
+            if names.setdefault(key, shape.label) != shape.label:
+                raise InputError(
+                    f"expected one spelling of each class, found '{names[key]}' and '{shape.label}' (in "
+                    f"{annotation.source}): give the right names with --classes FILE"
+                )
+    others = [name for key, name in sorted(names.items()) if key not in BACKGROUND_NAMES + UNLABELLED_NAMES]
+    if not 1 <= len(others) < PADDING:
+        raise InputError(
+            f"expected 1 to {PADDING - 1} classes beside the background, found {len(others)} in what was drawn"
+        )
+    return ("background", *others)
+
+
+def draw_annotation(
+    annotation: Annotation, size: tuple[int, int], values: dict[str, int], width: int, outside: int = UNLABELLED
+) -> np.ndarray:
+    """Draw shapes into a label map, later ones over earlier ones.
+
+    Args:
+        annotation: the shapes.
+        size: width and height of the label map.
+        values: of the labels.
+        width: of strokes and dots, in pixels; polygons, rectangles, circles and masks are filled.
+        outside: value where nothing is drawn.
+
+    Returns:
+        uint8 (H, W).
+    """
+    label = np.full(size[::-1], outside, dtype=np.uint8)
+    for shape in annotation.shapes:
+        label[covered_pixels(shape, size, width)] = values[shape.label]
+    return label
+
+
+def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarray:
+    """Return the pixels that a shape covers, bool (H, W); arguments as draw_annotation's."""
+    points = shape.points
+    if shape.kind in ("point", "line"):
+        paths = [points] if shape.kind == "line" else points[:, None]
+        covered = np.zeros(size[::-1], dtype=bool)
+        for path in paths:
+            columns, rows = stroke_pixels(path, width).T
+            inside = (columns >= 0) & (columns < size[0]) & (rows >= 0) & (rows < size[1])
+            covered[rows[inside], columns[inside]] = True
+        return covered
+    picture = Image.new("1", size)
+    pen = ImageDraw.Draw(picture)
+    if shape.kind == "polygon":
+        pen.polygon([tuple(point) for point in points.tolist()], fill=1)
+    elif shape.kind == "rectangle":
+        pen.rectangle(tuple(np.sort(points[:2], axis=0).ravel().tolist()), fill=1)
+    elif shape.kind == "circle":
+        radius = np.hypot(*(points[1] - points[0]))
+        pen.ellipse((*(points[0] - radius).tolist(), *(points[0] + radius).tolist()), fill=1)
+    else:
+        picture.paste(Image.fromarray(shape.mask), tuple(points[0].astype(int).tolist()))
+    return np.array(picture)
+
+
+def stroke_pixels(path: np.ndarray, width: int) -> np.ndarray:
+    """Return the pixels under a round brush of `width` pixels that is led along a path, int (n, 2) as x, y.
+
+    Pillow's own wide lines are a pixel thinner or thicker, by their slope.
+    """
+    steps = np.ceil(np.abs(np.diff(path, axis=0)).max(axis=1)).astype(int)
+    line = [path[:1]]
+    for start, end, count in zip(path[:-1], path[1:], steps, strict=True):
+        line.append(start + (end - start) * np.arange(1, count + 1)[:, None] / max(count, 1))
+    middle = (width - 1) / 2
+    brush = np.argwhere(np.hypot(*(np.indices((width, width)) - middle)) <= width / 2) - width // 2
+    centres = np.floor(np.concatenate(line) + 0.5).astype(int)
+    return (centres[:, None] + brush).reshape(-1, 2)
+
+
+def annotation_files(folder: Path, *suffixes: str) -> list[Path]:
+    """Return the files of a folder with these suffixes, or raise InputError where there are none."""
+    files = list(listing(folder, suffixes).values())
+    if not files:
+        raise InputError(
+            f"expected files {', '.join('*' + s for s in suffixes)}, found none in {folder}: name their folder"
+        )
+    return files
+
+
+def image_of(source: Path, photographs: dict[str, Path], folder: Path) -> Path:
+    """Return the photograph of an annotation file."""
+    if source.stem not in photographs:
+        raise InputError(f"expected the photograph of {source}, found no {source.stem}{IMAGE_SUFFIXES[0]} in {folder}")
+    return photographs[source.stem]
+
+
+def collected(
+    annotations: Sequence[Annotation], images: Path | None, class_names: tuple[str, ...], width: int, outside: int
+) -> list[Labelled]:
+    """Join annotations with their images; without those on which nothing is drawn, unless that means background."""
+    values = label_values(annotations, class_names)
+    photographs = listing(images, IMAGE_SUFFIXES) if images else {}
+    items, empty = [], 0
+    for annotation in annotations:
+        if not annotation.shapes and outside == UNLABELLED:
+            empty += 1
+            continue
+        if images:
+            image: Path | bytes = image_of(annotation.source, photographs, images)
+            name = image.name
+        else:
+            name, image = named_image(annotation)
+
+        def draw(size: tuple[int, int], annotation: Annotation = annotation) -> np.ndarray:
+            if annotation.size:
+                check_size(annotation.source, annotation.size, size)
+            return draw_annotation(annotation, size, values, width, outside)
+
+        items.append(Labelled(name, image, annotation.source, draw))
+    if empty:
+        logger.info("left out: %d images on which nothing is drawn", empty)
+    return items
+
+
+def named_image(annotation: Annotation) -> tuple[str, Path | bytes]:
+    """Return name and file (or content) of the image that an annotation names or carries."""
+    name = Path(annotation.image_name or annotation.source.name)
+    path = annotation.source.parent / name
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        return path.name, path
+    if annotation.image_bytes:
+        is_jpeg = annotation.image_bytes.startswith(b"\xff\xd8")
+        return f"{name.stem}{'.jpg' if is_jpeg else '.png'}", annotation.image_bytes
+    raise InputError(
+        f"expected the photograph {path} that {annotation.source} names, found none: put it there, or name the folder "
+        "of the photographs with --images"
+    )
+
+
+def check_size(source: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Raise InputError unless an annotation has the size of its image."""
+    if tuple(found) != tuple(expected):
+        raise InputError(
+            f"expected labels for the {expected[0]}x{expected[1]} pixels of the photograph (turned upright if it says "
+            f"so), found {found[0]}x{found[1]} in {source}: annotate the photograph itself, not a scaled or turned copy"
+        )

@@ -1,0 +1,70 @@
+"""A data set with scribbles simulated from its ground truth."""
+
+import functools
+import logging
+import os
+import shutil
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from common.errors import InputError
+from common.files import link_or_copy, new_folder
+from dataloaders.datasets.pascal import IMAGES, LISTS, SCRIBBLES, TRUTH
+from dataloaders.images import IMAGE_SUFFIXES, listing, read_label, value_counts, write_label
+from dataloaders.layout import CLASS_FILE
+from dataloaders.synthetic.scribbles import simulate_scribbles
+
+logger = logging.getLogger(__name__)
+
+
+def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **how: Any) -> np.ndarray:
+    """Write a copy of a data set with scribbles simulated from its ground truth; its images are linked.
+
+    The strokes of an image depend on its id and the seed alone.
+
+    Args:
+        folder: data set with ground truth.
+        target: new folder.
+        num_classes: of the ground truth.
+        seed: not negative.
+        how: arguments of simulate_scribbles.
+
+    Returns:
+        How many pixels of the scribbles have each value, int64 (256,).
+
+    Raises:
+        InputError: there is no truth, a label map is wrong, or the target is not empty.
+    """
+    truth = listing(folder / TRUTH, (".png",))
+    if not truth:
+        raise InputError(f"expected ground truth to simulate scribbles from, found no *.png in {folder / TRUTH}")
+    counts = np.zeros(256, dtype=np.int64)
+    with new_folder(target) as made:
+        (made / SCRIBBLES).mkdir()
+        simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, how)
+        with ProcessPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            done = pool.map(simulate, truth.values(), chunksize=4)
+            for some in tqdm(done, total=len(truth), desc="simulating", unit="image", disable=None, leave=False):
+                counts += some
+        for path in listing(folder / IMAGES, IMAGE_SUFFIXES).values():
+            link_or_copy(path, made / IMAGES / path.name)
+        (made / TRUTH).mkdir()
+        for path in truth.values():
+            shutil.copyfile(path, made / TRUTH / path.name)
+        if (folder / LISTS).is_dir():
+            shutil.copytree(folder / LISTS, made / LISTS)
+        if (folder / CLASS_FILE).is_file():
+            shutil.copyfile(folder / CLASS_FILE, made / CLASS_FILE)
+    return counts
+
+
+def _simulate(folder: Path, num_classes: int, seed: int, how: dict[str, Any], truth: Path) -> np.ndarray:
+    rng = np.random.default_rng([seed, zlib.crc32(truth.stem.encode())])
+    scribbles = simulate_scribbles(read_label(truth, num_classes), rng, **how)
+    write_label(folder / truth.name, scribbles)
+    return value_counts(scribbles)

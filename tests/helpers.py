@@ -1,0 +1,140 @@
+"""What the tests share: a small data set, the scripts called as their users call them, and what they print."""
+
+import os
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import train_withdensecrfloss
+from common.errors import InputError, exit_status
+from dataloaders.labels import voc_palette
+
+WIDTH, HEIGHT = 30, 20
+
+
+def write_label(path: Path, values: np.ndarray) -> None:
+    label = Image.fromarray(values.astype(np.uint8))
+    label.putpalette(voc_palette().ravel().tolist())
+    label.save(path)
+
+
+CODE = Path(__file__).parent.parent / "pytorch-deeplab_v3_plus"
+
+SMALL = [
+    "--backbone",
+    "mobilenet",
+    "--pretrained",
+    "none",
+    "--crop-size",
+    "32",
+    "--base-size",
+    "32",
+    "--workers",
+    "0",
+    "--batch-size",
+    "2",
+    "--no-cuda",
+]
+
+
+def data(voc: Path) -> list[str]:
+    return ["--data-root", str(voc), "--classes", str(voc.parent / "classes.txt")]
+
+
+def call(script, *words) -> int:
+    """Run a script's main in this process, as its `__main__` block does."""
+    return exit_status(lambda: script.main([str(word) for word in words]))
+
+
+def train(voc: Path, *words) -> int:
+    return call(train_withdensecrfloss, *SMALL, *data(voc), "--run-root", voc.parent / "run", *words)
+
+
+def run_folder(voc: Path, checkname: str = "deeplab-mobilenet", number: int = 0) -> Path:
+    return voc.parent / "run" / voc.name / checkname / f"experiment_{number}"
+
+
+def one_line(capsys) -> str:
+    """Return what was printed as an error: one line, no traceback."""
+    error = [line for line in capsys.readouterr().err.split("\n") if line.strip()]
+    assert len(error) == 1 and error[0].startswith("error: "), error
+    return error[0]
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(CODE), str(Path(__file__).parent)]),
+}
+
+
+def arguments(**changes) -> SimpleNamespace:
+    settings = {
+        "dataset": None,
+        "data_root": None,
+        "classes": None,
+        "base_size": 24,
+        "crop_size": 24,
+        "scale_range": (0.5, 2.0),
+        "supervision": "scribble",
+        "batch_size": 2,
+        "test_batch_size": 2,
+        "workers": 0,
+        "seed": 1,
+    }
+    return SimpleNamespace(**{**settings, **changes})
+
+
+def custom(voc: Path, **changes) -> SimpleNamespace:
+    return arguments(data_root=str(voc), classes=str(voc.parent / "classes.txt"), **changes)
+
+
+def message(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class OnlyOnCuda(TorchDispatchMode):
+    """Answers the host's reads of device values with `answers`, and refuses whatever else leaves the device."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers = list(answers)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._local_scalar_dense.default:
+            return self.answers.pop(0)
+        result = function(*args, **kwargs)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        assert {tensor.device.type for tensor in tensors} <= {"cuda"}, function
+        return result
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def cuda_synchronisations(action) -> int:
+    """How often the host waits for the GPU in `action`, after a first call that may load things."""
+    action()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            action()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)

@@ -1,0 +1,76 @@
+"""The notebook: it runs, in short, and what is stored in it is what its text says."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+
+HOME = Path(__file__).parents[2]
+NOTEBOOK = HOME / "notebooks/rloss_tour.ipynb"
+
+
+def text_of(notebook) -> str:
+    """Return all that the cells printed."""
+    return "".join(output.get("text", "") for cell in code_of(notebook) for output in cell.outputs)
+
+
+def pictures_of(notebook) -> int:
+    return sum("image/png" in output.get("data", {}) for cell in code_of(notebook) for output in cell.outputs)
+
+
+def code_of(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    assert found, pattern
+    return float(found[1])
+
+
+@pytest.fixture
+def stored():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def test_it_runs(stored, tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.setenv("RLOSS_TOUR_STEPS", "2")
+    code = tmp_path / "pytorch-deeplab_v3_plus"
+    shutil.copytree(HOME / code.name, code, ignore=shutil.ignore_patterns("__pycache__", "run"))
+    (tmp_path / "notebooks").mkdir()
+    pictures = pictures_of(stored)
+    where = {"metadata": {"path": str(tmp_path / "notebooks")}}
+    nbclient.NotebookClient(
+        stored, timeout=300, kernel_name="python3", resources=where
+    ).execute()  # raises what a cell raises
+    assert pictures_of(stored) == pictures
+    assert (tmp_path / "run/tour/tour.pth.tar").is_file()
+    assert (tmp_path / "run/tour/val_0001_prediction.png").is_file()
+
+
+def test_it_is_stored_as_it_ran(stored):
+    """From the top, in one go, with its pictures and no trace of the machine."""
+    cells = code_of(stored)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert pictures_of(stored) >= 7 and NOTEBOOK.stat().st_size < 1.5e6
+    content = NOTEBOOK.read_text()
+    assert "sys.path" not in content
+    assert not re.search(r"/(home|root|tmp|work|Users)/", content) and "Warning" not in text_of(stored)
+
+
+def test_the_stored_numbers_are_what_the_text_says(stored):
+    text = text_of(stored)
+    assert number(r"(\d+) steps in", text) == 150
+    before = number(r"([\d.]+)  after section 2", text)
+    more = number(r"([\d.]+)  partial CE\n", text)
+    with_loss = number(r"([\d.]+)  with DenseCRF loss", text)
+    assert before > number(r"background everywhere would have ([\d.]+)", text)
+    assert with_loss > more + 1  # "gains some points"
+    assert number(r"right on the scribbles: (\d+)", text) > 90  # "nearly all of them"
+    predicted, truth = (number(rf"(-[\d.]+)  {name}", text) for name in ("partial CE's prediction", "the truth"))
+    assert number(r"(-[\d.]+)  background everywhere", text) == -1 < truth < predicted

@@ -1,0 +1,140 @@
+"""The benchmarks run, and report what they promise; how fast anything is, is no test's business."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import study
+from common.errors import exit_status
+
+HOME = Path(__file__).parents[2]
+
+
+def run(script: str, *words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(HOME / "pytorch-deeplab_v3_plus")}
+    command = [sys.executable, str(HOME / "benchmarks" / script), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_filter(tmp_path):
+    figures, plot = tmp_path / "filter.json", tmp_path / "filter.png"
+    rows = ("--row", "128,4,21,25", "--row", "9,1,1,5")
+    sweep = ("--plot", str(plot), "--sides", "8,16", "--channels", "1,2")
+    result = run("bench_filter.py", *rows, *sweep, "--repeats", "2", "--json", str(figures))
+    assert result.returncode == 0, result.stderr
+    found = json.loads(figures.read_text())
+    assert found["machine"]["cpu"] and found["machine"]["torch"]
+    assert [row["side"] for row in found["rows"]] == [128, 9]
+    for row in found["rows"]:
+        engines = row["engines"]
+        assert "torch cpu" in engines and any(name.startswith("C++ ") for name in engines)
+        for name, numbers in engines.items():
+            low, high = numbers["quartiles_ms"]
+            assert 0 < low <= numbers["median_ms"] <= high
+            assert set(numbers["phases_ms"]) == {"build", "splat", "blur", "slice"}
+            assert all(time >= 0 for time in numbers["phases_ms"].values()) and numbers["phases_ms"]["build"] > 0
+            assert f"  {name} " in result.stdout
+    assert [point["side"] for point in found["sweeps"]["pixels"]] == [8, 16]
+    assert [point["channels"] for point in found["sweeps"]["channels"]] == [1, 2]
+    with Image.open(plot) as image:
+        image.verify()
+    memory = [row["engines"]["torch cpu"]["memory_mb"] for row in found["rows"]]
+    if Path("/proc/self/clear_refs").exists():  # Linux
+        values = 4 * 21 * 128 * 128 * 4 / 1e6
+        assert memory[1] < values < memory[0] < 20 * values
+
+
+def test_step(tmp_path):
+    figures = tmp_path / "step.json"
+    sizes = ("--crop", "33", "--batch", "2", "--steps", "2", "--precision", "bfloat16", "--exact-gradient")
+    result = run("bench_step.py", "--device", "cpu", *sizes, "--json", str(figures))
+    assert result.returncode == 0, result.stderr
+    found = json.loads(figures.read_text())
+    assert found["options"]["crop"] == 33
+    times = found["times"]
+    assert list(times) == ["step without the loss", "step with the loss", "the loss alone"]
+    assert all(numbers["median_ms"] > 0 for numbers in times.values())
+    assert found["share of the loss alone"] > 0
+    assert "share of the loss alone" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("bench_filter.py", ("--engine", "abacus"), "--engine 'abacus': not on this machine, which has C++ "),
+        ("bench_step.py", ("--device", "abacus"), "--device abacus: "),
+    ],
+)
+def test_bad_input_gets_one_line(script, words, message):
+    result = run(script, *words)
+    assert result.returncode == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_step_memory_needs_a_gpu():
+    result = run("step_memory.py")
+    assert result.returncode == 2 and "needs a CUDA GPU" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_step_memory_grows_with_the_batch():
+    result = run("step_memory.py", "--backbones", "mobilenet", "--crops", "65", "--batches", "8", "64")
+    assert result.returncode == 0, result.stderr
+    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[5:]]
+    assert [row[:2] for row in rows] == [[65, 8], [65, 64]]
+    (*_, few, few_half), (*_, many, many_half) = rows
+    assert 3 * few < many < 9 * few and few_half <= few and many_half < many
+
+
+def test_study(voc, monkeypatch, capsys):
+    monkeypatch.setitem(
+        study.STUDIES, "40", study.Study(33, {"weak": study.loss(1, 4, 10)}, ("--batch-size", "2"), (1, 1))
+    )
+    out = voc.parent / "study"
+    words = ["--study", "40", "--data-root", str(voc), "--seeds", "2", "--output", str(out), "--classes"]
+    assert exit_status(lambda: study.main([*words, "absent.txt"])) == 2
+    assert "absent.txt" in capsys.readouterr().err
+    words.append(str(voc.parent / "classes.txt"))
+    assert study.main(words) == 0
+    finals = json.loads((out / "study.json").read_text())
+    assert {arm: len(seeds) for arm, seeds in finals.items()} == {"partial_ce": 1, "weak": 1, "full": 1}
+    runs = {path.parts[-3] for path in out.glob("seed_2/voc/*/experiment_0/scores.jsonl")}
+    assert runs == {"stage1", "stage1_full", *finals}
+    text = (out / "study.md").read_text()
+    assert text.startswith("5 training and 2 validation images, crop 33")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["| partial CE", "| weak", "| full supervision"]
+    options = torch.load(next(out.glob("seed_2/voc/weak/*/checkpoint_last.pth.tar")), weights_only=True)["options"]
+    assert (options["densecrfloss"], options["sigma_xy"], options["lr"]) == (1, 4, study.STAGE2_LR)
+    with Image.open(out / "study.png") as image:
+        image.verify()
+    shutil.rmtree(voc / "SegmentationClassAug")
+    assert exit_status(lambda: study.main(words)) == 2
+
+
+def test_the_studys_table_by_hand():
+    def final(fill_in: float, val: float) -> dict:
+        return {"fill_in": {"miou": fill_in}, "val": {"miou": val}}
+
+    results = {
+        "partial_ce": [final(0.60, 0.20), final(0.62, 0.20)],
+        "weight 2": [final(0.64, 0.21), final(0.64, 0.21)],
+        "full": [final(0.70, 0.25), final(0.72, 0.25)],
+    }
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(results).splitlines()[2:]]
+    assert rows == [
+        ["partial CE", "61.0 ± 1.4", "", "", "20.0 ± 0.0", ""],
+        ["weight 2", "64.0 ± 0.0", "+3.0 ± 1.4", "30 %", "21.0 ± 0.0", "+1.0 ± 0.0"],
+        ["full supervision", "71.0 ± 1.4", "+10.0 ± 0.0", "", "25.0 ± 0.0", "+5.0 ± 0.0"],
+    ]
+    del results["full"]
+    assert "| weight 2 | 64.0 ± 0.0 | +3.0 ± 1.4 |  | 21.0 ± 0.0 | +1.0 ± 0.0 |" in study.table(results)

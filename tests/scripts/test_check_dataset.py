@@ -1,0 +1,271 @@
+"""Checking a data set: every kind of problem, the report, the corrected copy, and what training says by itself."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import check_dataset as script
+import train_withdensecrfloss
+from common.errors import exit_status
+from dataloaders.datasets.pascal import VOCSegmentation
+from dataloaders.inspection import quick_check
+from dataloaders.labels import UNLABELLED, voc_palette
+from helpers import HEIGHT, WIDTH, write_label
+from preparation.checks import check_dataset
+from preparation.problems import ERROR, KINDS
+
+NAMES = ("background", "cat", "dog")
+SCRIBBLES, TRUTH, IMAGES, LISTS = "pascal_2012_scribble", "SegmentationClassAug", "JPEGImages", "ImageSets"
+TRAIN_LIST = f"{LISTS}/SegmentationAug/train.txt"
+
+
+def label(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def save_turned(root: Path, name: str, orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / IMAGES / name, exif=exif)
+
+
+def relabel(path: Path, change) -> None:
+    write_label(path, change(label(path)))
+
+
+def every(root: Path, folder: str, change) -> None:
+    for path in (root / folder).glob("*.png"):
+        relabel(path, change)
+
+
+def in_colours(path: Path) -> None:
+    Image.fromarray(voc_palette()[label(path)]).save(path)
+
+
+def reordered_palette(path: Path) -> None:
+    palette = voc_palette()
+    palette[[1, 2]] = palette[[2, 1]]
+    picture = Image.fromarray(label(path))
+    picture.putpalette(palette.tobytes())
+    picture.save(path)
+
+
+def thin_strokes_on_zero(root: Path) -> None:
+    every(root, SCRIBBLES, lambda values: np.where(values == UNLABELLED, 0, values))
+
+
+def nearly_the_same(root: Path) -> None:
+    pixels = np.asarray(Image.open(root / IMAGES / "i5.jpg"))
+    Image.fromarray(pixels ^ 1).save(root / IMAGES / "i1.jpg", format="PNG")  # the lowest bit only
+
+
+def images_of_two_depths(root: Path) -> None:
+    for name, value in (("i0", 900), ("i1", 9000)):
+        Image.new("I;16", (WIDTH, HEIGHT), value).save(root / f"{IMAGES}/{name}.jpg", format="PNG")
+
+
+# What is done to a sound data set, the kind of problem that must be found, and in which file.
+SPOILS = [
+    (lambda r: (r / TRAIN_LIST).unlink(), "list", TRAIN_LIST),
+    (lambda r: (r / TRAIN_LIST).write_text("i0\ni1\ni1\ni2\n"), "listed twice", TRAIN_LIST),
+    (lambda r: (r / TRAIN_LIST).write_text("i0\ni1\ni6\n"), "train and val", f"{IMAGES}/i6"),
+    (lambda r: (r / f"{IMAGES}/i1.jpg").write_bytes((r / f"{IMAGES}/i5.jpg").read_bytes()), "train and val", "i1"),
+    (lambda r: (r / f"{IMAGES}/i3.jpg").unlink(), "missing", f"{IMAGES}/i3"),
+    (lambda r: (r / f"{SCRIBBLES}/i3.png").unlink(), "missing", f"{SCRIBBLES}/i3"),
+    (lambda r: (r / f"{TRUTH}/i5.png").unlink(), "missing", f"{TRUTH}/i5"),
+    (lambda r: (r / f"{IMAGES}/i2.jpg").write_text("no image"), "unreadable", "i2.jpg"),
+    (lambda r: (r / f"{SCRIBBLES}/i2.png").write_bytes(b"\x89PNG"), "unreadable", f"{SCRIBBLES}/i2.png"),
+    (lambda r: in_colours(r / f"{SCRIBBLES}/i0.png"), "label mode, plain", f"{SCRIBBLES}/i0.png"),
+    (lambda r: Image.new("RGB", (WIDTH, HEIGHT), (9, 8, 7)).save(r / f"{TRUTH}/i5.png"), "label mode", "i5.png"),
+    (lambda r: relabel(r / f"{SCRIBBLES}/i4.png", lambda v: np.where(v == 1, 9, v)), "label values", "i4.png"),
+    (lambda r: write_label(r / f"{SCRIBBLES}/i4.png", np.zeros((9, 9))), "label size", "i4.png"),
+    (lambda r: save_turned(r, "i4.jpg", 6, (WIDTH, HEIGHT)), "EXIF rotation, labels not turned", "i4.jpg"),
+    (lambda r: save_turned(r, "i6.jpg", 8, (WIDTH, HEIGHT)), "EXIF rotation, labels not turned", "i6.jpg"),
+    (lambda r: save_turned(r, "i4.jpg", 6, (HEIGHT, WIDTH)), "EXIF rotation", "i4.jpg"),
+    (lambda r: save_turned(r, "i4.jpg", 3, (WIDTH, HEIGHT)), "EXIF rotation", "i4.jpg"),
+    (thin_strokes_on_zero, "0 for unlabelled", f"{SCRIBBLES}/i0.png"),
+    (lambda r: relabel(r / f"{SCRIBBLES}/i0.png", lambda v: v * 0 + UNLABELLED), "no labels", "i0.png"),
+    (lambda r: every(r, SCRIBBLES, lambda v: np.where(v == 0, UNLABELLED, v)), "no background", ""),
+    (lambda r: every(r, SCRIBBLES, lambda v: np.where(v == 2, UNLABELLED, v)), "class never", ""),
+    (lambda r: every(r, TRUTH, lambda v: np.where(v > 0, UNLABELLED, v)), "255 for the object", TRUTH),
+    (lambda r: relabel(r / f"{SCRIBBLES}/i0.png", lambda v: np.where(v == 0, 254, v)), "value 254", "i0.png"),
+    (lambda r: relabel(r / f"{SCRIBBLES}/i0.png", lambda v: np.where(v == 1, 2, v)), "contradiction", "i0.png"),
+    (lambda r: every(r, SCRIBBLES, lambda v: np.where(v == 0, 1, v)), "contradiction everywhere", SCRIBBLES),
+    (lambda r: reordered_palette(r / f"{SCRIBBLES}/i1.png"), "palette", "i1.png"),
+    (lambda r: write_label(r / f"{SCRIBBLES}/i0.png", label(r / f"{TRUTH}/i0.png")), "full masks", "i0.png"),
+    (nearly_the_same, "look-alikes", f"{IMAGES}/i5"),
+    (lambda r: (r / TRAIN_LIST).write_text("i0\n"), "few images", ""),
+    (lambda r: (r / TRAIN_LIST).write_text("i0\ni1\ni2\n"), "not listed", f"{IMAGES}/i3"),
+    (lambda r: write_label(r / f"{SCRIBBLES}/x.png", np.zeros((9, 9))), "no image", "x.png"),
+    (
+        lambda r: Image.new("RGBA", (WIDTH, HEIGHT), (1, 2, 3, 0)).save(r / f"{IMAGES}/i0.jpg", format="PNG"),
+        "transparency",
+        "i0.jpg",
+    ),
+    (
+        lambda r: Image.new("I;16", (WIDTH, HEIGHT), 900).save(r / f"{IMAGES}/i0.jpg", format="PNG"),
+        "16 bits",
+        "i0.jpg",
+    ),
+    (images_of_two_depths, "grey levels", IMAGES),
+]
+
+
+def test_a_sound_data_set_has_no_errors(voc):
+    report = check_dataset(voc, NAMES)
+    assert {p.kind for p in report.problems} == {"class rarely"}  # the dog is in two training images
+    content = report.as_json()
+    assert content["images"] == {"train": 5, "val": 2}
+    assert content["sizes"] == {"smallest": "30x20", "largest": "30x20", "different": 1}
+    assert content["labelled_share"] == pytest.approx(26 / 600, abs=1e-6)
+    dog = content["classes"][2]
+    assert (dog["scribbled_pixels"], dog["scribbled_images"], dog["truth_pixels"]) == (12, 2, 3 * 96)
+
+
+@pytest.mark.parametrize(("spoil", "kind", "file"), SPOILS, ids=[kind for _, kind, _ in SPOILS])
+def test_what_is_wrong_is_found(voc, spoil, kind, file):
+    spoil(voc)
+    problems = check_dataset(voc, NAMES).problems
+    assert any(p.file.endswith(file) for p in problems if p.kind == kind), problems
+    assert kind == "label size" or not [p for p in problems if p.kind == "label size"]
+
+
+def test_every_kind_of_problem_is_tried():
+    others = {"class rarely", "no truth", "background in few"}  # in other tests
+    assert {kind for _, kind, _ in SPOILS} | others == set(KINDS)
+
+
+def test_few_background_scribbles_and_no_truth(voc):
+    for number in (0, 1, 2):
+        relabel(voc / f"{SCRIBBLES}/i{number}.png", lambda v: np.where(v == 0, UNLABELLED, v))
+    for path in (voc / TRUTH).iterdir():
+        path.unlink()
+    problems = {p.kind: p.detail for p in check_dataset(voc, NAMES).problems}
+    assert problems["background in few"] == "3 of 5 images" and "no truth" in problems
+
+
+def test_a_folder_without_lists_is_split_as_training_splits_it(voc):
+    for path in (voc / LISTS / "SegmentationAug").iterdir():
+        path.unlink()
+    for folder in (voc / LISTS / "SegmentationAug", voc / LISTS):
+        folder.rmdir()
+    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
+    lists = check_dataset(voc, NAMES).lists
+    for split in ("train", "val"):
+        assert lists[split] == VOCSegmentation(args, voc, split, NAMES).ids
+
+
+def test_full_masks_are_no_thin_strokes(voc):
+    """Blobs on background, without 255: full masks, which are fine, and not strokes on unlabelled pixels."""
+    for path in (voc / TRUTH).iterdir():
+        write_label(voc / SCRIBBLES / path.name, label(path))
+    kinds = {p.kind for p in check_dataset(voc, NAMES).problems}
+    assert "0 for unlabelled" not in kinds and "full masks" in kinds
+
+
+def call(*words) -> int:
+    return exit_status(lambda: script.main([str(word) for word in words]))
+
+
+def test_the_script_reports_and_draws(voc, capsys):
+    (voc / "classes.txt").write_text("background\ncat\ndog\n")
+    out = voc.parent / "report"
+    assert call(voc, "--output", out) == 0
+    printed = capsys.readouterr().out
+    assert "5 training and 2 validation images, 30x20 pixels, scribbles on 4.33%" in printed
+    assert "WARNING: a class is labelled in one or two images only (1x)" in printed and "'dog' in 2" in printed
+    assert "0 errors, 1 warnings, 0 notes" in printed
+    assert (out / "report.txt").read_text() in printed
+    assert json.loads((out / "report.json").read_text())["problems"][0]["kind"] == "class rarely"
+    assert np.asarray(Image.open(out / "sheet.png").convert("RGB")).std() > 30
+
+    relabel(voc / SCRIBBLES / "i4.png", lambda v: np.where(v == 1, 9, v))
+    (voc / IMAGES / "i0.jpg").unlink()
+    write_label(voc / SCRIBBLES / "i2.png", np.zeros((9, 9)))
+    assert call(voc, "--output", out) == 1
+    printed = capsys.readouterr().out
+    assert "found 9 (6 pixels, the first at x=2, y=4)" in printed and "JPEGImages/i0: of the train list" in printed
+
+
+def test_classes_are_those_of_voc_where_nothing_says_otherwise(voc, capsys):
+    assert call(voc, "--output", voc.parent / "report") == 0
+    assert "tvmonitor" in capsys.readouterr().out
+    assert call(voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report") == 0
+    assert "tvmonitor" not in capsys.readouterr().out
+
+
+def test_an_empty_folder_of_truth_is_none(voc):
+    """Regression: training wanted the files that the check did not."""
+    for path in (voc / TRUTH).iterdir():
+        path.unlink()
+    assert "no truth" in {problem.kind for problem in check_dataset(voc, NAMES).problems}
+    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
+    assert VOCSegmentation(args, voc, "val", NAMES).label_kind == "scribbles"
+
+
+def test_a_folder_that_is_no_data_set_is_one_line(tmp_path, capsys):
+    assert call(tmp_path, "--output", tmp_path / "report") == 2
+    assert "expected a data set, found no images in" in capsys.readouterr().err
+
+
+def test_a_corrected_copy_trains(voc, capsys):
+    """Everything that can be corrected safely, at once; the source stays as it is."""
+    thin_strokes_on_zero(voc)
+    relabel(voc / SCRIBBLES / "i1.png", lambda v: np.where(v == 0, UNLABELLED, v))
+    relabel(voc / SCRIBBLES / "i6.png", lambda v: v * 0)
+    in_colours(voc / SCRIBBLES / "i2.png")
+    save_turned(voc, "i3.jpg", 6, (HEIGHT, WIDTH))
+    save_turned(voc, "i4.jpg", 8, (WIDTH, HEIGHT))
+    (voc / IMAGES / "i0.jpg").unlink()
+    (voc / TRAIN_LIST).write_text("i0\ni1\ni1\ni2\ni3\ni4\ni5\n")
+    before = {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()}
+    out = voc.parent / "fixed"
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report", "--fix", out]
+    assert call(*words) == 1  # the background has lost its strokes, and only a person can draw them
+    printed = capsys.readouterr().out
+    for kind in ("0 for unlabelled", "label mode, plain", "EXIF rotation", "missing", "listed twice", "train and val"):
+        assert f"corrected: {kind} (" in printed
+    assert "ERROR: no image has background scribbles" in printed and "1 errors" in printed
+    assert {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()} == before
+    assert (out / TRAIN_LIST).read_text().split() == ["i1", "i2", "i3", "i4"]
+    assert (label(out / SCRIBBLES / "i6.png") == UNLABELLED).all()  # nobody scribbled there
+    for name in ("i2", "i3", "i4"):
+        scribbles = label(out / SCRIBBLES / f"{name}.png")
+        assert scribbles.dtype == np.uint8 and set(np.unique(scribbles)) <= {1, 2, UNLABELLED}
+        assert (scribbles != UNLABELLED).sum() == 6
+    upright, unturned = (Image.open(out / IMAGES / f"{name}.png") for name in ("i3", "i4"))
+    assert upright.size == unturned.size == (WIDTH, HEIGHT) and not upright.getexif() and not unturned.getexif()
+    turned = Image.open(voc / IMAGES / "i3.jpg").transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(np.asarray(upright), np.asarray(turned))
+    assert np.array_equal(np.asarray(unturned), np.asarray(Image.open(voc / IMAGES / "i4.jpg")))
+    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
+    assert VOCSegmentation(args, out, "train", NAMES).count_labels()[1] > 0
+    relabel(out / SCRIBBLES / "i1.png", lambda v: v * 0)  # regression: label maps were links
+    assert {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()} == before
+    assert call(*words) == 2  # not twice into one folder
+    assert "found other files in" in capsys.readouterr().err
+
+
+def test_training_does_the_quick_part(voc, capsys):
+    every(voc, SCRIBBLES, lambda v: np.where(v == 2, UNLABELLED, v))
+    (voc / TRAIN_LIST).write_text("i0\ni1\ni6\n")
+    words = ["--backbone", "mobilenet", "--pretrained", "none", "--crop-size", "32", "--base-size", "32", "--no-cuda"]
+    words += ["--workers", "0", "--batch-size", "3", "--epochs", "1", "--run-root", voc.parent / "run", "--no-val"]
+    words += ["--data-root", voc, "--classes", voc.parent / "classes.txt"]
+    assert exit_status(lambda: train_withdensecrfloss.main([str(word) for word in words])) == 0
+    printed = capsys.readouterr().out
+    assert "WARNING: a class is never labelled: the network cannot learn it ('dog')" in printed
+    assert "WARNING: the same picture trains and validates: the scores flatter (1 of the images, first 'i6')" in printed
+
+
+def test_the_quick_part_sees_zeros_for_unlabelled(voc):
+    thin_strokes_on_zero(voc)
+    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
+    train, val = (VOCSegmentation(args, voc, split, NAMES) for split in ("train", "val"))
+    (line,) = quick_check(train, val, train.count_labels())
+    assert line.startswith("every pixel has a class") and KINDS["0 for unlabelled"].level == ERROR

@@ -1,0 +1,169 @@
+"""What goes wrong in the field, and the one line that tells it."""
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.errors import InputError
+from dataloaders.datasets.pascal import VOCSegmentation
+from helpers import one_line, run_folder, train, write_label
+from modeling.checkpoint import load_checkpoint
+from training import faults
+from training.journal import Monitor
+from training.trainer import Trainer
+
+# test_scripts.py has a damaged photograph and a label of a foreign value, test_distributed.py a process that dies,
+# test_resume.py two runs in one folder, damaged checkpoints and Ctrl-C twice.
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    monkeypatch.setattr(Trainer, "draw", lambda self: None)
+
+
+def test_a_batch_without_labels_costs_nothing(voc):
+    for number in range(4):
+        path = voc / f"pascal_2012_scribble/i{number}.png"
+        write_label(path, np.full((20, 30), 255))
+    assert train(voc, "--epochs", 1, "--no-val", "--densecrfloss", 1, "--size-free") == 0
+    weights = load_checkpoint(run_folder(voc) / "checkpoint_last.pth.tar")["state_dict"]
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_an_image_of_one_pixel_trains(voc):
+    Image.new("RGB", (1, 1), "red").save(voc / "JPEGImages/i0.jpg")
+    write_label(voc / "pascal_2012_scribble/i0.png", np.zeros((1, 1)))
+    write_label(voc / "SegmentationClassAug/i0.png", np.zeros((1, 1)))
+    assert train(voc, "--epochs", 1, "--densecrfloss", 1, "--size-free") == 0
+
+
+def test_not_a_number_in_the_data_is_named(voc, monkeypatch, capsys):
+    step = Trainer.accumulate_gradients
+
+    def with_nan(self, batch):
+        images = batch["image"].float()
+        images[0, 0, 3, 4] = float("nan")
+        return step(self, {**batch, "image": images})
+
+    monkeypatch.setattr(Trainer, "accumulate_gradients", with_nan)
+    assert train(voc, "--epochs", 1, "--no-val") == 2
+    line = one_line(capsys)
+    assert "the loss cross_entropy became nan at epoch 1, step 0, images i" in line
+    assert "last good checkpoint: none yet" in line
+
+
+def test_a_data_worker_that_is_killed(voc, monkeypatch, capsys):
+    get = VOCSegmentation.__getitem__
+
+    def killed(self, key):
+        if self.split == "train" and torch.utils.data.get_worker_info():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return get(self, key)
+
+    monkeypatch.setattr(VOCSegmentation, "__getitem__", killed)
+    assert train(voc, "--epochs", 1, "--no-val", "--workers", 1) == 2
+    line = one_line(capsys)
+    assert "a process that loads images was killed" in line and "--workers (1)" in line
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a function (size, options) -> a folder on a file system of its own."""
+    mounted = []
+
+    def mount(size: str, options: str = "") -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(folder)]
+        try:
+            result = subprocess.run(words, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("needs the command mount")
+        if result.returncode:
+            pytest.skip(f"needs the right to mount: {result.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(voc, small_disk, capsys):
+    """There is space for two checkpoints of 47 MB and the third's beginning."""
+    disk = small_disk("120m")
+    assert train(voc, "--epochs", 3, "--save-interval", 1, "--no-val", "--run-root", disk) == 2
+    line = one_line(capsys)
+    assert str(disk) in line and "cannot be written" in line and "free space" in line
+    folder = disk / "voc" / "deeplab-mobilenet" / "experiment_0"
+    whole = [path for path in folder.glob("checkpoint*.tar") if load_checkpoint(path)]
+    assert whole and not list(folder.glob(".*"))
+
+
+def test_a_disk_that_fills_up_stops_the_run_at_the_next_log_line(small_disk):
+    """tensorboardX writes in a thread of its own, whose death must not leave the run waiting for it."""
+    monitor = Monitor(small_disk("100k") / "data" / "name", {})
+    with pytest.raises(InputError, match=r"events\.out\.tfevents.*: cannot be written \(No space left on device\)"):
+        for step in range(5000):
+            monitor.scalars({"a_long_name" * 20: 0.0}, step)
+    assert threading.active_count() > 1  # the thread lives
+    monitor.close()
+
+
+def test_a_disk_that_is_full_from_the_start(voc, small_disk, capsys):
+    disk = small_disk("64k")
+    (disk / "filler").write_bytes(bytes(60_000))
+    assert train(voc, "--epochs", 1, "--no-val", "--run-root", disk) == 2
+    line = one_line(capsys)
+    assert str(disk) in line and "cannot be written" in line
+
+
+def test_a_folder_that_may_not_be_written(voc, small_disk, capsys):
+    """Read-only, as root may write whatever its mode forbids."""
+    disk = small_disk("1m", ",ro")
+    assert train(voc, "--epochs", 1, "--no-val", "--run-root", disk) == 2
+    line = one_line(capsys)
+    assert str(disk) in line and "choose --run-root" in line
+
+
+def test_a_checkpoint_of_another_backbone(voc, tmp_path, capsys):
+    from modeling.deeplab import DeepLab
+
+    torch.save({"state_dict": DeepLab(3, "drn").state_dict()}, tmp_path / "drn.pth.tar")
+    assert train(voc, "--epochs", 1, "--resume", tmp_path / "drn.pth.tar") == 2
+    line = one_line(capsys)
+    assert "drn.pth.tar: does not fit this network; is --backbone right?" in line and not run_folder(voc).exists()
+
+
+def test_cpu_memory(voc, monkeypatch, capsys):
+    def forward(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(Trainer, "part_losses", forward)
+    assert train(voc, "--epochs", 1, "--no-val") == 2
+    line = one_line(capsys)
+    assert "out of memory; lower --batch-size (2)" in line and "raise --accumulate (1)" in line
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="a mistake in the code"), faults.one_line_errors(None):
+        raise RuntimeError("a mistake in the code")
+
+
+def test_a_second_interrupt_stops_at_once_and_a_second_sigterm_does_not():
+    before = signal.getsignal(signal.SIGINT)
+    with faults.StopRequest() as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,569 @@
+"""Scribbles from labelme, ScribbleSup's XML and coloured masks; lists; simulated scribbles."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import import_scribbles
+import simulate_scribbles as simulate_script
+from common.errors import InputError, exit_status
+from dataloaders.datasets.pascal import VOCSegmentation
+from dataloaders.images import read_image
+from dataloaders.labels import UNLABELLED, VOC_CLASSES, read_class_names, write_class_names
+from dataloaders.synthetic.scribbles import components, simulate_scribbles
+from preparation.importing import stratified_split
+from preparation.shapes import stroke_pixels
+
+WIDTH, HEIGHT = 12, 10
+U = UNLABELLED
+
+
+def call(script, *words) -> int:
+    return exit_status(lambda: script.main([str(word) for word in words]))
+
+
+def one_line(capsys) -> str:
+    error = [line for line in capsys.readouterr().err.split("\n") if line.strip()]
+    assert len(error) == 1 and error[0].startswith("error: "), error
+    return error[0]
+
+
+def label(path: Path) -> np.ndarray:
+    image = Image.open(path)
+    assert image.mode == "P"
+    return np.array(image)
+
+
+def shape(label: str, kind: str, *points, **more) -> dict:
+    return {"label": label, "shape_type": kind, "points": [list(point) for point in points], **more}
+
+
+def png(mask: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+STROKES = (shape("background", "line", (1, 1), (9, 1)), shape("cat", "linestrip", (2, 4), (6, 4), (6, 7)))
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Five photographs with the JSON files of labelme beside them; a dog in two of them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (WIDTH, HEIGHT), (40 * number, 90, 10)).save(folder / f"p{number}.jpg")
+        dog = (shape("dog", "point", (9, 8)),) if number < 2 else ()
+        annotate(folder, number, *STROKES, *dog)
+    return folder
+
+
+def annotate(folder: Path, number: int, *shapes, **more) -> None:
+    content = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"p{number}.jpg", "imageData": None}
+    content |= {"imageHeight": HEIGHT, "imageWidth": WIDTH, **more}
+    (folder / f"p{number}.json").write_text(json.dumps(content))
+
+
+def imported(photos: Path, *words) -> Path:
+    data = photos.parent / "data"
+    assert call(import_scribbles, "labelme", photos, data, *words) == 0
+    return data
+
+
+def covered(data: Path, name: str = "p0") -> np.ndarray:
+    return label(data / "pascal_2012_scribble" / f"{name}.png")
+
+
+# --- the brush ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (1, ["......", ".####.", "......", "......"]),
+        (2, ["#####.", "#####.", "......", "......"]),  # half a pixel up and left
+        (3, ["######", "######", "######", "......"]),
+    ],
+)
+def test_a_stroke_has_the_width_that_was_asked_for(width, expected):
+    canvas = np.full((4, 6), ".")
+    columns, rows = stroke_pixels(np.array([[1.0, 1.0], [4.0, 1.0]]), width).T
+    canvas[rows.clip(0, 3), columns.clip(0, 5)] = "#"
+    assert ["".join(row) for row in canvas] == expected
+
+
+def test_strokes_have_no_gaps_and_brushes_are_round():
+    for angle in np.linspace(0, np.pi, 13):
+        path = np.array([[50, 50], [50 + 30 * np.cos(angle), 50 + 30 * np.sin(angle)]])
+        for width in (1, 3):
+            canvas = np.zeros((100, 100), dtype=bool)
+            columns, rows = stroke_pixels(path, width).T
+            canvas[rows, columns] = True
+            grown = np.lib.stride_tricks.sliding_window_view(np.pad(canvas, 1), (3, 3)).any((2, 3))
+            assert len(components(grown)) == 1  # each pixel touches the next, at least by a corner
+    dot = stroke_pixels(np.array([[50.0, 50.0]]), 9)
+    assert np.hypot(*(dot - 50).T).max() <= 4.5 and len(np.unique(dot, axis=0)) == 69
+
+
+# --- labelme --------------------------------------------------------------------------------------------------------
+
+
+def test_strokes_of_labelme_by_hand(photos):
+    data = imported(photos, "--width", 1)
+    expected = np.full((HEIGHT, WIDTH), U)
+    expected[1, 1:10] = 0
+    expected[4, 2:7] = expected[4:8, 6] = 1
+    expected[8, 9] = 2
+    assert np.array_equal(covered(data), expected)
+    assert (data / "classes.txt").read_text() == "background\ncat\ndog\n"
+    assert (data / "JPEGImages/p0.jpg").read_bytes() == (photos / "p0.jpg").read_bytes()
+    thick = imported(photos, "--overwrite")
+    assert (covered(thick)[0:3, 0:11] == 0).all() and (covered(thick)[7:10, 8:11] == 2).all()
+
+
+def test_filled_shapes_of_labelme_by_hand(photos):
+    mask = np.array([[255, 0, 255], [0, 255, 0]], dtype=np.uint8)
+    annotate(
+        photos,
+        0,
+        shape("cat", "polygon", (0, 0), (4, 0), (4, 3), (0, 3)),
+        shape("dog", "rectangle", (8, 3), (6, 1)),  # from any corner
+        shape("cat", "circle", (3, 7), (3, 9)),
+        shape("dog", "mask", (8, 7), (10, 8), mask=png(mask)),
+        shape("background", "point", (0, 0)),
+        shape("__ignore__", "rectangle", (0, 2), (1, 3)),
+    )
+    expected = np.full((HEIGHT, WIDTH), U)
+    expected[0:4, 0:5] = 1
+    expected[1:4, 6:9] = 2
+    expected[[5, 9], 2:5] = expected[6:9, 1:6] = 1
+    expected[7, [8, 10]] = expected[8, 9] = 2
+    expected[0, 0] = 0
+    expected[2:4, 0:2] = U
+    found = covered(imported(photos, "--width", 1))
+    assert np.array_equal(found, expected), found
+
+
+def test_a_list_of_classes_gives_the_order(photos):
+    classes = photos.parent / "names.txt"
+    classes.write_text("0 background\n1 Dog\n2 Cat\n3 cow\n")
+    data = imported(photos, "--classes", classes, "--width", 1)
+    assert covered(data)[8, 9] == 1 and covered(data)[4, 3] == 2
+    assert (data / "classes.txt").read_text().split() == ["background", "Dog", "Cat", "cow"]
+
+
+def test_an_image_within_the_json_is_enough(photos):
+    content = (photos / "p3.jpg").read_bytes()
+    annotate(photos, 3, *STROKES, imageData=base64.b64encode(content).decode(), imagePath="..\\elsewhere\\p3.jpg")
+    (photos / "p3.jpg").unlink()
+    assert (imported(photos) / "JPEGImages/p3.jpg").read_bytes() == content
+
+
+def test_photographs_elsewhere(photos, capsys):
+    elsewhere = photos.parent / "elsewhere"
+    elsewhere.mkdir()
+    for path in photos.glob("*.jpg"):
+        path.rename(elsewhere / path.name)
+    assert call(import_scribbles, "labelme", photos, photos.parent / "data") == 2
+    assert "name the folder of the photographs with --images" in one_line(capsys)
+    assert (imported(photos, "--images", elsewhere) / "JPEGImages/p4.jpg").is_file()
+
+
+def test_photographs_without_strokes_are_left_out(photos, capsys):
+    annotate(photos, 4)
+    data = imported(photos)
+    assert "left out: 1 images on which nothing is drawn" in capsys.readouterr().out
+    assert not (data / "JPEGImages/p4.jpg").exists()
+
+
+def test_labels_are_drawn_on_the_upright_photograph(photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (HEIGHT, WIDTH)).save(photos / "p0.jpg", exif=exif)  # upright: 12 x 10
+    assert covered(imported(photos)).shape == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda p: annotate(p, 1, *STROKES, imageWidth=99), ["found 99x10", "p1.json", "12x10"]),
+        (lambda p: annotate(p, 1, shape("Cat", "point", (1, 1))), ["'cat' and 'Cat'", "p1.json"]),
+        (lambda p: annotate(p, 1, shape("cat", "scrawl", (1, 1))), ["the shape 'scrawl' of 'cat'", "p1.json"]),
+        (lambda p: annotate(p, 1, shape("cat", "linestrip", (1, 1))), ["a linestrip of 'cat'", "p1.json"]),
+        (lambda p: annotate(p, 1, shape("cat", "mask", (1, 1), mask="AAAA")), ["a mask of 'cat' that is no PNG"]),
+        (lambda p: (p / "p1.json").write_text("{"), ["cannot read", "p1.json"]),
+        (lambda p: (p / "p1.json").write_text('{"a": 1}'), ["no 'shapes'", "p1.json"]),
+        (lambda p: (p / "p1.json").write_text("[]"), ["p1.json", "labelme"]),
+        (lambda p: (p / "p1.jpg").write_text("no image"), ["cannot read", "p1.jpg"]),
+        (lambda p: (p / "p1.jpg").unlink(), ["p1.jpg", "found none"]),
+        (lambda p: [path.unlink() for path in p.glob("*.json")], ["*.json", "found none"]),
+        (lambda p: [annotate(p, n) for n in range(5)], ["found 0"]),
+    ],
+)
+def test_what_is_wrong_with_labelme_files_is_said(photos, capsys, spoil, said):
+    spoil(photos)
+    data = photos.parent / "data"
+    assert call(import_scribbles, "labelme", photos, data) == 2
+    line = one_line(capsys)
+    assert all(words in line for words in said), line
+    assert not (data / "pascal_2012_scribble").exists() and not (data / "JPEGImages").exists()
+
+
+def test_all_unknown_labels_are_named_at_once(photos, capsys):
+    classes = photos.parent / "names.txt"
+    classes.write_text("background\ncow\n")
+    assert call(import_scribbles, "labelme", photos, photos.parent / "data", "--classes", classes) == 2
+    line = one_line(capsys)
+    assert "found 'cat' (and dog)" in line and "4 other shapes" in line
+
+
+def test_truth_beside_scribbles(photos, capsys):
+    data = imported(photos)
+    lists = [(data / f"ImageSets/SegmentationAug/{name}.txt").read_text() for name in ("train", "val")]
+    assert len(lists[0].split()) == 4 and len(lists[1].split()) == 1
+    assert call(import_scribbles, "labelme", photos, data) == 2
+    assert "is there already: --overwrite replaces" in one_line(capsys)
+
+    for number in range(3):
+        annotate(photos, number, shape("cat", "rectangle", (2, 2), (6, 6)))
+    for number in (3, 4):
+        (photos / f"p{number}.json").unlink()
+    assert call(import_scribbles, "labelme", photos, data, "--truth") == 0  # the classes are those of DATA
+    truth = label(data / "SegmentationClassAug/p0.png")
+    assert set(np.unique(truth)) == {0, 1} and truth.sum() == 25
+    assert lists == [(data / f"ImageSets/SegmentationAug/{name}.txt").read_text() for name in ("train", "val")]
+    assert covered(data).max() == U  # the scribbles stay
+    classes = photos.parent / "names.txt"
+    classes.write_text("background\ncow\ncat\n")
+    assert call(import_scribbles, "labelme", photos, data, "--truth", "--classes", classes) == 2
+    capsys.readouterr()
+    # New lists let those validate that have truth.
+    assert call(import_scribbles, "labelme", photos, data, "--truth", "--overwrite", "--new-lists") == 0
+    val = (data / "ImageSets/SegmentationAug/val.txt").read_text().split()
+    assert len(val) == 1 and val[0] in {"p0", "p1", "p2"}
+
+
+def test_overwriting_leaves_the_labels_of_other_images(photos, capsys):
+    """Regression: the whole folder of labels was replaced, those drawn by hand with it."""
+    data = imported(photos)
+    more = photos.parent / "more"
+    more.mkdir()
+    (photos / "p0.json").rename(more / "p0.json")
+    (photos / "p0.jpg").rename(more / "p0.jpg")
+    annotate(more, 0, shape("dog", "point", (3, 3)))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(more / "p9.jpg")
+    annotate(more, 9, shape("background", "point", (3, 3)))
+    before = {name: covered(data, name) for name in ("p1", "p4")}
+    assert call(import_scribbles, "labelme", more, data) == 2
+    assert call(import_scribbles, "labelme", more, data, "--overwrite", "--width", 1) == 0
+    assert "1 of these images stand in none" in capsys.readouterr().out
+    assert all(np.array_equal(covered(data, name), scribbles) for name, scribbles in before.items())
+    assert covered(data, "p0")[3, 3] == 2 and (covered(data, "p0") < U).sum() == 1
+    assert covered(data, "p9")[3, 3] == 0
+
+    # Those that stay keep their numbers.
+    classes = photos.parent / "names.txt"
+    classes.write_text("background\ndog\ncat\n")
+    assert call(import_scribbles, "labelme", more, data, "--overwrite", "--classes", classes) == 2
+    assert (data / "classes.txt").read_text() == "background\ncat\ndog\n"
+
+
+@pytest.mark.parametrize("other", ["png", "JPG"])
+def test_two_images_of_one_name_are_refused(photos, capsys, other):
+    """Regression: the later one was taken, a mask beside its photograph as the photograph."""
+    data = imported(photos)
+    Image.new("L", (WIDTH, HEIGHT)).save(data / f"JPEGImages/p0.{other}")
+    args = SimpleNamespace(base_size=10, crop_size=10, scale_range=(1, 1), supervision="scribble")
+    with pytest.raises(InputError, match="expected one file of each name, found p0"):
+        VOCSegmentation(args, data, "train", ("background", "cat", "dog"))
+
+
+def test_class_names_may_begin_with_a_number(photos):
+    """Regression: what the import wrote could not be read, since a number was taken for an index."""
+    annotate(photos, 0, shape("background", "point", (3, 3)), shape("10 mm bolt", "point", (8, 3)))
+    data = imported(photos)
+    assert read_class_names(data / "classes.txt") == ("background", "10 mm bolt", "cat", "dog")
+    names = ("12 mm bolt", "10 mm bolt")
+    write_class_names(data / "classes.txt", names)
+    assert read_class_names(data / "classes.txt") == names
+
+
+# --- ScribbleSup ----------------------------------------------------------------------------------------------------
+
+XML = """<annotation><filename>{name}.jpg</filename><size><width>12</width><height>10</height><depth>3</depth></size>
+<polygon><tag>cat</tag><point><X>2</X><Y>5</Y></point><point><X>8</X><Y>5</Y></point></polygon>
+<polygon><point><x>5</x><y>1</y></point><tag>background</tag></polygon></annotation>"""
+
+
+@pytest.fixture
+def xml(photos) -> Path:
+    folder = photos.parent / "xml"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"p{number}.xml").write_text(XML.format(name=f"p{number}"))
+    return folder
+
+
+def test_scribblesup_by_hand(photos, xml):
+    data = photos.parent / "data"
+    assert call(import_scribbles, "scribblesup", xml, data, "--images", photos) == 0
+    expected = np.full((HEIGHT, WIDTH), U)
+    expected[4:7, 1:10] = VOC_CLASSES.index("cat")
+    expected[0:3, 4:7] = 0
+    assert np.array_equal(covered(data), expected)
+    assert (data / "classes.txt").read_text().split() == list(VOC_CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<annotation><polygon>", ["cannot read", "p1.xml"]),
+        (XML.replace("<tag>cat</tag>", ""), ["no <tag> in a <polygon>", "p1.xml"]),
+        (XML.replace("<X>2</X>", "<X>two</X>"), ["'two'", "p1.xml"]),
+        (XML.replace("cat", "unicorn"), ["found 'unicorn'", "p1.xml"]),
+        (XML.replace("<width>12", "<width>500"), ["found 500x10", "p1.xml"]),
+    ],
+)
+def test_what_is_wrong_with_xml_files_is_said(photos, xml, capsys, text, said):
+    (xml / "p1.xml").write_text(text)
+    assert call(import_scribbles, "scribblesup", xml, photos.parent / "data", "--images", photos) == 2
+    line = one_line(capsys)
+    assert all(words in line for words in said), line
+
+
+# --- coloured masks -------------------------------------------------------------------------------------------------
+
+TABLE = "# R G B name\n10 20 30 sky\n200 0 0 red house\n255 255 255 unlabelled\n"
+COLOURS = np.array([(10, 20, 30), (200, 0, 0), (255, 255, 255)], dtype=np.uint8)
+NUMBERS = np.arange(120).reshape(10, 12) % 3
+MEANT = np.array([0, 1, U])[NUMBERS]
+
+
+@pytest.fixture
+def masks(photos) -> Path:
+    folder = photos.parent / "masks"
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(COLOURS[NUMBERS]).save(folder / f"p{number}.png")
+    (photos.parent / "colours.txt").write_text(TABLE)
+    return folder
+
+
+def import_masks(masks: Path, *words) -> int:
+    where = masks.parent
+    return call(
+        import_scribbles,
+        "masks",
+        masks,
+        where / "data",
+        "--images",
+        where / "photos",
+        "--colours",
+        where / "colours.txt",
+        *words,
+    )
+
+
+def test_colours_become_class_numbers(masks):
+    palette = Image.fromarray((2 - NUMBERS).astype(np.uint8))  # numbers say nothing, colours count
+    palette.putpalette(COLOURS[::-1].tobytes())
+    palette.save(masks / "p1.png")
+    layer = np.dstack([COLOURS[NUMBERS], np.where(NUMBERS == 2, 0, 255).astype(np.uint8)])
+    layer[NUMBERS == 2, :3] = 77  # strokes on a transparent layer: what is not seen does not count
+    Image.fromarray(layer).save(masks / "p2.png")
+    assert import_masks(masks) == 0
+    for name in ("p0", "p1", "p2"):
+        assert np.array_equal(covered(masks.parent / "data", name), MEANT)
+    assert (masks.parent / "data/classes.txt").read_text() == "sky\nred house\n"
+
+
+def test_masks_beside_their_photographs_are_refused(masks, capsys):
+    """Regression: the masks became the photographs."""
+    where = masks.parent
+    words = ["masks", masks, where / "data", "--images", masks, "--colours", where / "colours.txt"]
+    assert call(import_scribbles, *words) == 2
+    assert "found one file for both" in one_line(capsys)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(masks / "p0.jpg")
+    assert call(import_scribbles, *words) == 2
+    assert "found p0.jpg and p0.png" in one_line(capsys)
+
+
+def test_labelmaps_of_cvat(masks):
+    text = "# label:color_rgb:parts:actions\nsky:10,20,30::\nred house:200,0,0::\nvoid:255,255,255::\n"
+    (masks.parent / "colours.txt").write_text(text)
+    assert import_masks(masks, "--truth") == 0
+    assert np.array_equal(label(masks.parent / "data/SegmentationClassAug/p0.png"), MEANT)
+
+
+def test_colours_out_of_the_table(masks, capsys):
+    soft = COLOURS[NUMBERS].copy()
+    soft[0, :2] = (105, 10, 15)
+    Image.fromarray(soft).save(masks / "p3.png")
+    assert import_masks(masks) == 2
+    line = one_line(capsys)
+    assert "p3.png" in line and "(105, 10, 15) (2 pixels)" in line and "--ignore-unknown" in line
+    assert import_masks(masks, "--ignore-unknown") == 0
+    found = covered(masks.parent / "data", "p3")
+    assert (found[0, :2] == U).all() and np.array_equal(found[1:], MEANT[1:])
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("0 0 0 a\n1 1 300 b\n", "found '1 1 300 b'"),
+        ("0 0 0 a\nb\n", "found 'b'"),
+        ("0 0 0 a\n0 0 0 b\n", "found '0 0 0 b' again"),
+        ("0 0 0 a\n1 0 0 a\n", "found '1 0 0 a' again"),
+        ("0 0 0 a\n", "found 1"),
+    ],
+)
+def test_bad_colour_tables_are_refused(masks, capsys, table, said):
+    (masks.parent / "colours.txt").write_text(table)
+    assert import_masks(masks) == 2
+    assert said in one_line(capsys)
+
+
+def test_masks_without_photographs(masks, capsys):
+    Image.fromarray(COLOURS[NUMBERS]).save(masks / "other.png")
+    assert import_masks(masks) == 2
+    assert "expected the photograph of" in one_line(capsys)
+    with pytest.raises(SystemExit):
+        import_scribbles.main(["masks", str(masks), str(masks.parent / "data")])
+    assert "masks needs --images FOLDER" in capsys.readouterr().err
+
+
+# --- lists ----------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_seeded_and_stratified():
+    rng = np.random.default_rng(0)
+    shares = {1: 0.5, 2: 0.2, 3: 0.1}
+    classes = {f"i{n}": {0} | {value for value, share in shares.items() if rng.random() < share} for n in range(200)}
+    train, val = stratified_split(classes, 0.25, seed=1)
+    assert len(val) == 50 and sorted(train + val) == sorted(classes)
+    for value in (0, 1, 2, 3):
+        members = {image_id for image_id in classes if value in classes[image_id]}
+        assert abs(len(members & set(val)) - 0.25 * len(members)) <= 2
+    assert stratified_split(dict(reversed(classes.items())), 0.25, seed=1) == (train, val)
+    assert stratified_split(classes, 0.25, seed=2) != (train, val)
+
+
+def test_small_lists_are_never_empty_and_a_rare_class_trains():
+    for count in (2, 3, 4):
+        classes = {f"i{n}": {0} for n in range(count)} | {"i0": {0, 5}}
+        for share in (0.01, 0.2, 0.5, 0.9):
+            train, val = stratified_split(classes, share, seed=3)
+            assert train and val and len(train) + len(val) == count
+    assert "i0" in stratified_split({f"i{n}": {0} for n in range(9)} | {"i0": {0, 5}}, 0.3, seed=3)[0]
+
+
+# --- images of every kind -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp", "webp"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+def test_images_of_every_kind_train(photos, suffix, mode):
+    if (mode, suffix) in {("RGBA", "jpg"), ("I;16", "jpg"), ("I;16", "bmp"), ("I;16", "webp")}:
+        pytest.skip("there are no such files")
+    for number in range(5):
+        (photos / f"p{number}.jpg").unlink()
+        Image.new(mode, (WIDTH, HEIGHT)).save(photos / f"p{number}.{suffix}")
+        annotate(photos, number, *STROKES, imagePath=f"p{number}.{suffix}")
+    args = SimpleNamespace(base_size=10, crop_size=10, scale_range=(1, 1), supervision="scribble")
+    data_set = VOCSegmentation(args, imported(photos), "train", ("background", "cat"))
+    assert len(data_set) == 4 and data_set[0]["image"].shape == (3, 10, 10)
+    assert data_set.count_labels()[1] > 0
+
+
+def test_grey_of_8_12_and_16_bits(tmp_path):
+    ramp = np.arange(0, 256, 16, dtype=np.uint16).reshape(4, 4)
+    for bits in (8, 12, 16):
+        Image.fromarray(ramp << (bits - 8)).save(tmp_path / "image.png")
+        assert np.array_equal(np.asarray(read_image(tmp_path / "image.png"))[..., 0], ramp)
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "image.tif")
+    with pytest.raises(InputError, match="found floating-point numbers in .*image.tif"):
+        read_image(tmp_path / "image.tif")
+    for value in (-1, 2**16):
+        Image.fromarray(np.full((4, 4), value, dtype=np.int32)).save(tmp_path / "image.tif")
+        with pytest.raises(InputError, match="expected an image of 8 or 16 bits, found values from"):
+            read_image(tmp_path / "image.tif")
+
+
+# --- simulated scribbles --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def truth() -> np.ndarray:
+    y, x = np.mgrid[:80, :100]
+    label = np.zeros((80, 100), dtype=np.uint8)
+    label[np.hypot(x - 30, y - 40) < 22] = 1
+    label[10:70, 65:90] = 2
+    label[np.abs(np.hypot(x - 30, y - 40) - 22) < 1] = U
+    return label
+
+
+def simulate(truth: np.ndarray, **how) -> np.ndarray:
+    return simulate_scribbles(truth, np.random.default_rng(7), **how)
+
+
+def test_shorter_and_sparser_sets_are_parts_of_the_fuller(truth):
+    full = simulate(truth)
+    drawn = full != U
+    assert (full[drawn] == truth[drawn]).all() and 0.02 < drawn.mean() < 0.04
+    last = drawn
+    for length in (0.8, 0.5, 0.3, 0.1):
+        shorter = simulate(truth, length=length) != U
+        assert (shorter <= last).all()
+        assert shorter.sum() == pytest.approx(length * drawn.sum(), rel=0.3, abs=12 * 5)
+        last = shorter
+    counts = [(simulate(truth, drop=drop) != U).sum() for drop in (0, 0.3, 0.6, 1)]
+    assert counts == sorted(counts, reverse=True) and counts[0] == drawn.sum() and counts[-1] == 0
+    assert ((simulate(truth, drop=0.5) != U) <= drawn).all()
+
+
+def test_points_are_one_dot_an_object(truth):
+    dots = simulate(truth, points=True)
+    assert (dots[dots != U] == truth[dots != U]).all()
+    for value in (0, 1, 2):
+        assert len(components(dots == value)) == 1 and 1 <= (dots == value).sum() <= 9
+
+
+def test_jitter_strays_over_borders(truth):
+    full, shifted = simulate(truth), simulate(truth, jitter=4)
+    labelled = (shifted != U) & (truth != U)
+    assert (shifted[labelled] != truth[labelled]).any()
+    assert (shifted != U).sum() == pytest.approx((full != U).sum(), rel=0.4)
+
+
+def test_small_objects_get_a_stroke_on_demand():
+    label = np.zeros((100, 100), dtype=np.uint8)
+    label[50:54, 50:54] = 1
+    assert 1 not in simulate(label) and 1 in simulate(label, smallest=0)
+
+
+def test_the_simulation_of_a_folder(voc, capsys):
+    out, again = voc.parent / "out", voc.parent / "again"
+    words = ["--classes", voc.parent / "classes.txt"]
+    assert call(simulate_script, voc, out, *words) == 0
+    assert call(simulate_script, voc, again, *words, "--length", 0.5) == 0
+    for number in range(7):
+        full, half, truth = (
+            np.array(Image.open(folder / f"i{number}.png"))
+            for folder in (out / "pascal_2012_scribble", again / "pascal_2012_scribble", out / "SegmentationClassAug")
+        )
+        assert (full != U).any() and ((half != U) <= (full != U)).all() and (full == truth)[full != U].all()
+    assert (again / "ImageSets/SegmentationAug/val.txt").read_text() == "i5\ni6\n"
+    assert (out / "JPEGImages/i0.jpg").samefile(voc / "JPEGImages/i0.jpg")
+    capsys.readouterr()
+    assert call(simulate_script, voc, out, *words) == 2
+    assert "found other files in" in one_line(capsys)
+    assert call(simulate_script, voc / "JPEGImages", voc.parent / "new", *words) == 2
+    assert "expected ground truth" in one_line(capsys)
+    assert not (voc.parent / "new").exists()

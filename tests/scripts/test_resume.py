@@ -1,0 +1,192 @@
+"""A training that is killed or stopped goes on as if nothing had been; damaged checkpoints are passed over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+
+from common.distributed import STOPPED
+from common.errors import InputError
+from helpers import ENVIRONMENT, SMALL, data, one_line, run_folder, state, train
+from training import checkpoint
+from training.checkpoint import keep_newest, newest_checkpoint, save_last
+from training.journal import Monitor
+from training.trainer import Trainer
+
+TIMES = ("images_per_second", "regulariser_ms", "waiting_for_data")
+
+
+def records(folder: Path, name: str) -> list[dict]:
+    """Return the lines of a log without what a clock has measured."""
+    lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The same weights to the bit, optimizer, scores and losses of every step."""
+    x, y = (torch.load(folder / "checkpoint_last.pth.tar", weights_only=True) for folder in (a, b))
+    assert all(torch.equal(x["state_dict"][key], value) for key, value in y["state_dict"].items())
+    for p, q in zip(x["optimizer"]["state"].values(), y["optimizer"]["state"].values(), strict=True):
+        assert torch.equal(p["momentum_buffer"], q["momentum_buffer"])
+    assert records(a, "scores.jsonl") == records(b, "scores.jsonl")
+    assert records(a, "steps.jsonl") == records(b, "steps.jsonl")
+    assert (a / "best_pred.txt").read_text() == (b / "best_pred.txt").read_text()
+
+
+def train_under(strikes: list[str], voc: Path, run_root: Path, words: list[str]) -> tuple[Path, CompletedProcess]:
+    """Train in processes of one number of threads, on which the last bits depend; return the run's folder too."""
+    command = [sys.executable, Path(__file__).parents[1] / "killed_training.py", ",".join(strikes)]
+    command += [*SMALL, *data(voc), "--run-root", str(run_root), *words]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return run_root / "voc" / "deeplab-mobilenet" / "experiment_0", result
+
+
+def test_a_training_that_is_killed_anywhere_ends_as_one_that_never_was(voc):
+    """In a step, an evaluation, before and while a file is written; stopped by both signals; by Ctrl-C twice."""
+    words = ["--epochs", "3", "--eval-interval", "2", "--log-interval", "1", "--save-steps", "1"]
+    strikes = ["TERM:6", "KILL:9", "INT2:11", "INT:8", "KILL:16"]
+    whole, _ = train_under([], voc, voc.parent / "whole", words)
+    killed, result = train_under(strikes, voc, voc.parent / "run", words)
+    statuses = [line.split()[-1] for line in result.stdout.splitlines() if ": status " in line]
+    assert statuses == [str(STOPPED), "-9", "130", str(STOPPED), "-9", "0"], result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in killed.parent.glob("experiment_*")] == ["experiment_0"]
+    assert not list(killed.glob(".*"))
+    assert_same_run(whole, killed)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Return a function that has a signal sent after so many training steps from now."""
+    step = Trainer.train_step
+
+    def stop(steps: int, number: signal.Signals = signal.SIGTERM) -> None:
+        left = iter(range(steps - 1, -1, -1))
+
+        def struck(self, batch):
+            step(self, batch)
+            if next(left) == 0:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Trainer, "train_step", struck)
+
+    yield stop
+    monkeypatch.undo()
+
+
+def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
+    """With workers, an interval that the stop cuts in two, and a file named on the command line, into a new folder."""
+    words = ["--epochs", 2, "--batch-size", 2, "--no-val", "--workers", 1, "--log-interval", 2]
+    with monkeypatch.context() as without:
+        without.setattr(Trainer, "draw", lambda self: None)
+        assert train(voc, *words) == 0
+        whole = run_folder(voc)
+        stop_after(3)
+        assert train(voc, *words) == STOPPED
+        stopped = run_folder(voc, number=1)
+        assert "stopped and saved; --resume auto" in capsys.readouterr().out
+        monkeypatch.undo()
+        without.setattr(Trainer, "draw", lambda self: None)
+        last = stopped / "checkpoint_last.pth.tar"
+        content = torch.load(last, weights_only=True)
+        assert (content["epoch"], content["step"]) == (1, 1) and len(content["losses"]["cross_entropy"]) == 1
+        assert train(voc, *words, "--resume", last, "--batch-size", 4) == 2
+        line = one_line(capsys)
+        assert str(last) in line and "--batch-size was 2 and is 4" in line
+        assert train(voc, *words, "--resume", last) == 0
+        resumed = max(whole.parent.glob("experiment_*"))
+        a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
+        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert records(whole, "steps.jsonl") == records(resumed, "steps.jsonl")
+
+
+def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", "auto") == 0
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    written = last.stat().st_mtime_ns
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", "auto") == 0
+    assert "this training has ended after 1 epochs" in capsys.readouterr().out
+    assert last.stat().st_mtime_ns == written
+    assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
+    with pytest.raises(InputError, match="another process is training in this folder"):
+        first = Monitor(run_folder(voc).parent, {}, run_folder(voc))
+        try:
+            Monitor(run_folder(voc).parent, {}, run_folder(voc))
+        finally:
+            first.close()
+
+
+# Files
+
+
+def content(epoch: int) -> dict:
+    return {"epoch": epoch, "state_dict": {"weight": torch.full((1000,), float(epoch))}}
+
+
+def epoch(path: Path) -> int:
+    return torch.load(path, weights_only=True)["epoch"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "pickled code", "altered"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(tmp_path, caplog, damage):
+    assert newest_checkpoint(tmp_path) is None
+    for number in (1, 2, 3):
+        save_last(tmp_path, content(number))
+    last, previous = tmp_path / "checkpoint_last.pth.tar", tmp_path / "checkpoint_previous.pth.tar"
+    os.utime(previous, ns=(2**62, 2**62))  # regression: the times of files, which a copy loses, decided
+    assert newest_checkpoint(tmp_path) == last and (epoch(last), epoch(previous)) == (3, 2)
+    whole = last.read_bytes()
+    if damage == "foreign":
+        torch.save([1, 2, 3], last)
+    elif damage == "pickled code":
+        torch.save({"state_dict": {}, "path": Path("x")}, last)
+    else:
+        altered = whole.replace(torch.full((8,), 3.0).numpy().tobytes(), bytes(32), 1)
+        assert altered != whole
+        last.write_bytes({"truncated": whole[:-100], "empty": b"", "altered": altered}[damage])
+    with caplog.at_level("WARNING"):
+        assert newest_checkpoint(tmp_path) == previous
+    assert str(last) in caplog.text and "taking the checkpoint before it" in caplog.text
+    previous.write_bytes(b"")
+    with pytest.raises(InputError, match="expected a whole checkpoint to go on from, found none"):
+        newest_checkpoint(tmp_path)
+
+
+def test_at_any_moment_there_is_a_whole_checkpoint(tmp_path, monkeypatch):
+    """Stopped before each of the calls that put files in their place."""
+    replace, calls = os.replace, []
+
+    def stop_at(number):
+        def struck(*paths):
+            calls.append(paths)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            replace(*paths)
+
+        calls.clear()
+        return struck
+
+    save_last(tmp_path, content(1))
+    for number, newest in ((1, 1), (2, 1), (3, 2)):
+        monkeypatch.setattr(checkpoint.os, "replace", stop_at(number))
+        try:
+            save_last(tmp_path, content(2))
+        except KeyboardInterrupt:
+            assert number < 3
+        assert epoch(newest_checkpoint(tmp_path)) == newest
+
+
+def test_only_so_many_checkpoints_by_epoch_are_kept(tmp_path):
+    for number in (2, 4, 10, 12):
+        (tmp_path / f"checkpoint_epoch_{number}.pth.tar").touch()
+    keep_newest(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint_epoch_10.pth.tar",
+        "checkpoint_epoch_12.pth.tar",
+    ]

@@ -1,0 +1,670 @@
+"""The scripts end to end, on real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import evaluate
+import inference
+import train_two_stages
+import train_withdensecrfloss
+from common.errors import InputError
+from common.logs import configure_logging
+from helpers import CODE, HEIGHT, SMALL, WIDTH, call, data, one_line, run_folder, state, train
+from losses import REGULARISERS, register
+from training import two_stages
+from training.run_folder import final_scores
+from training.two_stages import Training, train_all
+
+
+def test_from_scribbles_to_a_segmentation(voc):
+    """Train, evaluate and segment in processes of their own, from another folder, with the options of the document."""
+
+    def run(script, *words):
+        result = subprocess.run(
+            [sys.executable, CODE / script, *map(str, words)],
+            cwd=voc.parent,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    printed = run(
+        "train_withdensecrfloss.py",
+        *SMALL,
+        *data(voc),
+        "--epochs",
+        "2",
+        "--densecrfloss",
+        "2e-9",
+        "--rloss-scale",
+        "0.5",
+        "--sigma-rgb",
+        "15",
+        "--sigma-xy",
+        "100",
+        "--save-interval",
+        "2",
+    )
+    folder = run_folder(voc)
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "parameters.txt",
+        "log.txt",
+        "scores.jsonl",
+        "curves.png",
+        "validation.png",
+        "best_pred.txt",
+        "checkpoint.pth.tar",
+        "checkpoint_last.pth.tar",
+        "checkpoint_epoch_2.pth.tar",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.startswith(".")]
+    for said in (
+        "device: CPU",
+        "5 training and 2 validation images",
+        "labels: scribbles",
+        "million parameters",
+        "densecrf:",
+        "of its gradient",
+        "negligible",
+        "fill-in",
+    ):
+        assert said in printed
+    assert "sigma_xy: 100.0" in (folder / "parameters.txt").read_text()
+
+    records = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    assert [record.get("epoch") for record in records] == [0, 1, None]
+    assert records[0]["losses"].keys() == {"cross_entropy", "densecrf"} and records[0]["losses"]["densecrf"] < 0
+    assert records[2]["final"]["val"] == records[1]["val"] and len(records[1]["val"]["iou"]) == 3
+    best = max(records[0]["val"]["miou"], records[1]["val"]["miou"])
+    assert float((folder / "best_pred.txt").read_text()) == best == records[2]["best_miou"]
+
+    checkpoint = folder.parent / "model_best.pth.tar"
+    table = run("evaluate.py", "--checkpoint", checkpoint, *data(voc), "--no-cuda", "--workers", "0")
+    scores = [line.split()[1] for line in table.split("\n") if line.startswith("mIoU")]
+    assert scores == [f"{100 * best:.1f}"]
+
+    out = voc.parent / "out" / "new"
+    printed = run(
+        "inference.py",
+        "--backbone",
+        "mobilenet",
+        "--checkpoint",
+        checkpoint,
+        "--image_path",
+        voc / "JPEGImages" / "i5.jpg",
+        "--output_directory",
+        out,
+        "--crop_size",
+        "64",
+        "--n_class",
+        "3",
+        "--rloss-weight",
+        "2e-9",
+        "--rloss-scale",
+        "0.25",
+        "--sigma-rgb",
+        "10",
+        "--sigma-xy",
+        "20",
+    )
+    assert {path.name for path in out.iterdir()} == {
+        *(f"i5_{kind}.png" for kind in ("prediction", "colour", "overlay")),
+        *(f"i5_grad_seg_class_{k}.png" for k in range(3)),
+    }
+    prediction = Image.open(out / "i5_prediction.png")
+    assert prediction.mode == "P" and prediction.size == Image.open(voc / "JPEGImages" / "i5.jpg").size
+    assert prediction.getpalette()[3:9] == [128, 0, 0, 0, 128, 0]
+    assert np.asarray(prediction).max() < 3
+    loss = float(printed.split("DenseCRF loss: ")[1].split()[0])
+    assert loss < 0
+
+
+def test_a_resumed_run_ends_as_one_that_never_stopped(voc):
+    words = ["--epochs", 3, "--size-free", "--densecrfloss", 1]
+    assert train(voc, *words, "--save-interval", 1, "--workers", 2) == 0
+    whole = run_folder(voc)
+    assert train(voc, *words, "--workers", 0, "--resume", whole / "checkpoint_epoch_1.pth.tar") == 0
+    resumed = run_folder(voc, number=1)
+    a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+    def scores(folder):
+        lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+        return [(line.get("losses"), line.get("val"), line.get("final")) for line in lines]
+
+    assert scores(whole) == scores(resumed)
+    assert (resumed / "best_pred.txt").read_text() == (whole / "best_pred.txt").read_text()
+    assert (resumed / "checkpoint.pth.tar").is_file()
+
+
+def test_resuming_takes_the_settings_of_the_command_line(voc):
+    assert train(voc, "--epochs", 2, "--save-interval", 1, "--no-val") == 0
+    first = run_folder(voc) / "checkpoint_epoch_1.pth.tar"
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", first, "--momentum", 0.5, "--weight-decay", 0) == 0
+    groups = torch.load(run_folder(voc, number=1) / "checkpoint_last.pth.tar", weights_only=True)["optimizer"]
+    assert [(group["momentum"], group["weight_decay"]) for group in groups["param_groups"]] == [(0.5, 0.0)] * 2
+
+
+def test_weights_without_a_training_state_are_for_fine_tuning(voc, tmp_path, capsys):
+    """The published checkpoints' optimizer knows two groups of parameters and nothing of ours."""
+    assert train(voc, "--epochs", 2, "--save-interval", 1, "--no-val") == 0
+    original = torch.load(run_folder(voc) / "checkpoint_epoch_1.pth.tar", weights_only=True)
+    original = {key: original[key] for key in ("epoch", "state_dict", "optimizer", "best_pred")}
+    torch.save(original, tmp_path / "original.pth.tar")
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", tmp_path / "original.pth.tar") == 0
+    torch.save({"state_dict": original["state_dict"]}, tmp_path / "weights.pth.tar")
+    capsys.readouterr()
+    assert train(voc, "--epochs", 2, "--resume", tmp_path / "weights.pth.tar") == 2
+    assert "start from them with --ft" in one_line(capsys)
+
+
+def test_rates_and_evaluations_by_epoch(voc):
+    """Poly by iteration, the head at ten times the rate; evaluation every second epoch and after the last."""
+    assert train(voc, "--epochs", 3, "--eval-interval", 2, "--lr", 0.001, "--start_epoch", 0) == 0
+    records = [json.loads(line) for line in (run_folder(voc) / "scores.jsonl").read_text().splitlines()[:3]]
+    assert ["val" in record for record in records] == [False, True, True]
+    steps = 2  # five images in batches of two; the last, of one, is left out
+    assert [record["lr"] for record in records] == pytest.approx(
+        [0.001 * (1 - (steps * epoch + steps - 1) / (3 * steps)) ** 0.9 for epoch in range(3)]
+    )
+    groups = torch.load(run_folder(voc) / "checkpoint_last.pth.tar", weights_only=True)["optimizer"]["param_groups"]
+    assert groups[1]["lr"] == pytest.approx(10 * groups[0]["lr"]) == pytest.approx(10 * records[2]["lr"])
+
+
+def test_the_documented_data_set_fine_tunes(voc, monkeypatch, tmp_path):
+    """The document's three steps: an entry in mypath.py (here its environment variable), a file, the command."""
+    import dataloaders.datasets
+
+    (tmp_path / "your_dataset.py").write_text(
+        "from dataloaders.datasets import pascal\nfrom mypath import Path\n\n"
+        "class YourDatasetSegmentation(pascal.VOCSegmentation):\n"
+        "    def __init__(self, args, root=Path.db_root_dir('your_dataset'), **kwargs):\n"
+        "        super(YourDatasetSegmentation, self).__init__(args, root, **kwargs)\n"
+    )
+    monkeypatch.setattr(dataloaders.datasets, "__path__", [*dataloaders.datasets.__path__, str(tmp_path)])
+    monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", str(voc))
+    monkeypatch.delitem(sys.modules, "dataloaders.datasets.your_dataset", raising=False)
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    model = run_folder(voc) / "checkpoint_last.pth.tar"
+    words = [
+        "--backbone",
+        "mobilenet",
+        "--dataset",
+        "your_dataset",
+        "--resume",
+        model,
+        "--ft",
+        "--lr",
+        "0.001",
+        "--epochs",
+        "30",
+        "--batch-size",
+        "8",
+        "--crop-size",
+        "513",
+        "--base-size",
+        "513",
+        "--densecrfloss",
+        "2e-9",
+        "--rloss-scale",
+        "0.5",
+    ]
+    small = [
+        "--epochs",
+        "1",
+        "--crop-size",
+        "33",
+        "--base-size",
+        "33",
+        "--run-root",
+        tmp_path / "run",
+        "--workers",
+        "0",
+    ]
+    assert call(train_withdensecrfloss, *words, *small) == 0
+    tuned = tmp_path / "run" / "your_dataset" / "deeplab-mobilenet" / "experiment_0" / "checkpoint_last.pth.tar"
+    assert state(tuned)["decoder.last_conv.8.weight"].shape[0] == 21
+
+
+def test_padding_is_outside_the_region_and_unlabelled_pixels_inside(voc, toy):
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=0.1", "--crop-size", 64, "--no-val") == 0
+    image, _, region = toy[0].calls[0]
+    assert region.any() and not region.all()
+    assert image.permute(0, 2, 3, 1)[~region].median() < 1  # the padding is black, but for the blur at its edge
+    assert (image.permute(0, 2, 3, 1)[region].amax(-1) > 20).float().mean() > 0.9
+
+
+def test_fine_tuning_onto_another_class_count(voc, capsys):
+    assert train(voc, "--epochs", 1) == 0
+    first = run_folder(voc) / "checkpoint_last.pth.tar"
+    (voc.parent / "classes.txt").write_text("background\ncat\ndog\nhorse\n")
+    assert train(voc, "--epochs", 1, "--resume", first) == 2
+    assert "trained for 3 classes, but 4 are expected; --ft" in one_line(capsys)
+    assert train(voc, "--epochs", 1, "--resume", first, "--ft", "--lr", 1e-12, "--checkname", "ft") == 0
+    assert "new classifier for 4 classes" in capsys.readouterr().out
+    tuned = run_folder(voc, "ft") / "checkpoint_last.pth.tar"
+    assert torch.load(tuned, weights_only=True)["epoch"] == 1
+    before, after = state(first), state(tuned)
+    assert after["decoder.last_conv.8.weight"].shape[0] == 4
+    assert torch.allclose(before["aspp.conv1.weight"], after["aspp.conv1.weight"], atol=1e-6)
+
+
+def test_other_classes_are_told_by_their_names(voc, capsys):
+    """Regression: as many classes in another order were trained on, and scored, without a word."""
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    (voc.parent / "classes.txt").write_text("background\ndog\ncat\n")
+    capsys.readouterr()
+    said = "was trained with class 1 'cat', but here it is 'dog'"
+    assert call(evaluate, "--checkpoint", last, *data(voc), "--no-cuda") == 2
+    assert said in one_line(capsys)
+    assert train(voc, "--epochs", 2, "--resume", "auto") == 2
+    assert said in one_line(capsys)
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", last, "--ft", "--checkname", "ft") == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_may_be_told_to_end_between_two_evaluations(voc):
+    """Regression: a KeyError, as the last epoch had no scores."""
+    words = ["--eval-interval", 9, "--resume", "auto"]
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    assert train(voc, "--epochs", 2, "--no-val", *words) == 0
+    (run_folder(voc) / "scores.jsonl").write_text("")  # as if it had been killed before its end
+    assert train(voc, "--epochs", 2, *words) == 0
+    assert 0 < final_scores(run_folder(voc))["val"]["miou"] < 1
+
+
+def test_a_finished_run_says_how_to_go_on(voc, capsys):
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    capsys.readouterr()
+    assert train(voc, "--epochs", 1, "--resume", last) == 2
+    assert "has 1 epochs already" in one_line(capsys)
+
+
+def test_the_best_network_is_kept_across_runs(voc):
+    assert train(voc, "--epochs", 1) == 0
+    best = run_folder(voc).parent / "model_best.pth.tar"
+    written = best.read_bytes()
+    (run_folder(voc) / "best_pred.txt").write_text("0.99\n")
+    assert train(voc, "--epochs", 1) == 0
+    assert best.read_bytes() == written
+    (run_folder(voc) / "best_pred.txt").write_text("0.0\n")
+    (run_folder(voc, number=1) / "best_pred.txt").write_text("0.0\n")
+    assert train(voc, "--epochs", 1) == 0
+    assert best.read_bytes() != written
+
+
+class Entropy(nn.Module):
+    """A toy regulariser: the mean entropy of the probabilities inside the region."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight, self.calls = weight, []
+
+    def forward(self, image, probabilities, region):
+        self.calls.append((image.detach(), probabilities.detach(), region))
+        entropy = -(probabilities * probabilities.clamp_min(1e-9).log()).sum(1)
+        return self.weight * entropy[region].mean()
+
+
+@pytest.fixture
+def toy():
+    modules = []
+
+    @register("toy")
+    def build(weight, options):
+        modules.append(Entropy(weight))
+        return modules[-1]
+
+    yield modules
+    del REGULARISERS["toy"]
+
+
+def test_a_regulariser_from_outside_trains_without_touching_the_trainer(voc, toy, capsys):
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=0.5", "--densecrfloss", "1", "--size-free") == 0
+    image, probabilities, region = toy[0].calls[0]
+    assert image.shape == (2, 3, 32, 32) and image.min() >= 0 and image.max() > 100
+    assert torch.allclose(probabilities.sum(1), torch.ones(2, 32, 32), atol=1e-5)
+    assert region.dtype == torch.bool and region.shape == (2, 32, 32)
+    record = json.loads((run_folder(voc) / "scores.jsonl").read_text().splitlines()[0])
+    assert record["losses"].keys() == {"cross_entropy", "densecrf", "toy"} and record["losses"]["toy"] > 0
+    assert "toy: " in capsys.readouterr().out
+
+
+def test_an_overwhelming_regulariser_is_warned_of(voc, toy, capsys):
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=1e6", "--lr", 1e-12, "--no-val") == 0
+    assert "WARNING: toy overwhelms the cross-entropy" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(voc, toy, capsys):
+    assert train(voc, "--epochs", 2, "--regulariser", "toy=1e39", "--no-val") == 2
+    line = one_line(capsys)
+    assert "the loss toy became inf at epoch 1, step 0, images i" in line and "last good checkpoint: none yet" in line
+
+
+def test_running_out_of_gpu_memory_says_what_to_lower(voc, toy, monkeypatch, capsys):
+    def forward(*_):
+        raise torch.cuda.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+        )
+
+    monkeypatch.setattr(Entropy, "forward", forward)
+    assert train(voc, "--epochs", 1, "--regulariser", "toy=1") == 2
+    assert "CUDA out of memory; lower --batch-size (2), --crop-size (32)" in one_line(capsys)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_keeps_the_losses_in_float32(voc, toy, amp, capsys):
+    words = ["--epochs", 1, "--no-val", "--regulariser", "toy=0.1", "--freeze-bn"]
+    assert train(voc, *words, "--amp", amp) == 0
+    assert {"bf16": "bfloat16", "fp16": "float16"}[amp] + " where safe" in capsys.readouterr().out
+    probabilities = toy[0].calls[0][1]
+    assert probabilities.dtype == torch.float32
+    assert torch.allclose(probabilities.sum(1), torch.ones(2, 32, 32), atol=1e-6)
+    weights = state(run_folder(voc) / "checkpoint_last.pth.tar")
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in weights.values() if value.dim())
+    assert train(voc, *words) == 0
+    assert not torch.equal(toy[1].calls[0][1], probabilities)
+    assert torch.allclose(toy[1].calls[0][1], probabilities, atol=0.05)
+
+
+def test_a_compiled_network_trains_to_the_same_weights(voc, monkeypatch):
+    """Captured whole (fullgraph) but not compiled further, which takes minutes."""
+    compiled = []
+
+    def captured(model):
+        compiled.append(model)
+        return compile(model, backend="eager", fullgraph=True)
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", captured)
+    words = ["--epochs", 1, "--no-val", "--accumulate", 1, "--batch-size", 2]
+    assert train(voc, *words) == 0 and not compiled
+    assert train(voc, *words, "--compile") == 0 and compiled
+    a, b = (state(run_folder(voc, number=number) / "checkpoint_last.pth.tar") for number in (0, 1))
+    assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=1e-5) for key in a)
+
+
+def test_a_benchmark_prints_the_parts_of_a_step_and_leaves_nothing(voc, capsys):
+    assert train(voc, "--benchmark", 2, "--densecrfloss", 1, "--size-free", "--batch-size", 4, "--accumulate", 2) == 0
+    table = {line[:24].strip(): line[24:].split() for line in capsys.readouterr().out.split("\n")}
+    parts = ["waiting for data", "forward", "cross_entropy", "densecrf", "backward", "optimizer", "the rest"]
+    assert sum(float(table[part][0]) for part in parts) == pytest.approx(float(table["whole step"][0]), abs=0.5)
+    assert float(table["peak memory, MiB"][0]) > 100
+    assert not run_folder(voc).parent.exists()
+
+
+def test_progress_comes_in_lines_where_there_is_no_terminal(voc, monkeypatch, capsys):
+    monkeypatch.setattr("training.trainer.SECONDS_PER_LINE", -1)
+    assert train(voc, "--epochs", 1, "--no-val", "--log-interval", 1) == 0
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.split("\n") if line.startswith("epoch 1/1, step")]
+    assert len(lines) == 2 and lines[1].startswith("epoch 1/1, step 2/2: ce ") and "waiting for data" in lines[1]
+    assert "\r" not in printed.out + printed.err
+    steps = [json.loads(line) for line in (run_folder(voc) / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps] == [1, 2] and steps[0]["losses"].keys() == {"cross_entropy"}
+
+
+def test_unlabelled_data_is_refused(voc, capsys):
+    for path in (voc / "pascal_2012_scribble").iterdir():
+        Image.new("L", (30, 20), 255).save(path)
+    assert train(voc, "--epochs", 1) == 2
+    assert "found no labelled pixel in all training images" in one_line(capsys)
+
+
+def test_full_supervision_and_balanced_focal_loss(voc, capsys):
+    assert (
+        train(
+            voc,
+            "--epochs",
+            1,
+            "--supervision",
+            "full",
+            "--loss-type",
+            "focal",
+            "--use-balanced-weights",
+            "--lr-scheduler",
+            "step",
+            "--nesterov",
+            "--freeze-bn",
+            "True",
+            "--channels-last",
+        )
+        == 0
+    )
+    assert "labels: truth" in capsys.readouterr().out
+    statistics = state(run_folder(voc) / "checkpoint_last.pth.tar")["aspp.bn1.running_mean"]
+    assert not statistics.any()  # frozen at their start
+
+
+def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
+    out = voc.parent / "two"
+    words = [
+        *SMALL,
+        *data(voc),
+        "--stage1-epochs",
+        1,
+        "--stage2-epochs",
+        1,
+        "--output",
+        out,
+        "--full",
+        "--densecrfloss",
+        1,
+        "--size-free",
+    ]
+    assert call(train_two_stages, *words, "--data-root", voc / "absent") == 2  # and the folder stays free
+    assert call(train_two_stages, *words) == 0
+    table = (out / "table.txt").read_text()
+    assert table.strip() in capsys.readouterr().out
+    for row in (
+        "background everywhere",
+        "partial CE",
+        "+ regularised loss",
+        "full supervision",
+        "gain of the regulariser",
+    ):
+        assert row in table
+    assert (out / "val.png").is_file() and (out / "fill_in.png").is_file() and (out / "model.pth.tar").is_file()
+    arms = {
+        arm: torch.load(next(out.glob(f"seed_1/*/{arm}/experiment_0/checkpoint_last.pth.tar")), weights_only=True)
+        for arm in ("partial_ce", "regularised", "full")
+    }
+    assert {arm: c["options"]["densecrfloss"] for arm, c in arms.items()} == {
+        "partial_ce": 0,
+        "regularised": 1,
+        "full": 0,
+    }
+    assert {arm: c["options"]["supervision"] for arm, c in arms.items()} == {
+        "partial_ce": "scribble",
+        "regularised": "scribble",
+        "full": "full",
+    }
+    assert arms["partial_ce"]["options"]["resume"] == arms["regularised"]["options"]["resume"]
+
+    for name in ("stage1", "regularised"):  # as if they had been killed
+        (next(out.glob(f"seed_1/*/{name}/experiment_0")) / "scores.jsonl").unlink()
+    assert call(train_two_stages, *words) == 0
+    again = [path.parent.name for path in out.glob("seed_1/*/*/experiment_1")]
+    assert again == ["regularised"]  # the first stage went on in its own folder
+    capsys.readouterr()
+    assert call(train_two_stages, *words, "--lr", 0.5) == 2
+    assert "other settings" in one_line(capsys)
+    assert call(train_two_stages, *words, "--epochs", 3) == 2
+    assert "--epochs is set by the stages themselves" in one_line(capsys)
+    assert call(train_two_stages, *SMALL, *data(voc), "--output", out) == 2
+    assert "there is nothing to compare" in one_line(capsys)
+
+
+def stub_training(folder: Path, body: str) -> tuple[Path, list[Training]]:
+    """Two trainings by a script that does something else."""
+    script = folder / "stub.py"
+    script.write_text(body)
+    return script, [Training(folder, name, f"{name}: of two", ()) for name in ("one", "two")]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_a_training_dies_of_is_shown(tmp_path, monkeypatch, capfd, jobs):
+    """Regression: of trainings side by side only the lines of progress came through."""
+    script, trainings = stub_training(tmp_path, "raise MemoryError('the real cause')")
+    monkeypatch.setattr(two_stages, "SCRIPT", script)
+    configure_logging()
+    with pytest.raises(InputError, match="training stopped with status 1"):
+        train_all(trainings, jobs)
+    assert "the real cause" in "".join(capfd.readouterr())
+
+
+def test_a_signal_to_the_comparison_ends_its_trainings(tmp_path):
+    """Regression: they went on without it, and kept their folders locked."""
+    body = "import os, sys, time\nopen(sys.argv[4] + '.pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    script, trainings = stub_training(tmp_path, body)
+    code = (
+        "import sys; from pathlib import Path; from training import two_stages; "
+        f"two_stages.SCRIPT = Path({str(script)!r}); "
+        f"two_stages.train_all([two_stages.Training(Path('.'), name, name, ()) for name in ('one', 'two')], 2)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CODE)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment) as process:
+        pids = [tmp_path / f"{training.name}.pid" for training in trainings]
+        while not all(path.is_file() and path.read_text() for path in pids):
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    for path in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+
+
+def test_a_comparison_of_another_regulariser_leaves_the_other_arms_without(voc):
+    out = voc.parent / "two"
+    words = [*SMALL, *data(voc), "--stage1-epochs", 1, "--stage2-epochs", 1, "--output", out]
+    assert call(train_two_stages, *words, "--regulariser", "densecrf=0.5", "--size-free") == 0
+    regularisers = {
+        path.parts[-3]: torch.load(path, weights_only=True)["options"]["regularisers"]
+        for path in out.glob("seed_1/*/*/experiment_0/checkpoint_last.pth.tar")
+    }
+    assert regularisers == {"stage1": [], "partial_ce": [], "regularised": [("densecrf", 0.5)]}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "nowhere"], "expected a data set out of"),
+        (["--dataset", "pascal"], "get PASCAL VOC 2012"),
+        (["--data-root", "absent", "--classes", "{voc}/../classes.txt"], "which does not exist"),
+        (["--data-root", "{voc}"], "go together"),
+        (["--data-root", "{voc}", "--classes", "absent"], "cannot read absent"),
+        (["{data}", "--resume", "absent.pth.tar"], "absent.pth.tar: no such checkpoint file"),
+        (["{data}", "--pretrained", "absent.pth"], "absent.pth"),
+        (["{data}", "--regulariser", "unknown=1"], "no regulariser is called 'unknown'"),
+        (["{data}", "--run-root", "{voc}/JPEGImages/i1.jpg"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(voc, monkeypatch, tmp_path, capsys, words, said):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nothing"))
+    monkeypatch.chdir(tmp_path)
+    words = [w for word in words for w in (data(voc) if word == "{data}" else [word.replace("{voc}", str(voc))])]
+    assert call(train_withdensecrfloss, *SMALL, "--epochs", 1, "--run-root", tmp_path / "run", *words) == 2
+    assert said in one_line(capsys)
+
+
+def test_a_foreign_label_value_is_found_before_training(voc, capsys):
+    label = np.array(Image.open(voc / "pascal_2012_scribble" / "i3.png"))
+    label[0, 0] = 17
+    Image.fromarray(label).save(voc / "pascal_2012_scribble" / "i3.png")
+    assert train(voc, "--epochs", 1) == 2
+    line = one_line(capsys)
+    assert "found 17" in line and "i3.png" in line and not run_folder(voc).exists()
+
+
+@pytest.mark.parametrize("name", ["i1", "i6"])
+def test_truth_is_read_before_training_too(voc, capsys, name):
+    """Regression: what is wrong with it was found by the first evaluation, in `fill-in` after the last epoch."""
+    Image.new("RGB", (WIDTH, HEIGHT)).save(voc / "SegmentationClassAug" / f"{name}.png")
+    assert train(voc, "--epochs", 1) == 2
+    assert f"SegmentationClassAug/{name}.png" in one_line(capsys) and not run_folder(voc).exists()
+
+
+def test_a_photograph_that_breaks_in_a_worker_is_named(voc, capsys):
+    path = voc / "JPEGImages" / "i2.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert train(voc, "--epochs", 1, "--workers", 1) == 2
+    assert "i2.jpg" in one_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    from modeling.deeplab import DeepLab
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("network") / "original.pth.tar"
+    torch.save({"epoch": 1, "state_dict": DeepLab(21, "mobilenet").state_dict()}, path)
+    return path
+
+
+def test_inference_with_a_checkpoint_of_the_original(voc, checkpoint, tmp_path, capsys):
+    """It holds weights only: the backbone is said on the command line, 513 and 21 classes are the defaults."""
+    words = [
+        "--checkpoint",
+        checkpoint,
+        "--image_path",
+        voc / "JPEGImages/i0.jpg",
+        "--output_directory",
+        tmp_path,
+        "--no_cuda",
+        "--gpu-ids",
+        "0",
+        "--workers",
+        "2",
+    ]
+    assert call(inference, *words, "--backbone", "mobilenet", "--crop_size", 40, "--n_class", 21) == 0
+    assert Image.open(tmp_path / "i0_prediction.png").size == (30, 20)
+    assert call(inference, *words, "--backbone", "mobilenet", "--crop_size", 40, "--center-crop") == 0
+    assert Image.open(tmp_path / "i0_prediction.png").size == (40, 40)
+    capsys.readouterr()
+    assert call(inference, *words, "--crop_size", 40) == 2  # a resnet is the original's default
+    assert "does not fit this network; is --backbone right?" in one_line(capsys)
+    assert call(inference, *words, "--backbone", "mobilenet", "--n_class", 7) == 2
+    assert "its num classes is 21, but --n_class says 7" in one_line(capsys)
+
+
+@pytest.mark.parametrize(("name", "said"), [("absent.jpg", "absent.jpg"), ("text.jpg", "cannot read")])
+def test_inference_names_the_image_it_cannot_read(checkpoint, tmp_path, capsys, name, said):
+    (tmp_path / "text.jpg").write_text("no image")
+    assert (
+        call(
+            inference,
+            "--backbone",
+            "mobilenet",
+            "--checkpoint",
+            checkpoint,
+            "--image_path",
+            tmp_path / name,
+            "--output_directory",
+            tmp_path,
+        )
+        == 2
+    )
+    assert said in one_line(capsys)
+
+
+def test_evaluation_refuses_a_network_of_other_classes(voc, checkpoint, capsys):
+    assert call(evaluate, "--checkpoint", checkpoint, "--backbone", "mobilenet", *data(voc), "--no-cuda") == 2
+    assert "has 21 classes, but the data set voc has 3" in one_line(capsys)

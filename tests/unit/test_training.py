@@ -1,0 +1,388 @@
+"""Scores by hand, schedules, options, checkpoints."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from common.errors import InputError
+from evaluation.protocols import evaluate
+from evaluation.scores import ConfusionMatrix, score_table
+from modeling.backbone import BACKBONES
+from modeling.checkpoint import load_checkpoint, load_network, load_weights
+from modeling.deeplab import DeepLab
+from prediction.evaluation_views import label_map, predict
+from training.checkpoint import save_checkpoint
+from training.journal import Monitor
+from training.options import parse_options
+from training.schedule import rate_factor
+from training.two_stages import comparison_table
+
+# Scores
+
+
+def test_scores_of_a_hand_worked_confusion_matrix():
+    matrix = ConfusionMatrix(4)
+    # Class 3 never occurs, class 2 only in the prediction; 255 and 254 do not count.
+    matrix.update(torch.tensor([0, 0, 0, 1, 1, 255]), torch.tensor([0, 0, 1, 1, 1, 3]))
+    matrix.update(torch.tensor([[0, 254]]), torch.tensor([[2, 0]]))
+    assert matrix.counts.tolist() == [[2, 1, 1, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    scores = matrix.scores()
+    assert scores["pixel_accuracy"] == pytest.approx(4 / 6)
+    assert scores["class_accuracy"] == pytest.approx((2 / 4 + 2 / 2) / 2)
+    assert scores["iou"] == [pytest.approx(2 / 4), pytest.approx(2 / 3), 0.0, None]
+    assert scores["miou"] == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
+    assert scores["fwiou"] == pytest.approx(4 / 6 * 2 / 4 + 2 / 6 * 2 / 3)
+    assert scores["frequency"] == pytest.approx([4 / 6, 2 / 6, 0, 0])
+
+
+def test_score_table_shows_every_class_and_a_dash_for_absent_ones():
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
+    table = score_table({"val": matrix.scores()}, ["sky", "sea", "sand"]).split("\n")
+    assert [line.split() for line in table[1:4]] == [["sky", "50.0"], ["sea", "0.0"], ["sand", "-"]]
+
+
+class FirstChannels(nn.Module):
+    """Two logits: the image's red and green."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, image):
+        return image[:, :2]
+
+
+def test_evaluate_restores_the_mode_and_predict_keeps_the_size():
+    model = FirstChannels().train()
+    batch = {
+        "image": torch.tensor([[[[255, 0]], [[0, 255]], [[0, 0]]]], dtype=torch.uint8),
+        "label": torch.tensor([[[0, 1]]], dtype=torch.uint8),
+        "name": ["one"],
+    }
+    scores = evaluate(model, [batch], 2, "test")
+    assert scores["miou"] == 1 and model.training
+    picture = Image.fromarray(np.tile(np.uint8([[[255, 0, 0]] * 15 + [[0, 255, 0]] * 16]), (20, 1, 1)))
+    inputs, logits = predict(model, picture, 40)
+    assert inputs.shape == (1, 3, 40, 62)
+    labels = label_map(logits, picture.height, picture.width)
+    assert labels.dtype == torch.uint8 and labels.shape == (20, 31)
+    assert labels[:, :14].eq(0).all() and labels[:, 17:].eq(1).all()
+
+
+# Schedule
+
+
+def test_schedules():
+    factors = [rate_factor("poly", step, 10, epoch=0, epochs_per_drop=1) for step in (0, 5, 9)]
+    assert factors == pytest.approx([1, 0.5**0.9, 0.1**0.9])
+    assert [rate_factor("cos", step, 10, epoch=0, epochs_per_drop=1) for step in (0, 5, 10)] == pytest.approx(
+        [1, 0.5, 0]
+    )
+    drops = [rate_factor("step", 0, 1, epoch=epoch, epochs_per_drop=3) for epoch in (0, 2, 3, 6)]
+    assert drops == pytest.approx([1, 1, 0.1, 0.01])
+
+
+# Options
+
+
+def options(*argv):
+    return parse_options(argv, BACKBONES)
+
+
+def test_defaults_are_the_originals():
+    args = options()
+    assert (args.backbone, args.out_stride, args.base_size, args.crop_size) == ("resnet", 16, 513, 513)
+    assert (args.epochs, args.batch_size, args.test_batch_size, args.workers, args.seed) == (50, 4, 4, 4, 1)
+    assert (args.lr, args.momentum, args.weight_decay, args.nesterov) == (0.007, 0.9, 5e-4, False)
+    assert (args.densecrfloss, args.rloss_scale, args.sigma_rgb, args.sigma_xy) == (0, 1, 15, 80)
+    assert (args.checkname, args.eval_interval, args.save_interval) == ("deeplab-resnet", 1, None)
+    assert args.regularisers == []
+    assert not (args.sync_bn or args.freeze_bn or args.ft or args.size_free or args.exact_gradient)
+
+
+def test_the_rate_follows_the_batch():
+    assert options("--batch-size", "12").lr == pytest.approx(0.007 / 4 * 12)
+    assert options("--batch-size", "12", "--lr", "0.5").lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--sync-bn"], True),
+        (["--sync-bn", "True"], True),
+        (["--sync-bn", "False"], False),
+        (["--sync-bn", "--nesterov"], True),
+    ],
+)
+def test_booleans_work_bare_and_spelled_out(words, value):
+    assert options(*words).sync_bn is value
+
+
+def test_a_preset_is_beaten_by_options_beside_it():
+    args = options("--preset", "80", "--crop-size", "96")
+    assert (args.base_size, args.crop_size, args.batch_size, args.sigma_xy) == (129, 96, 8, 24)
+
+
+def test_the_readme_gives_the_presets():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for size in ("40", "80", "256", "513"):
+        row = next(line for line in text.split("\n") if line.startswith(f"| `{size}` |"))
+        args = options("--preset", size)
+        settings = (args.crop_size, args.batch_size, args.rloss_scale, args.sigma_xy, args.sigma_rgb)
+        assert [float(cell) for cell in row.split("|")[2:7]] == list(settings)
+        assert args.base_size == args.crop_size
+
+
+def test_regularisers_by_name():
+    args = options("--regulariser", "mine=0.5", "--densecrfloss", "2e-9")
+    assert args.regularisers == [("densecrf", 2e-9), ("mine", 0.5)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--crop-size", "0"],
+        ["--lr", "-1"],
+        ["--lr", "nan"],
+        ["--rloss-scale", "1.5"],
+        ["--sync-bn", "maybe"],
+        ["--backbone", "vgg"],
+        ["--out-stride", "4"],
+        ["--regulariser", "mine"],
+        ["--regulariser", "mine=nan"],
+        ["--base-size", "0"],
+        ["--gpu-ids", "a"],
+        ["--gpu-ids", "0,0"],
+        ["--seed", str(2**64)],
+        ["--sigma-xy", "inf"],
+    ],
+)
+def test_bad_values_end_with_status_2(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        options(*words)
+    assert caught.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--ft"],
+        ["--data-root", "x"],
+        ["--classes", "x"],
+        ["--data-root", "x", "--classes", "y", "--dataset", "pascal"],
+        ["--start_epoch", "50"],
+        ["--scale-range", "2", "0.5"],
+        ["--base-size", "1"],
+        ["--batch-size", "1"],
+        ["--nesterov", "--momentum", "0"],
+        ["--rloss-scale", "0.01", "--crop-size", "32"],
+        ["--regulariser", "densecrf=1", "--densecrfloss", "1"],
+    ],
+)
+def test_contradictions_are_refused(words):
+    with pytest.raises(InputError):
+        options(*words)
+
+
+def test_every_option_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        options("--help")
+    text = capsys.readouterr().out
+    for name in ("--densecrfloss", "--rloss-scale", "--sigma-rgb", "--sigma-xy", "--start_epoch", "--gpu-ids", "--ft"):
+        assert name in text
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return DeepLab(3, "mobilenet", 16)
+
+
+def test_a_checkpoint_comes_back(tmp_path, network):
+    path = tmp_path / "checkpoint.pth.tar"
+    settings = {"backbone": "mobilenet", "num_classes": 3, "output_stride": 16, "crop_size": 40}
+    save_checkpoint(path, {"epoch": 2, "state_dict": network.state_dict(), "best_pred": 0.5, "model": settings})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    model, found = load_network(path)
+    assert found == settings
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key]), key
+    assert load_network(path, output_stride=8)[0].backbone.output_stride == 8
+    with pytest.raises(InputError, match="its backbone is mobilenet, but --backbone says resnet"):
+        load_network(path, backbone="resnet")
+    with pytest.raises(InputError, match="its num classes is 3, but --n_class says 21"):
+        load_network(path, num_classes=21)
+
+
+class OldScalar:
+    """Pickles as NumPy 1 pickled float64 scalars: the way `best_pred` stands in the published files."""
+
+    def __reduce__(self):
+        return numpy_1_scalar, (np.dtype("f8"), np.float64(0.694).tobytes())
+
+
+def numpy_1_scalar():
+    """Stands for numpy.core.multiarray.scalar; only its name is pickled."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_published_checkpoints_with_numpy_scalars_load_safely(tmp_path, network, zipped, monkeypatch):
+    """Written by PyTorch 1.x and NumPy 1: a legacy file whose `best_pred` names numpy.core.multiarray.scalar."""
+    path = tmp_path / "published.pth.tar"
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    content = {"epoch": 60, "state_dict": state, "optimizer": {}, "best_pred": OldScalar()}
+    module = type(pickle)("numpy.core.multiarray")
+    module.scalar = numpy_1_scalar
+    monkeypatch.setitem(__import__("sys").modules, "numpy.core.multiarray", module)
+    monkeypatch.setattr(numpy_1_scalar, "__module__", "numpy.core.multiarray")
+    monkeypatch.setattr(numpy_1_scalar, "__qualname__", "scalar")
+    monkeypatch.setattr(numpy_1_scalar, "__name__", "scalar")
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    monkeypatch.undo()
+    assert b"numpy.core.multiarray" in path.read_bytes()
+    checkpoint = load_checkpoint(path)
+    assert checkpoint["best_pred"] == 0.694
+    torch.save({**content, "best_pred": np.float64(0.25)}, path)  # as today's NumPy pickles them
+    assert load_checkpoint(path)["best_pred"] == 0.25
+    assert load_weights(network, checkpoint["state_dict"], path) == []
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_pickled_code_is_never_executed(tmp_path, capsys):
+    path = tmp_path / "evil.pth.tar"
+    torch.save({"state_dict": {}, "x": Malicious()}, path)
+    with pytest.raises(InputError, match="pickled code, which is not run"):
+        load_checkpoint(path)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_broken_files_are_named(tmp_path, network):
+    path = tmp_path / "checkpoint.pth.tar"
+    with pytest.raises(InputError, match="no such checkpoint file"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"state_dict": network.state_dict()})
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(InputError, match=f"{path}: not a whole PyTorch checkpoint"):
+        load_checkpoint(path)
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match="expected a checkpoint with a 'state_dict'"):
+        load_checkpoint(path)
+    for other in ({"state_dict": {1: torch.zeros(1)}}, {"state_dict": {}, "model": "resnet"}):
+        torch.save(other, path)
+        with pytest.raises(InputError, match="expected weights by name"):
+            load_checkpoint(path)
+
+
+def test_weights_load_strictly(network):
+    state = network.state_dict()
+    missing = {key: value for key, value in state.items() if key != "aspp.conv1.weight"}
+    with pytest.raises(InputError, match=r'(?s)a\.pth: does not fit.*Missing.*"aspp.conv1.weight"'):
+        load_weights(network, missing, "a.pth")
+    with pytest.raises(InputError, match="Unexpected.*surplus"):
+        load_weights(network, {**state, "surplus": torch.zeros(1)}, "a.pth")
+
+
+def test_another_class_count_only_with_a_new_classifier(network):
+    other = DeepLab(5, "mobilenet", 16)
+    before = other.decoder.last_conv[8].weight.clone()
+    with pytest.raises(InputError, match="trained for 3 classes, but 5 are expected; --ft"):
+        load_weights(other, network.state_dict(), "a.pth")
+    fresh = load_weights(other, network.state_dict(), "a.pth", new_classifier=True)
+    assert fresh == ["decoder.last_conv.8.weight", "decoder.last_conv.8.bias"]
+    assert torch.equal(other.decoder.last_conv[8].weight, before)
+    assert torch.equal(other.aspp.conv1.weight, network.aspp.conv1.weight)
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        save_checkpoint(tmp_path / "absent" / "checkpoint.pth.tar", {})
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        Monitor(tmp_path / "file" / "data" / "name", {})
+
+
+def test_run_folders_are_numbered_as_integers(tmp_path):
+    for number in (0, 2, 10):
+        (tmp_path / "data" / "name" / f"experiment_{number}").mkdir(parents=True)
+    (tmp_path / "data" / "name" / "experiment_2" / "best_pred.txt").write_text("0.25\n")
+    monitor = Monitor(tmp_path / "data" / "name", {"lr": 0.1})
+    monitor.close()
+    assert monitor.folder.name == "experiment_11"
+    assert "lr: 0.1" in (monitor.folder / "parameters.txt").read_text()
+    assert monitor.best_of_all_runs() == 0.25
+
+
+def test_a_reader_of_the_log_may_leave():
+    code = "import logging; from training.monitor import configure_logging; configure_logging(); "
+    code += "[logging.info('line') for _ in range(50000)]"
+    source = Path(__file__).parents[2] / "pytorch-deeplab_v3_plus"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+
+
+# Comparison
+
+
+def final(val: float, fill_in: float) -> dict:
+    return {name: {"miou": miou, "frequency": [0.7, 0.3, 0.0]} for name, miou in (("val", val), ("fill_in", fill_in))}
+
+
+def test_comparison_table_by_hand():
+    results = {
+        "partial_ce": [final(0.50, 0.60), final(0.52, 0.62)],
+        "regularised": [final(0.53, 0.66), final(0.57, 0.66)],
+        "full": [final(0.60, 0.71), final(0.60, 0.71)],
+    }
+    cells = {line[:26].strip(): line[26:].split() for line in comparison_table(results).split("\n")}
+    assert cells["background everywhere"] == ["35.0", "35.0"]
+    assert cells["partial CE"] == ["51.0", "±", "1.4", "61.0", "±", "1.4"]
+    assert cells["+ regularised loss"] == ["55.0", "±", "2.8", "66.0", "±", "0.0"]
+    assert cells["gain of the regulariser"] == ["+4.0", "±", "1.4", "+5.0", "±", "1.4"]
+    assert cells["by seed"] == ["+3.0", "+5.0", "+6.0", "+4.0"]
+    assert cells["share of the gap closed"] == ["44", "%", "50", "%"]
+
+
+# The commands of the document, as it gives them
+
+DOCUMENTED = [
+    "--backbone mobilenet --lr 0.007 --workers 6 --epochs 60 --batch-size 12 --checkname deeplab-mobilenet "
+    "--eval-interval 2 --dataset pascal --save-interval 2 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-rgb 15 "
+    "--sigma-xy 100",
+    "--backbone mobilenet --crop-size 64 --base-size 64 --batch-size 32 --lr 0.01 --epochs 80 --densecrfloss 2e-9 "
+    "--rloss-scale 0.25 --sigma-rgb 10 --sigma-xy 20",
+    "--backbone mobilenet --dataset your_dataset --resume /path/to/model.pth.tar --ft --lr 0.001 --epochs 30 "
+    "--batch-size 8 --crop-size 513 --base-size 513 --densecrfloss 2e-9 --rloss-scale 0.5",
+    "--out-stride 8 --freeze-bn True --loss-type focal --start_epoch 3 --test-batch-size 2 --use-balanced-weights "
+    "--lr-scheduler cos --momentum 0.8 --weight-decay 1e-4 --nesterov --no-cuda --seed 4 --no-val --backbone drn "
+    "--dataset pascal --gpu-ids 0,1,2,3 --sync-bn True --workers 8",
+]
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_documented_commands_parse(command):
+    words = command.split()
+    args = vars(options(*words))
+    for name, value in zip(words, words[1:] + ["--"], strict=True):
+        if name.startswith("--") and not value.startswith("--") and name != "--gpu-ids":
+            found = args[name.strip("-").replace("-", "_")]
+            assert str(found) == value or found == float(value), name
