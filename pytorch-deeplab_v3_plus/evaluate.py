@@ -28,8 +28,8 @@ from evaluation.protocols import VIEWS, Protocol, evaluate_split
 from evaluation.report import make_folder, write_report
 from evaluation.scores import score_table
 from modeling.backbone import BACKBONES
-from modeling.checkpoint import load_network, other_class
-from training.options import (
+from modeling.checkpoint import class_mismatch, load_network
+from training.old_options import (
     add_crf_options,
     add_data_options,
     add_device_options,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{args.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
             f"{loaders.num_classes}; name the data set that it was trained on"
         )
-    if problem := other_class(settings, loaders.class_names):
+    if problem := class_mismatch(settings, loaders.class_names):
         raise InputError(f"{args.checkpoint}: {problem}; give the classes of its training, in the same order")
     folder = Path(args.output) if args.output else Path(args.checkpoint).resolve().parent / "evaluation"
     make_folder(folder)  # before the work

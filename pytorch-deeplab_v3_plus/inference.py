@@ -31,7 +31,7 @@ from modeling.checkpoint import load_network
 from prediction.export import export_onnx
 from prediction.predict import INTERPOLATIONS, RawRGB
 from prediction.run import Segmenter, make_folder
-from training.options import (
+from training.old_options import (
     PRESETS,
     add_crf_options,
     add_densecrf_options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -52,3 +53,8 @@ def label_map(logits: Tensor, height: int, width: int) -> Tensor:
         .to(torch.uint8)
         .cpu()
     )
+
+
+def segment(model: nn.Module, image: Image.Image, size: int) -> np.ndarray:
+    """Return the class map (H, W) uint8 of an RGB image at its own size."""
+    return label_map(predict(model, image, size)[1], image.height, image.width).numpy()

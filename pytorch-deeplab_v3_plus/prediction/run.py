@@ -26,7 +26,7 @@ from figures.overlay import overlay, share
 from prediction.files import ImageFiles, find_images, keep, output_names
 from prediction.output import save_labels, save_picture, save_probabilities
 from prediction.predict import RawRGB, View, densecrf_gradient, labels_and_confidence, predict, probabilities
-from training.options import mean_field
+from training.old_options import mean_field
 
 logger = logging.getLogger(__name__)
 

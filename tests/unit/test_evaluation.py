@@ -21,7 +21,7 @@ from filtering.mean_field import MeanField, gaussian_filter
 from helpers import HEIGHT, WIDTH, arguments, custom, write_label
 from modeling.deeplab import DeepLab
 from prediction.evaluation_views import label_map, predict, predict_probabilities
-from training.options import mean_field
+from training.old_options import mean_field
 
 
 class Colours(nn.Module):
