@@ -31,7 +31,7 @@ from evaluation.scores import score_table
 from figures.colours import scribble_picture
 from figures.curves import save_curves
 from figures.sheets import evenly_spaced, save_contact_sheet
-from prediction.evaluation_views import label_map, predict
+from prediction import segment
 from training.advice import EARLY, progress_advice
 from training.balance import percentage, report_shares
 from training.checkpoint import (
@@ -484,12 +484,11 @@ class Trainer:
         rows = []
         for index in evenly_spaced(len(dataset)):
             image, scribble, truth = dataset.pictures(index)
-            logits = predict(self.model, image, self.args.crop_size)[1]
             rows.append(
                 {
                     "image": image,
                     "scribbles": scribble_picture(image, scribble),
-                    "prediction": label_map(logits, image.height, image.width).numpy(),
+                    "prediction": segment(self.model, image, self.args.crop_size),
                     "truth": truth,
                 }
             )

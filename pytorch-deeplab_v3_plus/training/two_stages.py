@@ -30,7 +30,7 @@ from dataloaders.loaders import Loaders
 from figures.colours import scribble_picture
 from figures.sheets import evenly_spaced, save_contact_sheet
 from modeling.checkpoint import load_network
-from prediction.evaluation_views import label_map, predict
+from prediction import segment
 from training.checkpoint import LAST
 from training.run_folder import final_scores
 
@@ -270,8 +270,7 @@ def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split:
         image, scribble, truth = dataset.pictures(index)
         row = {"image": image, "scribbles": scribble_picture(image, scribble)}
         for title, (model, settings) in networks.items():
-            logits = predict(model, image, settings["crop_size"])[1]
-            row[title] = label_map(logits, image.height, image.width).numpy()
+            row[title] = segment(model, image, settings["crop_size"])
         rows.append({**row, "truth": truth})
     kind = "validation images" if split == "val" else "training images (only the scribbles were seen)"
     save_contact_sheet(path, rows, loaders.class_names, kind)
