@@ -19,7 +19,7 @@ def test_names_need_not_be_latin_nor_fit_for_mathematics(tmp_path, monkeypatch, 
     """Regression: `$` began a formula, and characters without a font cost five lines of warnings a picture."""
     monkeypatch.setattr(fonts, "families", lambda: [fonts.DEFAULT])
     monkeypatch.setattr(plotting, "families", fonts.families)
-    fonts.say_that_characters_are_missing.cache_clear()
+    fonts.warn_of_missing_characters.cache_clear()
     names = ("背景", "p$x_{$1", "nut")
     image, labels = Image.new("RGB", (20, 16)), np.tile(np.arange(20, dtype=np.uint8) % 3, (16, 1))
     with warnings.catch_warnings(record=True) as said:
