@@ -20,7 +20,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
-        """Count pixels of `truth` and `prediction`, integers of the same shape; true labels outside [0, K) are ignored."""
+        """Count pixels of `truth` and `prediction`, integers of the same shape, where the truth is in [0, K)."""
         k = len(self.counts)
         counted = (truth >= 0) & (truth < k)
         pairs = k * truth[counted].to(torch.int64) + prediction[counted]
