@@ -71,7 +71,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
             pin_memory=device.type == "cuda",
             rank=distributed.rank(),
             world_size=processes,
-            least=least_images(args, processes),
+            min_images=least_images(args, processes),
         )
     dataset = loaders.train.dataset
     counts = torch.from_numpy(distributed.from_main(dataset.count_labels() if distributed.is_main() else None))

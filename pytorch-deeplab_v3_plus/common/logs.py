@@ -11,7 +11,7 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if record.levelno == logging.WARNING:
-            record.message = f"{record.message}"
+            record.message = f"WARNING: {record.message}"
         return super().formatMessage(record)
 
 
