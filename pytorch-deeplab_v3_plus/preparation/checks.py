@@ -106,25 +106,28 @@ def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_clas
     def found(kind: str, file: Path, detail: str = "") -> None:
         item.problems.append(Problem(kind, str(file.relative_to(folder)), detail, item.id))
 
-    rotated = look_at_image(files[IMAGES], item, found)
-    labels = {}
+    unrotated_size, orientation = look_at_image(files[IMAGES], item, found)
+    labels, fit_unrotated = {}, False
     for kind in (SCRIBBLES, TRUTH):
-        if files[kind]:
-            label, problem, detail = look_at_label(files[kind], num_classes)
-            if problem:
-                found(problem, files[kind], detail)
-            if label is not None:
-                labels[kind] = label
-    for kind, label in labels.items():
-        counts = value_counts(label)
-        if kind == SCRIBBLES:
-            item.scribbles = counts
-        else:
-            item.truth = counts
-        if counts[PADDING]:
-            found("value 254", files[kind], f"{counts[PADDING]} pixels")
-    check_label_sizes(labels, files, item, rotated, found)
+        label, problem, detail = look_at_label(files[kind], num_classes) if files[kind] else (None, None, "")
+        if problem:
+            found(problem, files[kind], detail)
+        if label is None:
+            continue
+        labels[kind], size = label, label.shape[::-1]
+        if (label == PADDING).any():
+            found("value 254", files[kind], f"{(label == PADDING).sum()} pixels")
+        if item.size and size != item.size and size == unrotated_size:
+            fit_unrotated = True
+        elif item.size and size != item.size:
+            found("label size", files[kind], f"{size[0]}x{size[1]}, the image {item.size[0]}x{item.size[1]}")
+    if orientation != 1:
+        kind = "EXIF rotation, labels not turned" if fit_unrotated else "EXIF rotation"
+        found(kind, files[IMAGES], f"orientation {orientation}")
+    if TRUTH in labels:
+        item.truth = value_counts(labels[TRUTH])
     if SCRIBBLES in labels:
+        item.scribbles = value_counts(labels[SCRIBBLES])
         check_scribbles(labels[SCRIBBLES], files[SCRIBBLES], num_classes, found)
     if len(labels) == 2 and labels[SCRIBBLES].shape == labels[TRUTH].shape:
         compared = (labels[SCRIBBLES] < num_classes) & (labels[TRUTH] < num_classes)
@@ -135,13 +138,13 @@ def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_clas
     return item
 
 
-def look_at_image(file: Path, item: Item, found: Callable[..., None]) -> tuple[tuple[int, int], int] | None:
-    """Read an image; return, where it carries an EXIF rotation, its size before that and its orientation."""
+def look_at_image(file: Path, item: Item, found: Callable[..., None]) -> tuple[tuple[int, int] | None, int]:
+    """Read an image; return its size before an EXIF rotation, and its EXIF orientation, 1 where there is none."""
     try:
         image = read_image(file)
     except InputError as error:
         found("unreadable", file, str(error))
-        return None
+        return None, 1
     item.size = image.size
     item.digest = hashlib.sha1(repr(image.size).encode() + image.tobytes()).digest()
     item.thumbnail = np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
@@ -151,29 +154,7 @@ def look_at_image(file: Path, item: Item, found: Callable[..., None]) -> tuple[t
             found("16 bits", file, f"the upper 8 of {item.bits} in use" if item.bits > 8 else "the lower 8")
         if raw.has_transparency_data and np.asarray(raw.convert("RGBA"))[..., 3].min() < 255:
             found("transparency", file)
-        orientation = raw.getexif().get(EXIF_ORIENTATION, 1)
-        return None if orientation == 1 else (raw.size, orientation)
-
-
-def check_label_sizes(
-    labels: dict[str, np.ndarray],
-    files: dict[str, Path | None],
-    item: Item,
-    rotated: tuple[tuple[int, int], int] | None,
-    found: Callable[..., None],
-) -> None:
-    """Find label maps that have another size than their image, or that of the image before its EXIF rotation."""
-    unrotated_size, orientation = rotated or (None, 1)
-    fit_unrotated = False
-    for kind, label in labels.items():
-        size = label.shape[::-1]
-        if item.size and size != item.size and size == unrotated_size:
-            fit_unrotated = True
-        elif item.size and size != item.size:
-            found("label size", files[kind], f"{size[0]}x{size[1]}, the image {item.size[0]}x{item.size[1]}")
-    if rotated:
-        kind = "EXIF rotation, labels not turned" if fit_unrotated else "EXIF rotation"
-        found(kind, files[IMAGES], f"orientation {orientation}")
+        return raw.size, raw.getexif().get(EXIF_ORIENTATION, 1)
 
 
 def check_scribbles(label: np.ndarray, file: Path, num_classes: int, found: Callable[..., None]) -> None:

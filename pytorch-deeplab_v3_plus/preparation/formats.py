@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.arguments import number, option, switch
 from common.errors import InputError
+from dataloaders.layout import read_class_names
 
 FORMATS = {
     "labelme": "JSON files of labelme",
@@ -25,20 +27,50 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How to read annotations; each format takes what it needs."""
+    """how to read SOURCE and write DATA"""
 
-    images: Path | None = None
-    """Folder of photographs, named as their annotations."""
-    class_names: tuple[str, ...] | None = None
-    """In the order of their labels; None leaves them to the format."""
-    colours: Path | None = None
-    """File that says which colour stands for which class."""
-    ignore_unknown: bool = False
-    """Whether colours that are not in that file are unlabelled instead of an error."""
-    width: int = 3
-    """Of strokes and dots, in pixels of the photograph."""
-    truth: bool = False
-    """Whether the labels are full ground truth, so that what lies outside the shapes is background."""
+    images: Path | None = option(
+        None,
+        "photographs, named as their annotations (labelme default: those that the JSON files name or carry)",
+        type=Path,
+        metavar="FOLDER",
+    )
+    classes: Path | None = option(
+        None,
+        "class names, one a line, background first (default: DATA/classes.txt where it exists; otherwise labelme takes "
+        "the labels in use and scribblesup those of PASCAL VOC; masks always takes them from --colours)",
+        type=Path,
+        metavar="FILE",
+    )
+    colours: Path | None = option(
+        None,
+        "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt",
+        type=Path,
+        metavar="FILE",
+    )
+    ignore_unknown: bool = switch("for masks: colours that are not in --colours are unlabelled")
+    width: int = option(
+        3, "width of strokes and dots, in pixels of the photograph", type=number(int, 1), metavar="PIXELS"
+    )
+    truth: bool = switch(
+        "the labels are the full ground truth, to measure with or to simulate scribbles from; what lies outside the "
+        "shapes is background"
+    )
+    val: float = option(
+        0.2,
+        "share of images held out for validation, stratified by class; where there is ground truth, only images that "
+        "have it",
+        type=number(float, 0, above=True, high=0.9),
+        metavar="SHARE",
+    )
+    seed: int = option(1, "chooses the images held out for validation", type=number(int, 0), metavar="N")
+    new_lists: bool = switch("replace the lists that DATA has")
+    overwrite: bool = switch("replace labels and images of SOURCE that DATA has already; the others stay")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names in the file `classes`; None leaves them to the format."""
+        return read_class_names(self.classes) if self.classes else None
 
 
 class Labelled(NamedTuple):
@@ -71,8 +103,9 @@ def collect(name: str, source: Path, options: ImportOptions) -> Collection:
     return importlib.import_module(f"preparation.{name}").collect(source, options)
 
 
-def need_images(name: str, options: ImportOptions) -> Path:
-    """Return the folder of photographs, without which the format `name` cannot do; raise InputError where it lacks."""
-    if options.images is None:
-        raise InputError(f"{name} needs --images FOLDER, the photographs")
-    return options.images
+def need(name: str, options: ImportOptions, **needed: str) -> None:
+    """Raise InputError for an option without which the format `name` cannot be read; `needed` says what it is."""
+    for option_name, what in needed.items():
+        if getattr(options, option_name) is None:
+            kind = "FOLDER" if option_name == "images" else "FILE"
+            raise InputError(f"{name} needs --{option_name} {kind}, {what}")

@@ -23,32 +23,15 @@ from dataloaders.layout import (
     write_class_names,
     write_lists,
 )
-from preparation.formats import Collection, Labelled
+from preparation.formats import Collection, ImportOptions, Labelled
 
 logger = logging.getLogger(__name__)
 
 
-def import_labels(
-    folder: Path,
-    collection: Collection,
-    *,
-    truth: bool = False,
-    val_share: float = 0.2,
-    seed: int = 1,
-    new_lists: bool = False,
-    overwrite: bool = False,
-) -> np.ndarray:
+def import_labels(folder: Path, collection: Collection, options: ImportOptions) -> np.ndarray:
     """Write images and label maps into a data set, new or existing, and make its lists if it has none.
 
     Nothing in the folder changes before every label map is drawn.
-
-    Args:
-        folder: of the data set.
-        collection: what to write.
-        truth: whether the labels are the full ground truth, not scribbles.
-        val_share, seed: of the lists, see stratified_split.
-        new_lists: whether existing lists are replaced.
-        overwrite: whether existing labels and images of these ids are replaced; others stay.
 
     Returns:
         How many pixels have each value, int64 (256,).
@@ -56,18 +39,18 @@ def import_labels(
     Raises:
         InputError: a file is wrong, two images have one id, the folder has such labels, or others of other classes.
     """
-    items, labels_folder = collection.items, TRUTH if truth else SCRIBBLES
-    check_target(folder, labels_folder, collection, overwrite)
+    items, labels_folder = collection.items, TRUTH if options.truth else SCRIBBLES
+    check_target(folder, labels_folder, collection, options.overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
             images, labels = (Path(workshop) / name for name in (IMAGES, labels_folder))
             present = listing(folder / IMAGES, IMAGE_SUFFIXES)
-            counts = draw_label_maps(items, images, labels, kept=set() if overwrite else present.keys())
+            counts = draw_label_maps(items, images, labels, kept=set() if options.overwrite else present.keys())
             move_into_place(images, labels, folder, present)
         write_class_names(folder, collection.class_names)
-        if new_lists or not (folder / LISTS).exists():
-            make_lists(folder, val_share, seed)
+        if options.new_lists or not (folder / LISTS).exists():
+            make_lists(folder, options.val, options.seed)
         else:
             keep_lists(folder / LISTS, {item.id for item in items})
     except OSError as error:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
-from preparation.shapes import Annotation, Shape, annotation_files, collect_shapes
+from preparation.shapes import Annotation, Shape, annotation_files, class_names_of, collect_shapes
 
 # Our kinds of shapes by labelme's names: its `points` and `linestrip` have any number of points.
 _KINDS = {name: name for name in ("point", "line", "polygon", "rectangle", "circle", "mask")}
@@ -26,7 +26,8 @@ def collect(source: Path, options: ImportOptions) -> Collection:
     The classes are the labels in use where the options name none. Raises InputError where a file is no labelme file,
     has no photograph, or uses a label that is no class.
     """
-    return collect_shapes([read_labelme(path) for path in annotation_files(source, ".json")], options)
+    annotations = [read_labelme(path) for path in annotation_files(source, ".json")]
+    return collect_shapes(annotations, options, options.class_names or class_names_of(annotations))
 
 
 def read_labelme(path: Path) -> Annotation:

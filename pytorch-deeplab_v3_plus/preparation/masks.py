@@ -10,7 +10,7 @@ from PIL import Image
 from common.errors import InputError
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
-from preparation.formats import Collection, ImportOptions, Labelled, need_images
+from preparation.formats import Collection, ImportOptions, Labelled, need
 from preparation.shapes import UNLABELLED_NAMES, annotation_files, check_size, image_of
 
 
@@ -19,12 +19,10 @@ def collect(source: Path, options: ImportOptions) -> Collection:
 
     Raises InputError for a bad colour table, and where a mask has no photograph or colours that are not in the table.
     """
-    images = need_images("masks", options)
-    if options.colours is None:
-        raise InputError("masks needs --colours FILE, the class of each colour")
-    table, photographs, items = read_colours(options.colours), listing(images, IMAGE_SUFFIXES), []
+    need("masks", options, images="the photographs", colours="the class of each colour")
+    table, photographs, items = read_colours(options.colours), listing(options.images, IMAGE_SUFFIXES), []
     for path in annotation_files(source, *IMAGE_SUFFIXES):
-        image = image_of(path, photographs, images)
+        image = image_of(path, photographs, options.images)
         if image.samefile(path):
             raise InputError(
                 f"expected a mask and its photograph, found one file for both, {path}: put them into different folders"

@@ -1,6 +1,5 @@
 """The format scribblesup: the XML files with scribbles for PASCAL VOC."""
 
-import dataclasses
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from common.errors import InputError
 from dataloaders.labels import VOC_CLASSES
-from preparation.formats import Collection, ImportOptions, need_images
+from preparation.formats import Collection, ImportOptions, need
 from preparation.shapes import Annotation, Shape, annotation_files, collect_shapes
 
 
@@ -17,11 +16,11 @@ def collect(source: Path, options: ImportOptions) -> Collection:
 
     Raises InputError where a file is damaged, has no photograph in `options.images`, or uses a label that is no class.
     """
-    need_images("scribblesup", options)
+    need("scribblesup", options, images="the photographs")
     if options.truth:
         raise InputError("scribblesup holds scribbles, never the full truth")
-    options = dataclasses.replace(options, class_names=options.class_names or VOC_CLASSES)
-    return collect_shapes([read_scribblesup(path) for path in annotation_files(source, ".xml")], options)
+    annotations = [read_scribblesup(path) for path in annotation_files(source, ".xml")]
+    return collect_shapes(annotations, options, options.class_names or VOC_CLASSES)
 
 
 def read_scribblesup(path: Path) -> Annotation:

@@ -155,14 +155,15 @@ def image_of(source: Path, photographs: dict[str, Path], folder: Path) -> Path:
     return photographs[source.stem]
 
 
-def collect_shapes(annotations: Sequence[Annotation], options: ImportOptions) -> Collection:
+def collect_shapes(
+    annotations: Sequence[Annotation], options: ImportOptions, class_names: tuple[str, ...]
+) -> Collection:
     """Join annotations with their images and with the values of their labels, for a format that draws shapes.
 
     Images on which nothing is drawn are left out, unless that means background. Raises InputError for a label that is
     no class, or an annotation without its image.
     """
-    names = options.class_names or class_names_of(annotations)
-    values, outside = label_values(annotations, names), 0 if options.truth else UNLABELLED
+    values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
     photographs = listing(options.images, IMAGE_SUFFIXES) if options.images else {}
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
     items = []
@@ -181,7 +182,7 @@ def collect_shapes(annotations: Sequence[Annotation], options: ImportOptions) ->
         items.append(Labelled(name, image, annotation.source, draw))
     if len(drawn) < len(annotations):
         logger.info("left out: %d images on which nothing is drawn", len(annotations) - len(drawn))
-    return Collection(items, names)
+    return Collection(items, class_names)
 
 
 def named_image(annotation: Annotation) -> tuple[str, Path | bytes]:
