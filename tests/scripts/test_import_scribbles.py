@@ -565,3 +565,10 @@ def test_the_simulation_of_a_folder(voc, capsys):
     assert call(simulate_script, voc / "JPEGImages", voc.parent / "new", *words) == 2
     assert "expected ground truth" in one_line(capsys)
     assert not (voc.parent / "new").exists()
+
+
+def test_the_simulation_finds_the_class_names(voc, capsys):
+    assert call(simulate_script, voc, voc.parent / "as_in_voc") == 0
+    (voc / "classes.txt").write_text("background\ncat\n")
+    assert call(simulate_script, voc, voc.parent / "out") == 2
+    assert "expected label values 0..1 (2 classes)" in one_line(capsys)
