@@ -95,7 +95,7 @@ def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, Ten
             pin_memory=device.type == "cuda",
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            least=options.min_images,
+            min_images=options.min_images,
         )
     dataset = loaders.train.dataset
     counts = torch.from_numpy(distributed.from_main(dataset.count_labels() if distributed.is_main() else None))
