@@ -16,6 +16,9 @@ import pytest
 import torch
 from torch import nn
 
+from modeling.backbone import BACKBONES
+from modeling.deeplab import DeepLab
+
 HOME = Path(__file__).parents[2]
 CODE = HOME / "pytorch-deeplab_v3_plus"
 DOCS = HOME / "docs"
@@ -268,6 +271,30 @@ def test_the_regulariser_that_a_page_writes_down_works(path):
         value.backward()
         assert value.shape == () and 0 < value < 2 * float(weight)
         assert logits.grad[0].any() and not logits.grad[1].any()
+
+
+def example_class(name: str) -> type:
+    """Return a class that CONTRIBUTING.md writes down."""
+    known = {}
+    code = next(code for code in blocks(text_of(HOME / "CONTRIBUTING.md"), "python") if f"class {name}(" in code)
+    exec(compile(code, "CONTRIBUTING.md", "exec"), known)
+    return known[name]
+
+
+def test_the_backbone_and_the_network_that_contributing_writes_down_work(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "tiny", example_class("Tiny"))
+    image = torch.zeros(2, 3, 65, 49)
+    for stride in (16, 8):
+        for network in (DeepLab, example_class("FCN")):
+            model = network(num_classes=3, backbone="tiny", output_stride=stride, freeze_bn=True)
+            assert model(image).shape == (2, 3, 65, 49)
+            deep, low_level = model.backbone(image)
+            assert deep.shape[2] == 64 // stride + 1 and low_level.shape[2] == 17
+    keys = model.classifier_keys
+    assert all(model.state_dict()[key].shape[0] == 3 for key in keys)
+    groups = model.parameter_groups(10.0)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 def test_targets_and_settings_of_make_exist():
