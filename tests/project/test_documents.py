@@ -2,18 +2,20 @@
 
 import argparse
 import ast
-import importlib
 import json
 import re
 import shlex
 import sys
 import textwrap
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from modeling.backbone import BACKBONES
@@ -160,7 +162,7 @@ def options_of(capsys):
     @cache
     def ask(script: str) -> set[str]:
         with pytest.raises(SystemExit) as end:
-            importlib.import_module(script).main(["--help"])
+            import_module(script).main(["--help"])
         assert end.value.code == 0
         return options(capsys.readouterr().out)
 
@@ -225,12 +227,12 @@ def test_documented_commands_parse(path, monkeypatch, capsys):
             if not name.startswith("dataloaders."):
                 continue
             package = (CODE / name.replace(".", "/")).is_dir()
-            module = importlib.import_module(f"{name}.__main__" if package else name)
+            module = import_module(f"{name}.__main__" if package else name)
         else:
             at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
             if at is None or Path(words[at]).stem not in MODULES:
                 continue
-            module, words = importlib.import_module(Path(words[at]).stem), words[at + 1 :]
+            module, words = import_module(Path(words[at]).stem), words[at + 1 :]
         if example and any(word.startswith(f"{example[0]}=") for word in words):  # its file exists on the page only
             at = words.index("--regulariser")
             del words[at : at + 2]
@@ -273,19 +275,20 @@ def test_the_regulariser_that_a_page_writes_down_works(path):
         assert logits.grad[0].any() and not logits.grad[1].any()
 
 
-def example_class(name: str) -> type:
-    """Return a class that CONTRIBUTING.md writes down."""
+def example(name: str) -> Any:
+    """Return a class or function that CONTRIBUTING.md writes down."""
     known = {}
-    code = next(code for code in blocks(text_of(HOME / "CONTRIBUTING.md"), "python") if f"class {name}(" in code)
+    codes = blocks(text_of(HOME / "CONTRIBUTING.md"), "python")
+    code = next(code for code in codes if re.search(rf"^(class|def) {name}\(", code, re.MULTILINE))
     exec(compile(code, "CONTRIBUTING.md", "exec"), known)
     return known[name]
 
 
 def test_the_backbone_and_the_network_that_contributing_writes_down_work(monkeypatch):
-    monkeypatch.setitem(BACKBONES, "tiny", example_class("Tiny"))
+    monkeypatch.setitem(BACKBONES, "tiny", example("Tiny"))
     image = torch.zeros(2, 3, 65, 49)
     for stride in (16, 8):
-        for network in (DeepLab, example_class("FCN")):
+        for network in (DeepLab, example("FCN")):
             model = network(num_classes=3, backbone="tiny", output_stride=stride, freeze_bn=True)
             assert model(image).shape == (2, 3, 65, 49)
             deep, low_level = model.backbone(image)
@@ -295,6 +298,16 @@ def test_the_backbone_and_the_network_that_contributing_writes_down_work(monkeyp
     groups = model.parameter_groups(10.0)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_the_format_that_contributing_writes_down_works(tmp_path, voc):
+    (tmp_path / "points.csv").write_text("image,label,x,y\ni0.jpg,cat,3,4\ni0.jpg,background,20,15\ni1.jpg,cat,5,5\n")
+    options = import_module("preparation.formats").ImportOptions(images=voc / "JPEGImages", width=3)
+    items, names = example("collect")(tmp_path, options)
+    assert names == ("background", "cat")
+    assert [item.id for item in items] == ["i0", "i1"]
+    label = items[0].draw(Image.open(items[0].image).size)
+    assert label[4, 3] == 1 and label[15, 20] == 0 and label[10, 10] == 255
 
 
 def test_targets_and_settings_of_make_exist():
