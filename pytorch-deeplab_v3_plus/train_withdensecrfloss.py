@@ -142,7 +142,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         ),
     )
     for problem in quick_check(dataset, loaders.val.dataset, counts.numpy()):
-        logger.warning("WARNING: %s; check_dataset.py tells more", problem)
+        logger.warning("%s; check_dataset.py tells more", problem)
     logger.info(
         "network: DeepLabv3+ %s, output stride %d, %.1f million parameters, backbone from %s",
         args.backbone,
@@ -155,7 +155,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
             "new classifier for %d classes: %s start from random weights", loaders.num_classes, ", ".join(fresh)
         )
     elif checkpoint and problem:
-        logger.warning("WARNING: %s %s; its classifier is kept, as their number is the same", args.resume, problem)
+        logger.warning("%s %s; its classifier is kept, as their number is the same", args.resume, problem)
     logger.info(
         "optimisation: %d steps (%d epochs of %d), batch %d%s, learning rate %g (head %g), %s",
         args.epochs * len(loaders.train),
@@ -169,7 +169,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
     )
     advice = steps_advice(len(loaders.train), args.epochs)
     if advice:
-        logger.warning("WARNING: %s", advice)
+        logger.warning("%s", advice)
     for name, regulariser in regularisers.items():
         logger.info("regulariser: %s, %s", name, regulariser)
     settings = {**shape, "class_names": list(loaders.class_names), "crop_size": args.crop_size}

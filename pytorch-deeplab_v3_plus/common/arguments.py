@@ -1,9 +1,15 @@
-"""Parsers of single command-line values, and switches."""
+"""Options as data: dataclass fields that know how they look on a command line, and the parsers of their values."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from common.errors import InputError
+
+Options = TypeVar("Options")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -14,6 +20,67 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if silent else super()._get_help_string(action)
 
 
+def option(default: Any, help: str, *names: str, **how: Any) -> Any:
+    """Return a dataclass field that add_options makes an option of the command line.
+
+    Args:
+        default: value where the option is not given.
+        help: its line in --help.
+        names: how it is spelled; by default --name-of-the-field.
+        how: further arguments of argparse's add_argument (type, choices, metavar, nargs, action).
+    """
+    return dataclasses.field(default=default, metadata={"names": names, "help": help, **how})
+
+
+def switch(help: str, default: bool | None = False) -> Any:
+    """Return a boolean option that works bare and followed by True or False."""
+    return option(default, help, **SWITCH)
+
+
+def add_options(
+    parser: argparse.ArgumentParser, options: type, *, only: Collection[str] | None = None, **defaults: Any
+) -> None:
+    """Add the options that a dataclass and its bases declare, a group each, titled by their docstrings' first lines.
+
+    Args:
+        parser: gets the groups.
+        options: the dataclass.
+        only: names of the fields to add; None adds all.
+        defaults: by name, in place of the fields' own.
+    """
+    known = {field.name: field for field in dataclasses.fields(options)}
+    for owner in reversed(options.__mro__):
+        fields = [known[name] for name in vars(owner).get("__annotations__", {}) if known[name].metadata]
+        fields = [field for field in fields if only is None or field.name in only]
+        if not fields:
+            continue
+        group = parser.add_argument_group(owner.__doc__.split("\n")[0].rstrip("."))
+        for field in fields:
+            how = dict(field.metadata)
+            names = how.pop("names") or (f"--{field.name.replace('_', '-')}",)
+            group.add_argument(*names, dest=field.name, default=defaults.get(field.name, field.default), **how)
+
+
+def options_from(options: type[Options], namespace: argparse.Namespace, **more: Any) -> Options:
+    """Return the dataclass `options` with the values that were parsed for its fields, and `more` of them."""
+    names = {field.name for field in dataclasses.fields(options)} & vars(namespace).keys()
+    return options(**{name: getattr(namespace, name) for name in names} | more)
+
+
+def check_values(options: Any) -> None:
+    """Raise InputError for a field of an options dataclass whose value its command-line option would not take."""
+    for field in dataclasses.fields(options):
+        value, parse = getattr(options, field.name), field.metadata.get("type")
+        choices = field.metadata.get("choices")
+        try:
+            if choices is not None and value not in choices and value != field.default:
+                raise argparse.ArgumentTypeError(f"expected one of {', '.join(map(str, choices))}, found {value!r}")
+            if parse is not None and isinstance(value, int | float) and not isinstance(value, bool):
+                parse(repr(value))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"--{field.name.replace('_', '-')}: {error}") from None
+
+
 def boolean(text: str) -> bool:
     """Parse `True` or `False` in any spelling that people use for them."""
     value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
@@ -22,11 +89,14 @@ def boolean(text: str) -> bool:
     return value
 
 
-def number(kind: type, low: float, *, above: bool = False, high: float = float("inf")):
+SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
+
+
+def number(kind: type, low: float, *, above: bool = False, high: float = float("inf")) -> Callable[[str], int | float]:
     """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high; integers of 63 bits."""
     bounds = f"{'greater than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e308 else "")
 
-    def parse(text: str):
+    def parse(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
@@ -42,15 +112,6 @@ def number(kind: type, low: float, *, above: bool = False, high: float = float("
     return parse
 
 
-def named_weight(text: str) -> tuple[str, float]:
-    """Parse `NAME=WEIGHT`."""
-    name, _, weight = text.partition("=")
-    try:
-        return name, number(float, 0)(weight)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT with a weight of 0 or more, found {text!r}") from None
-
-
 def integers(text: str) -> list[int]:
     """Parse comma-separated integers, each 0 or more and given once."""
     numbers = [number(int, 0)(part) for part in text.split(",")]
@@ -61,4 +122,4 @@ def integers(text: str) -> list[int]:
 
 def add_switch(group: Any, *names: str, help: str, default: bool | None = False) -> None:
     """Add a boolean option that works bare and with True or False behind it."""
-    group.add_argument(*names, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
+    group.add_argument(*names, default=default, help=help, **SWITCH)

@@ -1,22 +1,18 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from common.errors import InputError
 
-logger = logging.getLogger(__name__)
 
-
-def replace_file(path: Path, write: Any) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary_path)` and put the finished file in the place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -31,6 +27,19 @@ def replace_file(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def make_folder(folder: Path, choose: str = "choose another folder") -> None:
+    """Make a folder for results if it is absent; raise InputError, with the advice `choose`, where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); {choose}") from None
+
+
 def synchronise(path: Path) -> None:
     """Have a file or a folder's list of files written to the disk itself, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -38,9 +47,6 @@ def synchronise(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-logger = logging.getLogger(__name__)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

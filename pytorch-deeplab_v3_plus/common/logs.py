@@ -1,15 +1,23 @@
-"""The log of a script."""
+"""The log of a script: plain lines on standard output, warnings marked as such."""
 
 from __future__ import annotations
 
 import logging
 import sys
 
-logger = logging.getLogger(__name__)
+
+class LineFormatter(logging.Formatter):
+    """A line a message, with WARNING: before what is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if record.levelno == logging.WARNING:
+            record.message = f"WARNING: {record.message}"
+        return super().formatMessage(record)
 
 
 def configure_logging(quiet: bool = False) -> None:
-    """Send the log of this process to standard output, plainly; `quiet` leaves only errors."""
-    level = logging.ERROR if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
+    """Send the log of this process to standard output; `quiet` leaves only errors."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, handlers=[handler], force=True)
     logging.raiseExceptions = False  # no tracebacks behind `| head`, which leaves a closed pipe

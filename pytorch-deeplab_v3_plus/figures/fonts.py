@@ -41,7 +41,7 @@ def font_file(text: str) -> str:
 def say_that_characters_are_missing() -> None:
     """Say so, once."""
     logger.warning(
-        "WARNING: no font here has all characters of the names, and pictures show boxes in their place: install one of "
+        "no font here has all characters of the names, and pictures show boxes in their place: install one of "
         "%s (on Ubuntu: apt-get install fonts-noto-cjk), and delete Matplotlib's list of fonts in ~/.cache/matplotlib",
         ", ".join(OTHERS[:3]),
     )

@@ -115,7 +115,7 @@ class Segmenter:
     def _write_gradient(self, name: str, inputs: Tensor, logits: Tensor) -> None:
         args = self.args
         if min(inputs.shape[1:]) * args.rloss_scale < 1:
-            logger.warning("WARNING: %s: --rloss-scale %g leaves nothing of it; no gradient", name, args.rloss_scale)
+            logger.warning("%s: --rloss-scale %g leaves nothing of it; no gradient", name, args.rloss_scale)
             return
         loss = DenseCRFLoss(
             args.rloss_weight, args.sigma_rgb, args.sigma_xy, args.rloss_scale, size_free=args.size_free

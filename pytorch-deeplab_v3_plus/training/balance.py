@@ -34,14 +34,12 @@ def report_shares(terms: dict[str, Tensor], logits: Tensor) -> None:
         )
         if max(of_loss, of_gradient) < NEGLIGIBLE:
             logger.warning(
-                "WARNING: %s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
+                "%s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
                 "loss shrinks with the image; --size-free with a weight of about 1 does not)",
                 name,
             )
         elif of_gradient > OVERWHELMING:
-            logger.warning(
-                "WARNING: %s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name
-            )
+            logger.warning("%s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name)
 
 
 def percentage(share: float) -> str:

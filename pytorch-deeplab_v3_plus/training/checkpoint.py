@@ -67,7 +67,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             load_checkpoint(path)
             return path
         except InputError as error:
-            logger.warning("WARNING: %s; taking the checkpoint before it", error)
+            logger.warning("%s; taking the checkpoint before it", error)
             problem = error
     if problem:
         raise InputError(

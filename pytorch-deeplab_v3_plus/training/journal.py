@@ -16,6 +16,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import replace_file
+from common.logs import LineFormatter
 from training.run_folder import newest_run
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Monitor:
             ) from None
         except OSError as error:
             raise InputError(f"{self.parent}: cannot be written ({error.strerror}); choose --run-root") from None
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._log.setFormatter(LineFormatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._log)
 
     def _new_folder(self) -> Path:

@@ -9,11 +9,21 @@ from typing import Any
 
 import torch
 
-from common.arguments import HelpFormatter, add_switch, integers, named_weight, number
+from common.arguments import HelpFormatter, add_switch, integers, number
 from common.distributed import is_launched, world_size
 from common.errors import InputError
 from filtering.mean_field import MeanField
 from training.schedule import SCHEDULES
+
+
+def named_weight(text: str) -> tuple[str, float]:
+    """Parse `NAME=WEIGHT`."""
+    name, _, weight = text.partition("=")
+    try:
+        return name, number(float, 0)(weight)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT with a weight of 0 or more, found {text!r}") from None
+
 
 # What trains small images from random weights, and a DenseCRF loss that regularises them: the original's rows for these
 # sizes do not (docs/small_images.md).

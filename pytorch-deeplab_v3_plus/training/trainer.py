@@ -423,7 +423,7 @@ class Trainer:
         logger.info("%s", line)
         advice = progress_advice(self.history, len(self.loaders.train), self.guessing, self.early)
         if advice:
-            logger.warning("WARNING: %s", advice)
+            logger.warning("%s", advice)
         if (scores or self.epoch == self.args.epochs) and distributed.is_main():
             self.draw()
         copies = []

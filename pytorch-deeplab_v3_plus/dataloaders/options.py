@@ -1,0 +1,60 @@
+"""Which images, seen how, in which batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.arguments import number, option
+from common.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """data
+
+    `batch_size` and `test_batch_size` None are for training to choose.
+    """
+
+    dataset: str | None = option(
+        None,
+        "a name in dataloaders/datasets/: pascal, synthetic or your own (default: pascal where it is found, otherwise "
+        "synthetic)",
+        metavar="NAME",
+    )
+    data_root: str | None = option(
+        None,
+        "any folder with JPEGImages/, pascal_2012_scribble/ and, where known, SegmentationClassAug/; no code needed",
+        metavar="FOLDER",
+    )
+    classes: str | None = option(
+        None, "class names of --data-root, one a line, background first (default: FOLDER/classes.txt)", metavar="FILE"
+    )
+    workers: int = option(4, "processes that load images", type=number(int, 0), metavar="N")
+    supervision: str = option(
+        "scribble", "labels to train on; full is the upper bound to compare with", choices=("scribble", "full")
+    )
+    base_size: int = option(
+        513, "short side of a training image before the random scaling", type=number(int, 1), metavar="PIXELS"
+    )
+    scale_range: tuple[float, float] = option(
+        (0.5, 2.0),
+        "random scaling of a training image; narrower learns faster from few small images (default: 0.5 2)",
+        type=number(float, 0, above=True),
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+    )
+    crop_size: int = option(513, "side of the training crop", type=number(int, 1), metavar="PIXELS")
+    batch_size: int | None = option(
+        None, "images in a step, over all devices (default: 4 per device)", type=number(int, 1), metavar="N"
+    )
+    test_batch_size: int | None = option(
+        None, "images in a step of the evaluation (default: as --batch-size)", type=number(int, 1), metavar="N"
+    )
+    seed: int = option(1, "random seed for weights, order and augmentation", type=number(int, 0), metavar="N")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale_range", tuple(self.scale_range))  # argparse makes it a list
+        if self.classes and not self.data_root:
+            raise InputError("--classes FILE goes with --data-root FOLDER, which is missing")
+        if self.data_root and self.dataset:
+            raise InputError("give either --dataset NAME or --data-root FOLDER, not both")
