@@ -130,8 +130,8 @@ def test_a_preset_is_beaten_by_options_beside_it():
     assert (args.data.base_size, args.data.crop_size, args.data.batch_size, args.sigma_xy) == (129, 96, 8, 24)
 
 
-def test_the_readme_gives_the_presets():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_on_training_gives_the_presets():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     for size in ("40", "80", "256", "513"):
         row = next(line for line in text.split("\n") if line.startswith(f"| `{size}` |"))
         args = options("--preset", size)
