@@ -34,8 +34,8 @@ class StrokeOptions:
     drop: float = option(0.0, "share of the strokes to leave out", type=number(float, 0, high=1), metavar="RATIO")
     jitter: float = option(
         0.0,
-        "standard deviation of a random shift of each stroke, as by a careless hand: it may cross a border and be wrong "
-        "there",
+        "standard deviation of a random shift of each stroke, as by a careless hand: it may cross a border and be "
+        "wrong there",
         type=number(float, 0),
         metavar="PIXELS",
     )
