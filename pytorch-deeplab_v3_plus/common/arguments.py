@@ -32,9 +32,9 @@ def option(default: Any, help: str, *names: str, **how: Any) -> Any:
     return dataclasses.field(default=default, metadata={"names": names, "help": help, **how})
 
 
-def switch(help: str, default: bool | None = False) -> Any:
+def switch(help: str, *names: str, default: bool | None = False) -> Any:
     """Return a boolean option that works bare and followed by True or False."""
-    return option(default, help, **SWITCH)
+    return option(default, help, *names, **SWITCH)
 
 
 def add_options(

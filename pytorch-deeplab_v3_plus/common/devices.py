@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import resource
 import sys
+from dataclasses import dataclass
 
 import torch
 
+from common.arguments import integers, option, switch
 from common.distributed import is_launched, local_rank
 from common.errors import InputError
 
 
-def choose_device(args: argparse.Namespace) -> torch.device:
+@dataclass(frozen=True)
+class DeviceOptions:
+    """devices"""
+
+    no_cuda: bool = switch("run on the CPU even where there is a GPU", "--no-cuda", "--no_cuda")
+    gpu_ids: tuple[int, ...] = option(
+        (0,),
+        "GPU to use; training runs one process on each of several (default: 0)",
+        type=integers,
+        metavar="IDS",
+    )
+
+
+def choose_device(options: DeviceOptions) -> torch.device:
     """Return the device of this process that the options and the machine allow."""
-    if args.no_cuda or not torch.cuda.is_available():
+    if options.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()
     # torchrun starts as many processes as it is told, whatever --gpu-ids says.
-    chosen = args.gpu_ids if len(args.gpu_ids) > 1 or not is_launched() else list(range(count))
+    chosen = options.gpu_ids if len(options.gpu_ids) > 1 or not is_launched() else list(range(count))
     absent = [index for index in chosen if index >= count]
     if absent:
         raise InputError(f"--gpu-ids {absent[0]}: this machine has {count} GPU(s), numbered from 0")
     if local_rank() >= len(chosen):
         raise InputError(f"process {local_rank() + 1} of this machine has no GPU: there are {len(chosen)}")
     return torch.device("cuda", chosen[local_rank()])
-
-
-logger = logging.getLogger(__name__)
 
 
 def describe_device(device: torch.device) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from common.arguments import number, option
 from common.errors import InputError
 
+DEFAULT_CROP = 513
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -34,7 +36,7 @@ class DataOptions:
         "scribble", "labels to train on; full is the upper bound to compare with", choices=("scribble", "full")
     )
     base_size: int = option(
-        513, "short side of a training image before the random scaling", type=number(int, 1), metavar="PIXELS"
+        DEFAULT_CROP, "short side of a training image before the random scaling", type=number(int, 1), metavar="PIXELS"
     )
     scale_range: tuple[float, float] = option(
         (0.5, 2.0),
@@ -43,7 +45,7 @@ class DataOptions:
         nargs=2,
         metavar=("LOW", "HIGH"),
     )
-    crop_size: int = option(513, "side of the training crop", type=number(int, 1), metavar="PIXELS")
+    crop_size: int = option(DEFAULT_CROP, "side of the training crop", type=number(int, 1), metavar="PIXELS")
     batch_size: int | None = option(
         None, "images in a step, over all devices (default: 4 per device)", type=number(int, 1), metavar="N"
     )
@@ -58,3 +60,6 @@ class DataOptions:
             raise InputError("--classes FILE goes with --data-root FOLDER, which is missing")
         if self.data_root and self.dataset:
             raise InputError("give either --dataset NAME or --data-root FOLDER, not both")
+        low, high = self.scale_range
+        if low > high or self.base_size * low < 1:
+            raise InputError(f"--scale-range {low:g} {high:g}: expected LOW up to HIGH, of a pixel or more")

@@ -1,4 +1,4 @@
-"""What is scored, and how the prediction is made: the original's protocol and PASCAL VOC's."""
+"""The protocols of an evaluation, the original's and PASCAL VOC's, and scoring by them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from tqdm import tqdm
 from common import distributed
 from common.errors import InputError
 from dataloaders.loaders import Loaders, whole_image_loader
-from dataloaders.transforms import to_device
 from evaluation.scores import Tally
 from filtering.mean_field import MeanField
-from prediction.evaluation_views import predict_probabilities
+from prediction import evaluation_mode, predict, probabilities
 
 VIEWS = {
     "crop": "short side {size}, centre square",
@@ -25,7 +24,7 @@ VIEWS = {
 """The protocols: crop is the original's, full is PASCAL VOC's own."""
 
 BAND_WIDTHS = (2, 4, 8, 16)
-"""Widths of the bands along the borders of the truth in which the boundary scores are taken, in pixels to each side."""
+"""Widths, in pixels to each side, of the bands along the truth's borders in which boundary scores are taken."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Protocol:
     Args:
         view: 'crop' or 'full', see VIEWS.
         size: short side of what the network sees, in pixels.
-        scales: the network also sees its input scaled by these factors; the probabilities are averaged.
-        flip: and mirrored.
+        scales: factors by which the network's input is scaled; the probabilities are averaged over them.
+        flip: whether they are averaged over mirrored inputs too.
         crf: refines the probabilities, at the size at which they are scored.
     """
 
@@ -48,7 +47,7 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """A few words without spaces that tell it from others: for headings and file names."""
+        """A short label without spaces that identifies it in headings and file names."""
         parts = [self.view]
         parts += ["ms"] if self.scales != (1.0,) else []
         parts += ["flip"] if self.flip else []
@@ -64,46 +63,46 @@ class Protocol:
         return "; ".join(parts)
 
 
+PLAIN = Protocol("crop", 0)
+"""Scores batches of the loaders, which are cropped already, by the plain prediction."""
+
+
 @torch.inference_mode()
-def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol | None = None) -> tuple[Tensor, Tensor]:
+def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = PLAIN) -> tuple[Tensor, Tensor]:
     """Return truth and prediction, both int64 (N, H, W) on the model's device.
 
     Args:
+        model: the network, in evaluation mode.
         batch: 'image', uint8 (N, 3, h, w), as the network sees it; 'label', uint8 (N, H, W); for a CRF also 'original',
             uint8 (N, 3, H, W), unless it is the image.
-        protocol: scales, flip and CRF; None takes the plain prediction.
+        protocol: its scales, flip and CRF are used.
     """
-    scales, flip, crf = (protocol.scales, protocol.flip, protocol.crf) if protocol else ((1.0,), False, None)
-    device = next(model.parameters()).device
-    images, truth = to_device(batch, device)
-    probabilities = predict_probabilities(model, images, truth.shape[1:], scales, flip)
-    if crf:
-        probabilities = crf(batch.get("original", batch["image"]).to(device), probabilities)
-    return truth, probabilities.argmax(1)
+    views = predict(model, batch["image"], scales=protocol.scales, flip=protocol.flip)
+    soft = probabilities(views, tuple(batch["label"].shape[1:]))
+    if protocol.crf:
+        soft = protocol.crf(batch.get("original", batch["image"]).to(soft.device), soft)
+    return batch["label"].to(soft.device, non_blocking=True).long(), soft.argmax(1)
 
 
 def count(
-    model: nn.Module,
-    batches: Iterable[dict[str, Any]],
-    tally: Tally,
-    title: str,
-    protocol: Protocol | None = None,
+    model: nn.Module, batches: Iterable[dict[str, Any]], tally: Tally, title: str, protocol: Protocol = PLAIN
 ) -> Tally:
     """Count the predictions of `model` for `batches` into `tally` and return it, leaving the model's mode as it was.
 
     Args:
-        batches: what predict_batch takes, with 'name'; of a distributed run, this process's part.
+        model: the network.
+        batches: what predict_batch takes, with 'name'; in a distributed run, this process's share.
+        tally: receives the counts.
         title: of the progress bar.
-        protocol: as predict_batch's.
+        protocol: as for predict_batch.
 
     Raises:
         InputError: no pixel is labelled.
     """
-    training = model.training
-    model.eval()
-    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True):
-        tally.update(batch["name"], *predict_batch(model, batch, protocol))
-    model.train(training)
+    bar = tqdm(batches, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True)
+    with evaluation_mode(model):
+        for batch in bar:
+            tally.update(batch["name"], *predict_batch(model, batch, protocol))
     tally.gather()
     if not tally.matrix.counts.any():
         raise InputError(f"{title}: expected labelled pixels to score on, found none")
@@ -111,7 +110,7 @@ def count(
 
 
 def evaluate(model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: int, title: str) -> dict[str, Any]:
-    """Return the scores of the plain prediction for `batches`: the crop protocol's, for those of the loaders."""
+    """Return the scores of the plain prediction for `batches`; for those of the loaders, the crop protocol's."""
     return count(model, batches, Tally(num_classes), title).scores()
 
 
@@ -126,13 +125,18 @@ def evaluate_split(
 ) -> Tally:
     """Count the predictions for the images of `split` ('val' or 'fill_in') by `protocol`.
 
-    There are boundary scores where the labels are full ground truth. In a distributed run every process takes part.
-    `wrap` gets the batches and returns what is counted: a generator that may raise between two of them.
+    Boundary scores are taken where the labels are full ground truth. In a distributed run every process must call this.
+    `wrap` receives the batches and returns those to count, such as a generator that may raise between two of them.
     """
     batches = getattr(loaders, split)
     widths = BAND_WIDTHS if batches.dataset.label_kind == "truth" else ()
     if protocol.view == "full":
         part = (distributed.rank(), distributed.world_size())
         batches = whole_image_loader(batches.dataset, protocol.size, workers, pin_memory, *part)
-    title = f"{split.replace('_', '-')} {protocol.name}"
-    return count(model, wrap(batches) if wrap else batches, Tally(loaders.num_classes, widths), title, protocol)
+    tally, title = Tally(loaders.num_classes, widths), column_title(split, protocol)
+    return count(model, wrap(batches) if wrap else batches, tally, title, protocol)
+
+
+def column_title(split: str, protocol: Protocol) -> str:
+    """Return the heading of a column of scores, such as 'val full'."""
+    return f"{split.replace('_', '-')} {protocol.name}"

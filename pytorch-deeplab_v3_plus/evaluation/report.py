@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,25 +14,17 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import default_collate
 
-from common.errors import InputError
-from common.files import replace_file
+from common.files import make_folder, write_text
 from dataloaders.datasets.pascal import VOCSegmentation
-from dataloaders.loaders import WholeImages
-from evaluation.protocols import Protocol, predict_batch
+from dataloaders.loaders import Loaders, WholeImages
+from evaluation.protocols import Protocol, column_title, evaluate_split, predict_batch
 from evaluation.scores import Tally
 from figures.colours import error_picture
 from figures.matrices import save_confusion
 from figures.sheets import save_contact_sheet
+from prediction import evaluation_mode
 
-EXTREMES = 4  # images in the figure, of the worst and of the best each
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of reports; raise InputError where that is impossible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+EXTREMES = 4  # of the worst images in the figure, and as many of the best
 
 
 def write_report(
@@ -46,47 +39,79 @@ def write_report(
     """Write <title>.json, <title>_confusion.png and <title>_worst_best.png, with _ for blanks, and return them.
 
     Args:
-        folder: where they go; made if absent.
+        folder: where they go; created if absent.
         title: of the column, such as 'val full'.
         model: the network.
         images: the data set that `tally` has counted by `protocol`.
+        protocol: how.
+        tally: what was counted.
         about: further entries of the JSON.
     """
     make_folder(folder)
     stem = title.replace(" ", "_")
     files = [folder / f"{stem}.json", folder / f"{stem}_confusion.png", folder / f"{stem}_worst_best.png"]
-    scores, counts = tally.scores(), tally.matrix.counts
-    record = {
-        **about,
-        "title": title,
+    record = {**about, "title": title, **_record(protocol, tally, images.class_names)}
+    write_text(files[0], json.dumps(record, indent=1) + "\n")
+    heading = f"{title}: {protocol}"
+    save_confusion(files[1], tally.matrix.counts.numpy(), images.class_names, textwrap.fill(heading, 60))
+    rows, captions = _extremes(model, images, protocol, tally)
+    heading = f"worst and best images by mIoU, {heading}"
+    save_contact_sheet(files[2], rows, images.class_names, textwrap.fill(heading, 100), captions)
+    return files
+
+
+def _record(protocol: Protocol, tally: Tally, class_names: Sequence[str]) -> dict[str, Any]:
+    scores = tally.scores()
+    return {
         "protocol": protocol.view,
         "description": str(protocol),
         "settings": asdict(protocol),
         **scores,
-        "iou": dict(zip(images.class_names, scores["iou"], strict=True)),
-        "frequency": dict(zip(images.class_names, scores["frequency"], strict=True)),
-        "confusion_matrix": counts.tolist(),
+        "iou": dict(zip(class_names, scores["iou"], strict=True)),
+        "frequency": dict(zip(class_names, scores["frequency"], strict=True)),
+        "confusion_matrix": tally.matrix.counts.tolist(),
         "images": tally.images,
     }
-    text = json.dumps(record, indent=1) + "\n"
-    replace_file(files[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-    heading = f"{title}: {protocol}"
-    save_confusion(files[1], counts.numpy(), images.class_names, textwrap.fill(heading, 60))
 
+def _extremes(
+    model: nn.Module, images: VOCSegmentation, protocol: Protocol, tally: Tally
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return rows of pictures and their captions for the worst and the best images."""
     views = WholeImages(images, protocol.size) if protocol.view == "full" else images
     rows, captions = [], []
-    training = model.training
-    model.eval()
     for name in tally.extremes(EXTREMES):
         item = views[images.ids.index(name)]
-        labels = predict_batch(model, default_collate([item]), protocol)
+        with evaluation_mode(model):
+            labels = predict_batch(model, default_collate([item]), protocol)
         truth, prediction = (values[0].cpu().numpy().astype(np.uint8) for values in labels)
         picture = Image.fromarray(item.get("original", item["image"]).permute(1, 2, 0).numpy())
         wrong = error_picture(picture, truth, prediction)
         rows.append({"image": picture, "prediction": prediction, "truth": truth, "errors": wrong})
         captions.append(f"{name}\n{100 * tally.images[name]:.1f} %")
-    model.train(training)
-    heading = f"worst and best images by mIoU, {heading}"
-    save_contact_sheet(files[2], rows, images.class_names, textwrap.fill(heading, 100), captions)
-    return files
+    return rows, captions
+
+
+def evaluate_and_report(
+    model: nn.Module,
+    loaders: Loaders,
+    splits: Iterable[str],
+    protocols: Iterable[Protocol],
+    folder: Path,
+    workers: int,
+    pin_memory: bool = False,
+    **about: Any,
+) -> tuple[dict[str, dict[str, Any]], list[Path]]:
+    """Score `model` on each of `splits` that there is, by each protocol, and write a report for each.
+
+    Returns:
+        The scores by title, the columns of `score_table`, and the files that were written to `folder`.
+    """
+    columns, files = {}, []
+    for split in splits:
+        for protocol in protocols if getattr(loaders, split) is not None else ():
+            tally = evaluate_split(model, loaders, split, protocol, workers, pin_memory)
+            title = column_title(split, protocol)
+            columns[title] = tally.scores()
+            files += write_report(folder, title, model, getattr(loaders, split).dataset, protocol, tally, **about)
+    return columns, files

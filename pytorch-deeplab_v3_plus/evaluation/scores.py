@@ -20,7 +20,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
-        """Count pixels of `truth` and `prediction`, integers of one shape; true labels outside [0, K) do not count."""
+        """Count pixels of `truth` and `prediction`, integers of the same shape, where the truth is in [0, K)."""
         k = len(self.counts)
         counted = (truth >= 0) & (truth < k)
         pairs = k * truth[counted].to(torch.int64) + prediction[counted]
@@ -50,7 +50,7 @@ class ConfusionMatrix:
 
 @dataclass
 class Tally:
-    """All that is counted of a set of images: in all, near borders (by width of the band), and image by image."""
+    """Everything that is counted over a set of images: in total, near borders (by band width), and image by image."""
 
     num_classes: int
     band_widths: Sequence[int] = ()
@@ -74,7 +74,7 @@ class Tally:
             matrix.update(truth[near], prediction[near])
 
     def gather(self) -> None:
-        """Sum over all processes of a distributed run, each of which has counted images of its own."""
+        """Sum over the processes of a distributed run, each of which has counted different images."""
         matrices = [self.matrix, *self.bands.values()]
         everyone = distributed.gather(([matrix.counts for matrix in matrices], self.images))
         for index, matrix in enumerate(matrices):
@@ -82,7 +82,7 @@ class Tally:
         self.images = {name: miou for _, images in everyone for name, miou in images.items()}
 
     def scores(self) -> dict[str, Any]:
-        """Return ConfusionMatrix.scores and, for each band in which there is a labelled pixel, its mIoU: boundary."""
+        """Return ConfusionMatrix.scores and, as `boundary`, the mIoU of each band that has a labelled pixel."""
         bands = {width: matrix.scores()["miou"] for width, matrix in self.bands.items() if matrix.counts.any()}
         return self.matrix.scores() | ({"boundary": bands} if bands else {})
 
@@ -107,38 +107,37 @@ def near_border(labels: Tensor, width: int) -> Tensor:
     return (largest(values) != -largest(-values)).squeeze(1)
 
 
-def score_table(columns: dict[str, dict[str, Any]], class_names: Sequence[str]) -> str:
-    """Return a text table of scores in percent: one line a class and a score, one column for each of `columns`.
+TOTALS = {
+    "miou": "mIoU",
+    "fwiou": "frequency-weighted IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "class_accuracy": "class accuracy",
+}
 
-    Below it stands how classes count that the images lack.
+
+def score_table(columns: dict[str, dict[str, Any]], class_names: Sequence[str]) -> str:
+    """Return a text table of scores in percent: a line for each class and each score, a column for each of `columns`.
+
+    Notes below it say how classes count that do not occur in the images.
     """
     rows = [(name, [scores["iou"][k] for scores in columns.values()]) for k, name in enumerate(class_names)]
-    for key, title in (
-        ("miou", "mIoU"),
-        ("fwiou", "frequency-weighted IoU"),
-        ("pixel_accuracy", "pixel accuracy"),
-        ("class_accuracy", "class accuracy"),
-    ):
-        rows.append((title, [scores[key] for scores in columns.values()]))
-    for band in sorted({band for scores in columns.values() for band in scores.get("boundary", {})}):
-        values = [scores.get("boundary", {}).get(band) for scores in columns.values()]
-        rows.append((f"boundary mIoU, {band} px", values))
+    absent = any(value is None for _, values in rows for value in values)
+    rows += [(title, [scores[key] for scores in columns.values()]) for key, title in TOTALS.items()]
+    boundaries = [scores.get("boundary", {}) for scores in columns.values()]
+    for band in sorted(set().union(*boundaries)):
+        rows.append((f"boundary mIoU, {band} px", [boundary.get(band) for boundary in boundaries]))
     width = max(len(title) for title, _ in rows)
     wide = [max(len(name), 6) for name in columns]
     lines = [" " * width + "".join(f"  {name:>{w}}" for name, w in zip(columns, wide, strict=True))]
-    for index, (title, values) in enumerate(rows):
-        if index == len(class_names):
-            lines.append("-" * len(lines[0]))
+    for title, values in rows:
         cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
         lines.append(f"{title:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, wide, strict=True)))
-    if any(value is None for _, values in rows[: len(class_names)] for value in values):
+    lines.insert(1 + len(class_names), "-" * len(lines[0]))
+    if absent:
         lines.append("-: in no truth and no prediction; it does not count, as in VOC's evaluation")
     for name, scores in columns.items():
-        extra = [
-            class_names[k]
-            for k, (iou, share) in enumerate(zip(scores["iou"], scores["frequency"], strict=True))
-            if iou is not None and share == 0
-        ]
+        known = zip(class_names, scores["iou"], scores["frequency"], strict=True)
+        extra = [title for title, iou, share in known if iou is not None and share == 0]
         if extra:
             lines.append(f"{name}: in no truth, but predicted, hence 0 in the mIoU: {', '.join(extra)}")
     return "\n".join(lines)

@@ -6,28 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from figures.plotting import new_figure, save_figure
+
+SCORES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "class accuracy"}
 
 
 def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     """Draw losses, scores and learning rate by epoch from the records of scores.jsonl."""
     figure = new_figure(12, 3.6)
     losses, scores, rate = figure.subplots(1, 3)
-    epochs = [record["epoch"] + 1 for record in history]
-    marker = "o" if len(epochs) < 30 else None
-    names = dict.fromkeys(name for record in history for name in record["losses"])
-    for name in names:
-        values = [record["losses"].get(name, np.nan) for record in history]
-        losses.plot(epochs, values, marker=marker, markersize=3, label=name.replace("_", " "))
+    style = {"marker": "o" if len(history) < 30 else None, "markersize": 3}
+    for name in dict.fromkeys(name for record in history for name in record["losses"]):
+        values = [record["losses"].get(name, float("nan")) for record in history]
+        losses.plot(_epochs(history), values, label=name.replace("_", " "), **style)
     losses.set(title="training losses", xlabel="epoch")
     evaluated = [record for record in history if record.get("val")]
-    for name, label in (("miou", "mIoU"), ("pixel_accuracy", "pixel accuracy"), ("class_accuracy", "class accuracy")):
+    for name, label in SCORES.items():
         values = [100 * record["val"][name] for record in evaluated]
-        scores.plot([record["epoch"] + 1 for record in evaluated], values, marker=marker, markersize=3, label=label)
+        scores.plot(_epochs(evaluated), values, label=label, **style)
     scores.set(title="validation scores (crop protocol)", xlabel="epoch", ylabel="%", ylim=(0, 100))
-    rate.plot(epochs, [record["lr"] for record in history], marker=marker, markersize=3, color="tab:gray")
+    rate.plot(_epochs(history), [record["lr"] for record in history], color="tab:gray", **style)
     rate.set(title="learning rate of the backbone", xlabel="epoch", ylim=(0, None))
     for axes in (losses, scores, rate):
         axes.grid(alpha=0.3)
@@ -37,3 +35,7 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     if evaluated:
         scores.legend(frameon=False)
     save_figure(figure, path)
+
+
+def _epochs(history: Sequence[dict[str, Any]]) -> list[int]:
+    return [record["epoch"] for record in history]

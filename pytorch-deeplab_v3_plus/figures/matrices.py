@@ -1,4 +1,4 @@
-"""Arrays as pictures with a scale: confusion matrices and gradients."""
+"""Arrays as pictures with a colour bar: confusion matrices and gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from figures.plotting import new_figure, plain_text, save_figure
 
 @plain_text
 def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix (K, K) of pixel counts, rows the truth: each cell is its share of the row in percent."""
+    """Draw a confusion matrix (K, K) of pixel counts, rows the truth; cells show shares of their row in percent."""
     total = counts.sum(1, keepdims=True)
     share = 100 * counts / np.maximum(total, 1)
     size = 2.2 + 0.42 * len(class_names)
@@ -35,7 +35,7 @@ def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], t
 
 @plain_text
 def save_gradient(path: Path, gradient: np.ndarray, title: str) -> None:
-    """Draw a gradient (H, W) in diverging colours about zero, with their scale."""
+    """Draw a gradient (H, W) in colours that diverge from zero."""
     height, width = gradient.shape
     figure = new_figure(5.2, min(8.0, 4.2 * height / width + 0.7))
     axes = figure.subplots()

@@ -7,46 +7,43 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dataloaders.labels import voc_palette
+from figures.colours import colour
 from figures.fonts import font_file
 
-# The overlay is to be looked at: its long side is brought into this range of pixels.
-SMALLEST, LARGEST = 480, 1600
-
+SMALLEST, LARGEST = 480, 1600  # range of the overlay's long side, in pixels
 TINT = 0.5  # share of the class's colour in its area
 
 
 def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """Tint an RGB image by its label map (H, W), with the classes' borders, and set a legend of their shares below.
+    """Tint an RGB image by its label map (H, W), draw the classes' borders, and add a legend of their shares below.
 
-    Class 0, the background, is left as it is. Small images are enlarged by a whole factor and large ones reduced, so
-    that the legend can be read beside them.
+    Class 0, the background, is left as it is. Small images are enlarged by an integer factor and large ones reduced, so
+    that the legend is readable beside them.
     """
     counts = np.bincount(labels.ravel(), minlength=len(class_names))
-    entries = [
-        (tuple(voc_palette()[k].tolist()) if k else None, f"{class_names[k]} {share(count / labels.size)}")
-        for k, count in enumerate(counts)
-        if count
-    ]
-    longest = max(image.size)
-    if longest < SMALLEST:
-        size = tuple(side * -(-SMALLEST // longest) for side in image.size)
-    else:
-        size = tuple(max(1, round(side * min(1.0, LARGEST / longest))) for side in image.size)
+    entries = [(k, f"{class_names[k]} {share(count / labels.size)}") for k, count in enumerate(counts) if count]
+    size = viewing_size(image.size)
     shrinks = size[0] < image.width
     picture = np.asarray(image.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST))
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
-    colours = voc_palette()[labels]
     opacity = np.where(labels > 0, TINT, 0.0)
     opacity[_borders(labels, width=max(1, round(min(size) / 300)))] = 1.0
     opacity = opacity[..., None]
-    tinted = Image.fromarray((picture * (1 - opacity) + colours * opacity).round().astype(np.uint8))
+    tinted = Image.fromarray((picture * (1 - opacity) + colour(labels) * opacity).round().astype(np.uint8))
     return _with_legend(tinted, entries)
 
 
+def viewing_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) at which an image of `size` is shown."""
+    longest = max(size)
+    if longest < SMALLEST:
+        return tuple(side * -(-SMALLEST // longest) for side in size)
+    return tuple(max(1, round(side * min(1.0, LARGEST / longest))) for side in size)
+
+
 def share(part: float) -> str:
-    """Return a share of the image as text."""
+    """Return a share between 0 and 1 as a percentage."""
     return "< 0.1 %" if part < 0.0005 else f"{100 * part:.1f} %"
 
 
@@ -64,25 +61,25 @@ def _borders(labels: np.ndarray, width: int) -> np.ndarray:
     return border & (labels > 0)
 
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[tuple[int, ...] | None, str]]) -> Image.Image:
-    """Set rows of colour swatches and names below a picture; a colour None is an empty swatch."""
+def _with_legend(picture: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.Image:
+    """Add rows of colour swatches and texts below a picture, one for each (class, text); the background's is empty."""
     height = max(14, round(max(picture.size) / 50))
     font = ImageFont.truetype(font_file("".join(text for _, text in entries)), height)
     gap = round(0.6 * height)
     widths = [height + gap // 2 + round(font.getlength(text)) for _, text in entries]
     width = max(picture.width, max(widths) + 2 * gap)
 
-    places, x, y = [], gap, gap  # in reading order
+    places, x, y = [], gap, picture.height + gap  # in reading order
     for entry in widths:
         if x > gap and x + entry + gap > width:
             x, y = gap, y + height + gap
         places.append((x, y))
         x += entry + 2 * gap
-    canvas = Image.new("RGB", (width, picture.height + y + height + gap), "white")
+    canvas = Image.new("RGB", (width, y + height + gap), "white")
     canvas.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
-    for (colour, text), (x, y) in zip(entries, places, strict=True):
-        top = picture.height + y
-        draw.rectangle((x, top, x + height, top + height), fill=colour, outline=(128, 128, 128))
-        draw.text((x + height + gap // 2, top + height // 2), text, fill="black", font=font, anchor="lm")
+    for (k, text), (x, y) in zip(entries, places, strict=True):
+        fill = tuple(colour(k).tolist()) if k else None
+        draw.rectangle((x, y, x + height, y + height), fill=fill, outline=(128, 128, 128))
+        draw.text((x + height + gap // 2, y + height // 2), text, fill="black", font=font, anchor="lm")
     return canvas

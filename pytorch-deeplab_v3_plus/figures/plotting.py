@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from common.files import replace_file
-from figures.fonts import families, say_that_characters_are_missing
+from figures.fonts import families, warn_of_missing_characters
 
 
 def plain_text(draw: Callable[..., None]) -> Callable[..., None]:
-    """Have a function draw its texts as they are, not as mathematics, in fonts of any language."""
+    """Decorate a function to draw its texts literally, not as mathematics, in fonts of any language."""
 
     @functools.wraps(draw)
     def with_plain_text(*args: Any, **kwargs: Any) -> None:
-        from matplotlib import rc_context  # here, since matplotlib takes a second to import
+        from matplotlib import rc_context  # here, because matplotlib takes a second to import
 
         settings = {"text.parse_math": False, "font.family": families()}
         with rc_context(settings), warnings.catch_warnings():
@@ -25,7 +25,7 @@ def plain_text(draw: Callable[..., None]) -> Callable[..., None]:
 
             def show_once(message: Warning | str, *more: Any) -> None:
                 if "missing from" in str(message):
-                    say_that_characters_are_missing()
+                    warn_of_missing_characters()
                 else:
                     show(message, *more)
 
@@ -35,11 +35,13 @@ def plain_text(draw: Callable[..., None]) -> Callable[..., None]:
     return with_plain_text
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty Matplotlib figure of this size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=110)
 
 
 def save_figure(figure: Any, path: Path) -> None:
+    """Write a Matplotlib figure as PNG."""
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.labels import voc_palette
 from figures.colours import colour
 from figures.plotting import new_figure, plain_text, save_figure
 
 
 def evenly_spaced(length: int, rows: int = 6) -> list[int]:
-    """Return the indices of up to `rows` of `length` images, spread over all of them."""
+    """Return the indices of up to `rows` of `length` images, evenly spaced."""
     return np.linspace(0, length - 1, min(rows, length)).astype(int).tolist()
 
 
@@ -24,9 +23,9 @@ def save_contact_sheet(
     rows: Sequence[dict[str, Any]],
     class_names: Sequence[str],
     title: str,
-    captions: Sequence[str] | None = None,
+    captions: Sequence[str] = (),
 ) -> None:
-    """Draw one row an image, with a legend of the classes that occur.
+    """Draw one row per image, with a legend of the classes that occur.
 
     Each of `rows` maps a column's title to a picture: a PIL image or an array (H, W, 3), shown as it is, or a label map
     (H, W) in the palette's colours; None leaves a gap. `captions` stand at the left of the rows.
@@ -36,31 +35,30 @@ def save_contact_sheet(
     heights = [min(1.0, row[columns[0]].height / row[columns[0]].width) for row in rows]
     figure = new_figure(2.3 * len(columns), 2.4 * sum(heights) + 0.9)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
-    seen = set()
+    seen: set[int] = set()
     for row, line in zip(rows, axes, strict=True):
         for name, cell in zip(columns, line, strict=True):
             cell.axis("off")
-            picture = row[name]
-            if picture is None:
+            if row[name] is None:
                 continue
-            picture = np.asarray(picture)
+            picture = np.asarray(row[name])
             if picture.ndim == 2:
                 seen |= set(np.unique(picture).tolist())
                 picture = colour(picture)
             cell.imshow(picture, interpolation="nearest")
     for name, cell in zip(columns, axes[0], strict=True):
         cell.set_title(name, fontsize=10)
-    for caption, line in zip(captions or (), axes, strict=False):
+    for caption, line in zip(captions, axes, strict=False):
         line[0].text(-0.04, 0.5, caption, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=11)
-    _legend(figure, [k for k in range(len(class_names)) if k in seen], class_names)
+    _legend(figure, {k: name for k, name in enumerate(class_names) if k in seen})
     save_figure(figure, path)
 
 
-def _legend(figure: Any, classes: Sequence[int], class_names: Sequence[str]) -> None:
+def _legend(figure: Any, classes: dict[int, str]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(facecolor=voc_palette()[k] / 255, edgecolor="0.5", label=class_names[k]) for k in classes]
+    handles = [Patch(facecolor=colour(k) / 255, edgecolor="0.5", label=name) for k, name in classes.items()]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 7) or 1, frameon=False, fontsize=9
     )

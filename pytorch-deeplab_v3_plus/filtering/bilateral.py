@@ -1,4 +1,4 @@
-"""Bilateral filtering of tensors: the operator A of the DenseCRF loss, on any device, without autograd."""
+"""Bilateral filtering of tensors on any device, without autograd."""
 
 import math
 from numbers import Real
@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from filtering import native, torch_lattice
-
-__all__ = ["bilateral_filter"]
 
 
 def bilateral_filter(

@@ -9,7 +9,7 @@ simplex with the same weights, bit by bit; only sums are taken in another order.
   without storing the terms. As nothing is added atomically, every run gives the same bits.
 - A vertex may have very many pixels: in a flat image a few have nearly all. They are summed in pieces, which are spread
   over the device.
-- The host waits for the device once, for the sizes of the tables (in `Lattice.__init__`), if images are in 0..255 and
+- The host waits for the device once, for the sizes of the tables (in `_count_and_check`), if images are in 0..255 and
   sigma_rgb is at least 1.
 """
 
@@ -17,23 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-D = 5  # dimensions: x, y, R, G, B
-SIDE = D + 1  # vertices of a simplex, and its side
+from filtering.vertex_codes import SCALE, SIDE, Coding, D
+
 INVERSE = float(np.float32(1 / SIDE))
 ALPHA = 1 / (1 + 2**-D)  # the published filter's estimate of what splat, blur and slice gain together
-# Elevation makes the columns of the basis orthogonal, and the standard deviation of the whole filter 1.
-SCALE = [
-    float(np.float32(1 / math.sqrt((i + 2) * (i + 1)) * float(np.float32(math.sqrt(2 / 3) * SIDE)))) for i in range(D)
-]
-
-MAX_COORDINATE = 1 << 20  # beyond it float32 no longer tells where in its simplex a point lies
 EXPECTED = (-1.0, 256.0)  # range of images, with room for rounding
 PIECE = 256  # pixels of a vertex that are summed one after another
 
@@ -72,7 +65,7 @@ def bilateral_filter(
 
 def build_lattice(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> Lattice:
     """Build the lattice of images and check that the values are finite; arguments and errors of `bilateral_filter`."""
-    if sigma_rgb >= 1:  # otherwise the whole range may be more than codes can number
+    if sigma_rgb >= 1:  # otherwise this range may hold more vertices than codes can number
         lattice = Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
         if lattice.covers_images:
             return lattice
@@ -88,104 +81,18 @@ def _non_finite(name: str, tensor: Tensor) -> ValueError:
     return ValueError(f"{name}: expected finite values, found {values[index].item()} at index {index}")
 
 
-class Word(NamedTuple):
-    """How a word of the codes comes from a vertex: `sum_i q_i stride_i + offset + image * image_stride (+ colour)`."""
-
-    strides: Tensor  # of the quotients q_0 ... q_D, (SIDE, 1)
-    offset: int
-    image_stride: int
-    step: int  # 1 in the low word, which contains the colour, and 0 in the high one
-    carry: int  # what takes the place of the step when the remainder of all coordinates becomes 0
-
-
-class Coding:
-    """Numbers the vertices of all images, as `VertexCoding` in `permutohedral.hpp` does for one: steps are additions.
-
-    The image is the coordinate of the highest stride. Where 62 bits do not hold the code it has two words. Then the
-    high words that occur are numbered too (`high_words`), so that one number comes out (`join`).
-    """
-
-    high_words: Tensor
-
-    def __init__(self, low: list[float], high: list[float], images: int, points: int, device: torch.device) -> None:
-        """Number the vertices around points in all images whose position i lies in low[i]..high[i], which contain 0."""
-        # The range of each elevated coordinate, by interval arithmetic over the elevation (see _locate).
-        lows, highs = [0.0] * SIDE, [0.0] * SIDE
-        low_sum = high_sum = 0.0
-        for j in range(D, -1, -1):
-            low_step, high_step = (low[j - 1] * SCALE[j - 1], high[j - 1] * SCALE[j - 1]) if j else (0.0, 0.0)
-            lows[j], highs[j] = low_sum - j * high_step, high_sum - j * low_step
-            low_sum, high_sum = low_sum + low_step, high_sum + high_step
-        reach = max(abs(x) for x in lows + highs)
-        if reach > MAX_COORDINATE:
-            raise ValueError(
-                f"lattice coordinates too large: expected at most {MAX_COORDINATE}, found {reach:f}; use larger sigmas "
-                "or a smaller range of features"
-            )
-        # The slack is for rounding; 3 below and 2 above have room for the vertices of a simplex and their neighbours.
-        slack = reach * 1e-6
-        first = [math.floor((x - slack) / SIDE) - 3 for x in lows]
-        counts = [math.floor((x + slack) / SIDE) + 3 - f for x, f in zip(highs, first, strict=True)]
-        left_out = counts.index(max(counts))  # this quotient follows from the others, as coordinates sum to 0
-        counts[left_out] = 1
-        total = SIDE * math.prod(counts) * images
-
-        # A numbered high word needs no more bits than there are vertices of points.
-        limit = 1 << 62 if total < 1 << 62 else (1 << 62) // (SIDE * points)
-        strides, sizes, word = [[0] * (SIDE + 1), [0] * (SIDE + 1)], [SIDE, 1], 0
-        for i, count in enumerate([*counts, images]):
-            if i != left_out:
-                word = 1 if word or sizes[0] * count >= limit else 0
-                strides[word][i] = sizes[word]
-                sizes[word] *= count
-        if sizes[1] >= 1 << 62:
-            raise ValueError("the lattice has more vertices than two words can number; use larger sigmas")
-        self.low_size = sizes[0]
-        # 32 bits do for usual sigmas, and are sorted twice as fast as 64.
-        self.dtype = torch.int32 if total < 1 << 30 else torch.int64
-        self.words = [
-            Word(
-                # Filled in number by number: copying a list to a GPU would wait for it.
-                torch.stack([torch.full((1,), stride, dtype=self.dtype, device=device) for stride in of_word[:SIDE]]),
-                -sum(f * stride for f, stride in zip(first, of_word[:SIDE], strict=True)),
-                of_word[SIDE],
-                1 - number,
-                sum(of_word[:SIDE]) - D * (1 - number),
-            )
-            for number, of_word in enumerate(strides[: word + 1])
-        ]
-
-    def number_high_words(self, words: list[Tensor]) -> None:
-        """Take the words of all vertices, so that they can be joined."""
-        if len(words) > 1:
-            self.high_words = words[1].unique()
-
-    def join(self, words: list[Tensor]) -> Tensor:
-        """Make one code of the words of each vertex; -1 where the high word does not occur."""
-        if len(words) == 1:
-            return words[0]
-        number = torch.searchsorted(self.high_words, words[1]).clamp_(max=len(self.high_words) - 1)
-        return torch.where(self.high_words[number] == words[1], number * self.low_size + words[0], -1)
-
-    def split(self, codes: Tensor) -> list[Tensor]:
-        """Undo `join`."""
-        if len(self.words) == 1:
-            return [codes]
-        return [codes % self.low_size, self.high_words[codes // self.low_size]]
-
-
 class Lattice:
     """The lattice of N images with M vertices, numbered from 0; number M stands for an absent vertex.
 
     Its points are the pixels, and after each image's as many silent points at the origin as make their number a
-    multiple of four: the published filter works in groups of four pixels, and the vertices of what fills up the last
-    one take part in the blur.
+    multiple of four: the published filter works in groups of four pixels, and the vertices of the points that pad the
+    last group take part in the blur.
     """
 
     def __init__(
         self, images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, low: list[float], high: list[float]
     ) -> None:
-        """Build the lattice for images in low[c]..high[c]; whether they are tells `covers_images`."""
+        """Build the lattice for images in low[c]..high[c]; it is usable if `covers_images`, that is, if they are."""
         n, _, h, w = images.shape
         self.images, self.height, self.width = n, h, w
         position = _positions(images, sigma_rgb, sigma_xy)
@@ -210,31 +117,10 @@ class Lattice:
         # Number the vertices in the order of their codes.
         vertex = torch.zeros_like(codes, dtype=torch.int32)
         torch.cumsum(codes[1:] != codes[:-1], 0, dtype=torch.int32, out=vertex[1:])
-
-        # The one wait for the device.
-        lowest, highest = images.aminmax()
-        covered = (lowest >= min(low)) & (highest <= max(high))
-        least, most = (value.to(torch.float32) for value in values.aminmax())
-        finite = least.isfinite() & most.isfinite()
-        count, self.covers_images, is_finite = torch.stack([vertex[-1] + 1, covered.int(), finite.int()]).tolist()
+        count, self.covers_images = _count_and_check(vertex, images, values, min(low), max(high))
         if not self.covers_images:
             return
-        if not is_finite:
-            raise _non_finite("values", values)
-
-        number = torch.arange(count + 1 + len(codes) // PIECE, dtype=torch.int32, device=codes.device)
-        starts = torch.searchsorted(vertex, number[: count + 1], out_int32=True)  # of vertices in the sorted codes
-        # Splat: the points of each piece and the pieces of each vertex, which are no more than `number` holds. Those
-        # left over are empty and go to the absent vertex.
-        self.pieces = number
-        pieces = (starts[1:] - starts[:-1] + (PIECE - 1)).div_(PIECE, rounding_mode="floor")
-        self.vertex_starts = torch.zeros_like(starts)
-        torch.cumsum(pieces, 0, dtype=torch.int32, out=self.vertex_starts[1:])
-        owner = torch.searchsorted(self.vertex_starts, number, right=True) - 1
-        self.piece_starts = starts[owner] + (number - self.vertex_starts[owner]) * PIECE
-        self.piece_starts.clamp_(max=len(codes))
-        self.piece_points = (order % points).int()
-        self.piece_weights = weights.flatten()[order]
+        starts = self._prepare_splat(vertex, order, weights, count)
         # Blur: a vertex and its neighbours along each axis.
         self.neighbours = _neighbours(codes[starts[:-1]], coding)
         self.kernel = torch.ones(self.neighbours[0].shape, device=codes.device)
@@ -242,6 +128,24 @@ class Lattice:
         # Slice: the vertices of each point.
         self.vertices = torch.empty_like(vertex).scatter_(0, order, vertex).view(SIDE, -1).t().contiguous()
         self.weights = weights.t().contiguous().mul_(ALPHA)
+
+    def _prepare_splat(self, vertex: Tensor, order: Tensor, weights: Tensor, count: int) -> Tensor:
+        """Note the points of each piece and the pieces of each vertex; return where vertices start in `vertex`.
+
+        `number` is at least as long as there are pieces. Those left over are empty and go to the absent vertex.
+        """
+        number = torch.arange(count + 1 + len(vertex) // PIECE, dtype=torch.int32, device=vertex.device)
+        starts = torch.searchsorted(vertex, number[: count + 1], out_int32=True)
+        self.pieces = number
+        pieces = (starts[1:] - starts[:-1] + (PIECE - 1)).div_(PIECE, rounding_mode="floor")
+        self.vertex_starts = torch.zeros_like(starts)
+        torch.cumsum(pieces, 0, dtype=torch.int32, out=self.vertex_starts[1:])
+        owner = torch.searchsorted(self.vertex_starts, number, right=True) - 1
+        self.piece_starts = starts[owner] + (number - self.vertex_starts[owner]) * PIECE
+        self.piece_starts.clamp_(max=len(vertex))
+        self.piece_points = (order % weights.shape[1]).int()
+        self.piece_weights = weights.flatten()[order]
+        return starts
 
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
@@ -265,6 +169,19 @@ class Lattice:
         return pixels.reshape(self.images, -1, self.height, self.width)
 
 
+def _count_and_check(vertex: Tensor, images: Tensor, values: Tensor, low: float, high: float) -> tuple[int, bool]:
+    """Return the number of vertices and whether images lie in low..high; raise ValueError for values not finite."""
+    lowest, highest = images.aminmax()
+    covered = (lowest >= low) & (highest <= high)
+    least, most = (value.to(torch.float32) for value in values.aminmax())
+    finite = least.isfinite() & most.isfinite()
+    # The only wait for the device.
+    count, covers_images, is_finite = torch.stack([vertex[-1] + 1, covered.int(), finite.int()]).tolist()
+    if covers_images and not is_finite:
+        raise _non_finite("values", values)
+    return count, bool(covers_images)
+
+
 def _sums(indices: Tensor, table: Tensor, starts: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
     """Sum rows of a table, row of `indices` by row, or from each of `starts` to the next, where indices are flat."""
     return embedding_bag(indices, table, starts, mode="sum", per_sample_weights=weights)
@@ -282,7 +199,7 @@ def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
     index = torch.arange(h * w, device=images.device)
     pixels[0], pixels[1] = index % w, index // w
     pixels[2:] = images.flatten(2).transpose(0, 1)
-    # Divided by tensors, as CUDA multiplies by the inverse of a number, which rounds differently.
+    # Divided by tensors, because CUDA multiplies by the inverse of a number, which rounds differently.
     pixels[:2] /= torch.full((), sigma_xy, device=images.device)
     pixels[2:] /= torch.full((), sigma_rgb, device=images.device)
     return position.flatten(1)
@@ -320,8 +237,8 @@ def _locate(position: Tensor, coding: Coding, images: int) -> tuple[list[Tensor]
     residual = (elevated - quotient * SIDE).mul_(INVERSE)
     del elevated, turn
 
-    # The vertex of colour 0, and from vertex to vertex: every coordinate grows by 1, but the one of rank D - r falls by
-    # D, that is, its quotient by 1. The weights, barycentric coordinates, are differences of successive residuals.
+    # From vertex to vertex, starting at colour 0, every coordinate grows by 1, except that the one of rank D - r falls
+    # by D, that is, its quotient by 1. The weights, barycentric coordinates, are differences of successive residuals.
     image = torch.arange(images, dtype=coding.dtype, device=position.device)[:, None]
     words = [torch.empty(rank.shape, dtype=coding.dtype, device=position.device) for _ in coding.words]
     for code, word in zip(words, coding.words, strict=True):
@@ -351,8 +268,8 @@ def _neighbours(codes: Tensor, coding: Coding) -> Tensor:
     colour = words[0] % SIDE
     neighbours = []
     for code, word in zip(words, coding.words, strict=True):
-        # The neighbour in direction j: every coordinate grows by 1, but x_j falls by D. For colour D the remainder
-        # becomes 0 and all quotients take the carry. And the same the other way round.
+        # Towards the neighbour in direction j every coordinate grows by 1, except that x_j falls by D. For colour D the
+        # remainder becomes 0 and all quotients take the carry. The other direction is the reverse.
         up = torch.where(colour == D, code + word.carry, code + word.step) - word.strides
         down = torch.where(colour == 0, code - word.carry, code - word.step) + word.strides
         neighbours.append(torch.stack([up, down], dim=2))

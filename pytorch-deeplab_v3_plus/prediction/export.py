@@ -1,4 +1,4 @@
-"""Write a network as an ONNX file that takes raw RGB images of any size, and check it against torch."""
+"""Write a network as an ONNX file that takes raw RGB images of any size, and check it against PyTorch."""
 
 from __future__ import annotations
 
@@ -10,29 +10,47 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import replace_file
-from prediction.predict import RawRGB
+from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 logger = logging.getLogger(__name__)
 
 OPSET = 17  # of 2022: old enough for most runtimes
-LARGEST_DIFFERENCE = 1e-4  # between the logits of torch and of the file, relative to the largest logit
+LARGEST_DIFFERENCE = 1e-4  # between the logits of PyTorch and of the file, relative to the largest logit
 
 
-def export_onnx(path: Path, model: RawRGB, class_names: Sequence[str], size: int) -> float:
-    """Write `model`, in evaluation mode on the CPU, to an ONNX file, and run the file with onnxruntime.
+class RawRGB(nn.Module):
+    """A network behind its normalisation: RGB (N, 3, H, W), float32 in 0-255 in, logits (N, K, H, W) out.
 
-    The file's input `image` (N, 3, H, W) takes any N, H and W; its metadata holds `class_names` (a JSON list) and
-    `short_side`, the size that the network was trained at. Nothing is left behind when the check fails.
+    dataloaders.transforms.normalize, which everything else uses, computes in double precision to match the original to
+    the last bit. Many runtimes for which ONNX files are made have no double precision, so the file gets this form.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network((image / 255 - self.mean) / self.std)
+
+
+def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size: int) -> float:
+    """Write a network, in evaluation mode on the CPU, to an ONNX file, and check the file with onnxruntime.
+
+    The file's input `image`, RGB (N, 3, H, W) in 0-255, takes any N, H and W; its metadata holds `class_names` (a JSON
+    list) and `short_side`, the size that the network was trained at. Nothing is left behind when the check fails.
 
     Returns:
-        The largest difference of the logits from torch's on images of two sizes, relative to the largest logit.
+        The largest difference of the file's logits from PyTorch's on images of two sizes, relative to the largest
+        logit.
 
     Raises:
-        InputError: a package is missing, torch cannot export, or the file's output differs from torch's.
+        InputError: a package is missing, PyTorch cannot export, or the file's output differs from PyTorch's.
     """
     try:
         import onnx
@@ -45,16 +63,16 @@ def export_onnx(path: Path, model: RawRGB, class_names: Sequence[str], size: int
 
     def write(temporary: Path) -> None:
         nonlocal difference
-        _export(model, temporary)
+        _export(RawRGB(network).eval(), temporary)
         file = onnx.load(temporary)
         metadata = {"class_names": json.dumps(list(class_names)), "short_side": str(size)}
         onnx.helper.set_model_props(file, metadata)
         onnx.save(file, temporary)
-        difference = largest_difference(model, temporary, [(1, size, size), (2, size + 37, max(1, size // 2))])
+        difference = largest_difference(network, temporary, [(1, size, size), (2, size + 37, max(1, size // 2))])
         if not difference <= LARGEST_DIFFERENCE:
             raise InputError(
-                f"{path}: not written: its logits differ from torch's by {difference:.2g} of the largest, expected at "
-                f"most {LARGEST_DIFFERENCE:g}; is there another version of torch or onnxruntime?"
+                f"{path}: not written: its logits differ from PyTorch's by {difference:.2g} of the largest, expected "
+                f"at most {LARGEST_DIFFERENCE:g}; try another version of torch or onnxruntime"
             )
 
     replace_file(path, write)
@@ -62,12 +80,12 @@ def export_onnx(path: Path, model: RawRGB, class_names: Sequence[str], size: int
 
 
 def _export(model: nn.Module, path: Path) -> None:
-    # The exporter by tracing: the same from torch 2.4 on, and it needs no further package. The newer one
-    # (dynamo=True, the default from torch 2.9) wants onnxscript.
+    # The exporter by tracing is the same from torch 2.4 on and needs no further package. The newer one (dynamo=True,
+    # the default from torch 2.9) requires onnxscript.
     tracing = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     sizes = {0: "images", 2: "height", 3: "width"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is the older one, and which constants it does not fold
+        warnings.simplefilter("ignore")  # about the older exporter, and constants that it does not fold
         torch.onnx.export(
             model,
             (torch.zeros(2, 3, 65, 97),),
@@ -81,8 +99,8 @@ def _export(model: nn.Module, path: Path) -> None:
 
 
 @torch.inference_mode()
-def largest_difference(model: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
-    """Return by how much a file's logits differ from the model's on noise of `sizes` (N, H, W), as export_onnx does."""
+def largest_difference(network: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
+    """Return how far a file's logits are from the network's on noise of `sizes` (N, H, W), as export_onnx does."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -90,7 +108,7 @@ def largest_difference(model: nn.Module, path: Path, sizes: Sequence[tuple[int, 
     differences = []
     for n, height, width in sizes:
         image = 255 * torch.rand(n, 3, height, width, generator=generator)
-        expected = model(image)
+        expected = network(normalize(image))
         (found,) = session.run(["logits"], {"image": image.numpy()})
         differences.append(((expected - torch.from_numpy(found)).abs().max() / expected.abs().max()).item())
     return max(differences)

@@ -1,10 +1,10 @@
-"""Which images, how their results are called, and reading them ahead."""
+"""Which images to segment, what their results are called, and reading them ahead."""
 
 from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from torch.utils.data import Dataset
 
 from common.errors import InputError
 from dataloaders.images import IMAGE_SUFFIXES, read_image
+from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Return the files that the words name: files, folders and patterns; each file once.
+    """Return the files that `words` name (files, folders and patterns), each file once.
 
-    Folders count with all below them, but for hidden ones.
-    Raises InputError for a folder or a pattern without images. A file is not looked at here.
+    Folders are searched recursively, without hidden files and folders. Files are not opened here.
+
+    Raises:
+        InputError: a folder or a pattern without images.
     """
     files: dict[Path, Path] = {}
     for word in words:
@@ -47,9 +50,10 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 
 def output_names(files: Sequence[Path]) -> list[str]:
-    """Return a name for each file's results, no two alike, on file systems that ignore case too.
+    """Return a distinct name for each file's results, also on file systems that ignore case.
 
-    It is the file's stem. Files that share a stem get <folder>_<stem>_<suffix>, and a number where that is taken.
+    The name is the file's stem. Files that share a stem get <folder>_<stem>_<suffix>, with a number where that is
+    taken.
     """
     stems = Counter(file.stem.casefold() for file in files)
     taken = {stem for stem, count in stems.items() if count == 1}
@@ -68,28 +72,49 @@ def output_names(files: Sequence[Path]) -> list[str]:
     return names
 
 
-class ImageFiles(Dataset):
-    """The images as (picture, network's input), or the InputError of a file that cannot be used.
+def network_view(
+    image: Image.Image, size: int, centre: bool = False, source: object = "memory"
+) -> tuple[Image.Image, Tensor]:
+    """Return what is to be segmented of an RGB image, and what the network sees of it, uint8 (3, h, w).
 
     Args:
-        files: the files.
-        view: makes the pair of an RGB image and its file: the picture that the result shall fit, and the input
-            (3, h, w).
-    """
+        image: the image.
+        size: its short side is scaled to this for the network; 0: not scaled.
+        centre: take the centre square of the scaled image, which is then what is to be segmented.
+        source: names the image in the error.
 
-    def __init__(self, files: Sequence[Path], view: Callable[[Image.Image, Path], tuple[Image.Image, Tensor]]) -> None:
-        self.files, self.view = files, view
+    Raises:
+        InputError: the network would see more pixels than Pillow's limit for reading images, because a sliver of an
+            image is scaled to gigabytes.
+    """
+    if size * size * max(image.size) / min(image.size) > Image.MAX_IMAGE_PIXELS:
+        raise InputError(
+            f"expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels when its short side is scaled to "
+            f"{size}, found {image.width}x{image.height} in {source}; lower --crop_size"
+        )
+    scaled = resize_short_side(image, size) if size else image
+    if centre:
+        image = scaled = centre_square(scaled)
+    return image, to_tensor(scaled)
+
+
+class ImageFiles(Dataset):
+    """What `network_view` makes of each image file, or the InputError of a file that cannot be used."""
+
+    def __init__(self, files: Sequence[Path], size: int, centre: bool = False) -> None:
+        self.files, self.size, self.centre = files, size, centre
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Tensor] | InputError:
+        file = self.files[index]
         try:
-            return self.view(read_image(self.files[index]), self.files[index])
+            return network_view(read_image(file), self.size, self.centre, file)
         except InputError as error:
             return error
 
 
-def keep(items: list[Any]) -> list[Any]:
-    """Collate a batch by leaving it a list, since images differ in size."""
+def uncollated(items: list[Any]) -> list[Any]:
+    """Collate a batch by leaving it a list, because images differ in size."""
     return items

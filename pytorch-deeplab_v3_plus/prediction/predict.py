@@ -1,9 +1,10 @@
-"""Run a network over images of any size: scaled, in batches, in overlapping tiles where they are large; and back."""
+"""Run a network over images of any size: scaled, mirrored, in overlapping tiles if they are large."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,85 +12,67 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from common.errors import InputError
-from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, centre_square, resize_short_side
-from DenseCRFLoss import DenseCRFLoss
+from dataloaders.transforms import normalize, resize_short_side, to_tensor
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-class RawRGB(nn.Module):
-    """A network behind its normalisation: RGB (N, 3, H, W) in 0-255 in, logits (N, K, H, W) out."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network((image / 255 - self.mean) / self.std)
-
-
-class View:
-    """What the network sees of an image: its short side scaled to `size` (0: not scaled).
-
-    With `centre`, the centre square of the scaled image, which is then the picture that the result fits.
-    """
-
-    def __init__(self, size: int, centre: bool = False) -> None:
-        self.size, self.centre = size, centre
-
-    def __call__(self, image: Image.Image, source: object = "memory") -> tuple[Image.Image, Tensor]:
-        """Return the picture to be segmented, RGB, and the network's input, uint8 (3, h, w).
-
-        Raises InputError, naming `source`, where the input were too large: a sliver of an image would be scaled to
-        gigabytes. The limit is Pillow's for reading images.
-        """
-        if self.size * self.size * max(image.size) / min(image.size) > Image.MAX_IMAGE_PIXELS:
-            raise InputError(
-                f"expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels when its short side is scaled to "
-                f"{self.size}, found {image.width}x{image.height} in {source}; lower --crop_size"
-            )
-        scaled = resize_short_side(image, self.size) if self.size else image
-        if self.centre:
-            image = scaled = centre_square(scaled)
-        return image, torch.from_numpy(np.array(scaled)).permute(2, 0, 1)
-
-
 @torch.inference_mode()
-def predict(model: RawRGB, inputs: Sequence[Tensor], tile: int = 0, batch_size: int = 1) -> list[Tensor]:
-    """Return the logits (K, h, w), on the model's device, of RGB images (3, h, w) in 0-255, of any sizes.
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    tile: int = 0,
+    batch_size: int = 1,
+) -> Iterator[Tensor]:
+    """Yield the logits (N, K, h', w') of a batch of images at each scale and, with `flip`, of their mirror images too.
 
-    A side longer than `tile` (0: never) is cut into tiles that overlap by a quarter or more; their logits are averaged
-    with weights that fall off linearly towards a tile's edges, where the network sees least around it. Images and
-    tiles of one size are run together, at most `batch_size` at a time. The model is a RawRGB in evaluation mode.
+    Args:
+        network: in evaluation mode; its device is where everything happens.
+        images: RGB (N, 3, h, w) in 0-255, of any dtype.
+        scales: factors by which the images are scaled for the network; h' and w' are the scaled sides.
+        flip: whether each scale is also predicted mirrored, with the logits mirrored back.
+        tile: a side longer than this is cut into tiles that overlap by a quarter or more; 0 for never.
+        batch_size: how many tiles the network sees at a time. Images that need no tiles are seen all at once.
     """
-    device = next(model.parameters()).device
-    views: dict[tuple[int, int], list[tuple[int, int, int]]] = {}  # size -> (image, top, left)
-    for index, image in enumerate(inputs):
-        height, width = image.shape[1:]
-        h, w = (min(height, tile), min(width, tile)) if tile else (height, width)
-        places = [(index, top, left) for top in tile_starts(height, h) for left in tile_starts(width, w)]
-        views.setdefault((h, w), []).extend(places)
+    images = images.to(next(network.parameters()).device, non_blocking=True)
+    for scale in scales:
+        scaled = images
+        if scale != 1:
+            shape = [max(1, round(side * scale)) for side in images.shape[2:]]
+            scaled = F.interpolate(images.float(), shape, mode="bilinear", align_corners=False, antialias=True)
+        yield _in_tiles(network, scaled, tile, batch_size)
+        if flip:
+            yield _in_tiles(network, scaled.flip(3), tile, batch_size).flip(3)
 
-    sums: dict[int, Tensor] = {}
-    weights: dict[int, Tensor] = {}  # of the images in tiles
-    for (h, w), places in views.items():
-        weight = (_ramp(h)[:, None] * _ramp(w)).to(device)
-        for start in range(0, len(places), batch_size):
-            some = places[start : start + batch_size]
-            batch = torch.stack([inputs[i][:, top : top + h, left : left + w] for i, top, left in some])
-            for (i, top, left), logits in zip(some, model(batch.to(device)), strict=True):
-                size = inputs[i].shape[1:]
-                if (h, w) == size:
-                    sums[i] = logits
-                    continue
-                if i not in sums:
-                    sums[i], weights[i] = logits.new_zeros(len(logits), *size), logits.new_zeros(size)
-                sums[i][:, top : top + h, left : left + w] += weight * logits
-                weights[i][top : top + h, left : left + w] += weight
-    return [sums[i] / weights[i] if i in weights else sums[i] for i in range(len(inputs))]
+
+def _in_tiles(network: nn.Module, images: Tensor, tile: int, batch_size: int) -> Tensor:
+    """Return the logits of images whose sides may be longer than `tile`.
+
+    Where tiles overlap their logits are averaged with weights that fall off linearly towards a tile's edges, because
+    that is where the network sees least of the surroundings.
+    """
+    height, width = images.shape[2:]
+    h, w = (min(height, tile), min(width, tile)) if tile else (height, width)
+    if (h, w) == (height, width):
+        return network(normalize(images))
+    ramp = (_ramp(h)[:, None] * _ramp(w)).to(images.device)
+    weights = torch.zeros(height, width, device=images.device)
+    sums: Tensor | None = None
+    rows, columns = tile_starts(height, h), tile_starts(width, w)
+    corners = [(n, top, left) for n in range(len(images)) for top in rows for left in columns]
+    for start in range(0, len(corners), batch_size):
+        some = corners[start : start + batch_size]
+        tiles = torch.stack([images[n, :, top : top + h, left : left + w] for n, top, left in some])
+        for (n, top, left), logits in zip(some, network(normalize(tiles)), strict=True):
+            if sums is None:
+                sums = logits.new_zeros(len(images), len(logits), height, width)
+            sums[n, :, top : top + h, left : left + w] += ramp * logits
+            if n == 0:  # the tiles of all images lie alike
+                weights[top : top + h, left : left + w] += ramp
+    return sums / weights
 
 
 def tile_starts(length: int, tile: int) -> list[int]:
@@ -107,27 +90,34 @@ def _ramp(length: int) -> Tensor:
     return (to_edge / (length // 4 + 1)).clamp(max=1)
 
 
-def scaled_back(logits: Tensor, height: int, width: int, interpolation: str = "bilinear") -> Iterator[Tensor]:
-    """Yield the logits (K, h, w) class by class at an image's own size (height, width)."""
-    for plane in logits:
-        if plane.shape == (height, width):
-            yield plane
-        else:
-            yield F.interpolate(plane[None, None], size=(height, width), mode=interpolation, align_corners=True)[0, 0]
+def _scaled_back(logits: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    if logits.shape[2:] == size:
+        return logits.float()
+    return F.interpolate(logits.float(), size, mode=interpolation, align_corners=True)
+
+
+@torch.inference_mode()
+def probabilities(views: Iterable[Tensor], size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """Return the softmax probabilities (N, K, *size), float32, averaged over the logits that `predict` yields."""
+    total, count = 0.0, 0
+    for logits in views:
+        total = total + _scaled_back(logits, size, interpolation).softmax(1)
+        count += 1
+    return total / count
 
 
 @torch.inference_mode()
 def labels_and_confidence(
-    logits: Tensor, height: int, width: int, interpolation: str = "bilinear"
+    logits: Tensor, size: tuple[int, int], interpolation: str = "bilinear"
 ) -> tuple[Tensor, Tensor]:
-    """Return each pixel's class, uint8 (height, width), and its softmax probability, float32, both on the CPU.
+    """Return for the logits (K, h, w) of one image each pixel's class, uint8, and its probability, float32, on the CPU.
 
-    Class by class, so that a large photograph needs three planes at its own size and not one for each class.
+    Class by class, so that a large photograph needs three planes of `size` and not one for each class.
     """
-    planes = scaled_back(logits, height, width, interpolation)
+    planes = (_scaled_back(plane[None, None], size, interpolation)[0, 0] for plane in logits)
     best = next(planes).clone()
     log_sum = best.clone()
-    labels = torch.zeros(height, width, dtype=torch.uint8, device=logits.device)
+    labels = torch.zeros(size, dtype=torch.uint8, device=logits.device)
     for k, plane in enumerate(planes, start=1):
         labels[plane > best] = k
         best = best.maximum(plane)
@@ -135,19 +125,20 @@ def labels_and_confidence(
     return labels.cpu(), (best - log_sum).exp().cpu()
 
 
-@torch.inference_mode()
-def probabilities(logits: Tensor, height: int, width: int, interpolation: str = "bilinear") -> Tensor:
-    """Return the softmax probabilities (K, height, width) float32."""
-    return torch.stack(list(scaled_back(logits, height, width, interpolation))).softmax(0)
+def segment(model: nn.Module, image: Image.Image, size: int) -> np.ndarray:
+    """Return the classes, uint8 (H, W), of an RGB image; the network sees it with its short side scaled to `size`."""
+    pixels = to_tensor(resize_short_side(image, size))
+    with evaluation_mode(model):
+        soft = probabilities(predict(model, pixels[None]), (image.height, image.width))
+    return soft[0].argmax(0).to(torch.uint8).cpu().numpy()
 
 
-def densecrf_gradient(loss: DenseCRFLoss, inputs: Tensor, logits: Tensor) -> tuple[float, Tensor]:
-    """Return the DenseCRF loss of logits (K, h, w) over their input, RGB (3, h, w), and its gradient (K, h, w).
-
-    The gradient is with respect to the probabilities.
-    """
-    image = inputs.to(logits.device).float()[None]
-    soft = logits.softmax(0)[None].requires_grad_()
-    value = loss(image, soft, torch.ones_like(image[:, 0]))
-    value.backward()
-    return value.item(), soft.grad[0].cpu()
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch a model to evaluation mode for the duration of the block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,29 +1,20 @@
-"""Inference: which files, tiles and batches, pictures, the script, ONNX."""
+"""The inference script: settings, files written, refused input, ONNX."""
 
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
 import inference
-from common.errors import InputError, exit_status
+from common.errors import exit_status
 from dataloaders.labels import voc_palette
-from figures import fonts, plotting
-from figures.matrices import save_confusion, save_gradient
-from figures.overlay import overlay
-from figures.sheets import save_contact_sheet
 from filtering.mean_field import MeanField
-from modeling.checkpoint import load_network
 from modeling.deeplab import DeepLab
-from prediction import evaluation_views, export
-from prediction.files import find_images, output_names
-from prediction.predict import RawRGB, View, labels_and_confidence, predict, probabilities, tile_starts
+from prediction.export import RawRGB
 from training.options import PRESETS, parse_options
 
 NAMES = ["background", "cat", "dog"]
@@ -56,37 +47,6 @@ def error_lines(capsys) -> list[str]:
     return [line for line in capsys.readouterr().err.split("\n") if line.strip()]
 
 
-# Files and names
-
-
-def test_files_folders_and_patterns_name_each_image_once(tmp_path):
-    for name in ("a.jpg", "b.PNG", "deep/er/c.tif", "notes.txt", ".trash/d.jpg", "deep/.e.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "odd[1].jpg").touch()
-
-    def found(*words):
-        return [file.relative_to(tmp_path).as_posix() for file in find_images([str(tmp_path / w) for w in words])]
-
-    assert found("") == ["a.jpg", "b.PNG", "deep/er/c.tif", "odd[1].jpg"]
-    assert found("*.jpg", "a.jpg", "deep/../b.PNG") == ["a.jpg", "odd[1].jpg", "deep/../b.PNG"]
-    assert found("**/c.*") == ["deep/er/c.tif"]
-    assert found("odd[1].jpg") == ["odd[1].jpg"]  # a file before a pattern
-    assert found("absent.jpg", "notes.txt") == ["absent.jpg", "notes.txt"]  # reported when it is read
-    (tmp_path / "empty").mkdir()
-    for word, said in (("empty", "none in the folder"), ("*.gif", "no file that matches")):
-        with pytest.raises(InputError, match=said):
-            found(word)
-
-
-def test_no_two_results_share_a_name():
-    files = [Path(f) for f in ("/x/a/1.jpg", "/x/b/1.jpg", "/x/b/1.png", "/y/b/1.jpg", "/x/2.jpg", "/x/B_1_PNG.jpg")]
-    names = output_names(files)
-    assert names == ["a_1_jpg", "b_1_jpg", "b_1_png_2", "b_1_jpg_2", "2", "B_1_PNG"]
-    assert len({name.casefold() for name in names}) == len(files)
-    assert output_names([Path("/x/Cat.jpg"), Path("/x/cat.jpg")]) == ["x_Cat_jpg", "x_cat_jpg_2"]
-
-
 # Settings by image size
 
 
@@ -98,141 +58,19 @@ def test_a_preset_gives_the_kernel_and_a_size_that_the_checkpoint_does_not_hold(
     preset = ("--preset", "256", "--backbone", "mobilenet", "--image_path", "a.png")
     for file, more in ((checkpoint, []), (published, []), (published, ["--crop_size", 40, "--sigma-xy", 7])):
         assert segment(file, tmp_path / "out", *preset, *more) == 0
-    assert [segmenter.view.size for segmenter in seen] == [48, 256, 40]
-    assert [segmenter.args.sigma_xy for segmenter in seen] == [60, 60, 7]
-    assert seen[0].args.rloss_scale == 0.75 and seen[0].args.batch_size == 1  # the batch is training's
+    assert [segmenter.size for segmenter in seen] == [48, 256, 40]
+    assert [segmenter.options.sigma_xy for segmenter in seen] == [60, 60, 7]
+    assert seen[0].options.rloss_scale == 0.75 and seen[0].options.batch_size == 1  # the batch is training's
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_gives_the_kernel_of_the_training(checkpoint, tmp_path, monkeypatch, preset):
     """Regression: the scale was inference's own default where it is training's."""
     seen = []
-    monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter.args) or 0)
+    monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter.options) or 0)
     assert segment(checkpoint, tmp_path / "out", "--preset", preset, "--image_path", "a.png") == 0
-    trained = parse_options(["--preset", preset], ())
+    trained = parse_options(["--preset", preset])
     assert all(getattr(seen[0], name) == getattr(trained, name) for name in inference.LOSS_SETTINGS)
-
-
-# Names in any language
-
-
-def test_names_need_not_be_latin_nor_fit_for_mathematics(tmp_path, monkeypatch, caplog):
-    """Regression: `$` began a formula, and characters without a font cost five lines of warnings a picture."""
-    monkeypatch.setattr(fonts, "families", lambda: [fonts.DEFAULT])
-    monkeypatch.setattr(plotting, "families", fonts.families)
-    fonts.say_that_characters_are_missing.cache_clear()
-    names = ("背景", "p$x_{$1", "nut")
-    image, labels = Image.new("RGB", (20, 16)), np.tile(np.arange(20, dtype=np.uint8) % 3, (16, 1))
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        overlay(image, labels, names)
-        save_contact_sheet(tmp_path / "sheet.png", [{"$_{": image, "b": labels}], names, "$_{", ["$_{"])
-        save_confusion(tmp_path / "confusion.png", np.eye(3, dtype=int), names, "$_{")
-        save_gradient(tmp_path / "gradient.png", np.zeros((9, 9)), names[0])
-    assert not said and [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "apt-get install fonts-noto-cjk" in caplog.text
-
-
-# Tiles and scaling
-
-
-@pytest.mark.parametrize(("length", "tile"), [(1, 9), (9, 9), (10, 9), (100, 9), (4000, 513), (10, 1), (7, 3)])
-def test_tiles_cover_a_side_and_overlap_by_a_quarter(length, tile):
-    starts = tile_starts(length, tile)
-    assert starts[0] == 0 and starts[-1] == max(length - tile, 0)
-    assert all(0 < b - a <= tile - tile // 4 for a, b in zip(starts, starts[1:], strict=False))
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_tiles_and_batches_leave_a_pointwise_network_alone(batch_size):
-    """Images of several sizes, some of them alike, some in tiles: each gets its own logits, in order."""
-    torch.manual_seed(0)
-    network = nn.Conv2d(3, 4, 1).eval()
-    seen = []
-    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    images = [torch.randn(3, *size) for size in ((20, 33), (12, 12), (20, 33), (12, 12), (8, 50), (3, 5))]
-    results = predict(network, images, tile=16, batch_size=batch_size)
-    assert max(shape[0] for shape in seen) == min(batch_size, 4 * 3)
-    assert max(side for shape in seen for side in shape[2:]) == 16
-    with torch.no_grad():
-        for image, logits in zip(images, results, strict=True):
-            assert torch.allclose(logits, network(image[None])[0], atol=1e-5)
-
-
-def test_tiles_blend_without_a_seam():
-    """Where tiles disagree, here by their mean, the result goes over from one to the other step by step."""
-
-    class Mean(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
-
-        def forward(self, x):
-            return self.weight * x.mean((1, 2, 3), keepdim=True).expand(len(x), 1, *x.shape[2:])
-
-    image = torch.arange(56.0).expand(3, 32, 56)  # two tiles of means 15.5 and 39.5
-    (logits,) = predict(Mean(), [image], tile=32)
-    assert logits[0, 0, 0].item() == pytest.approx(15.5) and logits[0, 0, -1].item() == pytest.approx(39.5)
-    steps = logits[0, 16].diff()
-    assert (steps >= -1e-4).all() and steps.max() < 24 / 4  # the overlap has 8 pixels
-    assert torch.allclose(logits[0, 0], logits[0, 31])
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_scaling_back_class_by_class_is_the_same_as_at_once(interpolation):
-    logits = torch.randn(5, 9, 7, generator=torch.Generator().manual_seed(0))
-    whole = F.interpolate(logits[None], (31, 20), mode=interpolation, align_corners=True)[0]
-    labels, confidence = labels_and_confidence(logits, 31, 20, interpolation)
-    assert torch.equal(labels, whole.argmax(0).to(torch.uint8))
-    assert torch.allclose(confidence, whole.softmax(0).amax(0), atol=1e-6)
-    assert torch.allclose(probabilities(logits, 31, 20, interpolation), whole.softmax(0), atol=1e-6)
-
-
-def test_an_image_is_segmented_as_in_evaluation(checkpoint):
-    model, _ = load_network(checkpoint)
-    image = Image.open(draw(checkpoint.with_name("a.png"), 61, 47))
-    picture, inputs = View(48)(image)
-    (logits,) = predict(RawRGB(model).eval(), [inputs])
-    labels, _ = labels_and_confidence(logits, picture.height, picture.width)
-    expected = evaluation_views.label_map(evaluation_views.predict(model, image, 48)[1], 47, 61)
-    assert len(expected.unique()) > 1 and (labels == expected).float().mean() > 0.999
-
-
-def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
-    image = Image.new("RGB", (9, 5))
-    assert View(0)(image)[1].shape == (3, 5, 9)
-    assert View(10)(image)[1].shape == (3, 10, 18)
-    picture, inputs = View(10, centre=True)(image)
-    assert picture.size == (10, 10) and inputs.shape == (3, 10, 10)
-    with pytest.raises(InputError, match="found 20000x1 in sliver.png; lower --crop_size"):
-        View(513)(Image.new("RGB", (20000, 1)), Path("sliver.png"))
-
-
-# Pictures
-
-
-def test_the_overlay_tints_objects_and_names_what_occurs():
-    labels = np.zeros((600, 500), dtype=np.uint8)
-    labels[200:400, 100:300] = 2
-    image = Image.new("RGB", (500, 600), (100, 200, 40))
-    picture = np.asarray(overlay(image, labels, NAMES)).astype(int)
-    assert picture.shape[1] == 500 and picture.shape[0] > 600
-    assert picture[100, 50].tolist() == [100, 200, 40]
-    assert np.abs(picture[300, 200] - (np.array([100, 200, 40]) + voc_palette()[2]) / 2).max() <= 1
-    assert picture[300, 100].tolist() == voc_palette()[2].tolist()  # the border
-    legend = picture[600:].reshape(-1, 3)
-    swatch = (legend == voc_palette()[2]).all(1).sum()
-    assert 12 * 12 <= swatch <= 16 * 16
-    assert not (legend == voc_palette()[1]).all(1).any()
-
-
-@pytest.mark.parametrize("size", [(1, 1), (40, 40), (3, 300), (479, 10), (3000, 200), (1, 3000)])
-def test_an_overlay_of_any_size_can_be_looked_at(size):
-    labels = np.ones(size[::-1], dtype=np.uint8)
-    picture = overlay(Image.new("RGB", size, "white"), labels, NAMES)
-    assert 480 <= max(picture.size) <= 1600 + 120
-    legend = np.asarray(picture)[-20:]
-    assert (legend == voc_palette()[1]).all(2).any() and (legend.sum(2) < 200).any()  # a swatch and letters
 
 
 # The script
@@ -352,28 +190,6 @@ def test_running_out_of_gpu_memory_says_what_to_lower(checkpoint, tmp_path, caps
 # ONNX
 
 
-def test_the_onnx_file_takes_any_size_and_gives_the_logits_of_torch(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    torch.manual_seed(0)
-    model = RawRGB(DeepLab(3, "mobilenet")).eval()
-    path = tmp_path / "network.onnx"
-    assert export.export_onnx(path, model, NAMES, 48) < export.LARGEST_DIFFERENCE
-    assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert session.get_modelmeta().custom_metadata_map == {
-        "class_names": '["background", "cat", "dog"]',
-        "short_side": "48",
-    }
-    rng = np.random.default_rng(0)
-    for n, height, width in ((1, 33, 70), (3, 97, 64), (1, 5, 3)):
-        pictures = rng.integers(0, 256, (n, height, width, 3), dtype=np.uint8)
-        inputs = [View(0)(Image.fromarray(picture))[1] for picture in pictures]
-        expected = torch.stack(predict(model, inputs)).numpy()
-        (found,) = session.run(None, {"image": pictures.transpose(0, 3, 1, 2).astype(np.float32)})
-        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
-
-
 def test_export_and_images_in_one_call(checkpoint, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
@@ -390,7 +206,7 @@ def test_a_file_that_gives_other_logits_is_not_kept(checkpoint, tmp_path, capsys
         RawRGB, "forward", lambda self, image: forward(self, image) * float(image.shape[2])
     )
     assert segment(checkpoint, tmp_path / "out", "--export", "onnx") == 2
-    assert "not written: its logits differ from torch's by" in error_lines(capsys)[-1]
+    assert "not written: its logits differ from PyTorch's by" in error_lines(capsys)[-1]
     assert list((tmp_path / "out").iterdir()) == []
 
 

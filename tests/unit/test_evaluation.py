@@ -11,6 +11,7 @@ from torch import nn
 
 import evaluate as script
 import filtering.mean_field
+from common.arguments import options_from
 from common.errors import exit_status
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.labels import UNLABELLED
@@ -20,8 +21,8 @@ from evaluation.scores import Tally, near_border, score_table
 from filtering.mean_field import MeanField, gaussian_filter
 from helpers import HEIGHT, WIDTH, arguments, custom, write_label
 from modeling.deeplab import DeepLab
-from prediction.evaluation_views import label_map, predict, predict_probabilities
-from training.options import mean_field
+from prediction import segment
+from prediction.options import RefinementOptions
 
 
 class Colours(nn.Module):
@@ -183,26 +184,6 @@ def test_absent_classes_do_not_count_and_the_table_says_so():
 # Predictions
 
 
-def test_scales_and_mirroring_are_averaged():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, 8, 10, generator=generator)
-
-    class Lopsided(nn.Module):
-        """Not symmetric, so that mirroring shows."""
-
-        def forward(self, image):
-            return image.cumsum(3)
-
-    model = Lopsided()
-    plain, mirrored = model(images).softmax(1), model(images.flip(3)).flip(3).softmax(1)
-    found = predict_probabilities(model, images, (8, 10), flip=True)
-    assert torch.allclose(found, (plain + mirrored) / 2)
-    half = predict_probabilities(model, images, (8, 10), (0.5,))
-    assert torch.allclose(predict_probabilities(model, images, (8, 10), (1.0, 0.5)), (plain + half) / 2)
-    assert half.shape == plain.shape and not torch.allclose(half, plain, atol=0.1)
-    assert predict_probabilities(model, images, (16, 20), (0.5, 1, 2), True).sum(1).allclose(torch.ones(()))
-
-
 def test_the_full_protocol_scores_what_inference_predicts(voc):
     """Every pixel at the original size, by the same prediction as for a single image."""
     torch.manual_seed(0)
@@ -213,9 +194,7 @@ def test_the_full_protocol_scores_what_inference_predicts(voc):
         truth, prediction = predict_batch(model, batch, Protocol("full", 40))
         image, label = images.read(index)
         assert np.array_equal(truth[0].numpy(), np.asarray(label))
-        with torch.no_grad():
-            expected = label_map(predict(model, image, 40)[1], HEIGHT, WIDTH)
-        assert torch.equal(prediction[0], expected.long())
+        assert np.array_equal(prediction[0].numpy(), segment(model, image, 40))
 
 
 def test_images_of_different_sizes_are_all_counted(voc):
@@ -329,10 +308,12 @@ def test_an_output_that_cannot_be_made_is_one_line(voc, checkpoint, tmp_path, ca
 
 
 def test_crf_options_have_the_classes_defaults():
-    parse = script.build_parser().parse_args
-    assert mean_field(parse(["--checkpoint", "x"])) is None
-    assert mean_field(parse(["--checkpoint", "x", "--crf"])) == MeanField()
-    assert mean_field(parse(["--checkpoint", "x", "--crf", "--crf-weight", "7"])) == MeanField(appearance_weight=7)
+    def crf(*words):
+        return options_from(RefinementOptions, script.build_parser().parse_args(["--checkpoint", "x", *words]))
+
+    assert crf().mean_field() is None
+    assert crf("--crf").mean_field() == MeanField()
+    assert crf("--crf", "--crf-weight", "7").mean_field() == MeanField(appearance_weight=7)
 
 
 def test_whole_images_come_by_name(voc):

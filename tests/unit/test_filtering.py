@@ -9,7 +9,7 @@ import torch
 from bilateralfilter import bilateralfilter_batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from filtering import bilateral_filter, native, torch_lattice
+from filtering import bilateral_filter, native, torch_lattice, vertex_codes
 from helpers import OnlyOnCuda, cuda_synchronisations, needs_cuda
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("filter_*.npz"))
@@ -150,7 +150,7 @@ def test_torch_engine_at_any_size_and_sigma(n, k, h, w, options):
 )
 def test_torch_engine_with_codes_of_every_width(sigma_rgb, sigma_xy, words, bits):
     images, values = problem(h=64, w=67)
-    coding = torch_lattice.Coding(
+    coding = vertex_codes.Coding(
         [0.0] * 5, [66 / sigma_xy, 63 / sigma_xy] + [255 / sigma_rgb] * 3, 2, 2 * 64 * 68, images.device
     )
     assert (len(coding.words), torch.iinfo(coding.dtype).bits) == (words, bits)

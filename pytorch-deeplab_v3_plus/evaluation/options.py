@@ -1,0 +1,62 @@
+"""The options of the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.arguments import number, option, switch
+from common.devices import DeviceOptions
+from dataloaders.options import DEFAULT_CROP
+from evaluation.protocols import VIEWS, Protocol
+from prediction.options import NetworkOptions, RefinementOptions
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """scores"""
+
+    checkpoint: str | None = option(None, "trained network", metavar="FILE", required=True)
+    protocol: tuple[str, ...] = option(
+        tuple(VIEWS),
+        "crop: the centre square of the image scaled to the crop size, as in the original; full: every pixel at the "
+        "original size, as in VOC's evaluation (default: both)",
+        nargs="+",
+        choices=VIEWS,
+    )
+    crop_size: int | None = option(
+        None,
+        f"short side of what the network sees (default: the checkpoint's, or else {DEFAULT_CROP})",
+        "--crop-size",
+        "--crop_size",
+        type=number(int, 1),
+        metavar="PIXELS",
+    )
+    scales: tuple[float, ...] = option(
+        (1.0,),
+        "average the probabilities over that size times each of these factors; 0.5 0.75 1 1.25 1.5 1.75 are usual "
+        "(default: 1)",
+        type=number(float, 0, above=True),
+        nargs="+",
+        metavar="FACTOR",
+    )
+    flip: bool = switch("average over the mirrored image too")
+    test_batch_size: int = option(4, "images per step", type=number(int, 1), metavar="N")
+    fill_in: bool = switch("also score the training images against their full truth")
+    output: str | None = option(
+        None, "where JSON and figures go (default: evaluation/ beside the checkpoint)", metavar="FOLDER"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(DeviceOptions, RefinementOptions, NetworkOptions, ScoreOptions):
+    """What evaluate.py scores, and how; the data set is dataloaders.options.DataOptions' business."""
+
+    def protocols(self, size: int) -> list[Protocol]:
+        """Return the protocols to score by, for a network that sees images with a short side of `size`."""
+        how = tuple(self.scales), self.flip, self.mean_field()
+        return [Protocol(view, size, *how) for view in self.protocol]
+
+    def folder(self) -> Path:
+        """Return the folder of the reports."""
+        return Path(self.output) if self.output else Path(self.checkpoint).resolve().parent / "evaluation"

@@ -1,0 +1,153 @@
+"""The options of inference, and those that it shares with evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.arguments import number, option, switch
+from common.devices import DeviceOptions
+from dataloaders.options import DEFAULT_CROP
+from filtering.mean_field import MeanField
+from losses.options import DenseCRFOptions
+from modeling.backbone import BACKBONES
+from prediction.predict import INTERPOLATIONS
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """network
+
+    What the checkpoint usually knows itself.
+    """
+
+    backbone: str | None = option(
+        None, "feature network (default: the checkpoint's, or else resnet)", choices=list(BACKBONES)
+    )
+    n_class: int | None = option(
+        None,
+        "number of classes (default: the checkpoint's)",
+        "--n_class",
+        "--n-class",
+        type=number(int, 2),
+        metavar="K",
+    )
+    out_stride: int | None = option(
+        None, "input pixels per feature pixel (default: the checkpoint's, or else 16)", type=int, choices=(16, 8)
+    )
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """refinement by a DenseCRF (mean-field inference)"""
+
+    crf: bool = switch("refine the predictions with a DenseCRF")
+    crf_iterations: int = option(
+        MeanField.iterations, "iterations of mean-field inference", type=number(int, 0), metavar="N"
+    )
+    crf_weight: float = option(
+        MeanField.appearance_weight, "weight of the kernel of position and colour", type=number(float, 0), metavar="W"
+    )
+    crf_sigma_xy: float = option(
+        MeanField.appearance_xy,
+        "width of that kernel in position, in pixels",
+        type=number(float, 0, above=True),
+        metavar="S",
+    )
+    crf_sigma_rgb: float = option(
+        MeanField.appearance_rgb,
+        "width of that kernel in colour, in grey levels of 0-255",
+        type=number(float, 0, above=True),
+        metavar="S",
+    )
+    crf_smooth_weight: float = option(
+        MeanField.smoothness_weight, "weight of the kernel of position alone", type=number(float, 0), metavar="W"
+    )
+    crf_smooth_sigma: float = option(
+        MeanField.smoothness_xy, "width of that kernel, in pixels", type=number(float, 0, above=True), metavar="S"
+    )
+
+    def mean_field(self) -> MeanField | None:
+        """Return the DenseCRF that the options ask for; None without --crf."""
+        if not self.crf:
+            return None
+        appearance = self.crf_weight, self.crf_sigma_xy, self.crf_sigma_rgb
+        return MeanField(self.crf_iterations, *appearance, self.crf_smooth_weight, self.crf_smooth_sigma)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """images"""
+
+    checkpoint: str | None = option(None, "trained network", metavar="FILE", required=True)
+    image_path: tuple[str, ...] = option(
+        (),
+        "what to segment: images, folders (searched recursively), patterns such as 'photos/*.jpg' (default: none)",
+        "--image_path",
+        "--image-path",
+        nargs="+",
+        metavar="PATH",
+    )
+    output_directory: str | None = option(
+        None,
+        "where the results go; created if absent",
+        "--output_directory",
+        "--output-directory",
+        required=True,
+        metavar="FOLDER",
+    )
+    crop_size: int | None = option(
+        None,
+        "an image's short side is scaled to this for the network; 0: not scaled (default: the checkpoint's, or else "
+        f"{DEFAULT_CROP})",
+        "--crop_size",
+        "--crop-size",
+        type=number(int, 0),
+        metavar="PIXELS",
+    )
+    center_crop: bool = switch("segment the centre square of the scaled image, at that size, as the original did")
+    tile: int = option(
+        2049,
+        "cut scaled images with a longer side into overlapping tiles of this size; 0: never",
+        type=number(int, 0),
+        metavar="PIXELS",
+    )
+    interpolation: str = option(
+        INTERPOLATIONS[0], "how the network's scores are scaled back to the image's size", choices=INTERPOLATIONS
+    )
+    batch_size: int = option(1, "images or tiles of the same size per step", type=number(int, 1), metavar="N")
+    workers: int = option(4, "processes that read images ahead", type=number(int, 0), metavar="N")
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """further results"""
+
+    confidence: bool = switch("<name>_confidence.png: the probability of the predicted class, as grey levels of 0-255")
+    probabilities: bool = switch("<name>_probabilities.npz: `probabilities` (K, H, W) float16 and `class_names`")
+    export: str | None = option(
+        None,
+        "write the network to <checkpoint>.onnx (images of any size, RGB 0-255) and check it against PyTorch",
+        choices=("onnx",),
+    )
+
+
+@dataclass(frozen=True)
+class LossReportOptions(DenseCRFOptions):
+    """report of that loss for the prediction"""
+
+    rloss_weight: float | None = option(
+        None,
+        "weight of the DenseCRF loss: report it and draw its gradient for each class (default: off)",
+        type=number(float, 0, above=True),
+        metavar="WEIGHT",
+    )
+    rloss_scale: float = option(
+        0.5, "shrink the input of the loss by this factor", type=number(float, 0, above=True, high=1), metavar="FACTOR"
+    )
+
+
+@dataclass(frozen=True)
+class InferenceOptions(
+    DeviceOptions, LossReportOptions, RefinementOptions, ResultOptions, NetworkOptions, ImageOptions
+):
+    """What inference.py segments, with what, and what it writes."""

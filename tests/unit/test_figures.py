@@ -1,0 +1,56 @@
+"""Pictures: names in any language, the overlay and its legend."""
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.labels import voc_palette
+from figures import fonts, plotting
+from figures.matrices import save_confusion, save_gradient
+from figures.overlay import overlay
+from figures.sheets import save_contact_sheet
+
+NAMES = ["background", "cat", "dog"]
+
+
+def test_names_need_not_be_latin_nor_fit_for_mathematics(tmp_path, monkeypatch, caplog):
+    """Regression: `$` began a formula, and characters without a font cost five lines of warnings a picture."""
+    monkeypatch.setattr(fonts, "families", lambda: [fonts.DEFAULT])
+    monkeypatch.setattr(plotting, "families", fonts.families)
+    fonts.warn_of_missing_characters.cache_clear()
+    names = ("背景", "p$x_{$1", "nut")
+    image, labels = Image.new("RGB", (20, 16)), np.tile(np.arange(20, dtype=np.uint8) % 3, (16, 1))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        overlay(image, labels, names)
+        save_contact_sheet(tmp_path / "sheet.png", [{"$_{": image, "b": labels}], names, "$_{", ["$_{"])
+        save_confusion(tmp_path / "confusion.png", np.eye(3, dtype=int), names, "$_{")
+        save_gradient(tmp_path / "gradient.png", np.zeros((9, 9)), names[0])
+    assert not said and [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "apt-get install fonts-noto-cjk" in caplog.text
+
+
+def test_the_overlay_tints_objects_and_names_what_occurs():
+    labels = np.zeros((600, 500), dtype=np.uint8)
+    labels[200:400, 100:300] = 2
+    image = Image.new("RGB", (500, 600), (100, 200, 40))
+    picture = np.asarray(overlay(image, labels, NAMES)).astype(int)
+    assert picture.shape[1] == 500 and picture.shape[0] > 600
+    assert picture[100, 50].tolist() == [100, 200, 40]
+    assert np.abs(picture[300, 200] - (np.array([100, 200, 40]) + voc_palette()[2]) / 2).max() <= 1
+    assert picture[300, 100].tolist() == voc_palette()[2].tolist()  # the border
+    legend = picture[600:].reshape(-1, 3)
+    swatch = (legend == voc_palette()[2]).all(1).sum()
+    assert 12 * 12 <= swatch <= 16 * 16
+    assert not (legend == voc_palette()[1]).all(1).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 40), (3, 300), (479, 10), (3000, 200), (1, 3000)])
+def test_an_overlay_of_any_size_can_be_looked_at(size):
+    labels = np.ones(size[::-1], dtype=np.uint8)
+    picture = overlay(Image.new("RGB", size, "white"), labels, NAMES)
+    assert 480 <= max(picture.size) <= 1600 + 120
+    legend = np.asarray(picture)[-20:]
+    assert (legend == voc_palette()[1]).all(2).any() and (legend.sum(2) < 200).any()  # a swatch and letters

@@ -1,0 +1,195 @@
+"""Prediction: which files, tiles, scales and mirroring, and back to the image's size; ONNX."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from common.errors import InputError
+from dataloaders.transforms import normalize
+from modeling.deeplab import DeepLab
+from prediction import export, predict, probabilities, segment
+from prediction.files import find_images, network_view, output_names
+from prediction.predict import labels_and_confidence, tile_starts
+
+NAMES = ["background", "cat", "dog"]
+
+
+# Files and names
+
+
+def test_files_folders_and_patterns_name_each_image_once(tmp_path):
+    for name in ("a.jpg", "b.PNG", "deep/er/c.tif", "notes.txt", ".trash/d.jpg", "deep/.e.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "odd[1].jpg").touch()
+
+    def found(*words):
+        return [file.relative_to(tmp_path).as_posix() for file in find_images([str(tmp_path / w) for w in words])]
+
+    assert found("") == ["a.jpg", "b.PNG", "deep/er/c.tif", "odd[1].jpg"]
+    assert found("*.jpg", "a.jpg", "deep/../b.PNG") == ["a.jpg", "odd[1].jpg", "deep/../b.PNG"]
+    assert found("**/c.*") == ["deep/er/c.tif"]
+    assert found("odd[1].jpg") == ["odd[1].jpg"]  # a file before a pattern
+    assert found("absent.jpg", "notes.txt") == ["absent.jpg", "notes.txt"]  # reported when it is read
+    (tmp_path / "empty").mkdir()
+    for word, said in (("empty", "none in the folder"), ("*.gif", "no file that matches")):
+        with pytest.raises(InputError, match=said):
+            found(word)
+
+
+def test_no_two_results_share_a_name():
+    files = [Path(f) for f in ("/x/a/1.jpg", "/x/b/1.jpg", "/x/b/1.png", "/y/b/1.jpg", "/x/2.jpg", "/x/B_1_PNG.jpg")]
+    names = output_names(files)
+    assert names == ["a_1_jpg", "b_1_jpg", "b_1_png_2", "b_1_jpg_2", "2", "B_1_PNG"]
+    assert len({name.casefold() for name in names}) == len(files)
+    assert output_names([Path("/x/Cat.jpg"), Path("/x/cat.jpg")]) == ["x_Cat_jpg", "x_cat_jpg_2"]
+
+
+# Tiles and scaling
+
+
+@pytest.mark.parametrize(("length", "tile"), [(1, 9), (9, 9), (10, 9), (100, 9), (4000, 513), (10, 1), (7, 3)])
+def test_tiles_cover_a_side_and_overlap_by_a_quarter(length, tile):
+    starts = tile_starts(length, tile)
+    assert starts[0] == 0 and starts[-1] == max(length - tile, 0)
+    assert all(0 < b - a <= tile - tile // 4 for a, b in zip(starts, starts[1:], strict=False))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("size", [(20, 33), (12, 12), (8, 50), (3, 5)])
+def test_tiles_leave_a_pointwise_network_alone(size, batch_size):
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 4, 1).eval()
+    seen = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    images = 255 * torch.rand(2, 3, *size)
+    (logits,) = predict(network, images, tile=16, batch_size=batch_size)
+    assert max(side for shape in seen for side in shape[2:]) <= 16
+    if max(size) > 16:
+        assert max(shape[0] for shape in seen) == batch_size
+    with torch.no_grad():
+        assert torch.allclose(logits, network(normalize(images)), atol=1e-5)
+
+
+class Mean(nn.Module):
+    """One logit: the mean of the raw image that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.weight * x.mean((1, 2, 3), keepdim=True).expand(len(x), 1, *x.shape[2:])
+
+
+def test_tiles_blend_without_a_seam():
+    """Where tiles disagree, here by their means, the result passes from one to the other in steps."""
+    image = torch.arange(56.0).expand(1, 3, 32, 56)  # two tiles of means 15.5 and 39.5
+    left, right = (normalize(image[..., part]).mean().item() for part in (slice(0, 32), slice(24, 56)))
+    (logits,) = predict(Mean(), image, tile=32)
+    row = logits[0, 0, 16]
+    assert row[0].item() == pytest.approx(left) and row[-1].item() == pytest.approx(right)
+    steps = row.diff()
+    assert (steps >= -1e-4).all() and steps.max() < (right - left) / 4  # the overlap has 8 pixels
+    assert torch.allclose(logits[0, 0, 0], logits[0, 0, 31])
+
+
+class Lopsided(nn.Module):
+    """Not symmetric, so that mirroring shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, image):
+        return self.weight * image.cumsum(3)
+
+
+def test_scales_and_mirroring_are_averaged():
+    images = 255 * torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+    model = Lopsided()
+
+    def found(size, *scales, flip=False):
+        return probabilities(predict(model, images, scales=scales, flip=flip), size)
+
+    with torch.no_grad():
+        inputs = normalize(images)
+        plain, mirrored = model(inputs).softmax(1), model(inputs.flip(3)).flip(3).softmax(1)
+    assert torch.allclose(found((8, 10), 1, flip=True), (plain + mirrored) / 2)
+    half = found((8, 10), 0.5)
+    assert torch.allclose(found((8, 10), 1, 0.5), (plain + half) / 2)
+    assert half.shape == plain.shape and not torch.allclose(half, plain, atol=0.1)
+    assert found((16, 20), 0.5, 1, 2, flip=True).sum(1).allclose(torch.ones(()))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_scaling_back_class_by_class_is_the_same_as_at_once(interpolation):
+    logits = torch.randn(5, 9, 7, generator=torch.Generator().manual_seed(0))
+    whole = F.interpolate(logits[None], (31, 20), mode=interpolation, align_corners=True)[0]
+    labels, confidence = labels_and_confidence(logits, (31, 20), interpolation)
+    assert torch.equal(labels, whole.argmax(0).to(torch.uint8))
+    assert torch.allclose(confidence, whole.softmax(0).amax(0), atol=1e-6)
+    assert torch.allclose(probabilities([logits[None]], (31, 20), interpolation)[0], whole.softmax(0), atol=1e-6)
+
+
+def test_an_image_is_segmented_at_its_own_size_and_the_mode_is_left():
+    network = FirstChannels().train()
+    image = Image.fromarray(np.tile(np.uint8([[[255, 0, 0]] * 15 + [[0, 255, 0]] * 16]), (20, 1, 1)))
+    labels = segment(network, image, 40)
+    assert network.seen == [(1, 3, 40, 62)] and network.training
+    assert labels.dtype == np.uint8 and labels.shape == (20, 31)
+    assert (labels[:, :14] == 0).all() and (labels[:, 17:] == 1).all()
+
+
+class FirstChannels(nn.Module):
+    """Logits: red and green of the normalised image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.ones(1)), []
+
+    def forward(self, image):
+        assert not self.training
+        self.seen.append(tuple(image.shape))
+        return self.weight * image[:, :2]
+
+
+def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
+    image = Image.new("RGB", (9, 5))
+    assert network_view(image, 0)[1].shape == (3, 5, 9)
+    assert network_view(image, 10)[1].shape == (3, 10, 18)
+    picture, inputs = network_view(image, 10, centre=True)
+    assert picture.size == (10, 10) and inputs.shape == (3, 10, 10)
+    with pytest.raises(InputError, match="found 20000x1 in sliver.png; lower --crop_size"):
+        network_view(Image.new("RGB", (20000, 1)), 513, source=Path("sliver.png"))
+
+
+# ONNX
+
+
+def test_the_onnx_file_takes_any_size_and_gives_the_logits_of_torch(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    model = DeepLab(3, "mobilenet").eval()
+    path = tmp_path / "network.onnx"
+    assert export.export_onnx(path, model, NAMES, 48) < export.LARGEST_DIFFERENCE
+    assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == {
+        "class_names": '["background", "cat", "dog"]',
+        "short_side": "48",
+    }
+    rng = np.random.default_rng(0)
+    for n, height, width in ((1, 33, 70), (3, 97, 64), (1, 5, 3)):
+        pictures = rng.integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+        images = pictures.transpose(0, 3, 1, 2)
+        (expected,) = predict(model, torch.from_numpy(images))
+        (found,) = session.run(None, {"image": images.astype(np.float32)})
+        expected = expected.numpy()
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
