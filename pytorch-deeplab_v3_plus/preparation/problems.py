@@ -41,7 +41,9 @@ KINDS = {
         "is written as class numbers",
     ),
     "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
-    "label size": Kind(ERROR, "a label map has not the size of its image", "draw or export it at the image's size"),
+    "label size": Kind(
+        ERROR, "a label map does not have the size of its image", "draw or export it at the image's size"
+    ),
     "EXIF rotation, labels not turned": Kind(
         ERROR,
         "a photograph carries an EXIF rotation, and its labels fit it only without",
