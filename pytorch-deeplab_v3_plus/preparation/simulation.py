@@ -20,20 +20,9 @@ from dataloaders.synthetic.scribbles import StrokeOptions, simulate_scribbles
 def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, options: StrokeOptions) -> np.ndarray:
     """Write a copy of a data set with scribbles simulated from its ground truth; its images are hard links.
 
-    The strokes of an image depend on its id, the options and the seed alone.
-
-    Args:
-        folder: data set with ground truth.
-        target: new folder.
-        num_classes: of the ground truth.
-        seed: not negative.
-        options: which strokes.
-
-    Returns:
-        How many pixels of the scribbles have each value, int64 (256,).
-
-    Raises:
-        InputError: there is no truth, a label map is wrong, or the target is not empty.
+    The strokes of an image depend on its id, the options and the seed (not negative) alone. Returns how many pixels of
+    the scribbles have each value, int64 (256,); raises InputError where there is no truth, a label map is wrong, or the
+    target is not empty.
     """
     truth = listing(folder / TRUTH, (".png",))
     if not truth:

@@ -49,7 +49,7 @@ class Stroke(NamedTuple):
     """One movement of the pen."""
 
     value: int
-    """Class that it says."""
+    """Class that it stands for."""
     path: np.ndarray
     """Float (points, 2): x, y."""
     width: int
@@ -57,7 +57,7 @@ class Stroke(NamedTuple):
     room: np.ndarray
     """Bool (H, W): its component without the pixels near the boundary, which a careful hand avoids."""
     first: bool
-    """Whether it is the first of its component, through the middle of the whole."""
+    """Whether it is the first of its component, which runs through all of it."""
 
 
 def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = AS_USUAL) -> np.ndarray:
@@ -104,7 +104,7 @@ def simulate_strokes(
 
 def component_strokes(component: np.ndarray, value: int, ink: float, rng: np.random.Generator) -> Iterator[Stroke]:
     """Yield strokes of about ``ink`` pixels in all for a component, bool (H, W)."""
-    # The frame is no boundary, but a hand keeps off it a little.
+    # The frame of the picture is no boundary, but a hand keeps a little away from it.
     rows, columns = (np.minimum(at, at[::-1]) for at in map(np.arange, component.shape))
     distance = np.minimum(distance_to_boundary(component), 1 + 0.7 * np.minimum(rows[:, None], columns))
     room = component & (distance >= min(KEEP_AWAY, 0.6 * distance.max()))
@@ -145,7 +145,7 @@ def middle_path(distance: np.ndarray, rng: np.random.Generator, longest: bool) -
     Args:
         distance: to the boundary, (H, W), 0 outside the region.
         rng: chooses where the search begins.
-        longest: whether the path begins where one from there ends, and so runs through the whole region.
+        longest: whether the path starts where a first one ended, and so runs through the whole region.
     """
     step = max(1, round(np.sqrt(np.count_nonzero(distance) / NODES)))
     offset = step // 2
@@ -162,7 +162,7 @@ def middle_path(distance: np.ndarray, rng: np.random.Generator, longest: bool) -
 
 
 def path_to_farthest(grid: np.ndarray, start: int) -> list[int]:
-    """Search the cheapest paths from a node (Dijkstra), where the middle is cheap; return the dearest of them."""
+    """Search the cheapest paths from a node (Dijkstra), the middle being cheap; return the most expensive of them."""
     height, width = grid.shape
     price = (1 / (0.15 + grid / grid.max()) ** 2).ravel().tolist()
     inside = (grid > 0).ravel().tolist()
@@ -174,7 +174,7 @@ def path_to_farthest(grid: np.ndarray, start: int) -> list[int]:
         if nearest in done:
             continue
         done.add(nearest)
-        node = nearest  # the last one settled is the farthest
+        node = nearest  # the last node to be settled is the farthest
         row, column = divmod(node, width)
         for step_y, step_x in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)):
             if 0 <= row + step_y < height and 0 <= column + step_x < width:
