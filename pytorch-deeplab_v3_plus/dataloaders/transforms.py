@@ -1,6 +1,6 @@
 """Joint transforms of an image and its label map, as in the original (PIL based, same order, same rounding).
 
-All randomness comes from the torch.Generator that is passed in, so that a sample depends on its seed alone, never on the
+All randomness comes from the torch.Generator that is passed in, so that a sample depends on its seed alone, not on the
 worker that loads it. Samples stay uint8 until `to_device` brings a batch to the device and normalises it there.
 """
 

@@ -23,10 +23,7 @@ class StrokeOptions:
 
     share: float = option(0.03, "share of the pixels to cover with strokes", type=number(float, 0, above=True, high=1))
     smallest: float = option(
-        0.004,
-        "objects below this share of the picture get no stroke",
-        type=number(float, 0, high=1),
-        metavar="SHARE",
+        0.004, "objects below this share of the picture get no stroke", type=number(float, 0, high=1), metavar="SHARE"
     )
     length: float = option(
         1.0, "part of each stroke to keep", type=number(float, 0, above=True, high=1), metavar="RATIO"
