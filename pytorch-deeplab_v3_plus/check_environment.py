@@ -5,8 +5,6 @@
 Prints one line a check and exits with status 1 when one fails. `note` marks what is worth knowing and no failure.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import importlib

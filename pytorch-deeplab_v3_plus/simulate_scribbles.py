@@ -6,8 +6,6 @@ DATA has SegmentationClassAug/; OUT becomes the same data set with simulated scr
 seed gives the same strokes for every --length and --drop: the sparser set is a subset of the fuller one.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

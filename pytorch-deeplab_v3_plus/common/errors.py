@@ -1,7 +1,5 @@
 """The one exception for what a user can put right, and how the scripts report it."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """Partial cross-entropy and focal loss: over labelled pixels only."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

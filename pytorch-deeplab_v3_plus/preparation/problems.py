@@ -22,7 +22,6 @@ class Kind(NamedTuple):
 
 
 LEFT_OUT = "is left out of the lists"
-
 KINDS = {
     "list": Kind(ERROR, "a list cannot be used", "write one id a line, or delete ImageSets to split by name"),
     "listed twice": Kind(ERROR, "an id is in a list more than once", "remove the repeated lines", "is listed once"),
@@ -98,7 +97,6 @@ KINDS = {
         "is saved upright, without the tag",
     ),
 }
-
 EXAMPLES = 3  # files named for each kind of problem in the text
 
 

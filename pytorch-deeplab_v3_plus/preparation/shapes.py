@@ -17,7 +17,6 @@ from preparation.formats import Collection, ImportOptions, Labelled
 logger = logging.getLogger(__name__)
 
 BACKGROUND_NAMES = ("background", "_background_", "bg")
-
 UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "__ignore__", "void")
 
 

@@ -1,7 +1,5 @@
 """Early warnings: is a run long enough, has it learned anything yet?"""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """From options to a Trainer."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Mapping

@@ -33,7 +33,6 @@ from mypath import Path
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "fill_in")
-
 HOW_TO_GET_VOC = (
     "get PASCAL VOC 2012 and its scribbles (data/VOC2012/fetchVOC2012.sh and "
     "data/pascal_scribble/fetchPascalScribble.sh), name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
