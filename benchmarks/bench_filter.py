@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
 from common.arguments import number
 from common.errors import InputError, exit_status
 from common.files import replace_file
 from filtering import torch_lattice
+from measuring import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
 
 SIGMA_RGB = 15.0
 PHASES = ("build", "splat", "blur", "slice")

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import IMAGES, Pictures, machine_line, seconds, shown, summary, write_json
 from common.arguments import add_switch, number
 from common.errors import InputError, exit_status
 from dataloaders.labels import UNLABELLED
 from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from DenseCRFLoss import DenseCRFLoss
 from losses.cross_entropy import PartialCrossEntropy
+from measuring import IMAGES, Pictures, machine_line, seconds, shown, summary, write_json
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
 

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 import torch
 
-from common import PICTURES, Pictures, machine_line
 from common.arguments import number
 from common.errors import InputError, exit_status
 from dataloaders.labels import UNLABELLED
 from DenseCRFLoss import DenseCRFLoss
 from losses.cross_entropy import PartialCrossEntropy
+from measuring import PICTURES, Pictures, machine_line
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files import replace_file
+from common.files import write_text
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.transforms import resize_short_side
 
@@ -26,7 +26,7 @@ IMAGES = "mosaics of 2 x 2 scenes of the synthetic data set (about as many verti
 
 
 def machine() -> dict[str, Any]:
-    """Name what the times depend on: processor, cores, threads, GPU, PyTorch."""
+    """Return what the times depend on: processor, cores, threads, GPU, PyTorch."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -52,13 +52,13 @@ def machine_line() -> str:
 class Pictures:
     """Photo-like pictures of any size.
 
-    Noise will not do, as it has ten times as many vertices as a photograph, nor a single scene scaled up, which is too
-    smooth. With four, scaled little, there are 10 600 vertices in a photograph of 257 x 257 and about 9 000 here
-    (sigma_rgb 15, sigma_xy 50).
+    Noise would not do, because it has ten times as many vertices as a photograph, nor would a single scene scaled up,
+    which is too smooth. Mosaics of four come close: about 9,000 vertices at 257 x 257 pixels, where a photograph has
+    10,600 (sigma_rgb 15, sigma_xy 50).
     """
 
     def __init__(self, count: int) -> None:
-        """Draw so many, but no more than PICTURES: beyond, they repeat."""
+        """Draw `count` pictures, at most PICTURES; a larger batch repeats them."""
         self.scenes = [
             [Image.fromarray(draw_scene(np.random.default_rng([picture, part]))[0]) for part in range(4)]
             for picture in tqdm(range(min(count, PICTURES)), desc="drawing pictures", leave=False, disable=None)
@@ -87,7 +87,7 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
@@ -106,6 +106,5 @@ def shown(figures: dict[str, Any]) -> str:
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:
     """Write the figures with the machine's name."""
-    text = json.dumps({"machine": machine(), "images": IMAGES, **figures}, indent=1) + "\n"
-    replace_file(path, lambda temporary: Path(temporary).write_text(text))
+    write_text(path, json.dumps({"machine": machine(), "images": IMAGES, **figures}, indent=1) + "\n")
     print(f"figures: {path}")
