@@ -102,8 +102,8 @@ def filter_build() -> str:
     return f"OpenMP, threads: {threads}, {text}"
 
 
-# Every 40th value of the filtered `reference_case`, printed by the C++ filter, which reproduces the original's outputs in
-# tests/reference bit for bit; and the loss, the negative inner product of probabilities and filtered probabilities.
+# Every 40th value of the filtered `reference_case`, printed by the C++ filter, which reproduces the original's outputs
+# in tests/reference bit for bit; and the loss, the negative inner product of probabilities and filtered probabilities.
 # They stand here because a machine may have this folder alone.
 FILTERED = """
 0.7162216 2.3082848 2.0578268 2.3032181 3.8597775 2.2042150 2.7231229 4.6060839 4.7103209 2.0081165 0.6067616
