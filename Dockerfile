@@ -2,7 +2,7 @@
 #
 #     docker build -t rloss:latest .
 #
-# Without GPU, and some GB smaller: --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Without GPU, and a few GB smaller: --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG BASE_IMAGE=ubuntu:24.04
 
 FROM ${BASE_IMAGE} AS packages

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # Settings: make TARGET NAME=VALUE
 RUNTIME ?= auto# docker, local (.venv), or auto: docker where the image is, otherwise local
-NO_GPU ?=# NO_GPU=1: leave the GPUs alone; build and setup then take PyTorch without CUDA, some GB smaller
+NO_GPU ?=# NO_GPU=1: leave the GPUs alone; build and setup then take PyTorch without CUDA, a few GB smaller
 PYTHON ?= python3# interpreter that makes .venv, 3.10 or newer
 TORCH_INDEX_URL ?= $(if $(NO_GPU),https://download.pytorch.org/whl/cpu)# where setup and build take PyTorch from; empty: PyPI
 DATA_ROOT ?= /data/datasets# folder of the data sets
@@ -143,7 +143,7 @@ train-small: setup ## train in two stages on small images (40x40): minutes on a 
 	  --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) --output run/train-small $(OPTIONS)
 
 .PHONY: train-standard
-train-standard: setup ## train the published recipe at 513x513 (wants a GPU)
+train-standard: setup ## train the published recipe at 513x513 (needs a GPU)
 	@$(IN) python $(CODE)/train_withdensecrfloss.py $(DATA_OPTION) --backbone mobilenet --epochs 60 --batch-size 12 \
 	  --lr 0.007 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-xy 100 --eval-interval 2 --save-interval 2 --run-root run $(OPTIONS)
 

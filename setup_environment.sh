@@ -3,12 +3,12 @@
 #
 #     ./setup_environment.sh [--cpu] [--no-apt]
 #
-#     --cpu      PyTorch without CUDA, some GB smaller: for machines without an NVIDIA GPU
+#     --cpu      PyTorch without CUDA, a few GB smaller: for machines without an NVIDIA GPU
 #     --no-apt   install no system packages, only say which are missing
 #     --help     this text
 #
-# On Ubuntu and Debian, as root or with sudo, it installs what is missing of a C++ compiler, Python's headers and venv.
-# Everything else, SWIG too, goes into .venv, which make uses as well. Call it again at any time: what is there is kept.
+# On Ubuntu and Debian, as root or with sudo, it installs a C++ compiler, Python's headers and venv if they are missing.
+# Everything else, SWIG too, goes into .venv, which make uses as well. It can be called again: what is there is kept.
 # PYTHON names the interpreter, 3.10 or newer (python3). TORCH_INDEX_URL is where --cpu takes PyTorch from
 # (https://download.pytorch.org/whl/cpu).
 set -euo pipefail

@@ -3,8 +3,8 @@
     python check_dataset.py FOLDER
 
 The report, also as report.json, and a sheet of pictures to look at go to run/check/<name of FOLDER>/. The exit status
-is 1 when there are errors. With --fix OUT a copy is written in which is corrected what can be corrected safely, and the
-copy is checked.
+is 1 when there are errors. --fix OUT writes a copy in which whatever can be corrected safely is corrected, and checks
+that copy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.arguments import HelpFormatter
-from common.errors import InputError, exit_status
-from common.files import replace_file
+from common.errors import exit_status
+from common.files import make_folder, write_text
 from common.logs import configure_logging
-from dataloaders.labels import VOC_CLASSES, read_class_names
-from dataloaders.layout import CLASS_FILE
+from dataloaders.labels import VOC_CLASSES
+from dataloaders.layout import find_class_names
 from figures.colours import scribble_picture
 from figures.sheets import save_contact_sheet
 from preparation.checks import check_dataset, sheet_rows
@@ -43,16 +43,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="class names, one a line, background first (default: FOLDER/classes.txt, or else those of PASCAL VOC)",
+        help="class names, one a line, background first (default: FOLDER/classes.txt, otherwise those of PASCAL VOC)",
     )
     parser.add_argument(
         "--fix",
         metavar="OUT",
         type=Path,
-        help="also write a corrected copy into this new folder; images that stay as they are are hard links",
+        help="also write a corrected copy into this new folder; unchanged images are hard links",
     )
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="where report and pictures go (default: run/check/<name of FOLDER>)"
+        "--output", metavar="DIR", type=Path, help="for report and pictures (default: run/check/<name of FOLDER>)"
     )
     return parser
 
@@ -61,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check as the command line says; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    classes = args.classes or args.folder / CLASS_FILE
-    class_names = read_class_names(classes) if args.classes or classes.is_file() else VOC_CLASSES
+    class_names = find_class_names(args.folder, args.classes, VOC_CLASSES)
     output = args.output or Path("run/check") / args.folder.resolve().name
     report = check_dataset(args.folder, class_names)
     if args.fix:
@@ -71,12 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = check_dataset(args.fix, class_names)
     text = report.as_text()
     logger.info("%s", text)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be made ({error.strerror}); choose another --output") from None
-    replace_file(output / "report.txt", lambda file: file.write_text(text + "\n", encoding="utf-8"))
-    replace_file(output / "report.json", lambda file: file.write_text(json.dumps(report.as_json(), indent=1)))
+    make_folder(output, "choose another --output")
+    write_text(output / "report.txt", text + "\n")
+    write_text(output / "report.json", json.dumps(report.as_json(), indent=1))
     rows = sheet_rows(report)
     if rows:
         for row in rows.values():

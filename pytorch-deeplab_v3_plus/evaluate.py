@@ -29,7 +29,7 @@ from dataloaders.loaders import Loaders, make_data_loader
 from dataloaders.options import DEFAULT_CROP, DataOptions
 from evaluation import evaluate_and_report, score_table
 from evaluation.options import EvaluationOptions
-from modeling.checkpoint import load_network, other_class
+from modeling.checkpoint import class_mismatch, load_network
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def check_classes(checkpoint: str, settings: dict[str, Any], loaders: Loaders) -
             f"{checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
             f"{loaders.num_classes}; name the data set that it was trained on"
         )
-    if problem := other_class(settings, loaders.class_names):
+    if problem := class_mismatch(settings, loaders.class_names):
         raise InputError(f"{checkpoint}: {problem}; give the classes of its training, in the same order")
 
 

@@ -2,8 +2,8 @@
 
     python simulate_scribbles.py DATA OUT --length 0.5 --drop 0.2
 
-DATA has SegmentationClassAug/; OUT becomes the same data set with scribbles of its own (images and truth are links).
-One seed gives the same strokes whatever --length and --drop say: the sparser set is a part of the fuller one.
+DATA has SegmentationClassAug/; OUT becomes the same data set with simulated scribbles (its images are hard links). A
+seed gives the same strokes for every --length and --drop: the sparser set is a subset of the fuller one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from common.arguments import HelpFormatter, add_switch, number
 from common.errors import exit_status
 from common.logs import configure_logging
-from dataloaders.labels import PADDING, VOC_CLASSES, read_class_names
-from dataloaders.layout import CLASS_FILE
+from dataloaders.labels import PADDING, VOC_CLASSES
+from dataloaders.layout import find_class_names
 from dataloaders.synthetic.scribbles import SHARE, SMALLEST
 from preparation.simulation import simulate_folder
 
@@ -35,27 +35,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="class names, one a line, background first (default: DATA/classes.txt, or else those of PASCAL VOC)",
+        help="class names, one a line, background first (default: DATA/classes.txt, otherwise those of PASCAL VOC)",
     )
-    positive = number(float, 0, above=True, high=1)
-    parser.add_argument("--share", type=positive, default=SHARE, help="of the pixels that carry a stroke")
+    positive, share = number(float, 0, above=True, high=1), number(float, 0, high=1)
+    parser.add_argument("--share", type=positive, default=SHARE, help="share of the pixels to cover with strokes")
     parser.add_argument(
         "--smallest",
-        type=number(float, 0, high=1),
+        type=share,
         default=SMALLEST,
         metavar="SHARE",
-        help="of the picture that an object must have to get a stroke",
+        help="objects below this share of the picture get no stroke",
     )
-    parser.add_argument("--length", type=positive, default=1.0, metavar="RATIO", help="of each stroke that is kept")
-    parser.add_argument(
-        "--drop", type=number(float, 0, high=1), default=0.0, metavar="RATIO", help="of the strokes that are left out"
-    )
+    parser.add_argument("--length", type=positive, default=1.0, metavar="RATIO", help="part of each stroke to keep")
+    parser.add_argument("--drop", type=share, default=0.0, metavar="RATIO", help="share of the strokes to leave out")
     parser.add_argument(
         "--jitter",
         type=number(float, 0),
         default=0.0,
         metavar="PIXELS",
-        help="shift of a stroke (standard deviation), as by a careless hand: it may cross a border and be wrong there",
+        help="standard deviation of a random shift of each stroke, as by a careless hand: it may cross a border and be "
+        "wrong there",
     )
     add_switch(parser, "--points", help="a dot on each object instead of strokes")
     parser.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="chooses the strokes")
@@ -66,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Simulate as the command line says; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    classes = args.classes or args.data / CLASS_FILE
-    class_names = read_class_names(classes) if args.classes or classes.is_file() else VOC_CLASSES
+    class_names = find_class_names(args.data, args.classes, VOC_CLASSES)
     how = {name: getattr(args, name) for name in ("share", "smallest", "length", "drop", "jitter", "points")}
     counts = simulate_folder(args.data, args.out, len(class_names), args.seed, **how)
     logger.info("%s: %.3f %% of the pixels labelled", args.out, 100 * counts[:PADDING].sum() / counts.sum())

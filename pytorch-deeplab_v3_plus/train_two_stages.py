@@ -18,13 +18,12 @@ from pathlib import Path
 
 from common.arguments import HelpFormatter, add_switch, integers, number
 from common.errors import InputError, exit_status
-from common.files import replace_file
+from common.files import replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.loaders import make_data_loader
-from modeling.backbone import BACKBONES
 from training.checkpoint import LAST
 from training.options import parse_options
-from training.two_stages import Comparison, comparison_table, save_comparison, train_all
+from training.two_stages import Comparison, comparison_table, save_comparison
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line says; return the exit status."""
     configure_logging()
     own, rest = build_parser().parse_known_args(argv)
-    regularised = [word for name in own.regulariser or () for word in ("--regulariser", name)]
-    args = parse_options([*rest, *regularised], BACKBONES)
-    if not args.regularisers:
-        raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
     for word in rest:
         if word.split("=")[0] in TAKEN:
             raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
+    regularised = [word for text in own.regulariser or () for word in ("--regulariser", text)]
+    options = parse_options([*rest, *regularised])
+    if not options.regularisers:
+        raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
     comparison = Comparison(
         folder=Path(own.output),
         seeds=tuple(own.seeds),
@@ -104,22 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         full=own.full,
         stage2_lr=own.stage2_lr,
     )
-    loaders = make_data_loader(args)  # fails early, and makes the synthetic data once
-    comparison.check_folder()
-    train_all(comparison.first_stage(), own.jobs)
-    train_all(comparison.second_stage(), own.jobs)
+    loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
+    comparison.train(own.jobs)
     trained = comparison.run_folder(own.seeds[0], "regularised") / LAST
     replace_file(comparison.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))
     table = comparison_table(comparison.results())
-    replace_file(
-        comparison.folder / "table.txt", lambda temporary: temporary.write_text(table + "\n", encoding="utf-8")
-    )
+    write_text(comparison.folder / "table.txt", table + "\n")
     for split in ("val", "fill_in"):
         if getattr(loaders, split) is not None:
             save_comparison(comparison, loaders, comparison.folder / f"{split}.png", split)
     logger.info(
         "\nScores of the last epoch, crop protocol (short side %d, centre square)\n\n%s\n\npictures and runs: %s",
-        args.crop_size,
+        options.data.crop_size,
         table,
         comparison.folder,
     )

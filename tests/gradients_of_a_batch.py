@@ -4,19 +4,15 @@ In double precision: the same sums in another order then differ by next to nothi
 """
 
 import sys
-from types import SimpleNamespace
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common import distributed
-from losses import build_regulariser
-from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
-from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
+from training.build import build_step
 from training.options import parse_options
-from training.trainer import Trainer
 
 CLASSES, SIDE = 4, 32
 CASES = {
@@ -46,9 +42,9 @@ def a_batch(images: int) -> dict:
 def gradients(words: list[str]) -> dict[str, torch.Tensor]:
     """Return the losses, the gradient of each parameter and the running statistics after one batch."""
     words = ["--backbone", "mobilenet", "--batch-size", "6", "--no-cuda", "--crop-size", str(SIDE), *words]
-    args = parse_options(words, BACKBONES)
+    options = parse_options(words)
     torch.manual_seed(0)
-    model = DeepLab(CLASSES, "mobilenet", sync_bn=args.sync_bn, freeze_bn=args.freeze_bn).double()
+    model = DeepLab(CLASSES, "mobilenet", sync_bn=options.sync_bn, freeze_bn=options.freeze_bn).double()
     model.register_forward_pre_hook(lambda _, inputs: tuple(values.double() for values in inputs))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -57,17 +53,12 @@ def gradients(words: list[str]) -> dict[str, torch.Tensor]:
             module, _BatchNorm
         ):  # with shifts of 0 the borders lie on the kink of the ReLU, and rounding decides
             nn.init.normal_(module.bias, std=0.1)
-    weights = balanced_class_weights(torch.tensor([4, 3, 2, 1])) if args.use_balanced_weights else None
-    criterion = PartialCrossEntropy(
-        args.loss_type, ignore_index=255, class_weights=weights, reduction=args.ce_reduction
-    )
-    regularisers = {name: build_regulariser(name, weight, args) for name, weight in args.regularisers}
-    loaders = SimpleNamespace(train=[None])
-    trainer = Trainer(args, model, {}, loaders, criterion, regularisers, None)
-    whole = a_batch(args.batch_size)
+    step = build_step(options, model, torch.tensor([4, 3, 2, 1]), {})
+    step.inspect = None
+    whole = a_batch(options.data.batch_size)
     rank, processes = distributed.rank(), distributed.world_size()
     share = {name: values[rank::processes] for name, values in whole.items()}
-    losses = trainer.accumulate_gradients(share)
+    losses = step.gradients(share)
     found = {f"loss {name}": distributed.sum_over_processes(value) for name, value in losses.items()}
     found |= {f"gradient {name}": p.grad for name, p in model.named_parameters()}
     return found | {f"buffer {name}": value for name, value in model.named_buffers() if "num_batches" not in name}

@@ -3,7 +3,6 @@
 import os
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 import train_withdensecrfloss
 from common.errors import InputError, exit_status
 from dataloaders.labels import voc_palette
+from dataloaders.options import DataOptions
 
 WIDTH, HEIGHT = 30, 20
 
@@ -79,24 +79,13 @@ ENVIRONMENT = {
 }
 
 
-def arguments(**changes) -> SimpleNamespace:
-    settings = {
-        "dataset": None,
-        "data_root": None,
-        "classes": None,
-        "base_size": 24,
-        "crop_size": 24,
-        "scale_range": (0.5, 2.0),
-        "supervision": "scribble",
-        "batch_size": 2,
-        "test_batch_size": 2,
-        "workers": 0,
-        "seed": 1,
-    }
-    return SimpleNamespace(**{**settings, **changes})
+def arguments(**changes) -> DataOptions:
+    return DataOptions(
+        **{"base_size": 24, "crop_size": 24, "batch_size": 2, "test_batch_size": 2, "workers": 0, **changes}
+    )
 
 
-def custom(voc: Path, **changes) -> SimpleNamespace:
+def custom(voc: Path, **changes) -> DataOptions:
     return arguments(data_root=str(voc), classes=str(voc.parent / "classes.txt"), **changes)
 
 

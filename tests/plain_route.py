@@ -1,7 +1,7 @@
-"""The plain route from files to a batch: what the loaders' faster one is measured against, and must equal.
+"""The plain route from an image to a sample, which the faster transforms must equal to the last bit.
 
 It composes the original's steps as they are written down: each on the whole image, with Pillow, then float32 and
-normalisation in NumPy, sample by sample.
+normalisation in NumPy.
 """
 
 from __future__ import annotations
@@ -12,12 +12,6 @@ from PIL import Image, ImageFilter, ImageOps
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PADDING = 254
-
-
-def read(image_file, label_file) -> tuple[Image.Image, Image.Image]:
-    """Decode a photograph and its label map."""
-    with Image.open(image_file) as image, Image.open(label_file) as label:
-        return image.convert("RGB"), Image.fromarray(np.array(label))
 
 
 def train_view(

@@ -4,8 +4,8 @@
 #     [DATA_ROOT=FOLDER] data/VOC2012/fetchVOC2012.sh
 #
 # They go to FOLDER/VOCdevkit/VOC2012 (FOLDER is /data/datasets unless set; training reads the same variable), the
-# archives to FOLDER/downloads. What is there is kept, a download that broke off goes on, and an archive that was put
-# into FOLDER/downloads by hand is taken. Mirrors, separated by spaces and tried in their order in place of the usual
+# archives to FOLDER/downloads. What is there is kept, an interrupted download is resumed, and an archive that was put
+# into FOLDER/downloads by hand is used. Mirrors, separated by spaces and tried in their order in place of the usual
 # ones: VOC2012_URLS, SEGMENTATION_CLASS_AUG_URLS, SEGMENTATION_AUG_URLS. VOC2012_MD5 is the checksum of another archive
 # than the official one.
 source "$(dirname "${BASH_SOURCE[0]}")/../fetch.sh"

@@ -4,8 +4,8 @@
 #     [DATA_ROOT=FOLDER] data/pascal_scribble/fetchPascalScribble.sh
 #
 # They go to FOLDER/VOCdevkit/VOC2012/pascal_2012_scribble (FOLDER is /data/datasets unless set; training reads the same
-# variable), the archive to FOLDER/downloads. What is there is kept, a download that broke off goes on, and an archive
-# that was put into FOLDER/downloads by hand is taken. PASCAL_SCRIBBLE_URLS names mirrors, separated by spaces and tried
+# variable), the archive to FOLDER/downloads. What is there is kept, an interrupted download is resumed, and an archive
+# that was put into FOLDER/downloads by hand is used. PASCAL_SCRIBBLE_URLS names mirrors, separated by spaces and tried
 # in their order in place of the usual one.
 source "$(dirname "${BASH_SOURCE[0]}")/../fetch.sh"
 begin "$@"

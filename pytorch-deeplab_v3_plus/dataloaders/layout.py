@@ -1,19 +1,113 @@
-"""The layout of a data set on disk."""
+"""The folder of a data set: the names of its subfolders, its class names and its lists of images.
 
-import logging
+JPEGImages/ID.jpg                           images (any of IMAGE_SUFFIXES)
+pascal_2012_scribble/ID.png                 scribbles: class numbers, 255 where nothing is drawn
+SegmentationClassAug/ID.png                 full ground truth in the same coding, optional
+ImageSets/SegmentationAug/{train,val}.txt   one image id a line; without ImageSets the ids are split by name
+classes.txt                                 one class name a line, the background first
+"""
+
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders.datasets.pascal import LISTS
+from common.errors import InputError
+from common.files import write_text
+from dataloaders.labels import PADDING
 
-logger = logging.getLogger(__name__)
-
+IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
 CLASS_FILE = "classes.txt"
+VAL_EVERY = 5
+
+
+def list_file(folder: Path, name: str) -> Path:
+    """Return the file that lists the images of `name`: train or val."""
+    return folder / LISTS / "SegmentationAug" / f"{name}.txt"
+
+
+def read_list(folder: Path, name: str) -> list[str]:
+    """Return the image ids in a list, repeated ones included; raise InputError where it cannot be read."""
+    path = list_file(folder, name)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
+        raise InputError(f"expected the list of {name} images {path}, one id a line, but {reason}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def write_lists(folder: Path, train: Sequence[str], val: Sequence[str]) -> None:
     """Write the lists of a data set."""
-    lists = folder / LISTS / "SegmentationAug"
-    lists.mkdir(parents=True, exist_ok=True)
     for name, ids in (("train", train), ("val", val)):
-        (lists / f"{name}.txt").write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+        path = list_file(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+
+
+def split_by_name(ids: Sequence[str]) -> dict[str, list[str]]:
+    """Split the ids of a folder without lists: every fifth by name validates, of fewer than five simply the last."""
+    ids = sorted(ids)
+    val = ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[-1:]
+    return {"train": sorted(set(ids) - set(val)), "val": val}
+
+
+def find_class_names(
+    folder: str | Path, file: str | Path | None = None, otherwise: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Return the class names in `file`; where none is given, those in the folder's classes.txt, or else `otherwise`.
+
+    Raises InputError where there is none of the three, or a file is no list of class names.
+    """
+    own = Path(folder) / CLASS_FILE
+    if file or own.is_file():
+        return read_class_names(file or own)
+    if otherwise is None:
+        if not Path(folder).is_dir():
+            raise InputError(f"expected a data set, found no folder {folder}: correct --data-root")
+        raise InputError(
+            f"expected the class names in {own}, which does not exist: write one name a line there, the background "
+            "first, or name another file with --classes FILE"
+        )
+    return tuple(otherwise)
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """Read class names from a text file: one class a line, either ``name`` or, from the first on, ``index name``.
+
+    Returns the names in the order of their labels; raises InputError when the file cannot be read, is not of that
+    form, or names a class twice.
+    """
+    path = Path(path)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a text file with one class name a line, cannot read {path}: {error}") from None
+    if lines and _begins_with_number(lines[0]):
+        for number, line in enumerate(lines):
+            if not _begins_with_number(line) or int(line.split()[0]) != number:
+                raise InputError(
+                    f"expected '{number} NAME', found '{line}' in {path}: number all classes from 0 upwards without "
+                    "gaps, or begin with a name without a number"
+                )
+        lines = [line.split(maxsplit=1)[1] for line in lines]
+    if not 2 <= len(lines) <= PADDING:
+        raise InputError(
+            f"expected 2 to {PADDING} classes, found {len(lines)} in {path}: one class a line, the background first"
+        )
+    for name in lines:
+        if lines.count(name) > 1:
+            raise InputError(
+                f"expected each class once, found '{name}' {lines.count(name)} times in {path}: rename or remove one"
+            )
+    return tuple(lines)
+
+
+def write_class_names(folder: Path, class_names: Sequence[str]) -> None:
+    """Write a folder's classes.txt as read_class_names reads it: with indices where a name could be taken for one."""
+    indexed = _begins_with_number(class_names[0])
+    lines = [f"{number} {name}\n" if indexed else f"{name}\n" for number, name in enumerate(class_names)]
+    write_text(folder / CLASS_FILE, "".join(lines))
+
+
+def _begins_with_number(line: str) -> bool:
+    words = line.split(maxsplit=1)
+    return len(words) == 2 and words[0].isdecimal()

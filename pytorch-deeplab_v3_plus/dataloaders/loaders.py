@@ -8,9 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import InputError
-from dataloaders.catalogue import default_name, find_data_set
+from dataloaders.catalogue import choose_data_set
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
-from dataloaders.labels import read_class_names
 from dataloaders.sampling import BatchShare, SeededSampler
 from dataloaders.transforms import resize_short_side, to_tensor
 
@@ -21,7 +20,7 @@ class Loaders(NamedTuple):
     """What make_data_loader returns; a loader's data set is ``loader.dataset``, a VOCSegmentation."""
 
     name: str
-    """Name of the data set: the resolved ``--dataset``, or the folder's name for a bare ``--data-root``."""
+    """The data set's name: that of ``--dataset``, or of the folder for ``--data-root``."""
     train: DataLoader | None
     """Training images, shuffled and augmented; call ``train.batch_sampler.set_epoch(epoch)`` before each epoch."""
     val: DataLoader
@@ -37,45 +36,34 @@ class Loaders(NamedTuple):
 
 
 def make_data_loader(
-    args,
+    options,
+    *,
     pin_memory: bool = False,
     splits: tuple[str, ...] = SPLITS,
-    *,
     rank: int = 0,
     world_size: int = 1,
-    least: int = 2,
+    min_images: int = 2,
 ) -> Loaders:
-    """Build the loaders of the data set that ``args`` asks for.
+    """Build the loaders of the data set that ``options`` asks for.
 
     Args:
-        args: any object with the attributes
-            dataset: name of a file in dataloaders/datasets, or None: ``data_root`` if given, else pascal where VOC is
-            found, else synthetic;
-            data_root: folder of the data set, or None for the one in mypath.py;
-            classes: text file with class names, or None for those of the data set;
-            base_size, scale_range, crop_size, supervision: see VOCSegmentation;
-            batch_size, test_batch_size, seed (not negative);
-            workers: processes that load, for each loader; more than usable_cpus() are not started.
+        options: DataOptions, or any object with the same attributes; batch sizes given.
         pin_memory: whether batches are placed into page-locked memory, for a GPU.
         splits: which loaders are wanted; there is always val.
         rank, world_size: the process that the loaders are for, and how many share each batch.
-        least: images that each process needs in a training batch; a last batch of fewer is left out.
+        min_images: images that each process needs in a training batch; a last batch of fewer is left out.
 
     Raises:
         InputError: the data set is unknown or incomplete.
     """
-    name = args.dataset or default_name(args.data_root)
-    data_set = VOCSegmentation if args.dataset is None and args.data_root else find_data_set(name)
-    class_names = read_class_names(args.classes) if args.classes else None
-    where = (args,) if args.data_root is None else (args, args.data_root)
+    name, open_split = choose_data_set(options)
+    workers = min(options.workers, usable_cpus())
 
-    workers = min(args.workers, usable_cpus())
-
-    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, drop_below: int = 1) -> DataLoader:
-        sampler = SeededSampler(len(dataset), args.seed, shuffle)
+    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, min_images: int = 1) -> DataLoader:
+        sampler = SeededSampler(len(dataset), options.seed, shuffle)
         return DataLoader(
             dataset,
-            batch_sampler=BatchShare(sampler, batch_size, rank, world_size, drop_below),
+            batch_sampler=BatchShare(sampler, batch_size, rank, world_size, min_images),
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
@@ -84,32 +72,36 @@ def make_data_loader(
             generator=torch.Generator(),
         )
 
-    def split(name: str) -> VOCSegmentation:
-        return data_set(*where, split=name, class_names=class_names)
-
     train = fill_in = None
     if "train" in splits:
-        dataset = split("train")
-        least = max(2, least * world_size)
-        if len(dataset) < least:
-            raise InputError(
-                f"expected at least {'two' if least == 2 else least} training images (batch normalisation has no "
-                f"statistics of one), found {len(dataset)} under {dataset.folder}: add images, or cut a large one into "
-                "pieces"
-            )
-        # Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
-        left = len(dataset) % args.batch_size
-        if 0 < left < least:
-            images = "a single image" if left == 1 else f"only {left} images"
-            logger.info("the last training batch of each epoch would hold %s and is left out", images)
-        train = loader(dataset, args.batch_size, shuffle=True, drop_below=least)
-    val = split("val")
+        dataset = open_split("train")
+        needed = max(2, min_images * world_size)
+        _check_batches(dataset, options.batch_size, needed)
+        train = loader(dataset, options.batch_size, shuffle=True, min_images=needed)
+    val = open_split("val")
     if val.label_kind == "scribbles":
         logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)
     elif "fill_in" in splits:
-        dataset = split("fill_in")
-        fill_in = loader(dataset, args.test_batch_size) if len(dataset) else None
-    return Loaders(name, train, loader(val, args.test_batch_size), fill_in, val.class_names)
+        dataset = open_split("fill_in")
+        fill_in = loader(dataset, options.test_batch_size) if len(dataset) else None
+    return Loaders(name, train, loader(val, options.test_batch_size), fill_in, val.class_names)
+
+
+def _check_batches(dataset: VOCSegmentation, batch_size: int, min_images: int) -> None:
+    """Refuse a data set that cannot fill a batch, and say so where a last batch is left out.
+
+    Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
+    """
+    if len(dataset) < min_images:
+        raise InputError(
+            f"expected at least {'two' if min_images == 2 else min_images} training images (batch normalisation has "
+            f"no statistics of one), found {len(dataset)} under {dataset.folder}: add images, or cut a large one into "
+            "pieces"
+        )
+    remainder = len(dataset) % batch_size
+    if 0 < remainder < min_images:
+        images = "a single image" if remainder == 1 else f"only {remainder} images"
+        logger.info("the last training batch of each epoch would hold %s and is left out", images)
 
 
 class WholeImages(Dataset):
@@ -150,14 +142,14 @@ def whole_image_loader(
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs are there for the loaders of this process, at least 1.
+    """Return how many CPUs there are for the loaders of this process, at least 1.
 
-    Those that the process may run on, shared with the processes that torchrun has started beside it on this machine.
+    Those that the process may run on, shared among the processes that torchrun started on this machine.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def _leave_the_process_group(worker: int) -> None:
-    """Let a worker survive Ctrl-C, which reaches the whole group: the main process finishes its step and ends it."""
+    """Let a worker survive Ctrl-C, which reaches the whole group: the main process finishes its step, then stops it."""
     os.setpgrp()

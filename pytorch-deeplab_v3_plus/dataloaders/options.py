@@ -60,3 +60,6 @@ class DataOptions:
             raise InputError("--classes FILE goes with --data-root FOLDER, which is missing")
         if self.data_root and self.dataset:
             raise InputError("give either --dataset NAME or --data-root FOLDER, not both")
+        low, high = self.scale_range
+        if low > high or self.base_size * low < 1:
+            raise InputError(f"--scale-range {low:g} {high:g}: expected LOW up to HIGH, of a pixel or more")

@@ -1,14 +1,11 @@
 """The order of the images, and each process's share of a batch."""
 
 import itertools
-import logging
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, Sampler
-
-logger = logging.getLogger(__name__)
 
 
 class SeededSampler(Sampler[tuple[int, int]]):
@@ -43,7 +40,7 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
     Args:
         sampler: the order of all images.
         batch_size: images in a batch, over all processes.
-        drop_below: leave out a last batch of fewer images.
+        drop_below: a last batch of fewer images is left out.
     """
 
     def __init__(

@@ -72,8 +72,10 @@ class EvalTransform:
     def __init__(self, crop_size: int) -> None:
         self.crop_size = crop_size
 
-    def __call__(self, image: Image.Image, label: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Transform one pair; arguments and results as TrainTransform's."""
+    def __call__(
+        self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transform one pair; arguments and results as TrainTransform's, though nothing here is random."""
         size = scaled_size(image.size, self.crop_size)
         box = centre_box(size)
         label = label.resize(size, Image.Resampling.NEAREST)

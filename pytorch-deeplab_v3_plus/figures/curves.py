@@ -38,4 +38,4 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 
 def _epochs(history: Sequence[dict[str, Any]]) -> list[int]:
-    return [record["epoch"] + 1 for record in history]
+    return [record["epoch"] for record in history]

@@ -1,5 +1,5 @@
 """The cross-entropies, and the regularised losses by name."""
 
-from losses.registry import REGULARISERS, build_regulariser, register
+from losses.registry import RegulariserOptions, build_regulariser, parse_regulariser, register
 
-__all__ = ["REGULARISERS", "build_regulariser", "register"]
+__all__ = ["RegulariserOptions", "build_regulariser", "parse_regulariser", "register"]

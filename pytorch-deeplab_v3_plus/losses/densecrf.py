@@ -1,21 +1,22 @@
-"""The DenseCRF loss as a regulariser, with its settings from the command line."""
+"""The DenseCRF loss as a regulariser (see DenseCRFLoss.py)."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from DenseCRFLoss import DenseCRFLoss
-from losses import register
+from losses.options import DenseCRFOptions
 
 
-@register("densecrf")
-def build(weight: float, options: Any) -> DenseCRFLoss:
-    """Build it from `options`: sigma_rgb, sigma_xy, rloss_scale, exact_gradient, size_free."""
-    return DenseCRFLoss(
-        weight,
-        options.sigma_rgb,
-        options.sigma_xy,
-        options.rloss_scale,
-        exact_gradient=options.exact_gradient,
-        size_free=options.size_free,
-    )
+class DenseCRF(DenseCRFLoss):
+    """Nearby pixels of similar colour should get the same label. Its settings are also options of their own."""
+
+    def __init__(
+        self,
+        weight: float,
+        *,
+        sigma_rgb: float = DenseCRFOptions.sigma_rgb,
+        sigma_xy: float = DenseCRFOptions.sigma_xy,
+        rloss_scale: float = 1.0,
+        exact_gradient: bool = False,
+        size_free: bool = False,
+    ) -> None:
+        super().__init__(weight, sigma_rgb, sigma_xy, rloss_scale, exact_gradient=exact_gradient, size_free=size_free)

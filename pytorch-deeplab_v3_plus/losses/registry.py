@@ -1,45 +1,168 @@
-"""Regularisers by name."""
+"""Regularised losses by name, each with settings of its own.
+
+A regulariser is one file, losses/NAME.py, with one class:
+
+    class NAME(nn.Module):
+        def __init__(self, weight: float, *, radius: int = 5):
+        def forward(self, image, probabilities, region_of_interest):
+
+What its constructor takes by keyword are its settings: `--regulariser NAME=0.1,radius=3`. `forward` returns a scalar,
+already weighted, a mean over images, of
+
+    image                (N, 3, H, W), float32, RGB in 0..255
+    probabilities        (N, K, H, W), float32, the softmax of the logits
+    region_of_interest   (N, H, W), bool, False in the padding of the crops
+
+and, where `forward` names them, of any of
+
+    labels               (N, H, W), int64, 255 where there is none
+    logits               (N, K, H, W), float32
+    features             (N, C, h, w), what the network's classifier sees
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import InputError
 
-Builder = Callable[[float, Any], nn.Module]
+INPUTS = ("labels", "logits", "features")
+"""What `forward` may name beside image, probabilities and region of interest."""
 
-REGULARISERS: dict[str, Builder] = {}
+OTHER_FILES = {"cross_entropy", "options", "registry"}
+FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 
 
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Return a decorator that registers a builder `(weight, options) -> module` under `name`."""
+@dataclass(frozen=True)
+class RegulariserOptions:
+    """A regulariser that was asked for: its name, weight, and those of its settings that were given."""
 
-    def decorate(builder: Builder) -> Builder:
-        if name in REGULARISERS:
+    name: str
+    weight: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Return a decorator that makes a class or function available as `name`, in place of the class of losses/NAME.py.
+
+    It is called as the class would be. One with a parameter `options` gets the options of the training as well.
+    """
+
+    def decorate(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        if name in FACTORIES:
             raise ValueError(f"a regulariser named {name!r} is registered already")
-        REGULARISERS[name] = builder
-        return builder
+        FACTORIES[name] = factory
+        return factory
 
     return decorate
 
 
-def build_regulariser(name: str, weight: float, options: Any) -> nn.Module:
-    """Build the regulariser called `name`, registered or in a file `losses/<name>.py`."""
-    if name not in REGULARISERS and name.isidentifier() and importlib.util.find_spec(f"losses.{name}"):
-        importlib.import_module(f"losses.{name}")
-    if name not in REGULARISERS:
-        files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - {
-            "cross_entropy",
-            "registry",
-        }
+def regulariser_names() -> list[str]:
+    """Return the names that --regulariser takes."""
+    files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    return sorted(files - OTHER_FILES | FACTORIES.keys())
+
+
+def find_regulariser(name: str) -> Callable[..., nn.Module]:
+    """Return what builds the regulariser `name`, or raise InputError."""
+    if name not in FACTORIES:
+        if name not in regulariser_names():
+            raise InputError(f"no regulariser is called {name!r}; there are: {', '.join(regulariser_names())}")
+        module = importlib.import_module(f"{__package__}.{name}")
+        if name not in FACTORIES:
+            FACTORIES[name] = _only_class(module)
+    return FACTORIES[name]
+
+
+def _only_class(module: Any) -> type[nn.Module]:
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+        if "weight" in inspect.signature(value).parameters
+    ]
+    if len(classes) != 1:
         raise InputError(
-            f"no regulariser is called {name!r}; there are: {', '.join(sorted(files | set(REGULARISERS)))}"
+            f"{module.__file__}: expected one nn.Module whose constructor takes a weight, found {len(classes)}"
         )
-    return REGULARISERS[name](weight, options)
+    return classes[0]
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the settings of the regulariser `name` with their defaults."""
+    parameters = inspect.signature(find_regulariser(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def parse_regulariser(text: str) -> RegulariserOptions:
+    """Parse NAME=WEIGHT or NAME=WEIGHT,SETTING=VALUE,...; a value has the type of the setting's default.
+
+    Raises:
+        InputError: an unknown name or setting, or a value of another type.
+    """
+    first, *others = (part.partition("=") for part in text.split(","))
+    name, weight = first[0].strip(), _value(first[2], 0.0, text)
+    if not 0 <= weight < float("inf"):
+        raise InputError(f"expected NAME=WEIGHT with a weight of 0 or more, found {text!r}")
+    known, settings = settings_of(name), {}
+    for setting, _, value in others:
+        if setting.strip() not in known:
+            raise InputError(
+                f"{name} has no setting {setting.strip()!r}; it has: {', '.join(known) or 'none'} (in {text!r})"
+            )
+        settings[setting.strip()] = _value(value, known[setting.strip()], text)
+    return RegulariserOptions(name, weight, settings)
+
+
+def _value(text: str, default: Any, whole: str) -> Any:
+    kind = str if default is None or default is inspect.Parameter.empty else type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.strip().lower()]
+        return kind(text.strip())
+    except (ValueError, KeyError):
+        expected = {bool: "True or False", int: "an integer", float: "a number"}.get(kind, kind.__name__)
+        raise InputError(f"expected {expected}, found {text.strip()!r} in {whole!r}") from None
+
+
+def build_regulariser(wanted: RegulariserOptions, options: Any = None) -> nn.Module:
+    """Build a regulariser; `options`, those of the training, are for the ones that ask for them."""
+    factory, settings = find_regulariser(wanted.name), dict(wanted.settings)
+    if "options" in inspect.signature(factory).parameters:
+        settings["options"] = options
+    try:
+        return factory(wanted.weight, **settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"regulariser {wanted.name}: {error}") from error
+
+
+def apply_regulariser(
+    regulariser: nn.Module, image: Tensor, probabilities: Tensor, region_of_interest: Tensor, **inputs: Tensor
+) -> Tensor:
+    """Call a regulariser with those of `inputs` (see INPUTS) that its `forward` names."""
+    named = {name: inputs[name] for name in INPUTS if takes(regulariser, name)}
+    return regulariser(image, probabilities, region_of_interest, **named)
+
+
+def takes(regulariser: nn.Module, name: str) -> bool:
+    """Return whether a regulariser's `forward` names the input `name`."""
+    return name in inspect.signature(regulariser.forward).parameters
+
+
+def describe_regularisers() -> str:
+    """Return a text that lists every regulariser with its settings and their defaults."""
+    lines = []
+    for name in regulariser_names():
+        factory = find_regulariser(name)
+        lines.append(f"{name}: {(inspect.getdoc(factory) or '').splitlines()[0]}")
+        lines += [f"    {setting}={default}" for setting, default in settings_of(name).items()]
+    return "\n".join(lines)

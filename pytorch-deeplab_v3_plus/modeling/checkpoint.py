@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from modeling.deeplab import CLASSIFIER_KEYS, DeepLab
+from modeling.networks import DEFAULT_NETWORK, build_network, network_class
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def load_weights(
     """
     own = model.state_dict()
     differing = [key for key in state_dict if key in own and own[key].shape != state_dict[key].shape]
-    classifier = [key for key in differing if key in CLASSIFIER_KEYS]
+    classifier = [key for key in differing if key in model.classifier_keys]
     if classifier and classifier == differing:
         if not new_classifier:
             found, expected = (len(weights[classifier[0]]) for weights in (state_dict, own))
@@ -108,8 +108,8 @@ def load_weights(
     return classifier
 
 
-def other_class(settings: dict[str, Any], class_names: Sequence[str]) -> str | None:
-    """Say which class is another than in the training of a network, as far as its settings (`model`) tell."""
+def class_mismatch(settings: dict[str, Any], class_names: Sequence[str]) -> str | None:
+    """Say which class differs from that of a network's training, as far as its settings (`model`) know them."""
     for number, (theirs, ours) in enumerate(zip(settings.get("class_names", ()), class_names, strict=False)):
         if theirs != ours:
             return f"was trained with class {number} '{theirs}', but here it is '{ours}'"
@@ -121,7 +121,7 @@ def load_network(
     backbone: str | None = None,
     num_classes: int | None = None,
     output_stride: int | None = None,
-) -> tuple[DeepLab, dict[str, Any]]:
+) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a checkpoint.
 
     Its settings come from the checkpoint; a file without them (the original's) takes the arguments, or else a resnet at
@@ -129,22 +129,21 @@ def load_network(
     is an error.
 
     Returns:
-        The network on the CPU, and its settings: backbone, num_classes, output_stride and, where the checkpoint has
-        them, class_names and crop_size.
+        The network on the CPU, and its settings: network, backbone, num_classes, output_stride and, where the
+        checkpoint has them, class_names and crop_size.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint["state_dict"]
-    settings = dict(checkpoint.get("model", {}))
-    if "num_classes" not in settings and CLASSIFIER_KEYS[0] in weights:
-        settings["num_classes"] = len(weights[CLASSIFIER_KEYS[0]])
+    settings = {"network": DEFAULT_NETWORK, **checkpoint.get("model", {})}
+    classifier = network_class(settings["network"]).classifier_keys[0]
+    if "num_classes" not in settings and classifier in weights:
+        settings["num_classes"] = len(weights[classifier])
     for name, option, asked in (("backbone", "--backbone", backbone), ("num_classes", "--n_class", num_classes)):
         if asked is not None and settings.setdefault(name, asked) != asked:
             raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")
-    settings.setdefault("backbone", "resnet")
-    model = DeepLab(
-        settings.get("num_classes", 21), settings["backbone"], output_stride or settings.get("output_stride", 16)
-    )
-    settings["output_stride"] = model.backbone.output_stride
+    settings = {"num_classes": 21, "backbone": "resnet", "output_stride": 16, **settings}
+    model = build_network({**settings, "output_stride": output_stride or settings["output_stride"]})
+    settings["output_stride"] = model.output_stride
     load_weights(model, weights, path)
     return model, settings
 

@@ -40,7 +40,14 @@ class Decoder(nn.Module):
         )
         initialize_convolutions(self, "fan_in")
 
-    def forward(self, x: Tensor, low_level: Tensor) -> Tensor:  # (N, 256, h, w), (N, low_level_channels, H/4, W/4)
+    def forward(self, x: Tensor, low_level: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last features (N, 256, H/4, W/4) and their logits (N, num_classes, H/4, W/4).
+
+        Args:
+            x: the pyramid's output, (N, 256, h, w).
+            low_level: (N, low_level_channels, H/4, W/4).
+        """
         low_level = self.relu(self.bn1(self.conv1(low_level)))  # (N, 48, H/4, W/4)
         x = F.interpolate(x, size=low_level.shape[2:], mode="bilinear", align_corners=True)  # (N, 256, H/4, W/4)
-        return self.last_conv(torch.cat((x, low_level), dim=1))  # (N, num_classes, H/4, W/4)
+        features = self.last_conv[:-1](torch.cat((x, low_level), dim=1))
+        return features, self.last_conv[-1](features)

@@ -4,9 +4,9 @@ Parameter names are those of github.com/jfzhang95/pytorch-deeplab-xception, on w
 regularised losses are built: their state dicts load with strict=True.
 """
 
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from modeling.decoder import Decoder
 from modeling.pretrained import load_pretrained
 
 ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # by the backbone's output stride
-CLASSIFIER_KEYS = ("decoder.last_conv.8.weight", "decoder.last_conv.8.bias")  # the only ones that depend on num_classes
 
 
 class DeepLab(nn.Module):
@@ -38,6 +37,8 @@ class DeepLab(nn.Module):
             fit the backbone.
     """
 
+    classifier_keys = ("decoder.last_conv.8.weight", "decoder.last_conv.8.bias")
+
     def __init__(
         self,
         num_classes: int = 21,
@@ -54,13 +55,18 @@ class DeepLab(nn.Module):
         self.aspp = ASPP(self.backbone.out_channels, ASPP_RATES[self.backbone.output_stride], norm_layer)
         self.decoder = Decoder(self.backbone.low_level_channels, num_classes, norm_layer)
         self.freeze_bn = freeze_bn
+        self.output_stride = self.backbone.output_stride
         self.train()
 
-    def forward(self, image: Tensor) -> Tensor:  # (N, 3, H, W)
+    def forward(self, image: Tensor, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the logits (N, num_classes, H, W) of a normalised image (N, 3, H, W).
+
+        With `with_features` also the features (N, 256, H/4, W/4) that the last layer classifies.
+        """
         x, low_level = self.backbone(image)  # (N, out_channels, H/16, W/16), (N, low_level_channels, H/4, W/4)
-        x = self.aspp(x)  # (N, 256, H/16, W/16)
-        x = self.decoder(x, low_level)  # (N, num_classes, H/4, W/4)
-        return F.interpolate(x, size=image.shape[2:], mode="bilinear", align_corners=True)  # (N, num_classes, H, W)
+        features, logits = self.decoder(self.aspp(x), low_level)
+        logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=True)
+        return (logits, features) if with_features else logits
 
     def train(self, mode: bool = True) -> "DeepLab":
         """Switch between training and evaluation; with `freeze_bn` the batch norms stay in evaluation."""
@@ -71,10 +77,10 @@ class DeepLab(nn.Module):
                     module.eval()
         return self
 
-    def get_1x_lr_params(self) -> Iterator[nn.Parameter]:
-        """Parameters of the backbone, which learn at the base rate."""
-        return self.backbone.parameters()
-
-    def get_10x_lr_params(self) -> Iterator[nn.Parameter]:
-        """All other parameters, which learn at ten times the base rate."""
-        return chain(self.aspp.parameters(), self.decoder.parameters())
+    def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
+        """Return the optimizer's groups: the backbone, and all else at `head_rate` times the learning rate."""
+        head = chain(self.aspp.parameters(), self.decoder.parameters())
+        return [
+            {"params": list(self.backbone.parameters()), "lr_scale": 1.0},
+            {"params": list(head), "lr_scale": head_rate},
+        ]

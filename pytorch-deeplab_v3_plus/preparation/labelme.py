@@ -1,35 +1,33 @@
-"""labelme's JSON files."""
+"""The format labelme: its JSON files, beside or apart from their photographs."""
 
 import base64
 import binascii
 import io
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from dataloaders.labels import UNLABELLED
-from preparation.importing import Labelled
-from preparation.shapes import Annotation, Shape, annotation_files, class_names_of, collected
+from preparation.formats import Collection, ImportOptions
+from preparation.shapes import Annotation, Shape, annotation_files, class_names_of, collect_shapes
 
-logger = logging.getLogger(__name__)
+# Our kinds of shapes by labelme's names: its `points` and `linestrip` have any number of points.
+_KINDS = {name: name for name in ("point", "line", "polygon", "rectangle", "circle", "mask")}
+_KINDS |= {"points": "point", "linestrip": "line"}
 
-# labelme's names of shapes; `points` and `linestrip` are several points.
-_KINDS = {
-    "point": "point",
-    "points": "point",
-    "line": "line",
-    "linestrip": "line",
-    "polygon": "polygon",
-    "rectangle": "rectangle",
-    "circle": "circle",
-    "mask": "mask",
-}
+_MIN_POINTS = {"point": 1, "line": 2, "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 
-_LEAST_POINTS = {"point": 1, "line": 2, "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
+
+def collect(source: Path, options: ImportOptions) -> Collection:
+    """Find the JSON files in a folder, and the photographs of `options.images` or those that the files name or carry.
+
+    The classes are the labels in use where the options name none. Raises InputError where a file is no labelme file,
+    has no photograph, or uses a label that is no class.
+    """
+    annotations = [read_labelme(path) for path in annotation_files(source, ".json")]
+    return collect_shapes(annotations, options, options.class_names or class_names_of(annotations))
 
 
 def read_labelme(path: Path) -> Annotation:
@@ -46,7 +44,7 @@ def read_labelme(path: Path) -> Annotation:
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
-            f"expected a JSON file of labelme, found {reason} in {path}: save it anew, or remove it"
+            f"expected a JSON file of labelme, found {reason} in {path}: save it again in labelme, or remove it"
         ) from None
     if image_name is not None:
         image_name = str(image_name).replace("\\", "/")  # annotated under Windows
@@ -58,7 +56,7 @@ def _labelme_shape(shape: dict) -> Shape:
     if name not in _KINDS:
         raise ValueError(f"the shape '{name}' of '{label}' (known: {', '.join(_KINDS)})")
     kind, points = _KINDS[name], np.array(shape["points"], dtype=np.float64).reshape(-1, 2)
-    if len(points) < _LEAST_POINTS[kind] or not np.isfinite(points).all():
+    if len(points) < _MIN_POINTS[kind] or not np.isfinite(points).all():
         raise ValueError(f"a {name} of '{label}' with the points {points.tolist()}")
     mask = None
     if kind == "mask":
@@ -68,26 +66,3 @@ def _labelme_shape(shape: dict) -> Shape:
         except (OSError, TypeError):
             raise ValueError(f"a mask of '{label}' that is no PNG") from None
     return Shape(label, kind, points, mask)
-
-
-def collect_labelme(
-    folder: Path, images: Path | None, class_names: tuple[str, ...] | None, width: int, truth: bool
-) -> tuple[list[Labelled], tuple[str, ...]]:
-    """Find the JSON files of labelme in a folder.
-
-    Args:
-        folder: of the JSON files.
-        images: folder of photographs called as the JSON files; None takes the files that they name or carry.
-        class_names: None takes the labels in use.
-        width: of strokes, in pixels.
-        truth: whether what lies outside the shapes is background instead of unlabelled.
-
-    Returns:
-        What to import, and the class names.
-
-    Raises:
-        InputError: a file is no labelme file, has no image, or uses a label that is no class.
-    """
-    annotations = [read_labelme(path) for path in annotation_files(folder, ".json")]
-    names = class_names or class_names_of(annotations)
-    return collected(annotations, images, names, width, 0 if truth else UNLABELLED), names

@@ -1,6 +1,5 @@
-"""Pictures whose colours are classes."""
+"""The format masks: pictures whose colours stand for classes."""
 
-import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +10,31 @@ from PIL import Image
 from common.errors import InputError
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
-from preparation.importing import Labelled
+from preparation.formats import Collection, ImportOptions, Labelled, need
 from preparation.shapes import UNLABELLED_NAMES, annotation_files, check_size, image_of
 
-logger = logging.getLogger(__name__)
+
+def collect(source: Path, options: ImportOptions) -> Collection:
+    """Find the masks in a folder and their photographs in `options.images`; `options.colours` says the classes.
+
+    Raises InputError for a bad colour table, and where a mask has no photograph or colours that are not in the table.
+    """
+    need("masks", options, images="the photographs", colours="the class of each colour")
+    table, photographs, items = read_colours(options.colours), listing(options.images, IMAGE_SUFFIXES), []
+    for path in annotation_files(source, *IMAGE_SUFFIXES):
+        image = image_of(path, photographs, options.images)
+        if image.samefile(path):
+            raise InputError(
+                f"expected a mask and its photograph, found one file for both, {path}: put them into different folders"
+            )
+
+        def draw(size: tuple[int, int], path: Path = path) -> np.ndarray:
+            label = read_coloured(path, table, options.ignore_unknown)
+            check_size(path, label.shape[::-1], size)
+            return label
+
+        items.append(Labelled(image.name, image, path, draw))
+    return Collection(items, table.class_names)
 
 
 class ColourTable(NamedTuple):
@@ -62,9 +82,9 @@ def read_coloured(path: Path, table: ColourTable, ignore_unknown: bool = False) 
     """Read a picture whose colours are classes; transparent pixels are unlabelled.
 
     Args:
-        path: of any kind that Pillow reads without loss; a palette counts by its colours, not its numbers.
+        path: any picture that Pillow reads without loss; of a palette the colours count, not the numbers.
         table: class of each colour.
-        ignore_unknown: whether colours that the table lacks are unlabelled instead of an error.
+        ignore_unknown: whether colours that are not in the table are unlabelled instead of an error.
 
     Returns:
         uint8 (H, W).
@@ -90,24 +110,3 @@ def read_coloured(path: Path, table: ColourTable, ignore_unknown: bool = False) 
             "add them to the table, or leave such pixels unlabelled with --ignore-unknown (soft edges, JPEG noise)"
         )
     return label
-
-
-def collect_masks(
-    folder: Path, images: Path, colours: Path, ignore_unknown: bool
-) -> tuple[list[Labelled], tuple[str, ...]]:
-    """Find the coloured masks of a folder; arguments as read_coloured, result and errors as collect_labelme's."""
-    table = read_colours(colours)
-    photographs = listing(images, IMAGE_SUFFIXES)
-    items = []
-    for path in annotation_files(folder, *IMAGE_SUFFIXES):
-        image = image_of(path, photographs, images)
-        if image.samefile(path):
-            raise InputError(f"expected a mask and its photograph, found one file for both, {path}: part their folders")
-
-        def draw(size: tuple[int, int], path: Path = path) -> np.ndarray:
-            label = read_coloured(path, table, ignore_unknown)
-            check_size(path, label.shape[::-1], size)
-            return label
-
-        items.append(Labelled(image.name, image, path, draw))
-    return items, table.class_names

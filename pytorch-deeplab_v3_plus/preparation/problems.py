@@ -1,13 +1,12 @@
-"""The kinds of problems that a data set can have, and the report of a check."""
+"""The kinds of problems that a data set can have, and the report on what was found."""
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-logger = logging.getLogger(__name__)
+from dataloaders.inspection import CLASS_NEVER, NO_BACKGROUND, TRAIN_AND_VAL
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -26,12 +25,10 @@ LEFT_OUT = "is left out of the lists"
 
 KINDS = {
     "list": Kind(ERROR, "a list cannot be used", "write one id a line, or delete ImageSets to split by name"),
-    "listed twice": Kind(ERROR, "an id stands in a list more than once", "remove the repeated lines", "is listed once"),
-    "train and val": Kind(
-        ERROR, "the same picture trains and validates: the scores flatter", "take it from one list", "only validates"
-    ),
-    "missing": Kind(ERROR, "a listed file is missing", "add the file, or take the id from the list", LEFT_OUT),
-    "unreadable": Kind(ERROR, "a file cannot be read", "replace it, or take the id from the list", LEFT_OUT),
+    "listed twice": Kind(ERROR, "an id is in a list more than once", "remove the repeated lines", "is listed once"),
+    "train and val": Kind(ERROR, TRAIN_AND_VAL, "remove it from one list", "is kept for validation only"),
+    "missing": Kind(ERROR, "a listed file is missing", "add the file, or remove the id from the list", LEFT_OUT),
+    "unreadable": Kind(ERROR, "a file cannot be read", "replace it, or remove the id from the list", LEFT_OUT),
     "label mode": Kind(
         ERROR,
         "a label map is not an 8-bit PNG of class numbers (mode P or L)",
@@ -39,30 +36,28 @@ KINDS = {
     ),
     "label mode, plain": Kind(
         ERROR,
-        "a label map is not an 8-bit PNG of class numbers, but its content is plain",
+        "a label map is not an 8-bit PNG of class numbers, but its content is unambiguous",
         "save the class numbers with 8 bits",
         "is written as class numbers",
     ),
     "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
-    "label size": Kind(ERROR, "a label map is not of its image's size", "draw or export it at the size of the image"),
+    "label size": Kind(ERROR, "a label map has not the size of its image", "draw or export it at the image's size"),
     "EXIF rotation, labels not turned": Kind(
         ERROR,
-        "a photograph says that it is to be turned, and its labels fit it only unturned",
+        "a photograph carries an EXIF rotation, and its labels fit it only without",
         "save the photograph without its EXIF tag",
-        "is saved unturned, without the tag",
+        "is saved unrotated, without the tag",
     ),
     "0 for unlabelled": Kind(
         ERROR,
-        "thin strokes on 0 and nothing is 255: unlabelled pixels would train as background",
+        "thin strokes on 0 and no 255: unlabelled pixels would be trained as background",
         "write 255 where nothing is drawn",
-        "gets 255 for 0 (so that its background strokes, if any, are lost)",
+        "gets 255 for 0 (its background strokes, if any, are lost)",
     ),
-    "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or take the id off"),
-    "no background": Kind(
-        ERROR, "no image has background scribbles: everything would become an object", "scribble the background too"
-    ),
+    "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or remove the id"),
+    "no background": Kind(ERROR, NO_BACKGROUND, "scribble the background too"),
     "background in few": Kind(WARNING, "most images have no background scribbles", "scribble the background too"),
-    "class never": Kind(WARNING, "a class is never labelled: the network cannot learn it", "label it or drop it"),
+    "class never": Kind(WARNING, CLASS_NEVER, "label it or drop it"),
     "class rarely": Kind(WARNING, "a class is labelled in one or two images only", "label it in more images"),
     "255 for the object": Kind(
         WARNING, "the ground truth is 0 and 255 only, and 255 means 'not labelled'", "give the object the value 1"
@@ -71,32 +66,32 @@ KINDS = {
         WARNING, "a label map holds 254, which means padding: no loss applies there", "write 255 for unlabelled"
     ),
     "contradiction": Kind(
-        WARNING, "scribbles say another class than the ground truth", "look at the contact sheet: which is right?"
+        WARNING, "scribbles contradict the ground truth of their image", "look at the contact sheet: which is right?"
     ),
     "contradiction everywhere": Kind(
-        ERROR, "the scribbles contradict the ground truth", "do both count the classes alike?"
+        ERROR, "the scribbles contradict the ground truth", "do both number the classes alike?"
     ),
     "palette": Kind(
         WARNING,
-        "a palette holds VOC's colours in another order: numbers count, not colours",
+        "a palette has VOC's colours in another order: numbers count, not colours",
         "if the colours are right: import_scribbles.py masks",
     ),
-    "full masks": Kind(NOTE, "scribbles that label nearly every pixel", "nothing, if that is meant"),
+    "full masks": Kind(NOTE, "scribbles that label nearly every pixel", "nothing, if that is intended"),
     "look-alikes": Kind(WARNING, "a validation image looks like a training image", "are they the same scene?"),
     "few images": Kind(ERROR, "fewer than two training images or no validation image", "add images"),
     "no truth": Kind(NOTE, "there is no ground truth", "scores are then measured on the scribbles of the val list"),
-    "not listed": Kind(NOTE, "a scribbled image stands in no list", "add its id to a list to use it"),
-    "no image": Kind(WARNING, "a label map has no image", "are the files called alike?"),
+    "not listed": Kind(NOTE, "a scribbled image is in no list", "add its id to a list to use it"),
+    "no image": Kind(WARNING, "a label map has no image", "do the file names match?"),
     "grey levels": Kind(
         WARNING,
-        "16-bit images differ in how many bits they use: which 8 are read differs too, and so their brightness",
+        "16-bit images differ in how many bits they use: different 8 of them are read, so the brightness differs",
         "save all with 8 bits, scaled alike",
     ),
-    "16 bits": Kind(NOTE, "an image of 16 bits is read with 8", "nothing: inference reads it alike"),
-    "transparency": Kind(NOTE, "transparent pixels are read as white", "nothing, if that is meant"),
+    "16 bits": Kind(NOTE, "an image of 16 bits is read with 8", "nothing: inference reads it the same way"),
+    "transparency": Kind(NOTE, "transparent pixels are read as white", "nothing, if that is intended"),
     "EXIF rotation": Kind(
         NOTE,
-        "a photograph says that it is to be turned, and is; its labels must be drawn upright",
+        "a photograph carries an EXIF rotation and is turned upright: its labels must be drawn upright too",
         "nothing, if the contact sheet looks right",
         "is saved upright, without the tag",
     ),
@@ -110,10 +105,10 @@ class Problem(NamedTuple):
 
     kind: str
     file: str
-    """Relative to the data set's folder; empty for the set as a whole."""
+    """Relative to the data set's folder; empty where it is about the whole set."""
     detail: str
     id: str = ""
-    """Of the image, where it is about one."""
+    """The image's, where it is about one."""
 
 
 @dataclass
@@ -130,7 +125,7 @@ class Item:
     """Scribbled pixels that contradict the truth."""
     compared: int = 0
     bits: int | None = None
-    """In use, of a 16-bit image."""
+    """Bits in use, of a 16-bit image."""
     digest: bytes = b""
     thumbnail: np.ndarray | None = None
 

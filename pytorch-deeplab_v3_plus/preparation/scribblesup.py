@@ -1,25 +1,34 @@
-"""ScribbleSup's XML files."""
+"""The format scribblesup: the XML files with scribbles for PASCAL VOC."""
 
-import logging
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
 from common.errors import InputError
-from dataloaders.labels import UNLABELLED, VOC_CLASSES
-from preparation.importing import Labelled
-from preparation.shapes import Annotation, Shape, annotation_files, collected
+from dataloaders.labels import VOC_CLASSES
+from preparation.formats import Collection, ImportOptions, need
+from preparation.shapes import Annotation, Shape, annotation_files, collect_shapes
 
-logger = logging.getLogger(__name__)
+
+def collect(source: Path, options: ImportOptions) -> Collection:
+    """Find the XML files in a folder; the classes are those of PASCAL VOC where the options name none.
+
+    Raises InputError where a file is damaged, has no photograph in `options.images`, or uses a label that is no class.
+    """
+    need("scribblesup", options, images="the photographs")
+    if options.truth:
+        raise InputError("scribblesup holds scribbles, never the full truth")
+    annotations = [read_scribblesup(path) for path in annotation_files(source, ".xml")]
+    return collect_shapes(annotations, options, options.class_names or VOC_CLASSES)
 
 
 def read_scribblesup(path: Path) -> Annotation:
     """Read an XML file of the PASCAL-scribble data set (Lin et al., ScribbleSup, CVPR 2016).
 
-    One polyline an element: ``<polygon><tag>class</tag><point><X>12</X><Y>34</Y></point>...</polygon>``. That is the
-    form that programs for the data set read; it was not compared with the published archive. So this takes the elements
-    at any depth, upper or lower case, and names the file where something else stands.
+    Each element is a polyline: ``<polygon><tag>class</tag><point><X>12</X><Y>34</Y></point>...</polygon>``. Programs
+    for the data set read that form; it was not compared with the published archive. The elements are therefore found at
+    any depth, in upper or lower case, and anything else is an InputError that names the file.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes())
@@ -49,12 +58,3 @@ def read_scribblesup(path: Path) -> Annotation:
             f"expected <polygon><tag>CLASS</tag><point><X>..</X><Y>..</Y></point>...</polygon>, found {error} in {path}"
         ) from None
     return Annotation(path, None, size, tuple(shapes))
-
-
-def collect_scribblesup(
-    folder: Path, images: Path, class_names: tuple[str, ...] | None, width: int
-) -> tuple[list[Labelled], tuple[str, ...]]:
-    """Find ScribbleSup's XML files in a folder; arguments, result and errors as collect_labelme's."""
-    annotations = [read_scribblesup(path) for path in annotation_files(folder, ".xml")]
-    names = class_names or VOC_CLASSES
-    return collected(annotations, images, names, width, UNLABELLED), names

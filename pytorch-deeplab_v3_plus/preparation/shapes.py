@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from common.errors import InputError
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
-from preparation.importing import Labelled
+from dataloaders.strokes import brush_stroke
+from preparation.formats import Collection, ImportOptions, Labelled
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +122,7 @@ def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarra
         paths = [points] if shape.kind == "line" else points[:, None]
         covered = np.zeros(size[::-1], dtype=bool)
         for path in paths:
-            columns, rows = stroke_pixels(path, width).T
-            inside = (columns >= 0) & (columns < size[0]) & (rows >= 0) & (rows < size[1])
-            covered[rows[inside], columns[inside]] = True
+            covered |= brush_stroke(path, width, size[::-1])
         return covered
     picture = Image.new("1", size)
     pen = ImageDraw.Draw(picture)
@@ -137,21 +136,6 @@ def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarra
     else:
         picture.paste(Image.fromarray(shape.mask), tuple(points[0].astype(int).tolist()))
     return np.array(picture)
-
-
-def stroke_pixels(path: np.ndarray, width: int) -> np.ndarray:
-    """Return the pixels under a round brush of `width` pixels that is led along a path, int (n, 2) as x, y.
-
-    Pillow's own wide lines are a pixel thinner or thicker, by their slope.
-    """
-    steps = np.ceil(np.abs(np.diff(path, axis=0)).max(axis=1)).astype(int)
-    line = [path[:1]]
-    for start, end, count in zip(path[:-1], path[1:], steps, strict=True):
-        line.append(start + (end - start) * np.arange(1, count + 1)[:, None] / max(count, 1))
-    middle = (width - 1) / 2
-    brush = np.argwhere(np.hypot(*(np.indices((width, width)) - middle)) <= width / 2) - width // 2
-    centres = np.floor(np.concatenate(line) + 0.5).astype(int)
-    return (centres[:, None] + brush).reshape(-1, 2)
 
 
 def annotation_files(folder: Path, *suffixes: str) -> list[Path]:
@@ -171,19 +155,21 @@ def image_of(source: Path, photographs: dict[str, Path], folder: Path) -> Path:
     return photographs[source.stem]
 
 
-def collected(
-    annotations: Sequence[Annotation], images: Path | None, class_names: tuple[str, ...], width: int, outside: int
-) -> list[Labelled]:
-    """Join annotations with their images; without those on which nothing is drawn, unless that means background."""
-    values = label_values(annotations, class_names)
-    photographs = listing(images, IMAGE_SUFFIXES) if images else {}
-    items, empty = [], 0
-    for annotation in annotations:
-        if not annotation.shapes and outside == UNLABELLED:
-            empty += 1
-            continue
-        if images:
-            image: Path | bytes = image_of(annotation.source, photographs, images)
+def collect_shapes(
+    annotations: Sequence[Annotation], options: ImportOptions, class_names: tuple[str, ...]
+) -> Collection:
+    """Join annotations with their images and with the values of their labels, for a format that draws shapes.
+
+    Images on which nothing is drawn are left out, unless that means background. Raises InputError for a label that is
+    no class, or an annotation without its image.
+    """
+    values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
+    photographs = listing(options.images, IMAGE_SUFFIXES) if options.images else {}
+    drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
+    items = []
+    for annotation in drawn:
+        if options.images:
+            image: Path | bytes = image_of(annotation.source, photographs, options.images)
             name = image.name
         else:
             name, image = named_image(annotation)
@@ -191,12 +177,12 @@ def collected(
         def draw(size: tuple[int, int], annotation: Annotation = annotation) -> np.ndarray:
             if annotation.size:
                 check_size(annotation.source, annotation.size, size)
-            return draw_annotation(annotation, size, values, width, outside)
+            return draw_annotation(annotation, size, values, options.width, outside)
 
         items.append(Labelled(name, image, annotation.source, draw))
-    if empty:
-        logger.info("left out: %d images on which nothing is drawn", empty)
-    return items
+    if len(drawn) < len(annotations):
+        logger.info("left out: %d images on which nothing is drawn", len(annotations) - len(drawn))
+    return Collection(items, class_names)
 
 
 def named_image(annotation: Annotation) -> tuple[str, Path | bytes]:

@@ -1,7 +1,6 @@
 """A data set with scribbles simulated from its ground truth."""
 
 import functools
-import logging
 import os
 import shutil
 import zlib
@@ -14,12 +13,9 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import link_or_copy, new_folder
-from dataloaders.datasets.pascal import IMAGES, LISTS, SCRIBBLES, TRUTH
 from dataloaders.images import IMAGE_SUFFIXES, listing, read_label, value_counts, write_label
-from dataloaders.layout import CLASS_FILE
+from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH
 from dataloaders.synthetic.scribbles import simulate_scribbles
-
-logger = logging.getLogger(__name__)
 
 
 def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **how: Any) -> np.ndarray:

@@ -13,24 +13,23 @@ WARM_UP = 3  # steps that do not count: compiling, choosing algorithms, growing 
 
 def benchmark(trainer: Trainer, steps: int) -> str:
     """Take `steps` training steps, after a few that do not count, and return a table of milliseconds by part."""
+    step = trainer.step
     trainer.model.train()
-    trainer.clock = Stopwatch(trainer.device)
-    loader = trainer.loaders.train
-    batches = trainer.timed(itertools.chain.from_iterable(itertools.repeat(loader)))
+    step.clock = Stopwatch(step.device)
+    batches = trainer.timed(itertools.chain.from_iterable(itertools.repeat(trainer.loaders.train)))
     for number, batch in enumerate(itertools.islice(batches, WARM_UP + steps)):
         if number == WARM_UP:
-            trainer.clock.reset()
-            trainer.images = 0
+            step.reset()
         trainer.train_step(batch)
         trainer.read_losses()
-    total = trainer.clock.total
-    parts = {"waiting for data" if name == "data" else name: value for name, value in trainer.clock.seconds.items()}
+    total = step.clock.total
+    parts = {"waiting for data" if name == "data" else name: value for name, value in step.clock.seconds.items()}
     parts["the rest"] = total - sum(parts.values())
     lines = [f"{'ms a step':<24}{'':>10}{'share':>8}"]
     lines += [f"{name:<24}{1000 * value / steps:>10.1f}{value / total:>8.0%}" for name, value in parts.items()]
     lines += [
         f"{'whole step':<24}{1000 * total / steps:>10.1f}{1:>8.0%}",
-        f"{'images a second':<24}{trainer.images / total:>10.1f}",
-        f"{'peak memory, MiB':<24}{peak_memory(trainer.device):>10.0f}",
+        f"{'images a second':<24}{step.images / total:>10.1f}",
+        f"{'peak memory, MiB':<24}{peak_memory(step.device):>10.0f}",
     ]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -33,7 +34,7 @@ def save_last(folder: Path, checkpoint: dict[str, Any]) -> None:
 
     def write(temporary: Path) -> None:
         torch.save(checkpoint, temporary)
-        synchronise(temporary)  # before the old one moves: at any moment there is a whole one
+        synchronise(temporary)  # before the old one moves: at any moment one is intact
         if last.exists():
             os.replace(last, folder / PREVIOUS)
 
@@ -52,17 +53,20 @@ def keep_newest(folder: Path, count: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def newest_first(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, the newest first."""
+    # Not by the times of the files, which a copy of the folder loses.
+    return [path for path in (folder / LAST, folder / PREVIOUS, *by_epoch(folder)) if path.exists()]
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None where the run has not saved any.
+    """Return the newest intact checkpoint of a run, or None where the run has not saved any.
 
     Raises:
-        InputError: there are files, but none is whole.
+        InputError: there are files, but none is intact.
     """
     problem = None
-    # Not by the times of the files, which a copy of the folder loses.
-    for path in (folder / LAST, folder / PREVIOUS, *by_epoch(folder)):
-        if not path.exists():
-            continue
+    for path in newest_first(folder):
         try:
             load_checkpoint(path)
             return path
@@ -71,8 +75,17 @@ def newest_checkpoint(folder: Path) -> Path | None:
             problem = error
     if problem:
         raise InputError(
-            f"{folder}: expected a whole checkpoint to go on from, found none; delete the folder"
+            f"{folder}: expected an intact checkpoint to resume from, found none; delete the folder"
         ) from None
+    return None
+
+
+def newest_finite(folder: Path, *others: Path | None) -> Path | None:
+    """Return the newest of a run's checkpoints, then of the others, whose weights are all finite, or None."""
+    for path in [*newest_first(folder), *filter(None, others)]:
+        with contextlib.suppress(InputError):
+            if all(value.isfinite().all() for value in load_checkpoint(path)["state_dict"].values()):
+                return path
     return None
 
 

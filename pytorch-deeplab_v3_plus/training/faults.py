@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import signal
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from types import FrameType
 import torch
 
 from common.errors import InputError
+from training.options import TrainOptions
 
 
 class Stopped(Exception):
@@ -50,27 +50,34 @@ PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken
 
 
 @contextlib.contextmanager
-def one_line_errors(args: argparse.Namespace) -> Iterator[None]:
+def one_line_errors(options: TrainOptions) -> Iterator[None]:
     """Raise InputError for what PyTorch raises when memory, a data worker or another process fails."""
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, torch.cuda.OutOfMemoryError) or CPU_MEMORY in text:
-            what = text.split(". ")[0] if isinstance(error, torch.cuda.OutOfMemoryError) else "out of memory"
-            line = (
-                f"{what}; lower --batch-size ({args.batch_size}), --crop-size ({args.crop_size}) or --rloss-scale "
-                f"({args.rloss_scale:g}), or raise --accumulate ({args.accumulate}), which keeps the batch, or "
-                f"--out-stride ({args.out_stride})" + (", or try --amp bf16" if args.amp == "off" else "")
-            )
-        elif WORKER_DIED in text:
-            line = (
-                "a process that loads images was killed; where memory is short, lower --workers "
-                f"({args.workers}); in a container, give it shared memory (docker run --ipc=host)"
-            )
-        elif any(words in text for words in PROCESS_DIED):
-            reason = text.split("\n")[0]
-            line = f"another process of this training has ended, and its own message tells why ({reason})"
-        else:
+        line = explained(error, options)
+        if line is None:
             raise
-        raise InputError(f"{line}; --resume auto goes on from the last checkpoint") from None
+        raise InputError(f"{line}; --resume auto continues from the last checkpoint") from None
+
+
+def explained(error: RuntimeError, options: TrainOptions) -> str | None:
+    """Return what an error of PyTorch's means and what to do about it, or None for an unknown one."""
+    text = str(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError) or CPU_MEMORY in text:
+        what = text.split(". ")[0] if isinstance(error, torch.cuda.OutOfMemoryError) else "out of memory"
+        data = options.data
+        return (
+            f"{what}; lower --batch-size ({data.batch_size}), --crop-size ({data.crop_size}) or --rloss-scale "
+            f"({options.rloss_scale:g}), or raise --accumulate ({options.accumulate}), which keeps the batch, or "
+            f"--out-stride ({options.out_stride})" + (", or try --amp bf16" if options.amp == "off" else "")
+        )
+    if WORKER_DIED in text:
+        return (
+            "a process that loads images was killed; where memory is short, lower --workers "
+            f"({options.data.workers}); in a container, give it shared memory (docker run --ipc=host)"
+        )
+    if any(words in text for words in PROCESS_DIED):
+        reason = text.split("\n")[0]
+        return f"another process of this training has ended, and its own message says why ({reason})"
+    return None

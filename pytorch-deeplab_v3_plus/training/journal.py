@@ -1,4 +1,4 @@
-"""What a run writes down: settings, log, losses, scores, TensorBoard events and pictures."""
+"""What a run writes down while it trains: settings, log, losses, scores, TensorBoard events and pictures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from common.files import replace_file
+from common.files import write_text
 from common.logs import LineFormatter
-from training.run_folder import newest_run
+from training.balance import percentage
+from training.run_folder import SCORES, STEPS, new_run
 
 logger = logging.getLogger(__name__)
 
 
-def _full(path: Any, error: OSError) -> InputError:
+def cannot_write(path: Any, error: OSError) -> InputError:
+    """Return the error for a file of a run that cannot be written."""
     return InputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose --run-root")
 
 
@@ -31,7 +33,7 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        raise _full(self.baseFilename, error) if isinstance(error, OSError) else error
+        raise cannot_write(self.baseFilename, error) if isinstance(error, OSError) else error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # it has said so before
@@ -77,16 +79,15 @@ class _EventFile:
                     self._file.close()
 
 
-class Monitor:
-    """The folder `<root>/<dataset>/<checkname>/experiment_<n>/` of one run, and everything written there.
+class Journal:
+    """Writes parameters.txt (settings), log.txt, steps.jsonl, scores.jsonl and TensorBoard events into a run's folder.
 
-    parameters.txt (settings), log.txt, steps.jsonl (one line a step interval), scores.jsonl (one line an epoch and one
-    at the end), TensorBoard events.
+    Epochs and steps count from 1.
 
     Args:
         parent: `<root>/<dataset>/<checkname>`.
         settings: what parameters.txt lists.
-        folder: a run to go on with; None makes the folder of the next number.
+        folder: a run to continue; None makes the folder of the next number.
 
     Raises:
         InputError: the folder cannot be written, or another process is writing it.
@@ -96,11 +97,10 @@ class Monitor:
         from tensorboardX import SummaryWriter  # here, since it takes a second to import
         from tensorboardX.record_writer import register_writer_factory
 
-        self.parent = parent
         try:
-            self.folder = folder or self._new_folder()
+            self.folder = folder or new_run(parent)
             self._log = _LogFile(self.folder / "log.txt", encoding="utf-8")
-            fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the process ends, however
+            fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however
             for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
                 leftover.unlink()
             lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
@@ -113,71 +113,77 @@ class Monitor:
                 f"{self.folder}: another process is training in this folder; wait for it, or choose another --checkname"
             ) from None
         except OSError as error:
-            raise InputError(f"{self.parent}: cannot be written ({error.strerror}); choose --run-root") from None
+            raise InputError(f"{parent}: cannot be written ({error.strerror}); choose --run-root") from None
         self._log.setFormatter(LineFormatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._log)
 
-    def _new_folder(self) -> Path:
-        """Make and return the folder of the next number; two runs started at once get two."""
-        self.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            newest = newest_run(self.parent)
-            folder = self.parent / f"experiment_{int(newest.name[11:]) + 1 if newest else 0}"
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                continue
-
     def write(self, name: str, text: str) -> None:
         """Write a text file of the run."""
-        replace_file(self.folder / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(self.folder / name, text)
 
-    def record(self, entry: dict[str, Any], file: str = "scores.jsonl") -> None:
+    def record(self, entry: dict[str, Any], file: str = SCORES) -> None:
         """Append one line to scores.jsonl or steps.jsonl."""
         path = self.folder / file
         try:
             with open(path, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise _full(path, error) from None
+            raise cannot_write(path, error) from None
 
-    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int) -> None:
-        """Take up the records of a run that goes on at `step`; those behind it, written before it was killed, go.
+    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int, steps_per_epoch: int) -> None:
+        """Take over the records of a run that continues after `step`; later ones, written before it was killed, go.
 
         Args:
             history: the records of its finished epochs.
             source: its folder, this one or another.
             step: steps of the whole training that its checkpoint has seen.
+            steps_per_epoch: renumbers the epochs of earlier versions, which counted from 0.
         """
-        self.write("scores.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+        self.write(SCORES, "".join(json.dumps(record) + "\n" for record in history))
         kept = []
         with contextlib.suppress(FileNotFoundError):
-            for line in (source / "steps.jsonl").read_text(encoding="utf-8").splitlines():
+            for line in (source / STEPS).read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):  # half a line, where the run was killed
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-        self.write("steps.jsonl", "".join(kept))
+                    entry = json.loads(line)
+                    if entry["step"] <= step:
+                        kept.append(json.dumps({**entry, "epoch": -(-entry["step"] // steps_per_epoch)}) + "\n")
+        self.write(STEPS, "".join(kept))
 
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """Send scalars to TensorBoard."""
+    def scalars(self, values: dict[str, float], at: int) -> None:
+        """Send scalars to TensorBoard, for a step or an epoch."""
         if self._event_file.error:
-            raise _full(self._event_file.path, self._event_file.error)
+            raise cannot_write(self._event_file.path, self._event_file.error)
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._events.add_scalar(name, value, at)
 
-    def picture(self, name: str, path: Path, step: int) -> None:
+    def picture(self, name: str, path: Path, epoch: int) -> None:
         """Send a picture file to TensorBoard."""
-        self._events.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+        self._events.add_image(name, np.asarray(Image.open(path).convert("RGB")), epoch, dataformats="HWC")
 
-    def best_of_all_runs(self) -> float:
-        """Return the best score of the earlier runs of this name, or -1."""
-        best = -1.0
-        for path in self.parent.glob("experiment_*/best_pred.txt"):
-            if path.parent != self.folder:
-                with contextlib.suppress(ValueError):  # an empty file, left by a run that was killed
-                    best = max(best, float(path.read_text()))
-        return best
+    def steps(self, entry: dict[str, Any], losses: dict[str, list[float]]) -> str:
+        """Record the steps up to entry['step'], of which `losses` has the values; return their line of text."""
+        for name, values in losses.items():
+            for at, value in enumerate(values, entry["step"] - len(values) + 1):
+                self.scalars({f"train/{name}": value}, at)
+        self.record(entry, STEPS)
+        text = " ".join(f"{name.replace('cross_entropy', 'ce')} {value:.3g}" for name, value in entry["losses"].items())
+        return (
+            f"{text}, {entry['images_per_second']:.1f} img/s, {percentage(entry['waiting_for_data'])} waiting for data"
+        )
+
+    def epoch(self, record: dict[str, Any], epochs: int, class_names: Sequence[str]) -> None:
+        """Record an epoch of `epochs` and log its line."""
+        self.record(record)
+        self.scalars({"train/lr": record["lr"]}, record["epoch"])
+        losses = ", ".join(f"{name.replace('_', '-')} {value:.4g}" for name, value in record["losses"].items())
+        line = f"epoch {record['epoch']}/{epochs}: {losses}, {record['images_per_second']} images/s"
+        scores = record.get("val")
+        if scores:
+            line += f", val mIoU (crop) {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
+            shown = {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}
+            by_class = zip(class_names, scores["iou"], strict=True)
+            self.scalars(shown | {f"val_iou/{name}": iou for name, iou in by_class if iou is not None}, record["epoch"])
+        logger.info("%s", line)
 
     def close(self) -> None:
         """Close the files."""
@@ -186,20 +192,20 @@ class Monitor:
         self._log.close()
 
 
-class SilentMonitor(Monitor):
+class SilentJournal(Journal):
     """Knows the run's folder but writes nothing: for the processes beside the first, and for benchmarks."""
 
     def __init__(self, folder: Path) -> None:
-        self.parent, self.folder = folder.parent, folder
+        self.folder = folder
 
     def write(self, name: str, text: str) -> None: ...
 
-    def record(self, entry: dict[str, Any], file: str = "scores.jsonl") -> None: ...
+    def record(self, entry: dict[str, Any], file: str = SCORES) -> None: ...
 
-    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int) -> None: ...
+    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int, steps_per_epoch: int) -> None: ...
 
-    def scalars(self, values: dict[str, float], step: int) -> None: ...
+    def scalars(self, values: dict[str, float], at: int) -> None: ...
 
-    def picture(self, name: str, path: Path, step: int) -> None: ...
+    def picture(self, name: str, path: Path, epoch: int) -> None: ...
 
     def close(self) -> None: ...

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import InputError
-from common.files import replace_file
+from common.files import make_folder, write_text
 from dataloaders.loaders import Loaders
 from figures.colours import scribble_picture
 from figures.sheets import evenly_spaced, save_contact_sheet
@@ -139,7 +139,13 @@ class Comparison:
             self._root(seed), name, f"seed {seed}, {title}: {epochs} epochs", (*self.options, *settings, *options)
         )
 
-    def check_folder(self) -> None:
+    def train(self, jobs: int) -> None:
+        """Train what has not ended before, up to `jobs` trainings at a time."""
+        self._check_folder()
+        train_all(self.first_stage(), jobs)
+        train_all(self.second_stage(), jobs)
+
+    def _check_folder(self) -> None:
         """Make the folder; refuse one that holds another comparison."""
         settings = {
             "options": list(self.options),
@@ -149,15 +155,12 @@ class Comparison:
         }
         text = json.dumps(settings, indent=1) + "\n"
         path = self.folder / "comparison.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if path.is_file() and path.read_text(encoding="utf-8") != text:
-                raise InputError(
-                    f"{path}: this folder holds a comparison with other settings; choose another --output, or delete it"
-                )
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from None
-        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        make_folder(self.folder, "choose another --output")
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{path}: this folder holds a comparison with other settings; choose another --output, or delete it"
+            )
+        write_text(path, text)
 
 
 def train_all(trainings: Iterable[Training], jobs: int) -> None:

@@ -1,19 +1,33 @@
-"""The documents: both READMEs say the same, and commands, options, messages and links that they name exist."""
+"""The documents: twins say the same; commands, options, messages, links and examples in them are right."""
 
+import argparse
 import ast
-import importlib
 import json
 import re
+import shlex
+import sys
+import textwrap
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from modeling.backbone import BACKBONES
+from modeling.deeplab import DeepLab
 
 HOME = Path(__file__).parents[2]
 CODE = HOME / "pytorch-deeplab_v3_plus"
-ENGLISH, JAPANESE, A100 = (HOME / name for name in ("README.md", "README.ja.md", "README_A100.md"))
-READMES = (ENGLISH, JAPANESE, A100)
+DOCS = HOME / "docs"
+README = HOME / "README.md"
+TWINS = [(README, HOME / "README.ja.md")] + [(DOCS / path.name, path) for path in sorted(DOCS.glob("ja/*.md"))]
+WITH_MESSAGES = (DOCS / "troubleshooting.md", DOCS / "ja" / "troubleshooting.md", HOME / "README_A100.md")
+MOST_WORDS = 1800  # of the README: one read of five minutes
 DOCUMENTS = [
     path
     for pattern in ("*.md", "*.ipynb")
@@ -21,6 +35,7 @@ DOCUMENTS = [
     if not {".venv", ".git", "run", ".pytest_cache", ".ipynb_checkpoints"} & set(path.relative_to(HOME).parts)
 ]
 SCRIPTS = sorted(path.stem for path in CODE.glob("*.py") if "exit_status(main)" in path.read_text(encoding="utf-8"))
+MODULES = SCRIPTS + [path.stem for folder in ("benchmarks", "experiments") for path in (HOME / folder).glob("*.py")]
 # Options of docker, docker-compose, pip and setuptools, and torchrun.
 FOREIGN_OPTIONS = {
     *("--build-arg", "--gpus", "--ipc", "--profile", "--rm", "--user"),
@@ -55,16 +70,35 @@ def text_of(path: Path) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """Return the fenced blocks of code in these languages."""
+    return [textwrap.dedent(code) for _, language, code in FENCE.findall(text) if language in languages]
+
+
+def prose_of(text: str) -> str:
+    """Return the text without its blocks of code."""
+    return "\n".join(line for line in FENCE.sub("", text).split("\n") if not line.startswith("    "))
+
+
 def code_lines(text: str) -> list[str]:
-    """Return the lines of the code blocks, without comments and what stands apart on the right like one."""
-    blocks = [line[4:] for line in text.split("\n") if line.startswith("    ")]
-    return [re.split(r"(?<=\S)(?:\s+#\s| {4,}(?=\S))", line)[0].rstrip() for line in blocks]
+    """Return the lines of the blocks of code, without comments and what stands apart on the right like one."""
+    fenced = [
+        line
+        for _, language, code in FENCE.findall(text)
+        if language != "mermaid"
+        for line in textwrap.dedent(code).split("\n")
+    ]
+    indented = [line[4:] for line in FENCE.sub("", text).split("\n") if line.startswith("    ")]
+    lines = [re.split(r"(?:^|(?<=\S)\s+)#\s|(?<=\S) {4,}(?=\S)", line)[0].rstrip() for line in fenced + indented]
+    return [line for line in lines if line]
 
 
 def spans(text: str) -> list[str]:
     """Return the pieces of code within sentences and tables."""
-    prose = "\n".join(line for line in text.split("\n") if not line.startswith("    "))
-    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose_of(text))]
 
 
 def commands(text: str) -> list[str]:
@@ -78,6 +112,7 @@ def options(text: str) -> set[str]:
 
 def sections(text: str) -> list[tuple[str, str]]:
     """Return the heading's marks (##) and the content of each section."""
+    text = FENCE.sub(lambda match: match[0].replace("\n#", "\n #"), text)  # comments are no headings
     parts = re.split(r"^(#+) .*\n", text, flags=re.MULTILINE)[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))
 
@@ -88,14 +123,38 @@ def figures(text: str) -> list[list[str]]:
     return [[cell if re.fullmatch(r"[\d\s.,±+*()-]+(s/it\) )?", cell) else "" for cell in row] for row in rows]
 
 
-def test_both_readmes_hold_the_same():
-    english, japanese = (sections(text_of(path)) for path in (ENGLISH, JAPANESE))
-    assert [marks for marks, _ in english] == [marks for marks, _ in japanese]
-    for (_, here), (_, there) in zip(english, japanese, strict=True):
-        assert code_lines(here) == code_lines(there)
-        assert sorted(set(spans(here))) == sorted(set(spans(there)))
-        assert options(here) == options(there)
-        assert figures(here) == figures(there)
+@pytest.mark.parametrize(("english", "japanese"), TWINS, ids=lambda path: str(path.relative_to(HOME)))
+def test_twins_hold_the_same(english, japanese):
+    here, there = sections(text_of(english)), sections(text_of(japanese))
+    assert [marks for marks, _ in here] == [marks for marks, _ in there]
+    for (_, ours), (_, theirs) in zip(here, there, strict=True):
+        assert code_lines(ours) == code_lines(theirs)
+        assert sorted(set(spans(ours))) == sorted(set(spans(theirs)))
+        assert options(ours) == options(theirs)
+        assert figures(ours) == figures(theirs)
+        assert len(blocks(ours, "mermaid")) == len(blocks(theirs, "mermaid"))
+
+
+def test_the_pages_that_have_twins():
+    assert {path.name for path in DOCS.glob("ja/*.md")} == {"data.md", "training.md", "troubleshooting.md"}
+    for english, japanese in TWINS:
+        assert f"({japanese.relative_to(english.parent)})" in text_of(english)
+        assert f"]({'' if japanese.parent == HOME else '../'}{english.name})" in text_of(japanese)
+
+
+def test_the_readme_is_one_read_of_five_minutes():
+    assert len(FENCE.sub("", text_of(README)).split()) <= MOST_WORDS
+
+
+def test_the_readme_links_every_page():
+    for path in [*DOCS.glob("*.md"), HOME / "CONTRIBUTING.md", HOME / "README_A100.md"]:
+        assert f"({path.relative_to(HOME)})" in text_of(README), path.name
+
+
+@pytest.mark.parametrize("path", [*sorted(DOCS.rglob("*.md")), HOME / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_a_page_begins_with_what_it_answers(path):
+    first = next(part for part in text_of(path).split("\n\n")[1:] if " | " not in part)
+    assert first.startswith(("This page answers", "このページでは"))
 
 
 @pytest.fixture
@@ -103,7 +162,7 @@ def options_of(capsys):
     @cache
     def ask(script: str) -> set[str]:
         with pytest.raises(SystemExit) as end:
-            importlib.import_module(script).main(["--help"])
+            import_module(script).main(["--help"])
         assert end.value.code == 0
         return options(capsys.readouterr().out)
 
@@ -126,13 +185,129 @@ def test_commands_have_the_options_that_documents_give_them(options_of):
 def test_options_exist(options_of):
     known = FOREIGN_OPTIONS | options((HOME / "setup_environment.sh").read_text()) | {"--help"}
     known = known.union(*(options_of(script) for script in SCRIPTS))
-    for folder in (HOME / "benchmarks", CODE / "dataloaders"):
+    for folder in (HOME / "benchmarks", HOME / "experiments", CODE / "dataloaders"):
         for path in folder.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("--"):
                     known.add(node.value)
     for path in DOCUMENTS:
         assert options(text_of(path)) <= known, path.name
+
+
+class Parsed(BaseException):
+    """A command line was parsed."""
+
+
+def command_lines(text: str) -> list[str]:
+    """Return the command lines in blocks of code, and those in sentences, that run Python."""
+    return [line for line in commands(text) if re.match(r"(PYTHONPATH=\S+ )?(python|torchrun) ", line)]
+
+
+def example_loss(text: str) -> tuple[str, str] | None:
+    """Return the name and the code of the regulariser that a page writes down."""
+    names = re.findall(r"losses/(?:`, say `)?(\w+)\.py", text)
+    codes = [code for code in blocks(text, "python") if "(nn.Module)" in code and "region_of_interest" in code]
+    return (names[-1], codes[0]) if names and codes else None
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
+def test_documented_commands_parse(path, monkeypatch, capsys):
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def stop(self, *args, **kwargs):
+        parse_args(self, *args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    example = example_loss(text_of(path))
+    for line in command_lines(text_of(path)):
+        words = [word for word in shlex.split(line) if word != "..."]
+        if "-m" in words:
+            name, words = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
+            if not name.startswith("dataloaders."):
+                continue
+            package = (CODE / name.replace(".", "/")).is_dir()
+            module = import_module(f"{name}.__main__" if package else name)
+        else:
+            at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+            if at is None or Path(words[at]).stem not in MODULES:
+                continue
+            module, words = import_module(Path(words[at]).stem), words[at + 1 :]
+        if example and any(word.startswith(f"{example[0]}=") for word in words):  # its file exists on the page only
+            at = words.index("--regulariser")
+            del words[at : at + 2]
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+        try:
+            module.main()
+        except Parsed:
+            continue
+        except SystemExit as end:
+            assert end.code == 0, f"{line}: {capsys.readouterr().err}"  # 0 is --help
+            continue
+        pytest.fail(f"{line}: ended without parsing")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
+def test_python_examples_compile(path):
+    for code in blocks(text_of(path), "python"):
+        if not re.match(r'elif|"\w+":', code):  # lines to put into a file
+            compile(code, str(path), "exec")
+
+
+@pytest.mark.parametrize("path", [HOME / "CONTRIBUTING.md", DOCS / "losses.md"], ids=lambda path: path.name)
+def test_the_regulariser_that_a_page_writes_down_works(path):
+    name, code = example_loss(text_of(path))
+    known = {}
+    exec(compile(code, str(path), "exec"), known)
+    (kind,) = (value for value in known.values() if isinstance(value, type) and issubclass(value, nn.Module))
+    uses = re.findall(rf"--regulariser {name}=(\S+)", "\n".join(command_lines(text_of(path))))
+    assert uses
+    for use in uses:
+        weight, *settings = use.split(",")
+        loss = kind(float(weight), **{key: float(value) for key, value in (pair.split("=") for pair in settings)})
+        torch.manual_seed(1)
+        image, logits = 32 * torch.rand(2, 3, 6, 5), torch.randn(2, 4, 6, 5, requires_grad=True)
+        region = torch.ones(2, 6, 5, dtype=torch.bool)
+        region[1] = False
+        value = loss(image, logits.softmax(1), region)
+        value.backward()
+        assert value.shape == () and 0 < value < 2 * float(weight)
+        assert logits.grad[0].any() and not logits.grad[1].any()
+
+
+def example(name: str) -> Any:
+    """Return a class or function that CONTRIBUTING.md writes down."""
+    known = {}
+    codes = blocks(text_of(HOME / "CONTRIBUTING.md"), "python")
+    code = next(code for code in codes if re.search(rf"^(class|def) {name}\(", code, re.MULTILINE))
+    exec(compile(code, "CONTRIBUTING.md", "exec"), known)
+    return known[name]
+
+
+def test_the_backbone_and_the_network_that_contributing_writes_down_work(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "tiny", example("Tiny"))
+    image = torch.zeros(2, 3, 65, 49)
+    for stride in (16, 8):
+        for network in (DeepLab, example("FCN")):
+            model = network(num_classes=3, backbone="tiny", output_stride=stride, freeze_bn=True)
+            assert model(image).shape == (2, 3, 65, 49)
+            deep, low_level = model.backbone(image)
+            assert deep.shape[2] == 64 // stride + 1 and low_level.shape[2] == 17
+    keys = model.classifier_keys
+    assert all(model.state_dict()[key].shape[0] == 3 for key in keys)
+    groups = model.parameter_groups(10.0)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_the_format_that_contributing_writes_down_works(tmp_path, voc):
+    (tmp_path / "points.csv").write_text("image,label,x,y\ni0.jpg,cat,3,4\ni0.jpg,background,20,15\ni1.jpg,cat,5,5\n")
+    options = import_module("preparation.formats").ImportOptions(images=voc / "JPEGImages", width=3)
+    items, names = example("collect")(tmp_path, options)
+    assert names == ("background", "cat")
+    assert [item.id for item in items] == ["i0", "i1"]
+    label = items[0].draw(Image.open(items[0].image).size)
+    assert label[4, 3] == 1 and label[15, 20] == 0 and label[10, 10] == 255
 
 
 def test_targets_and_settings_of_make_exist():
@@ -158,11 +333,11 @@ def test_messages_in_the_tables_of_troubles_are_those_of_the_code():
     source = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     source = re.sub(r'"\s*\n\s*f?"', "", source)  # strings in several pieces
     found = 0
-    for path in READMES:
-        table = sections(text_of(path))[
-            next(i for i, t in enumerate(titles(path)) if t.startswith(("Trou", "トラブル")))
-        ]
-        for row in table[1].split("\n"):
+    for path in WITH_MESSAGES:
+        tables = text_of(path)
+        if path.name == "README_A100.md":
+            tables = tables[tables.index("## Troubleshooting") :]
+        for row in tables.split("\n"):
             for message in spans(row.split(" | ")[0]) if row.startswith("| ") else []:
                 if message not in FOREIGN_MESSAGES:
                     assert SOURCES_OF_MESSAGES.get(message, message) in source, f"{path.name}: {message}"
@@ -171,7 +346,7 @@ def test_messages_in_the_tables_of_troubles_are_those_of_the_code():
 
 
 def titles(path: Path) -> list[str]:
-    return re.findall(r"^#+ (.*)", text_of(path), re.MULTILINE)
+    return re.findall(r"^#+ (.*)", FENCE.sub("", text_of(path)), re.MULTILINE)
 
 
 def anchors(path: Path) -> set[str]:
@@ -181,7 +356,7 @@ def anchors(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
 def test_no_dead_link(path):
-    prose = "\n".join(line for line in text_of(path).split("\n") if not line.startswith("    "))
+    prose = prose_of(text_of(path))
     links = re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r"(?:src|href)=[\"']([^\"']+)", prose)
     for link in links:
         if re.match(r"[a-z]+:", link):

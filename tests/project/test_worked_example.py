@@ -17,7 +17,7 @@ EPOCHS = 1
 def commands() -> list[list[str]]:
     """Return the commands of the page as words."""
     text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"^    python (.*)$", text, flags=re.MULTILINE)]
+    return [shlex.split(line) for line in re.findall(r"^python (.*)$", text, flags=re.MULTILINE)]
 
 
 def run(words: list[str]) -> None:

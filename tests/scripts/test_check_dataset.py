@@ -2,24 +2,23 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import check_dataset as script
-import train_withdensecrfloss
-from common.errors import exit_status
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.inspection import quick_check
 from dataloaders.labels import UNLABELLED, voc_palette
-from helpers import HEIGHT, WIDTH, write_label
+from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH
+from dataloaders.options import DataOptions
+from helpers import HEIGHT, WIDTH, train, write_label
+from helpers import call as call_script
 from preparation.checks import check_dataset
 from preparation.problems import ERROR, KINDS
 
 NAMES = ("background", "cat", "dog")
-SCRIBBLES, TRUTH, IMAGES, LISTS = "pascal_2012_scribble", "SegmentationClassAug", "JPEGImages", "ImageSets"
 TRAIN_LIST = f"{LISTS}/SegmentationAug/train.txt"
 
 
@@ -154,10 +153,9 @@ def test_a_folder_without_lists_is_split_as_training_splits_it(voc):
         path.unlink()
     for folder in (voc / LISTS / "SegmentationAug", voc / LISTS):
         folder.rmdir()
-    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
     lists = check_dataset(voc, NAMES).lists
     for split in ("train", "val"):
-        assert lists[split] == VOCSegmentation(args, voc, split, NAMES).ids
+        assert lists[split] == VOCSegmentation(DataOptions(), voc, split, NAMES).ids
 
 
 def test_full_masks_are_no_thin_strokes(voc):
@@ -169,7 +167,7 @@ def test_full_masks_are_no_thin_strokes(voc):
 
 
 def call(*words) -> int:
-    return exit_status(lambda: script.main([str(word) for word in words]))
+    return call_script(script, *words)
 
 
 def test_the_script_reports_and_draws(voc, capsys):
@@ -204,8 +202,7 @@ def test_an_empty_folder_of_truth_is_none(voc):
     for path in (voc / TRUTH).iterdir():
         path.unlink()
     assert "no truth" in {problem.kind for problem in check_dataset(voc, NAMES).problems}
-    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
-    assert VOCSegmentation(args, voc, "val", NAMES).label_kind == "scribbles"
+    assert VOCSegmentation(DataOptions(), voc, "val", NAMES).label_kind == "scribbles"
 
 
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path, capsys):
@@ -243,8 +240,7 @@ def test_a_corrected_copy_trains(voc, capsys):
     turned = Image.open(voc / IMAGES / "i3.jpg").transpose(Image.Transpose.ROTATE_270)
     assert np.array_equal(np.asarray(upright), np.asarray(turned))
     assert np.array_equal(np.asarray(unturned), np.asarray(Image.open(voc / IMAGES / "i4.jpg")))
-    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
-    assert VOCSegmentation(args, out, "train", NAMES).count_labels()[1] > 0
+    assert VOCSegmentation(DataOptions(), out, "train", NAMES).count_labels()[1] > 0
     relabel(out / SCRIBBLES / "i1.png", lambda v: v * 0)  # regression: label maps were links
     assert {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()} == before
     assert call(*words) == 2  # not twice into one folder
@@ -254,18 +250,15 @@ def test_a_corrected_copy_trains(voc, capsys):
 def test_training_does_the_quick_part(voc, capsys):
     every(voc, SCRIBBLES, lambda v: np.where(v == 2, UNLABELLED, v))
     (voc / TRAIN_LIST).write_text("i0\ni1\ni6\n")
-    words = ["--backbone", "mobilenet", "--pretrained", "none", "--crop-size", "32", "--base-size", "32", "--no-cuda"]
-    words += ["--workers", "0", "--batch-size", "3", "--epochs", "1", "--run-root", voc.parent / "run", "--no-val"]
-    words += ["--data-root", voc, "--classes", voc.parent / "classes.txt"]
-    assert exit_status(lambda: train_withdensecrfloss.main([str(word) for word in words])) == 0
+    assert train(voc, "--batch-size", 3, "--epochs", 1, "--no-val") == 0
     printed = capsys.readouterr().out
     assert "WARNING: a class is never labelled: the network cannot learn it ('dog')" in printed
-    assert "WARNING: the same picture trains and validates: the scores flatter (1 of the images, first 'i6')" in printed
+    same = "the same picture is used for training and for validation: the scores are too good"
+    assert f"WARNING: {same} (1 of the images, first 'i6')" in printed
 
 
 def test_the_quick_part_sees_zeros_for_unlabelled(voc):
     thin_strokes_on_zero(voc)
-    args = SimpleNamespace(base_size=24, crop_size=24, scale_range=(1, 1), supervision="scribble")
-    train, val = (VOCSegmentation(args, voc, split, NAMES) for split in ("train", "val"))
+    train, val = (VOCSegmentation(DataOptions(), voc, split, NAMES) for split in ("train", "val"))
     (line,) = quick_check(train, val, train.count_labels())
     assert line.startswith("every pixel has a class") and KINDS["0 for unlabelled"].level == ERROR

@@ -15,8 +15,9 @@ from common.errors import InputError
 from dataloaders.datasets.pascal import VOCSegmentation
 from helpers import one_line, run_folder, train, write_label
 from modeling.checkpoint import load_checkpoint
-from training import faults
-from training.journal import Monitor
+from training import TrainOptions, faults
+from training.journal import Journal
+from training.step import TrainingStep
 from training.trainer import Trainer
 
 # test_scripts.py has a damaged photograph and a label of a foreign value, test_distributed.py a process that dies,
@@ -45,17 +46,17 @@ def test_an_image_of_one_pixel_trains(voc):
 
 
 def test_not_a_number_in_the_data_is_named(voc, monkeypatch, capsys):
-    step = Trainer.accumulate_gradients
+    step = TrainingStep.gradients
 
     def with_nan(self, batch):
         images = batch["image"].float()
         images[0, 0, 3, 4] = float("nan")
         return step(self, {**batch, "image": images})
 
-    monkeypatch.setattr(Trainer, "accumulate_gradients", with_nan)
+    monkeypatch.setattr(TrainingStep, "gradients", with_nan)
     assert train(voc, "--epochs", 1, "--no-val") == 2
     line = one_line(capsys)
-    assert "the loss cross_entropy became nan at epoch 1, step 0, images i" in line
+    assert "the loss cross_entropy became nan at epoch 1, step 1, images i" in line
     assert "last good checkpoint: none yet" in line
 
 
@@ -109,12 +110,12 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(voc, small_disk, capsys):
 
 def test_a_disk_that_fills_up_stops_the_run_at_the_next_log_line(small_disk):
     """tensorboardX writes in a thread of its own, whose death must not leave the run waiting for it."""
-    monitor = Monitor(small_disk("100k") / "data" / "name", {})
+    journal = Journal(small_disk("100k") / "data" / "name", {})
     with pytest.raises(InputError, match=r"events\.out\.tfevents.*: cannot be written \(No space left on device\)"):
         for step in range(5000):
-            monitor.scalars({"a_long_name" * 20: 0.0}, step)
+            journal.scalars({"a_long_name" * 20: 0.0}, step)
     assert threading.active_count() > 1  # the thread lives
-    monitor.close()
+    journal.close()
 
 
 def test_a_disk_that_is_full_from_the_start(voc, small_disk, capsys):
@@ -146,14 +147,14 @@ def test_cpu_memory(voc, monkeypatch, capsys):
     def forward(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(Trainer, "part_losses", forward)
+    monkeypatch.setattr(TrainingStep, "terms", forward)
     assert train(voc, "--epochs", 1, "--no-val") == 2
     line = one_line(capsys)
     assert "out of memory; lower --batch-size (2)" in line and "raise --accumulate (1)" in line
 
 
 def test_other_errors_keep_their_traceback():
-    with pytest.raises(RuntimeError, match="a mistake in the code"), faults.one_line_errors(None):
+    with pytest.raises(RuntimeError, match="a mistake in the code"), faults.one_line_errors(TrainOptions()):
         raise RuntimeError("a mistake in the code")
 
 

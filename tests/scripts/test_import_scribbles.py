@@ -4,7 +4,6 @@ import base64
 import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,26 +11,19 @@ from PIL import Image
 
 import import_scribbles
 import simulate_scribbles as simulate_script
-from common.errors import InputError, exit_status
+from common.errors import InputError
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.images import read_image
-from dataloaders.labels import UNLABELLED, VOC_CLASSES, read_class_names, write_class_names
+from dataloaders.labels import UNLABELLED, VOC_CLASSES
+from dataloaders.layout import read_class_names, write_class_names
+from dataloaders.options import DataOptions
+from dataloaders.strokes import brush_stroke
 from dataloaders.synthetic.scribbles import components, simulate_scribbles
+from helpers import call, one_line
 from preparation.importing import stratified_split
-from preparation.shapes import stroke_pixels
 
 WIDTH, HEIGHT = 12, 10
 U = UNLABELLED
-
-
-def call(script, *words) -> int:
-    return exit_status(lambda: script.main([str(word) for word in words]))
-
-
-def one_line(capsys) -> str:
-    error = [line for line in capsys.readouterr().err.split("\n") if line.strip()]
-    assert len(error) == 1 and error[0].startswith("error: "), error
-    return error[0]
 
 
 def label(path: Path) -> np.ndarray:
@@ -93,23 +85,19 @@ def covered(data: Path, name: str = "p0") -> np.ndarray:
     ],
 )
 def test_a_stroke_has_the_width_that_was_asked_for(width, expected):
-    canvas = np.full((4, 6), ".")
-    columns, rows = stroke_pixels(np.array([[1.0, 1.0], [4.0, 1.0]]), width).T
-    canvas[rows.clip(0, 3), columns.clip(0, 5)] = "#"
-    assert ["".join(row) for row in canvas] == expected
+    drawn = brush_stroke(np.array([[1.0, 1.0], [4.0, 1.0]]), width, (4, 6))
+    assert ["".join(row) for row in np.where(drawn, "#", ".")] == expected
 
 
 def test_strokes_have_no_gaps_and_brushes_are_round():
     for angle in np.linspace(0, np.pi, 13):
         path = np.array([[50, 50], [50 + 30 * np.cos(angle), 50 + 30 * np.sin(angle)]])
         for width in (1, 3):
-            canvas = np.zeros((100, 100), dtype=bool)
-            columns, rows = stroke_pixels(path, width).T
-            canvas[rows, columns] = True
+            canvas = brush_stroke(path, width, (100, 100))
             grown = np.lib.stride_tricks.sliding_window_view(np.pad(canvas, 1), (3, 3)).any((2, 3))
             assert len(components(grown)) == 1  # each pixel touches the next, at least by a corner
-    dot = stroke_pixels(np.array([[50.0, 50.0]]), 9)
-    assert np.hypot(*(dot - 50).T).max() <= 4.5 and len(np.unique(dot, axis=0)) == 69
+    dot = np.argwhere(brush_stroke(np.array([[50.0, 50.0]]), 9, (100, 100)))
+    assert np.hypot(*(dot - 50).T).max() <= 4.5 and len(dot) == 69
 
 
 # --- labelme --------------------------------------------------------------------------------------------------------
@@ -229,7 +217,7 @@ def test_truth_beside_scribbles(photos, capsys):
     lists = [(data / f"ImageSets/SegmentationAug/{name}.txt").read_text() for name in ("train", "val")]
     assert len(lists[0].split()) == 4 and len(lists[1].split()) == 1
     assert call(import_scribbles, "labelme", photos, data) == 2
-    assert "is there already: --overwrite replaces" in one_line(capsys)
+    assert "exists already: --overwrite replaces" in one_line(capsys)
 
     for number in range(3):
         annotate(photos, number, shape("cat", "rectangle", (2, 2), (6, 6)))
@@ -263,7 +251,7 @@ def test_overwriting_leaves_the_labels_of_other_images(photos, capsys):
     before = {name: covered(data, name) for name in ("p1", "p4")}
     assert call(import_scribbles, "labelme", more, data) == 2
     assert call(import_scribbles, "labelme", more, data, "--overwrite", "--width", 1) == 0
-    assert "1 of these images stand in none" in capsys.readouterr().out
+    assert "1 of these images are in none" in capsys.readouterr().out
     assert all(np.array_equal(covered(data, name), scribbles) for name, scribbles in before.items())
     assert covered(data, "p0")[3, 3] == 2 and (covered(data, "p0") < U).sum() == 1
     assert covered(data, "p9")[3, 3] == 0
@@ -280,9 +268,8 @@ def test_two_images_of_one_name_are_refused(photos, capsys, other):
     """Regression: the later one was taken, a mask beside its photograph as the photograph."""
     data = imported(photos)
     Image.new("L", (WIDTH, HEIGHT)).save(data / f"JPEGImages/p0.{other}")
-    args = SimpleNamespace(base_size=10, crop_size=10, scale_range=(1, 1), supervision="scribble")
     with pytest.raises(InputError, match="expected one file of each name, found p0"):
-        VOCSegmentation(args, data, "train", ("background", "cat", "dog"))
+        VOCSegmentation(DataOptions(), data, "train", ("background", "cat", "dog"))
 
 
 def test_class_names_may_begin_with_a_number(photos):
@@ -291,7 +278,7 @@ def test_class_names_may_begin_with_a_number(photos):
     data = imported(photos)
     assert read_class_names(data / "classes.txt") == ("background", "10 mm bolt", "cat", "dog")
     names = ("12 mm bolt", "10 mm bolt")
-    write_class_names(data / "classes.txt", names)
+    write_class_names(data, names)
     assert read_class_names(data / "classes.txt") == names
 
 
@@ -434,9 +421,21 @@ def test_masks_without_photographs(masks, capsys):
     Image.fromarray(COLOURS[NUMBERS]).save(masks / "other.png")
     assert import_masks(masks) == 2
     assert "expected the photograph of" in one_line(capsys)
-    with pytest.raises(SystemExit):
-        import_scribbles.main(["masks", str(masks), str(masks.parent / "data")])
-    assert "masks needs --images FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["masks"], "masks needs --images FOLDER, the photographs"),
+        (["masks", "--images", "."], "masks needs --colours FILE, the class of each colour"),
+        (["scribblesup"], "scribblesup needs --images FOLDER, the photographs"),
+        (["scribblesup", "--images", ".", "--truth"], "scribblesup holds scribbles, never the full truth"),
+    ],
+)
+def test_what_a_format_needs_is_said(photos, capsys, words, said):
+    name, *options = words
+    assert call(import_scribbles, name, photos, photos.parent / "data", *options) == 2
+    assert one_line(capsys) == f"error: {said}"
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------
@@ -476,8 +475,7 @@ def test_images_of_every_kind_train(photos, suffix, mode):
         (photos / f"p{number}.jpg").unlink()
         Image.new(mode, (WIDTH, HEIGHT)).save(photos / f"p{number}.{suffix}")
         annotate(photos, number, *STROKES, imagePath=f"p{number}.{suffix}")
-    args = SimpleNamespace(base_size=10, crop_size=10, scale_range=(1, 1), supervision="scribble")
-    data_set = VOCSegmentation(args, imported(photos), "train", ("background", "cat"))
+    data_set = VOCSegmentation(DataOptions(crop_size=10), imported(photos), "train", ("background", "cat"))
     assert len(data_set) == 4 and data_set[0]["image"].shape == (3, 10, 10)
     assert data_set.count_labels()[1] > 0
 
@@ -567,3 +565,10 @@ def test_the_simulation_of_a_folder(voc, capsys):
     assert call(simulate_script, voc / "JPEGImages", voc.parent / "new", *words) == 2
     assert "expected ground truth" in one_line(capsys)
     assert not (voc.parent / "new").exists()
+
+
+def test_the_simulation_finds_the_class_names(voc, capsys):
+    assert call(simulate_script, voc, voc.parent / "as_in_voc") == 0
+    (voc / "classes.txt").write_text("background\ncat\n")
+    assert call(simulate_script, voc, voc.parent / "out") == 2
+    assert "expected label values 0..1 (2 classes)" in one_line(capsys)

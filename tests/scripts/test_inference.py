@@ -69,7 +69,7 @@ def test_a_preset_gives_the_kernel_of_the_training(checkpoint, tmp_path, monkeyp
     seen = []
     monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter.options) or 0)
     assert segment(checkpoint, tmp_path / "out", "--preset", preset, "--image_path", "a.png") == 0
-    trained = parse_options(["--preset", preset], ())
+    trained = parse_options(["--preset", preset])
     assert all(getattr(seen[0], name) == getattr(trained, name) for name in inference.LOSS_SETTINGS)
 
 

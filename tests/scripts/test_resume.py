@@ -16,7 +16,7 @@ from common.errors import InputError
 from helpers import ENVIRONMENT, SMALL, data, one_line, run_folder, state, train
 from training import checkpoint
 from training.checkpoint import keep_newest, newest_checkpoint, save_last
-from training.journal import Monitor
+from training.journal import Journal
 from training.trainer import Trainer
 
 TIMES = ("images_per_second", "regulariser_ms", "waiting_for_data")
@@ -115,9 +115,9 @@ def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):
     assert last.stat().st_mtime_ns == written
     assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
     with pytest.raises(InputError, match="another process is training in this folder"):
-        first = Monitor(run_folder(voc).parent, {}, run_folder(voc))
+        first = Journal(run_folder(voc).parent, {}, run_folder(voc))
         try:
-            Monitor(run_folder(voc).parent, {}, run_folder(voc))
+            Journal(run_folder(voc).parent, {}, run_folder(voc))
         finally:
             first.close()
 
@@ -154,11 +154,11 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(tmp_path,
         assert newest_checkpoint(tmp_path) == previous
     assert str(last) in caplog.text and "taking the checkpoint before it" in caplog.text
     previous.write_bytes(b"")
-    with pytest.raises(InputError, match="expected a whole checkpoint to go on from, found none"):
+    with pytest.raises(InputError, match="expected an intact checkpoint to resume from, found none"):
         newest_checkpoint(tmp_path)
 
 
-def test_at_any_moment_there_is_a_whole_checkpoint(tmp_path, monkeypatch):
+def test_at_any_moment_one_checkpoint_is_intact(tmp_path, monkeypatch):
     """Stopped before each of the calls that put files in their place."""
     replace, calls = os.replace, []
 

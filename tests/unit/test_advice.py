@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-import train_withdensecrfloss
 from helpers import train
 from losses.cross_entropy import PartialCrossEntropy
 from training.advice import guessing_loss, progress_advice, steps_advice
@@ -58,7 +57,7 @@ def test_a_loss_that_stays_at_guessing_is_reported_once_and_early():
 
 
 def test_training_warns_of_both(voc, capsys, monkeypatch):
-    monkeypatch.setattr(train_withdensecrfloss, "EARLY_FROM_RANDOM", 4)
+    monkeypatch.setattr("training.build.EARLY_FROM_RANDOM", 4)
     assert train(voc, "--epochs", 3, "--lr", 1e-12, "--no-val") == 0
     printed = capsys.readouterr().out
     assert "optimisation: 6 steps (3 epochs of 2)" in printed

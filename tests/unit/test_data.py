@@ -1,20 +1,24 @@
 """Data sets on disk, their loaders, and the joint transforms."""
 
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import bench_loader
 import dataloaders.datasets
 import mypath
 import plain_route
 from dataloaders.catalogue import find_data_set
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.images import read_image, read_label
-from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES, read_class_names, voc_palette
+from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES, voc_palette
+from dataloaders.layout import read_class_names
 from dataloaders.loaders import make_data_loader
 from dataloaders.sampling import SeededSampler
 from dataloaders.transforms import (
@@ -27,7 +31,7 @@ from dataloaders.transforms import (
     to_device,
     to_tensor,
 )
-from helpers import HEIGHT, WIDTH, arguments, custom, message, write_label
+from helpers import HEIGHT, WIDTH, arguments, call, custom, data, message, write_label
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
@@ -286,6 +290,18 @@ def test_a_seeded_item_is_repeatable(voc):
     assert not torch.equal(data_set[1, 77]["image"], data_set[1, 78]["image"])
 
 
+def test_pictures_list_a_folder_once(voc, monkeypatch):
+    (voc / "SegmentationClassAug/i2.png").unlink()
+    data_set, listed = VOCSegmentation(arguments(), voc), []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: listed.append(folder.name) or iterdir(folder))
+    found = [data_set.pictures(index) for index in range(5)]
+    assert len(listed) == len(set(listed)), listed
+    image, scribbles, truth = found[1]
+    assert image.size == (WIDTH, HEIGHT) and (scribbles != UNLABELLED).sum() == 26 and set(np.unique(truth)) == {0, 2}
+    assert found[2][2] is None
+
+
 def test_labels_are_counted(voc):
     counts = VOCSegmentation(arguments(), voc).count_labels()
     assert counts.shape == (256,) and counts.dtype == np.int64
@@ -380,8 +396,8 @@ def truncate(path: Path) -> None:
 def test_bad_files_are_named(voc, spoil, said):
     spoil(voc)
     data_set = VOCSegmentation(arguments(), voc, class_names=("background", "cat", "dog"))
-    for call in (data_set.count_labels, lambda: data_set[0]):
-        text = message(call)
+    for read in (data_set.count_labels, lambda: data_set[0]):
+        text = message(read)
         assert all(part in text for part in said), text
 
 
@@ -424,6 +440,13 @@ def test_order_and_augmentation_do_not_depend_on_workers(voc):
     other = make_data_loader(custom(voc, batch_size=5, seed=2))
     assert not torch.equal(epoch_of(alone, 0)[1], epoch_of(alone, 1)[1])
     assert not torch.equal(epoch_of(alone, 0)[1], epoch_of(other, 0)[1])
+
+
+def test_the_benchmark_of_the_loader(voc, capsys):
+    words = ["--batch-size", 2, "--images", 4, "--step", 0, "--crop-size", 24, "--base-size", 24, "--workers", 1]
+    assert call(bench_loader, *data(voc), *words) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"one core: +[\d.]+ images/s", printed) and re.search(r"workers 1: .* waiting +\d+%", printed)
 
 
 def test_sampler():
@@ -480,17 +503,45 @@ def test_the_documented_class_works_as_it_stands(voc, new_data_set, monkeypatch)
     loaders = make_data_loader(arguments(dataset="your_dataset"))
     assert loaders.name == "your_dataset" and loaders.class_names == VOC_CLASSES and len(loaders.train.dataset) == 5
     assert type(loaders.val.dataset).__name__ == "YourDatasetSegmentation"
-    named = make_data_loader(custom(voc, dataset="your_dataset"))
-    assert named.class_names == ("background", "cat", "dog")
+
+
+OWN_CLASSES = DOCUMENTED_CLASS.replace("    def", "    CLASSES = ('ground', 'cat', 'dog')\n\n    def", 1)
 
 
 def test_a_data_set_may_have_its_own_classes(voc, new_data_set, monkeypatch):
     monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", str(voc))
-    own = DOCUMENTED_CLASS.replace("    def", "    CLASSES = ('ground', 'cat', 'dog')\n\n    def", 1)
-    new_data_set("your_dataset", own)
-    assert make_data_loader(arguments(dataset="your_dataset")).num_classes == 3
-    new_data_set("your_numbers", own.replace("CLASSES = ('ground', 'cat', 'dog')", "NUM_CLASSES = 5"))
+    new_data_set("your_dataset", OWN_CLASSES)
+    assert make_data_loader(arguments(dataset="your_dataset")).class_names == ("ground", "cat", "dog")
+    new_data_set("your_numbers", OWN_CLASSES.replace("CLASSES = ('ground', 'cat', 'dog')", "NUM_CLASSES = 5"))
     assert "set CLASSES" in message(make_data_loader, arguments(dataset="your_numbers"))
+
+
+def test_classes_txt_is_found_by_itself(voc):
+    (voc / "classes.txt").write_text("ground\ncat\ncow\n")
+    assert make_data_loader(arguments(data_root=str(voc))).class_names == ("ground", "cat", "cow")
+    assert make_data_loader(custom(voc)).class_names == ("background", "cat", "dog")  # --classes comes first
+    (voc / "classes.txt").unlink()
+    text = message(make_data_loader, arguments(data_root=str(voc)))
+    assert f"{voc / 'classes.txt'}, which does not exist: write one name a line" in text and "--classes FILE" in text
+    assert "found no folder" in message(make_data_loader, arguments(data_root=str(voc / "nowhere")))
+
+
+def test_a_named_data_set_takes_its_folders_classes_unless_it_has_its_own(voc, new_data_set, monkeypatch):
+    monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", str(voc))
+    (voc / "classes.txt").write_text("background\ncat\ncow\n")
+    new_data_set("your_dataset", DOCUMENTED_CLASS)
+    assert make_data_loader(arguments(dataset="your_dataset")).class_names == ("background", "cat", "cow")
+    explicit = SimpleNamespace(**vars(arguments(dataset="your_dataset")))
+    explicit.classes = str(voc.parent / "classes.txt")
+    assert make_data_loader(explicit).class_names == ("background", "cat", "dog")
+
+    new_data_set("your_classes", OWN_CLASSES)
+    text = message(make_data_loader, arguments(dataset="your_classes"))
+    assert "YourDatasetSegmentation (ground, cat, dog)" in text and "classes.txt (background, cat, cow)" in text
+    (voc / "classes.txt").write_text("ground\ncat\ndog\n")
+    assert make_data_loader(arguments(dataset="your_classes")).class_names == ("ground", "cat", "dog")
+    monkeypatch.setenv("RLOSS_PASCAL_ROOT", str(voc))
+    assert "VOCSegmentation (background, aeroplane" in message(make_data_loader, arguments(dataset="pascal"))
 
 
 def test_an_unknown_data_set_is_answered_with_the_known(new_data_set):

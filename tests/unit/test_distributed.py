@@ -13,7 +13,6 @@ from common.errors import InputError
 from dataloaders.sampling import BatchShare, SeededSampler
 from gradients_of_a_batch import CASES, gradients
 from helpers import CODE, ENVIRONMENT, SMALL, data, run_folder
-from modeling.backbone import BACKBONES
 from training.options import parse_options
 
 HERE = Path(__file__).parents[1]
@@ -34,7 +33,7 @@ def run(*command, **options) -> subprocess.CompletedProcess:
 def launch(processes: int, *command) -> subprocess.CompletedProcess:
     """Run a script in several processes as --gpu-ids does."""
     words = list(map(str, command))
-    code = f"import sys; from training.distributed import launch; sys.exit(launch({words!r}, {processes}))"
+    code = f"import sys; from common.distributed import launch; sys.exit(launch({words!r}, {processes}))"
     return run(sys.executable, "-c", code)
 
 
@@ -66,7 +65,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(case):
 
 def test_parts_of_the_focal_loss_are_refused():
     with pytest.raises(InputError, match="needs the mean over the whole batch"):
-        parse_options(["--loss-type", "focal", "--accumulate", "2"], BACKBONES)
+        parse_options(["--loss-type", "focal", "--accumulate", "2"])
 
 
 def test_synchronised_batch_norm_is_torchs_where_there_is_one_process():
@@ -142,13 +141,12 @@ def test_a_training_of_two_processes(voc):
 
 DYING = """
 import os, signal, sys, torch
-from argparse import Namespace
-from errors import InputError, exit_status
-from training import distributed, faults
+from common import distributed
+from common.errors import InputError, exit_status
+from training import TrainOptions, faults
 
 def main():
-    args = Namespace(batch_size=1)
-    with faults.one_line_errors(args), distributed.process_group(torch.device("cpu")):
+    with faults.one_line_errors(TrainOptions()), distributed.process_group(torch.device("cpu")):
         distributed.any_process(False)
         if distributed.rank() == 1:
             if sys.argv[1] == "killed":
@@ -195,14 +193,14 @@ def test_every_image_is_given_once(processes):
 
 def test_options_of_several_processes(monkeypatch):
     def options(*words):
-        return parse_options(words, BACKBONES)
+        return parse_options(words)
 
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
     args = options()
-    assert (args.batch_size, args.sync_bn, args.lr) == (16, True, pytest.approx(0.007))
+    assert (args.data.batch_size, args.sync_bn, args.lr) == (16, True, pytest.approx(0.007))
     assert options("--sync-bn", "False", "--batch-size", "8").sync_bn is False
-    assert options("--batch-size", "4").batch_size == 4
+    assert options("--batch-size", "4").data.batch_size == 4
     with pytest.raises(InputError, match="4 processes with --accumulate 1 need at least 8 images.*statistics of one"):
         options("--sync-bn", "False", "--batch-size", "7")
     with pytest.raises(InputError, match="4 processes with --accumulate 2 need at least 8 images in a step"):

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from losses import REGULARISERS, build_regulariser, register
+from losses import parse_regulariser, register
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
+from losses.registry import FACTORIES
 
 LOGITS = torch.tensor([[[[2.0, 0.0, 1.0]], [[0.0, 0.0, 3.0]]]] * 2)  # (2, 2, 1, 3)
 LABELS = torch.tensor([[[0, 1, 255]], [[255, 255, 1]]])
@@ -57,7 +58,7 @@ def test_balanced_weights_are_the_originals():
 
 def test_an_unknown_regulariser_is_answered_with_the_known():
     with pytest.raises(InputError, match="no regulariser is called 'nothing'; there are: densecrf"):
-        build_regulariser("nothing", 1.0, None)
+        parse_regulariser("nothing=1")
 
 
 def test_a_name_is_registered_once():
@@ -69,4 +70,4 @@ def test_a_name_is_registered_once():
         with pytest.raises(ValueError, match="registered already"):
             register("twice")(build)
     finally:
-        del REGULARISERS["twice"]
+        del FACTORIES["twice"]

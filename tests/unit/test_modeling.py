@@ -13,7 +13,7 @@ from torch import nn
 
 from common.errors import InputError
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES, build_backbone
-from modeling.deeplab import CLASSIFIER_KEYS, DeepLab
+from modeling.deeplab import DeepLab
 from modeling.pretrained import default_pretrained, load_pretrained
 from reference.fill_state import FOLDER, filled_state, original_shapes, reference_input
 
@@ -131,7 +131,9 @@ def test_backward_reaches_every_parameter(network):
 
 def test_parameter_groups_are_complete_and_disjoint(network):
     _, _, model = network
-    backbone, head = list(model.get_1x_lr_params()), list(model.get_10x_lr_params())
+    groups = model.parameter_groups(head_rate=7)
+    assert [group["lr_scale"] for group in groups] == [1, 7]
+    backbone, head = (group["params"] for group in groups)
     identities = [id(parameter) for parameter in backbone + head]
     assert len(identities) == len(set(identities))
     assert set(identities) == {id(parameter) for parameter in model.parameters()}
@@ -298,7 +300,7 @@ def test_mobilenet_refuses_other_keys(mobilenet_state, extra):
 def test_only_the_classifier_depends_on_the_number_of_classes():
     few, many = DeepLab(2).state_dict(), DeepLab(21).state_dict()
     assert few.keys() == many.keys()
-    assert {key for key in few if few[key].shape != many[key].shape} == set(CLASSIFIER_KEYS)
+    assert {key for key in few if few[key].shape != many[key].shape} == set(DeepLab.classifier_keys)
 
 
 # Batch norms ------------------------------------------------------------------------------------------------------

@@ -3,18 +3,17 @@
 import filecmp
 import json
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import dataloaders.synthetic as synthetic
 from common.errors import InputError
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.loaders import make_data_loader
-from dataloaders.synthetic import CLASS_NAMES, draw_dataset, ensure_drawn, read_stamp
+from dataloaders.synthetic import CLASS_NAMES, draw_dataset, drawing, ensure_drawn, read_stamp
 from dataloaders.synthetic.scribbles import components, distance_to_boundary, simulate_scribbles
+from helpers import arguments
 
 TRAIN, VAL = 44, 12
 
@@ -43,27 +42,14 @@ def files(folder):
 def test_it_trains_by_name(drawn, monkeypatch):
     monkeypatch.setenv("RLOSS_SYNTHETIC_ROOT", str(drawn))
     monkeypatch.setenv("RLOSS_PASCAL_ROOT", str(drawn / "nowhere"))
-    args = SimpleNamespace(
-        dataset=None,
-        data_root=None,
-        classes=None,
-        base_size=64,
-        scale_range=(0.5, 2.0),
-        crop_size=64,
-        supervision="scribble",
-        batch_size=4,
-        test_batch_size=4,
-        workers=0,
-        seed=1,
-    )
-    loaders = make_data_loader(args)
+    sizes = {"base_size": 64, "crop_size": 64, "batch_size": 4, "test_batch_size": 4}
+    loaders = make_data_loader(arguments(**sizes))
     assert loaders.name == "synthetic" and loaders.class_names == CLASS_NAMES
     assert len(loaders.train.dataset) == len(loaders.fill_in.dataset) == TRAIN and len(loaders.val.dataset) == VAL
     counts = loaders.train.dataset.count_labels()
     assert (counts[: len(CLASS_NAMES)] > 0).all() and 0.025 < counts[:PADDING].sum() / counts.sum() < 0.035
-    # The list of names that it writes serves the road without code.
-    args.data_root, args.classes = str(drawn), str(drawn / "classes.txt")
-    assert make_data_loader(args).class_names == CLASS_NAMES
+    # The list of names that it writes is found by its folder too.
+    assert make_data_loader(arguments(data_root=str(drawn), **sizes)).class_names == CLASS_NAMES
 
 
 def test_scribbles_agree_with_the_truth(drawn):
@@ -132,14 +118,14 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     folder = tmp_path / "set"
-    monkeypatch.setattr(synthetic, "simulate_scribbles", interrupt)
+    monkeypatch.setattr(drawing, "simulate_scribbles", interrupt)
     with pytest.raises(KeyboardInterrupt):
         draw_dataset(folder, train=2, val=1)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     draw_dataset(folder, train=2, val=1)
     before = files(folder)
-    monkeypatch.setattr(synthetic, "simulate_scribbles", interrupt)
+    monkeypatch.setattr(drawing, "simulate_scribbles", interrupt)
     with pytest.raises(KeyboardInterrupt):
         draw_dataset(folder, train=4, val=1)
     assert files(folder) == before and list(tmp_path.iterdir()) == [folder]
@@ -156,7 +142,7 @@ def test_a_set_of_another_version_is_drawn_anew_with_its_own_settings(tmp_path, 
     folder = tmp_path / "set"
     draw_dataset(folder, seed=9, train=2, val=1)
     stamp = read_stamp(folder)
-    assert stamp == {"version": synthetic.VERSION, "seed": 9, "train": 2, "val": 1}
+    assert stamp == {"version": drawing.VERSION, "seed": 9, "train": 2, "val": 1}
     (folder / "JPEGImages/train_0000.jpg").unlink()
     ensure_drawn(folder)
     assert not (folder / "JPEGImages/train_0000.jpg").exists()  # the right version is left alone

@@ -13,12 +13,13 @@ from torch import nn
 from common.errors import InputError
 from evaluation.protocols import evaluate
 from evaluation.scores import ConfusionMatrix, score_table
-from modeling.backbone import BACKBONES
+from losses.registry import FACTORIES, register
 from modeling.checkpoint import load_checkpoint, load_network, load_weights
 from modeling.deeplab import DeepLab
 from training.checkpoint import save_checkpoint
-from training.journal import Monitor
+from training.journal import Journal
 from training.options import parse_options
+from training.run_folder import best_of_other_runs
 from training.schedule import rate_factor
 from training.two_stages import comparison_table
 
@@ -86,13 +87,19 @@ def test_schedules():
 
 
 def options(*argv):
-    return parse_options(argv, BACKBONES)
+    return parse_options(argv)
 
 
 def test_defaults_are_the_originals():
     args = options()
-    assert (args.backbone, args.out_stride, args.base_size, args.crop_size) == ("resnet", 16, 513, 513)
-    assert (args.epochs, args.batch_size, args.test_batch_size, args.workers, args.seed) == (50, 4, 4, 4, 1)
+    assert (args.backbone, args.out_stride, args.data.base_size, args.data.crop_size) == ("resnet", 16, 513, 513)
+    assert (args.epochs, args.data.batch_size, args.data.test_batch_size, args.data.workers, args.data.seed) == (
+        50,
+        4,
+        4,
+        4,
+        1,
+    )
     assert (args.lr, args.momentum, args.weight_decay, args.nesterov) == (0.007, 0.9, 5e-4, False)
     assert (args.densecrfloss, args.rloss_scale, args.sigma_rgb, args.sigma_xy) == (0, 1, 15, 80)
     assert (args.checkname, args.eval_interval, args.save_interval) == ("deeplab-resnet", 1, None)
@@ -120,22 +127,41 @@ def test_booleans_work_bare_and_spelled_out(words, value):
 
 def test_a_preset_is_beaten_by_options_beside_it():
     args = options("--preset", "80", "--crop-size", "96")
-    assert (args.base_size, args.crop_size, args.batch_size, args.sigma_xy) == (129, 96, 8, 24)
+    assert (args.data.base_size, args.data.crop_size, args.data.batch_size, args.sigma_xy) == (129, 96, 8, 24)
 
 
-def test_the_readme_gives_the_presets():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_on_training_gives_the_presets():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     for size in ("40", "80", "256", "513"):
         row = next(line for line in text.split("\n") if line.startswith(f"| `{size}` |"))
         args = options("--preset", size)
-        settings = (args.crop_size, args.batch_size, args.rloss_scale, args.sigma_xy, args.sigma_rgb)
+        settings = (args.data.crop_size, args.data.batch_size, args.rloss_scale, args.sigma_xy, args.sigma_rgb)
         assert [float(cell) for cell in row.split("|")[2:7]] == list(settings)
-        assert args.base_size == args.crop_size
+        assert args.data.base_size == args.data.crop_size
 
 
-def test_regularisers_by_name():
-    args = options("--regulariser", "mine=0.5", "--densecrfloss", "2e-9")
-    assert args.regularisers == [("densecrf", 2e-9), ("mine", 0.5)]
+@pytest.fixture
+def toy():
+    @register("toy")
+    class Toy(nn.Module):
+        def __init__(self, weight: float, *, size: int = 5) -> None:
+            super().__init__()
+
+    yield "toy"
+    del FACTORIES["toy"]
+
+
+def test_regularisers_by_name(toy):
+    first, second = options(
+        "--regulariser", f"{toy}=0.5,size=3", "--densecrfloss", "2e-9", "--sigma-xy", "9"
+    ).regularisers
+    assert (first.name, first.weight, first.settings["sigma_xy"], first.settings["sigma_rgb"]) == (
+        "densecrf",
+        2e-9,
+        9,
+        15,
+    )
+    assert (second.name, second.weight, second.settings) == (toy, 0.5, {"size": 3})
 
 
 @pytest.mark.parametrize(
@@ -148,8 +174,11 @@ def test_regularisers_by_name():
         ["--sync-bn", "maybe"],
         ["--backbone", "vgg"],
         ["--out-stride", "4"],
-        ["--regulariser", "mine"],
-        ["--regulariser", "mine=nan"],
+        ["--regulariser", "densecrf"],
+        ["--regulariser", "densecrf=nan"],
+        ["--regulariser", "mine=1"],
+        ["--regulariser", "densecrf=1,radius=3"],
+        ["--regulariser", "densecrf=1,sigma_xy=wide"],
         ["--base-size", "0"],
         ["--gpu-ids", "a"],
         ["--gpu-ids", "0,0"],
@@ -168,7 +197,6 @@ def test_bad_values_end_with_status_2(words, capsys):
     "words",
     [
         ["--ft"],
-        ["--data-root", "x"],
         ["--classes", "x"],
         ["--data-root", "x", "--classes", "y", "--dataset", "pascal"],
         ["--start_epoch", "50"],
@@ -208,7 +236,7 @@ def test_a_checkpoint_comes_back(tmp_path, network):
     save_checkpoint(path, {"epoch": 2, "state_dict": network.state_dict(), "best_pred": 0.5, "model": settings})
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     model, found = load_network(path)
-    assert found == settings
+    assert found == {"network": "deeplabv3plus", **settings}  # checkpoints of earlier versions do not name it
     for key, value in model.state_dict().items():
         assert torch.equal(value, network.state_dict()[key]), key
     assert load_network(path, output_stride=8)[0].backbone.output_stride == 8
@@ -306,22 +334,22 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
         save_checkpoint(tmp_path / "absent" / "checkpoint.pth.tar", {})
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        Monitor(tmp_path / "file" / "data" / "name", {})
+        Journal(tmp_path / "file" / "data" / "name", {})
 
 
 def test_run_folders_are_numbered_as_integers(tmp_path):
     for number in (0, 2, 10):
         (tmp_path / "data" / "name" / f"experiment_{number}").mkdir(parents=True)
     (tmp_path / "data" / "name" / "experiment_2" / "best_pred.txt").write_text("0.25\n")
-    monitor = Monitor(tmp_path / "data" / "name", {"lr": 0.1})
-    monitor.close()
-    assert monitor.folder.name == "experiment_11"
-    assert "lr: 0.1" in (monitor.folder / "parameters.txt").read_text()
-    assert monitor.best_of_all_runs() == 0.25
+    journal = Journal(tmp_path / "data" / "name", {"lr": 0.1})
+    journal.close()
+    assert journal.folder.name == "experiment_11"
+    assert "lr: 0.1" in (journal.folder / "parameters.txt").read_text()
+    assert best_of_other_runs(journal.folder) == 0.25
 
 
 def test_a_reader_of_the_log_may_leave():
-    code = "import logging; from training.monitor import configure_logging; configure_logging(); "
+    code = "import logging; from common.logs import configure_logging; configure_logging(); "
     code += "[logging.info('line') for _ in range(50000)]"
     source = Path(__file__).parents[2] / "pytorch-deeplab_v3_plus"
     with subprocess.Popen(
@@ -373,7 +401,7 @@ DOCUMENTED = [
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_documented_commands_parse(command):
     words = command.split()
-    args = vars(options(*words))
+    args = options(*words).settings()
     for name, value in zip(words, words[1:] + ["--"], strict=True):
         if name.startswith("--") and not value.startswith("--") and name != "--gpu-ids":
             found = args[name.strip("-").replace("-", "_")]

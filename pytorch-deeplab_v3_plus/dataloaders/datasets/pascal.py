@@ -1,10 +1,4 @@
-"""PASCAL VOC 2012 with scribbles, and the base of every other data set of the same layout.
-
-JPEGImages/ID.jpg                           images (.jpeg and .png are fine too)
-pascal_2012_scribble/ID.png                 scribbles: class numbers, 255 where nothing is drawn
-SegmentationClassAug/ID.png                 full ground truth, same coding (optional for one's own data)
-ImageSets/SegmentationAug/{train,val}.txt   one id a line (without an ImageSets folder the ids are split here)
-"""
+"""PASCAL VOC 2012 with scribbles, and the base of every other data set of its layout (dataloaders/layout.py)."""
 
 import logging
 import os
@@ -20,19 +14,28 @@ from tqdm import tqdm
 from common.errors import InputError
 from dataloaders.images import IMAGE_SUFFIXES, check_sizes, image_size, listing, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
+from dataloaders.layout import (
+    CLASS_FILE,
+    IMAGES,
+    LISTS,
+    SCRIBBLES,
+    TRUTH,
+    VAL_EVERY,
+    list_file,
+    read_class_names,
+    read_list,
+    split_by_name,
+)
 from dataloaders.transforms import EvalTransform, TrainTransform
 from mypath import Path
 
 logger = logging.getLogger(__name__)
 
-IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
 SPLITS = ("train", "val", "fill_in")
-VAL_EVERY = 5
 
 HOW_TO_GET_VOC = (
     "get PASCAL VOC 2012 and its scribbles (data/VOC2012/fetchVOC2012.sh and "
-    "data/pascal_scribble/fetchPascalScribble.sh), "
-    "name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
+    "data/pascal_scribble/fetchPascalScribble.sh), name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
 )
 
 
@@ -40,7 +43,7 @@ class VOCSegmentation(Dataset):
     """Images with label maps, for training or for evaluation.
 
     Splits:
-        train: the train list, augmented; scribbles, or full ground truth if ``args.supervision`` is ``'full'``.
+        train: the train list, augmented; scribbles, or full ground truth if ``options.supervision`` is ``'full'``.
         val: the val list, evaluation view, ground truth; the scribbles where the folder has no ground truth at all.
         fill_in: those of the train list that have ground truth, evaluation view: how well do scribbles become masks?
 
@@ -63,44 +66,31 @@ class VOCSegmentation(Dataset):
         """List the split and check that every file of it exists.
 
         Args:
-            args: any object with crop_size and, for training, base_size, scale_range and supervision.
+            args: DataOptions, or any object with its base_size, scale_range, crop_size and supervision.
             base_dir: the folder; None takes the one that mypath.py has for 'pascal'.
             split: 'train', 'val' or 'fill_in'.
-            class_names: names in the order of their labels; None takes the class attribute CLASSES.
+            class_names: names in the order of their labels; None takes those of the class or of its folder.
 
         Raises:
             InputError: a folder, list, image or label is missing, or a list is empty or names an id twice.
         """
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")
-        self.folder = FilePath(base_dir or Path.db_root_dir("pascal"))
-        self.split = split
-        self.class_names = tuple(class_names or self.CLASSES)
+        self.folder, self.split = FilePath(base_dir or Path.db_root_dir("pascal")), split
+        self.class_names = tuple(class_names or self._own_class_names())
         self.num_classes = len(self.class_names)
-        if class_names is None and self.NUM_CLASSES not in (self.num_classes, VOCSegmentation.NUM_CLASSES):
-            raise InputError(
-                f"{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {self.num_classes} class "
-                "names: set CLASSES to a tuple of names, the background first"
-            )
         self.transform = (
             TrainTransform(args.base_size, args.crop_size, args.scale_range)
             if split == "train"
             else EvalTransform(args.crop_size)
         )
-
-        images = self._listing(IMAGES, IMAGE_SUFFIXES)
-        self.ids = self._read_ids(images)
-        has_truth = bool(listing(self.folder / TRUTH, (".png",)))
+        self._listings: dict[str, dict[str, FilePath]] = {}
+        has_truth = bool(self._files(TRUTH))
         wants_truth = args.supervision == "full" if split == "train" else has_truth or split == "fill_in"
         self.label_kind = "truth" if wants_truth else "scribbles"
-        labels_folder = TRUTH if wants_truth else SCRIBBLES
-        labels = self._listing(labels_folder, (".png",))
-        if split == "fill_in":
-            listed, self.ids = len(self.ids), [image_id for image_id in self.ids if image_id in labels]
-            if 0 < len(self.ids) < listed:
-                logger.info("fill-in score: %d of %d training images have ground truth", len(self.ids), listed)
-        self.image_files = self._files(images, IMAGES, ".jpg")
-        self.label_files = self._files(labels, labels_folder, ".png")
+        self.ids = self._read_ids(TRUTH if wants_truth else SCRIBBLES)
+        self.image_files = self._listed_files(IMAGES, ".jpg")
+        self.label_files = self._listed_files(TRUTH if wants_truth else SCRIBBLES, ".png")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,13 +108,9 @@ class VOCSegmentation(Dataset):
             InputError: a file is damaged, of the wrong kind, or does not fit its partner.
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
-        pair = self.read(index)
-        if self.split == "train":
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
-            image_tensor, label_tensor = self.transform(*pair, generator)
-        else:
-            image_tensor, label_tensor = self.transform(*pair)
-        return {"image": image_tensor, "label": label_tensor, "name": self.ids[index]}
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        image, label = self.transform(*self.read(index), generator)
+        return {"image": image, "label": label, "name": self.ids[index]}
 
     def read(self, index: int) -> tuple[Image.Image, Image.Image]:
         """Return an image (mode RGB) and its label map (mode L) at their own size; raises as indexing does."""
@@ -135,10 +121,8 @@ class VOCSegmentation(Dataset):
 
     def pictures(self, index: int) -> tuple[Image.Image, np.ndarray | None, np.ndarray | None]:
         """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where there is no file."""
-        labels = []
-        for folder in (SCRIBBLES, TRUTH):
-            file = listing(self.folder / folder, (".png",)).get(self.ids[index])
-            labels.append(None if file is None else read_label(file, self.num_classes))
+        files = (self._files(folder).get(self.ids[index]) for folder in (SCRIBBLES, TRUTH))
+        labels = (None if file is None else read_label(file, self.num_classes) for file in files)
         return read_image(self.image_files[index]), *labels
 
     def count_labels(self) -> np.ndarray:
@@ -163,66 +147,90 @@ class VOCSegmentation(Dataset):
             pool.shutdown(cancel_futures=True)
         return total
 
-    def _read_ids(self, images: dict[str, FilePath]) -> list[str]:
-        name = "val" if self.split == "val" else "train"
-        if not (self.folder / LISTS).is_dir():
-            return self._split_ids(images, name)
-        path = self.folder / LISTS / "SegmentationAug" / f"{name}.txt"
-        try:
-            ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
+    def _own_class_names(self) -> tuple[str, ...]:
+        """Return the CLASSES of this class, or the names in the folder's classes.txt where it merely inherits VOC's."""
+        file, names = self.folder / CLASS_FILE, tuple(self.CLASSES)
+        definer = next(kind for kind in type(self).__mro__ if "CLASSES" in vars(kind))
+        if file.is_file():
+            in_folder = read_class_names(file)
+            if definer is VOCSegmentation is not type(self):
+                names = in_folder
+            if names != in_folder:
+                raise InputError(
+                    f"expected the classes of {type(self).__name__} ({', '.join(names)}), found others in {file} "
+                    f"({', '.join(in_folder)}): correct one, or remove the attribute CLASSES or the file"
+                )
+        if self.NUM_CLASSES not in (len(names), VOCSegmentation.NUM_CLASSES):
             raise InputError(
-                f"expected the list of {name} images {path}, one id a line, but {reason}: {self._advice()}"
-            ) from None
+                f"{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {len(names)} class names: set CLASSES "
+                f"to a tuple of names, the background first, or write them into {file}"
+            )
+        return names
+
+    def _read_ids(self, labels: str) -> list[str]:
+        name = "val" if self.split == "val" else "train"
+        ids = self._read_list(name) if (self.folder / LISTS).is_dir() else self._split_by_name()[name]
+        if self.split != "fill_in":
+            return ids
+        with_truth = [image_id for image_id in ids if image_id in self._files(labels)]
+        if 0 < len(with_truth) < len(ids):
+            logger.info("fill-in score: %d of %d training images have ground truth", len(with_truth), len(ids))
+        return with_truth
+
+    def _read_list(self, name: str) -> list[str]:
+        path = list_file(self.folder, name)
+        try:
+            ids = read_list(self.folder, name)
+        except InputError as error:
+            raise InputError(f"{error}: {self._advice()}") from None
         if not ids:
             raise InputError(f"expected image ids, found none in {path}: write one id a line")
         if len(set(ids)) < len(ids):
-            twice = next(image_id for number, image_id in enumerate(ids) if image_id in ids[:number])
+            repeated = next(image_id for number, image_id in enumerate(ids) if image_id in ids[:number])
             raise InputError(
-                f"expected each image once, found '{twice}' {ids.count(twice)} times in {path}: "
-                "remove the repeated lines"
+                f"expected each image once, found '{repeated}' {ids.count(repeated)} times in {path}: remove the "
+                "repeated lines"
             )
         return ids
 
-    def _split_ids(self, images: dict[str, FilePath], name: str) -> list[str]:
-        """Split a folder without lists: every fifth image by name is for validation, the others train."""
-        ids = sorted(images.keys() & self._listing(SCRIBBLES, (".png",)).keys())
+    def _split_by_name(self) -> dict[str, list[str]]:
+        images, scribbles = (self._files(folder, required=True) for folder in (IMAGES, SCRIBBLES))
+        ids = images.keys() & scribbles.keys()
         if len(ids) < 2:
             raise InputError(
                 f"expected at least two images with scribbles, found {len(ids)} under {self.folder}: "
                 f"an image {IMAGES}/ID.jpg goes with its scribbles {SCRIBBLES}/ID.png"
             )
-        val = held_out(ids)
+        lists = split_by_name(ids)
         if self.split == "train":
+            without = f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else ""
             logger.info(
-                "%s has no folder %s: %s of its %s scribbled images train, every %sth by name validates%s",
-                self.folder,
-                LISTS,
-                f"{len(ids) - len(val):,}",
-                f"{len(ids):,}",
-                VAL_EVERY,
-                f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else "",
+                f"{self.folder} has no folder {LISTS}: {len(lists['train']):,} of its {len(ids):,} scribbled images "
+                f"train, every {VAL_EVERY}th by name is held out for validation{without}"
             )
-        return val if name == "val" else sorted(set(ids) - set(val))
+        return lists
 
-    def _listing(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, FilePath]:
-        """Return the files of a subfolder by id; it has to exist."""
-        if not (self.folder / folder).is_dir():
+    def _files(self, folder: str, required: bool = False) -> dict[str, FilePath]:
+        """Return the files of a subfolder by image id; it is listed once."""
+        if required and not (self.folder / folder).is_dir():
             raise InputError(
-                f"the {self.split} images of {type(self).__name__} need the folder "
-                f"{self.folder / folder}, which does not exist: {self._advice()}"
+                f"the {self.split} images of {type(self).__name__} need the folder {self.folder / folder}, which does "
+                f"not exist: {self._advice()}"
             )
-        return listing(self.folder / folder, suffixes)
+        if folder not in self._listings:
+            suffixes = IMAGE_SUFFIXES if folder == IMAGES else (".png",)
+            self._listings[folder] = listing(self.folder / folder, suffixes)
+        return self._listings[folder]
 
-    def _files(self, listing: dict[str, FilePath], folder: str, suffix: str) -> list[FilePath]:
-        missing = [image_id for image_id in self.ids if image_id not in listing]
+    def _listed_files(self, folder: str, suffix: str) -> list[FilePath]:
+        files = self._files(folder, required=True)
+        missing = [image_id for image_id in self.ids if image_id not in files]
         if missing:
             raise InputError(
                 f"the {self.split} list names '{missing[0]}', but {self.folder / folder / (missing[0] + suffix)} does "
                 f"not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}"
             )
-        return [listing[image_id] for image_id in self.ids]
+        return [files[image_id] for image_id in self.ids]
 
     def _advice(self) -> str:
         if type(self) is VOCSegmentation and self.class_names == self.CLASSES:
@@ -231,8 +239,3 @@ class VOCSegmentation(Dataset):
             f"a data set is a folder with {IMAGES}/ID.jpg, {SCRIBBLES}/ID.png, optionally {TRUTH}/ID.png, and "
             f"the lists {LISTS}/SegmentationAug/train.txt and val.txt (or no {LISTS} at all)"
         )
-
-
-def held_out(ids: list[str]) -> list[str]:
-    """Return the ids that validate where there are no lists: every fifth, of a shorter list simply the last."""
-    return ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[-1:]

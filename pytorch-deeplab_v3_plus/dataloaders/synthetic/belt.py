@@ -84,9 +84,8 @@ def draw_belt(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(rng.integers(2, 7)):  # shavings and scraps of the same materials belong to the belt
         centre = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
         colours = material(rng.choice(list(PARTS)), rng)
-        paste(
-            canvas, (twig, scrap)[rng.integers(2)], centre, rng.uniform(8, 18), rng.uniform(0, 6.3), light, colours, rng
-        )
+        thing, radius, angle = (twig, scrap)[rng.integers(2)], rng.uniform(8, 18), rng.uniform(0, 6.3)
+        paste(canvas, thing, centre, radius, angle, light, colours, rng)
     for centre_x, centre_y, radius in places(shape, int(rng.integers(3, 7)), rng):
         value = int(rng.integers(len(PARTS))) + 1
         name = list(PARTS)[value - 1]
@@ -105,29 +104,13 @@ def material(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 def labelme_file(label: np.ndarray, image_name: str, rng: np.random.Generator) -> dict:
     """Return what labelme saves after somebody scribbled: lines of a few corners."""
+    extras = {"group_id": None, "description": "", "shape_type": "linestrip", "flags": {}, "mask": None}
     shapes = []
     for stroke in simulate_strokes(label, rng):
         corners = stroke.path[:: max(1, len(stroke.path) // 8)]
-        shapes.append(
-            {
-                "label": list(COLOURS)[stroke.value],
-                "points": np.round(corners, 1).tolist(),
-                "group_id": None,
-                "description": "",
-                "shape_type": "linestrip",
-                "flags": {},
-                "mask": None,
-            }
-        )
-    return {
-        "version": "5.5.0",
-        "flags": {},
-        "shapes": shapes,
-        "imagePath": image_name,
-        "imageData": None,
-        "imageHeight": label.shape[0],
-        "imageWidth": label.shape[1],
-    }
+        shapes.append({"label": list(COLOURS)[stroke.value], "points": np.round(corners, 1).tolist(), **extras})
+    size = {"imageHeight": label.shape[0], "imageWidth": label.shape[1]}
+    return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image_name, "imageData": None, **size}
 
 
 def draw_photographs(folder: Path, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""A data set that the project draws itself."""
+"""Draw a data set into a folder of PASCAL VOC's layout."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from dataloaders.images import write_label
-from dataloaders.labels import write_class_names
+from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, write_class_names, write_lists
 from dataloaders.synthetic.objects import OBJECTS
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.synthetic.scribbles import simulate_scribbles
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CLASS_NAMES = ("background", *OBJECTS)
 
 VERSION = 1
-"""Raise it with every change that draws other pictures: older sets are then drawn anew."""
+"""Raise it with every change that draws other pictures: older sets are then redrawn."""
 
 SEED, TRAIN, VAL = 1, 300, 80
 
@@ -33,8 +33,8 @@ STAMP = "drawn.json"
 def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN, val: int = VAL) -> None:
     """Draw a data set of PASCAL VOC's layout into ``folder``.
 
-    It is drawn beside the folder and moved there when complete, so that an interrupted run leaves nothing half-made
-    and of two runs at once the first to finish is kept. Picture n of a split depends on seed, split and n alone.
+    It is drawn beside the folder and moved there when complete, so that an interrupted run leaves nothing half-made,
+    and the first of two simultaneous runs to finish is kept. Picture n of a split depends on seed, split and n alone.
 
     Args:
         folder: replaced if it holds an earlier drawn set; must not hold anything else.
@@ -59,18 +59,7 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
             prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
         ) as workshop:
             drawn = Path(workshop) / "drawn"
-            pictures = _Pictures(drawn, seed, [("train", n) for n in range(train)] + [("val", n) for n in range(val)])
-            # PyTorch's loader is a pool of processes that this project relies on anyway.
-            workers = min(8, os.cpu_count() or 1) if len(pictures) > 32 else 0
-            for _ in tqdm(
-                DataLoader(pictures, batch_size=None, num_workers=workers),
-                unit="picture",
-                disable=None,
-                desc="drawing the synthetic data set",
-                leave=False,
-            ):
-                pass
-            write_class_names(drawn / "classes.txt", CLASS_NAMES)
+            draw_pictures(drawn, seed, train, val)
             (drawn / STAMP).write_text(json.dumps(stamp) + "\n")
             if read_stamp(folder) == stamp:
                 return  # another run was quicker: its files are the same, and may be in use by now
@@ -86,8 +75,23 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
         ) from None
 
 
+def draw_pictures(folder: Path, seed: int, train: int, val: int) -> None:
+    """Draw the pictures, in several processes, and write class names and lists beside them."""
+    for name in (IMAGES, TRUTH, SCRIBBLES):
+        (folder / name).mkdir(parents=True)
+    train_ids, val_ids = [f"train_{n:04d}" for n in range(train)], [f"val_{n:04d}" for n in range(val)]
+    pictures = _Pictures(folder, seed, train_ids + val_ids)
+    # PyTorch's loader is a pool of processes that this project relies on anyway.
+    workers = min(8, os.cpu_count() or 1) if len(pictures) > 32 else 0
+    drawing = DataLoader(pictures, batch_size=None, num_workers=workers)
+    for _ in tqdm(drawing, unit="picture", disable=None, desc="drawing the synthetic data set", leave=False):
+        pass
+    write_lists(folder, train_ids, val_ids)
+    write_class_names(folder, CLASS_NAMES)
+
+
 def ensure_drawn(folder: str | os.PathLike) -> None:
-    """Draw the data set where there is none; draw it anew, by its own seed, where another version drew it."""
+    """Draw the data set where there is none; redraw it, with its own seed, where another version drew it."""
     stamp = read_stamp(folder)
     if stamp is None:
         draw_dataset(folder)
@@ -106,24 +110,18 @@ def read_stamp(folder: str | os.PathLike) -> dict[str, int] | None:
 class _Pictures(Dataset):
     """Drawing by index, so that the processes of a loader share the work."""
 
-    def __init__(self, folder: Path, seed: int, pictures: list[tuple[str, int]]) -> None:
-        self.folder, self.seed, self.pictures = folder, seed, pictures
-        for name in ("JPEGImages", "SegmentationClassAug", "pascal_2012_scribble", "ImageSets/SegmentationAug"):
-            (folder / name).mkdir(parents=True)
-        for split in ("train", "val"):
-            ids = [f"{split}_{number:04d}\n" for name, number in pictures if name == split]
-            (folder / "ImageSets" / "SegmentationAug" / f"{split}.txt").write_text("".join(ids))
+    def __init__(self, folder: Path, seed: int, ids: list[str]) -> None:
+        self.folder, self.seed, self.ids = folder, seed, ids
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> int:
-        split, number = self.pictures[index]
-        rng = np.random.default_rng([self.seed, ("train", "val").index(split), number])
+        image_id = self.ids[index]
+        split, number = image_id.split("_")
+        rng = np.random.default_rng([self.seed, ("train", "val").index(split), int(number)])
         image, label = draw_scene(rng)
-        name = f"{split}_{number:04d}"
-        Image.fromarray(image).save(self.folder / "JPEGImages" / f"{name}.jpg", quality=92)
-        scribbles = simulate_scribbles(label, rng)
-        for folder, values in (("SegmentationClassAug", label), ("pascal_2012_scribble", scribbles)):
-            write_label(self.folder / folder / f"{name}.png", values)
+        Image.fromarray(image).save(self.folder / IMAGES / f"{image_id}.jpg", quality=92)
+        for folder, values in ((TRUTH, label), (SCRIBBLES, simulate_scribbles(label, rng))):
+            write_label(self.folder / folder / f"{image_id}.png", values)
         return index

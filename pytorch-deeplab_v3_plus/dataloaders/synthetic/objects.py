@@ -72,24 +72,11 @@ def mushroom(x, y, rng, colours) -> Figure:
     main, second, accent = colours
     lean = rng.uniform(-0.16, 0.16)
     wide, brim, thick = rng.uniform(0.82, 1.0), rng.uniform(-0.06, 0.08), rng.uniform(0.17, 0.25)
-    dome = polygon(
-        x,
-        y,
-        rounded(
-            [
-                (-wide, brim + 0.06),
-                (-0.92 * wide, brim - 0.42),
-                (-0.5 * wide, -0.86),
-                (0.0, -0.98),
-                (0.5 * wide, -0.86),
-                (0.92 * wide, brim - 0.42),
-                (wide, brim + 0.06),
-                (0.55 * wide, brim + 0.20),
-                (-0.55 * wide, brim + 0.20),
-            ],
-            2,
-        ),
-    )
+    corners = [
+        (-wide, brim + 0.06), (-0.92 * wide, brim - 0.42), (-0.5 * wide, -0.86), (0.0, -0.98), (0.5 * wide, -0.86),
+        (0.92 * wide, brim - 0.42), (wide, brim + 0.06), (0.55 * wide, brim + 0.20), (-0.55 * wide, brim + 0.20),
+    ]  # fmt: skip
+    dome = polygon(x, y, rounded(corners))
     foot = to_segment(x, y, (0.0, brim), (lean, 0.92))
     stem = thick * (0.82 + 0.42 * foot[1] ** 2) - foot[0]
     underside = np.hypot(x / (0.86 * wide), (y - brim - 0.05) / 0.15)  # an ellipse: gills seen from a little below
@@ -116,39 +103,15 @@ def butterfly(x, y, rng, colours) -> Figure:
     main, second, accent = colours
     side = np.abs(x)
     spread = rng.uniform(0.88, 1.0)
-    upper = polygon(
-        side,
-        y,
-        rounded(
-            [
-                (0.02, -0.12),
-                (0.35, -0.62),
-                (0.80 * spread, -0.92),
-                (spread, -0.80),
-                (0.88 * spread, -0.30),
-                (0.55, 0.02),
-                (0.02, 0.12),
-            ],
-            2,
-        ),
-    )
-    lower = polygon(
-        side,
-        y,
-        rounded(
-            [
-                (0.02, -0.02),
-                (0.50, 0.0),
-                (0.78 * spread, 0.22),
-                (0.72 * spread, 0.58),
-                (0.42, 0.82),
-                (0.22, 0.66),
-                (0.02, 0.20),
-            ],
-            2,
-        ),
-    )
-    wings = np.maximum(upper, lower)
+    upper = [
+        (0.02, -0.12), (0.35, -0.62), (0.80 * spread, -0.92), (spread, -0.80), (0.88 * spread, -0.30), (0.55, 0.02),
+        (0.02, 0.12),
+    ]  # fmt: skip
+    lower = [
+        (0.02, -0.02), (0.50, 0.0), (0.78 * spread, 0.22), (0.72 * spread, 0.58), (0.42, 0.82), (0.22, 0.66),
+        (0.02, 0.20),
+    ]  # fmt: skip
+    wings = np.maximum(*(polygon(side, y, rounded(corners)) for corners in (upper, lower)))
     distance, along = to_segment(side, y, (0.0, -0.36), (0.0, 0.48))
     body = 0.075 * (1 - 0.4 * along) - distance
     feeler = 0.018 - to_segment(side, y, (0.02, -0.36), (0.24, -0.78))[0]
@@ -176,12 +139,7 @@ def butterfly(x, y, rng, colours) -> Figure:
     return Figure(np.maximum(np.maximum(wings, body), feeler), surface, height, 0.1)
 
 
-OBJECTS = {
-    "leaf": leaf,
-    "starfish": starfish,
-    "mushroom": mushroom,
-    "butterfly": butterfly,
-}
+OBJECTS = {"leaf": leaf, "starfish": starfish, "mushroom": mushroom, "butterfly": butterfly}
 """Drawing function of each class, in the order of the labels 1, 2, ..."""
 
 TILT = {"leaf": 60, "starfish": 180, "mushroom": 30, "butterfly": 60}

@@ -39,16 +39,8 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(rng.integers(3, 9)):
         clutter = CLUTTER[rng.integers(len(CLUTTER))]
         centre = rng.uniform(0, canvas.shape[1]), rng.uniform(0, canvas.shape[0])
-        paste(
-            canvas,
-            clutter,
-            centre,
-            short * rng.uniform(0.06, 0.16),
-            rng.uniform(0, 2 * np.pi),
-            light,
-            (colour(rng), colour(rng), colour(rng)),
-            rng,
-        )
+        radius, angle = short * rng.uniform(0.06, 0.16), rng.uniform(0, 2 * np.pi)
+        paste(canvas, clutter, centre, radius, angle, light, (colour(rng), colour(rng), colour(rng)), rng)
 
     number = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
     names = list(OBJECTS)
@@ -56,17 +48,9 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         value = int(rng.integers(len(names))) + 1
         name = names[value - 1]
         angle = np.deg2rad(rng.uniform(-TILT[name], TILT[name]))
-        coverage = paste(
-            canvas,
-            OBJECTS[name],
-            (centre_x, centre_y),
-            radius,
-            angle,
-            light,
-            object_colours(canvas, centre_x, centre_y, radius, rng),
-            rng,
-            mirror=rng.random() < 0.5,
-        )
+        colours = object_colours(canvas, centre_x, centre_y, radius, rng)
+        mirror = rng.random() < 0.5
+        coverage = paste(canvas, OBJECTS[name], (centre_x, centre_y), radius, angle, light, colours, rng, mirror)
         label[shrunk(coverage) > 0.5] = value
     return photograph(canvas, rng), label
 
@@ -178,14 +162,9 @@ def photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def shrunk(canvas: np.ndarray) -> np.ndarray:
     """Scale a canvas (H, W) or (H, W, 3) down to the picture's size."""
-    return (
-        sum(
-            canvas[row::OVERSAMPLING, column::OVERSAMPLING]
-            for row in range(OVERSAMPLING)
-            for column in range(OVERSAMPLING)
-        )
-        / OVERSAMPLING**2
-    )
+    steps = range(OVERSAMPLING)
+    parts = (canvas[row::OVERSAMPLING, column::OVERSAMPLING] for row in steps for column in steps)
+    return sum(parts) / OVERSAMPLING**2
 
 
 # --- grounds: each returns a brightness (about 1) and the share of a second colour, both (H, W) ---------------------

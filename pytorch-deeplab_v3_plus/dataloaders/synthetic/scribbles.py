@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from dataloaders.labels import PADDING, UNLABELLED
+from dataloaders.strokes import pillow_stroke
 
 SHARE = 0.03  # of the pixels that carry a stroke
 SMALLEST = 0.004  # components below this share of the picture get no stroke
@@ -74,7 +74,7 @@ def simulate_scribbles(
         kept = 0 if points else max(1, round(length * segments))
         start = int(where * (segments - kept + 1))  # so that the run of a smaller length lies within that of a larger
         path = stroke.path[start : start + kept + 1]
-        drawn = drawn_pixels(path + jitter * shift, stroke.width, label.shape)
+        drawn = pillow_stroke(path + jitter * shift, stroke.width, label.shape)
         scribbles[drawn if jitter else drawn & stroke.room] = stroke.value
     return scribbles
 
@@ -110,23 +110,8 @@ def component_strokes(component: np.ndarray, value: int, ink: float, rng: np.ran
         at = np.linspace(start, start + wanted, max(2, int(wanted / 2)))
         path = np.stack([np.interp(at, length, path[:, axis]) for axis in (0, 1)], axis=1)
         path = sway(path, distance, rng)
-        strokes |= drawn_pixels(path, width, component.shape) & room
+        strokes |= pillow_stroke(path, width, component.shape) & room
         yield Stroke(value, path, width, room, number == 0)
-
-
-def drawn_pixels(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return the pixels, bool (H, W) of `shape`, that a pen of `width` covers on a path, (points, 2) as x, y.
-
-    A path of a single point is a dot.
-    """
-    picture = Image.new("1", shape[::-1])
-    pen = ImageDraw.Draw(picture)
-    if len(path) > 1:
-        pen.line([tuple(point) for point in path], fill=1, width=width, joint="curve")
-    else:
-        ((x, y),) = np.round(path - (width - 1) / 2)
-        pen.ellipse((x, y, x + width - 1, y + width - 1), fill=1)
-    return np.asarray(picture)
 
 
 def sway(path: np.ndarray, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,245 @@
+"""From options to a Trainer."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common import distributed
+from common.devices import choose_device, describe_device, describe_precision
+from common.errors import InputError
+from dataloaders import Loaders, make_data_loader
+from dataloaders.inspection import quick_check
+from dataloaders.labels import UNLABELLED
+from losses import build_regulariser
+from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
+from modeling.checkpoint import class_mismatch, load_weights
+from modeling.networks import build_network
+from modeling.pretrained import default_pretrained
+from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, steps_advice
+from training.balance import report_shares
+from training.journal import Journal, SilentJournal
+from training.options import TrainOptions
+from training.resume import Start, find_start, restore
+from training.step import TrainingStep
+from training.trainer import Trainer
+
+Notes = list[tuple[int, str]]
+"""Lines for the log, with their levels."""
+
+logger = logging.getLogger(__name__)
+
+
+def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] | None = None) -> Trainer:
+    """Return a trainer whose fit() trains as `options` say; in a run of several processes, each calls it.
+
+    Args:
+        options: of the training.
+        regularisers: further ones, by name, beside those that the options name (see losses.registry).
+
+    Raises:
+        InputError: the options, the data, a checkpoint or the run's folder cannot be used.
+        Ended: the training that is to be resumed has ended.
+    """
+    options = options.resolved()
+    device = choose_device(options)
+    loaders, label_counts = load_data(options, device)
+    parent = Path(options.run_root) / loaders.name / options.checkname
+    start = find_start(options, parent)
+    settings = {
+        "network": options.network,
+        "backbone": options.backbone,
+        "num_classes": loaders.num_classes,
+        "output_stride": options.out_stride,
+        "class_names": list(loaders.class_names),
+        "crop_size": options.data.crop_size,
+    }
+    pretrained = options.pretrained or ("none" if start.checkpoint else default_pretrained(options.backbone))
+    model, notes = build_model(options, settings, pretrained, start, device)
+    step = build_step(options, model, label_counts[: loaders.num_classes], regularisers or {})
+    journal = open_journal(options, parent, start.folder)
+    try:
+        log_data(options, loaders, label_counts, device)
+        origin = start.path or {"none": "random weights", "imagenet": "ImageNet"}.get(pretrained, pretrained)
+        log_network(options, model, origin, notes)
+        log_optimisation(options, len(loaders.train), step)
+        early = EARLY if start.checkpoint or pretrained != "none" else EARLY_FROM_RANDOM
+        advise = functools.partial(
+            progress_advice,
+            steps_per_epoch=len(loaders.train),
+            guessing=loss_of_guessing(options, loaders, label_counts, step.criterion.class_weights),
+            early=early,
+        )
+        trainer = Trainer(options, start.path, model, settings, loaders, step, journal, advise)
+        if start.checkpoint and not options.ft:
+            restore(trainer, start.checkpoint, start.path)
+        elif start.folder:
+            journal.rewind([], start.folder, 0, len(loaders.train))  # killed before its first checkpoint
+    except BaseException:
+        journal.close()
+        raise
+    return trainer
+
+
+def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, Tensor]:
+    """Return the loaders of this process, and how many training pixels have each label value, int64 (256,)."""
+    with distributed.main_first():  # it draws the synthetic images
+        loaders = make_data_loader(
+            options.data,
+            pin_memory=device.type == "cuda",
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            min_images=options.min_images,
+        )
+    dataset = loaders.train.dataset
+    counts = torch.from_numpy(distributed.from_main(dataset.count_labels() if distributed.is_main() else None))
+    if distributed.is_main() and not (options.no_val or options.benchmark):
+        for loader in filter(None, (loaders.val, loaders.fill_in)):
+            loader.dataset.count_labels()  # what is wrong there is found now, not after hours
+    if not counts[: loaders.num_classes].any():
+        raise InputError(
+            f"expected {dataset.label_kind}, found no labelled pixel in all training images of {dataset.folder}"
+        )
+    return loaders, counts
+
+
+def build_model(
+    options: TrainOptions, settings: Mapping[str, Any], pretrained: str, start: Start, device: torch.device
+) -> tuple[nn.Module, Notes]:
+    """Return the network with its first weights, on its device, and what the log should say of its classifier."""
+    seed = options.data.seed
+    torch.manual_seed(seed)  # here: reading or drawing the data must not change the weights
+    with distributed.main_first():  # it downloads the ImageNet weights
+        model = build_network(settings, sync_bn=options.sync_bn, freeze_bn=options.freeze_bn, pretrained=pretrained)
+    notes = []
+    if start.checkpoint:
+        fresh = load_weights(model, start.checkpoint["state_dict"], start.path, new_classifier=options.ft)
+        mismatch = class_mismatch(start.checkpoint.get("model", {}), settings["class_names"])
+        if mismatch and not options.ft:
+            raise InputError(
+                f"{start.path}: {mismatch}; give the classes of its training, or --ft to start from its weights"
+            )
+        if fresh:
+            classes = settings["num_classes"]
+            text = f"new classifier for {classes} classes: {', '.join(fresh)} start from random weights"
+            notes.append((logging.INFO, text))
+        elif mismatch:
+            text = f"{start.path} {mismatch}; its classifier is kept, since their number is the same"
+            notes.append((logging.WARNING, text))
+    model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
+    if distributed.rank():
+        torch.manual_seed(seed + distributed.rank())  # its own dropout
+    return model, notes
+
+
+def build_step(
+    options: TrainOptions, model: nn.Module, class_counts: Tensor, regularisers: Mapping[str, nn.Module]
+) -> TrainingStep:
+    """Return the step that trains `model`; `class_counts` (K,) are the labelled pixels of each class."""
+    device = next(model.parameters()).device
+    criterion = PartialCrossEntropy(
+        options.loss_type,
+        ignore_index=UNLABELLED,
+        class_weights=balanced_class_weights(class_counts) if options.use_balanced_weights else None,
+        reduction=options.ce_reduction,
+    )
+    named = {wanted.name: build_regulariser(wanted, options) for wanted in options.regularisers}
+    optimizer = torch.optim.SGD(
+        model.parameter_groups(options.head_rate),
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=options.nesterov,
+    )
+    return TrainingStep(
+        distributed.parallel(torch.compile(model) if options.compile else model, device),
+        optimizer,
+        criterion.to(device),
+        {name: module.to(device) for name, module in {**named, **regularisers}.items()},
+        amp=options.amp,
+        accumulate=options.accumulate,
+        min_images=options.min_images,
+        inspect=report_shares,
+    )
+
+
+def open_journal(options: TrainOptions, parent: Path, folder: Path | None) -> Journal:
+    """Return the journal of a new run in `parent`, or of the run `folder`; only the first process's writes."""
+    if options.benchmark:
+        return SilentJournal(parent)
+    if not distributed.is_main():
+        return SilentJournal(distributed.from_main(None))
+    journal = Journal(parent, options.settings(), folder)
+    distributed.from_main(journal.folder)
+    logger.info("run folder: %s", journal.folder)
+    return journal
+
+
+def loss_of_guessing(
+    options: TrainOptions, loaders: Loaders, label_counts: Tensor, class_weights: Tensor | None
+) -> float:
+    """Return the cross-entropy of a network that has learned only how frequent the classes are."""
+    batch, images = options.data.batch_size, len(loaders.train.dataset)
+    return guessing_loss(
+        label_counts[: loaders.num_classes],
+        [min(batch, images - number * batch) for number in range(len(loaders.train))],
+        class_weights=None if class_weights is None else class_weights.cpu(),
+        kind=options.loss_type,
+        reduction=options.ce_reduction,
+    )
+
+
+def log_data(options: TrainOptions, loaders: Loaders, label_counts: Tensor, device: torch.device) -> None:
+    """Log the device, the images and their labels, with warnings of what looks wrong in them."""
+    dataset, counts = loaders.train.dataset, label_counts[: loaders.num_classes]
+    logger.info("device: %s", describe_device(device))
+    logger.info("precision: %s", describe_precision(device, options.amp))
+    images = f"{len(dataset):,} training and {len(loaders.val.dataset):,} validation images"
+    logger.info("data: %s, %s, %d classes", loaders.name, images, loaders.num_classes)
+    shares = 100 * counts / counts.sum()
+    labelled = 100 * counts.sum() / label_counts.sum()
+    by_class = ", ".join(f"{name} {share:.1f} %" for name, share in zip(loaders.class_names, shares, strict=True))
+    logger.info("labels: %s, %.2f %% of the training pixels; of these %s", dataset.label_kind, labelled, by_class)
+    for problem in quick_check(dataset, loaders.val.dataset, label_counts.numpy()):
+        logger.warning("%s; see check_dataset.py", problem)
+
+
+def log_network(options: TrainOptions, model: nn.Module, origin: Any, notes: Notes) -> None:
+    """Log what the network is, where its weights come from, and notes on its classifier."""
+    logger.info(
+        "network: %s %s, output stride %d, %.1f million parameters, backbone from %s",
+        type(model).__name__,
+        options.backbone,
+        model.output_stride,
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        origin,
+    )
+    for level, note in notes:
+        logger.log(level, "%s", note)
+
+
+def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: TrainingStep) -> None:
+    """Log the length of the training, its batches, rates and regularisers."""
+    processes = distributed.world_size()
+    batch = f"batch {options.data.batch_size}" + f" in {options.accumulate} micro-batches" * (options.accumulate > 1)
+    logger.info(
+        "optimisation: %d steps (%d epochs of %d), %s, learning rate %g (head %g), %s",
+        options.epochs * steps_per_epoch,
+        options.epochs,
+        steps_per_epoch,
+        batch + f" over {processes} processes" * (processes > 1),
+        options.lr,
+        options.head_rate * options.lr,
+        options.lr_scheduler,
+    )
+    advice = steps_advice(steps_per_epoch, options.epochs)
+    if advice:
+        logger.warning("%s", advice)
+    for name, regulariser in step.regularisers.items():
+        logger.info("regulariser: %s, %s", name, regulariser)
