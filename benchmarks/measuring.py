@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's name, pictures to filter, and how times are taken and written."""
+"""What the benchmarks share: the machine's name, pictures, a training step, and how times are taken and written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.files import write_text
+from dataloaders.labels import UNLABELLED
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.transforms import resize_short_side
+from losses.cross_entropy import PartialCrossEntropy
+from training.step import TrainingStep
 
 PICTURES = 12
+CLASSES = 21
+LABELLED = 0.03  # share of the pixels
+AMP = {"float32": "off", "bfloat16": "bf16"}
+"""The option --amp by the precision of the network."""
 IMAGES = "mosaics of 2 x 2 scenes of the synthetic data set (about as many vertices as a photograph)"
 
 
@@ -75,6 +82,22 @@ class Pictures:
             pictures.append(np.asarray(picture)[:side, :side])
         stack = np.stack([pictures[index % len(pictures)] for index in range(n)])
         return torch.from_numpy(np.ascontiguousarray(stack.transpose(0, 3, 1, 2), dtype=np.float32))
+
+
+def training_step(model: nn.Module, regulariser: nn.Module | None, precision: str) -> TrainingStep:
+    """Return the trainer's step, with SGD, for a network and perhaps a regularised loss."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.007, momentum=0.9, weight_decay=5e-4)
+    regularisers = {"densecrf": regulariser} if regulariser else {}
+    return TrainingStep(
+        model, optimizer, PartialCrossEntropy(ignore_index=UNLABELLED), regularisers, amp=AMP[precision]
+    )
+
+
+def random_batch(pictures: Pictures, n: int, side: int, device: torch.device) -> dict[str, Tensor]:
+    """Return a batch as the loaders make it, on the device, with random scribbles."""
+    labels = torch.randint(CLASSES, (n, side, side), dtype=torch.uint8)
+    labels = labels.masked_fill(torch.rand(labels.shape) > LABELLED, UNLABELLED)
+    return {"image": pictures.batch(n, side).to(torch.uint8).to(device), "label": labels.to(device)}
 
 
 def seconds(action: Callable[[], object], device: torch.device) -> float:

@@ -24,8 +24,7 @@ from common.arguments import HelpFormatter, integers, number
 from common.errors import InputError, exit_status
 from common.files import write_text
 from common.logs import configure_logging
-from dataloaders import Loaders, make_data_loader
-from dataloaders.options import DataOptions
+from dataloaders import DataOptions, Loaders, make_data_loader
 from figures.plotting import new_figure, save_figure
 from training.two_stages import (
     ARMS,
@@ -36,7 +35,6 @@ from training.two_stages import (
     mean_and_spread,
     percents,
     share_of_gap,
-    train_all,
 )
 
 logger = logging.getLogger(__name__)
@@ -178,9 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaders = make_data_loader(options)
     if loaders.fill_in is None:
         raise InputError(f"{args.data_root}: expected full truth of the training images, found none")
-    comparison.check_folder()
-    train_all(comparison.first_stage(), args.jobs)
-    train_all(comparison.second_stage(), args.jobs)
+    comparison.train(args.jobs)
     results = comparison.results()
     text = f"{heading(study, loaders, args.seeds, results)}\n\n{table(results)}\n"
     write_text(comparison.folder / "study.md", text)

@@ -32,7 +32,7 @@ from modeling.checkpoint import load_network
 from prediction.export import export_onnx
 from prediction.options import InferenceOptions
 from prediction.run import Segmenter
-from training.options import PRESETS, add_preset_option, parse_with_preset
+from training.options import PRESETS, add_preset, parse_with_preset
 
 # Of a preset's settings, those of the DenseCRF loss that inference reports; its crop size is used where the checkpoint
 # holds none.
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Segment images with a trained network.", formatter_class=HelpFormatter
     )
-    add_preset_option(
+    add_preset(
         parser,
         "that of the training: kernel of the DenseCRF loss, and --crop_size where the checkpoint does not hold it",
     )

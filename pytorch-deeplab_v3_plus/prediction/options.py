@@ -9,7 +9,7 @@ from common.devices import DeviceOptions
 from dataloaders.options import DEFAULT_CROP
 from filtering.mean_field import MeanField
 from losses.options import DenseCRFOptions
-from modeling.backbone import BACKBONES
+from modeling.backbone import BACKBONES, OUTPUT_STRIDES
 from prediction.predict import INTERPOLATIONS
 
 
@@ -21,7 +21,7 @@ class NetworkOptions:
     """
 
     backbone: str | None = option(
-        None, "feature network (default: the checkpoint's, or else resnet)", choices=list(BACKBONES)
+        None, "feature network (default: the checkpoint's, or else resnet)", choices=tuple(BACKBONES)
     )
     n_class: int | None = option(
         None,
@@ -32,7 +32,7 @@ class NetworkOptions:
         metavar="K",
     )
     out_stride: int | None = option(
-        None, "input pixels per feature pixel (default: the checkpoint's, or else 16)", type=int, choices=(16, 8)
+        None, "input pixels per feature pixel (default: the checkpoint's, or else 16)", type=int, choices=OUTPUT_STRIDES
     )
 
 
