@@ -95,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"images: {IMAGES}\n")
     steps = build_steps(args, device)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for number_ in tqdm(range(WARM_UP + args.steps), desc="steps", leave=False, disable=None):
+    for index in tqdm(range(WARM_UP + args.steps), desc="steps", leave=False, disable=None):
         for name, action in steps.items():
             time = seconds(action, device)
-            if number_ >= WARM_UP:
+            if index >= WARM_UP:
                 times[name].append(time)
 
     figures: dict[str, Any] = {name: summary(found) for name, found in times.items()}

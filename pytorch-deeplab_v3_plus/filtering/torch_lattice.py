@@ -40,19 +40,7 @@ def bilateral_filter(
     transpose: bool = False,
     symmetric: bool = False,
 ) -> Tensor:
-    """Filter tensors on the device where they lie.
-
-    Args:
-        images: `(N, 3, H, W)`, float32.
-        values: `(N, K, H, W)`, any floating-point dtype.
-        sigma_rgb, sigma_xy, transpose, symmetric: as in `filtering.bilateral_filter`.
-
-    Returns:
-        A new tensor `(N, K, H, W)` of the dtype of `values`.
-
-    Raises:
-        ValueError: if images or values are not finite, or the sigmas so small that the lattice becomes too large.
-    """
+    """Filter tensors on the device where they are, as `filtering.bilateral_filter` does; `images` are float32."""
     lattice = build_lattice(images, values, sigma_rgb, sigma_xy)
     vertices = lattice.splat(values)
     forwards, backwards = range(SIDE), range(D, -1, -1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.files import replace_file
 from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
-
-logger = logging.getLogger(__name__)
 
 OPSET = 17  # of 2022: old enough for most runtimes
 LARGEST_DIFFERENCE = 1e-4  # between the logits of PyTorch and of the file, relative to the largest logit
