@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if gpu else "cpu", help="cpu, cuda, cuda:1, mps")
     parser.add_argument("--backbone", choices=list(BACKBONES), default="mobilenet", help="feature network")
     parser.add_argument("--crop", type=number(int, 33), default=513 if gpu else 257, help="side of the images")
-    parser.add_argument("--batch", type=number(int, 2), default=12 if gpu else 4, help="images in a step")
+    parser.add_argument("--batch", type=number(int, 2), default=12 if gpu else 4, help="images per step")
     parser.add_argument("--scale", type=number(float, 0, above=True, high=1), default=0.5, help="of the loss's input")
     parser.add_argument("--sigma-rgb", type=width, default=15.0, help="kernel width in colour")
     parser.add_argument("--sigma-xy", type=width, default=100.0, help="kernel width in pixels of the crop")

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=["mobilenet", "resnet"])
     parser.add_argument("--crops", nargs="+", type=number(int, 33), default=list(SIZES), help="sides of the images")
-    parser.add_argument("--batches", nargs="+", type=number(int, 2), default=[12], help="images in a step")
+    parser.add_argument("--batches", nargs="+", type=number(int, 2), default=[12], help="images per step")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise InputError("step_memory.py needs a CUDA GPU, and PyTorch finds none")

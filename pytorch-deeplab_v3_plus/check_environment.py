@@ -94,9 +94,8 @@ def filter_build() -> str:
         raise Note(f"older than this code, or another package of that name; {rebuild}")
     sets = bilateralfilter.instruction_sets()
     binary = Path(_bilateralfilter.__file__)
-    content = binary.read_bytes()
     text = f"{sets[0]} (of {', '.join(sets)}), {binary.parent}"
-    if not any(symbol in content for symbol in (b"GOMP_parallel", b"__kmpc_fork_call")):
+    if not any(symbol in binary.read_bytes() for symbol in (b"GOMP_parallel", b"__kmpc_fork_call")):
         raise Note(f"no OpenMP, one thread, {text}; where the compiler has it, {rebuild}")
     threads = os.environ.get("OMP_NUM_THREADS") or usable_cpus()
     return f"OpenMP, threads: {threads}, {text}"
@@ -105,10 +104,11 @@ def filter_build() -> str:
 # Every 40th value of the filtered `reference_case`, printed by the C++ filter, which reproduces the original's outputs
 # in tests/reference bit for bit; and the loss, the negative inner product of probabilities and filtered probabilities.
 # They stand here because a machine may have this folder alone.
-FILTERED = """
-0.7162216 2.3082848 2.0578268 2.3032181 3.8597775 2.2042150 2.7231229 4.6060839 4.7103209 2.0081165 0.6067616
-1.5422491 1.8272622 3.3916624 2.7621748 2.1036975 3.9172609 1.9191251 3.8494239 2.2494802 2.5605416 2.0306017
-"""
+FILTERED = (
+    *(0.7162216, 2.3082848, 2.0578268, 2.3032181, 3.8597775, 2.2042150, 2.7231229, 4.6060839, 4.7103209, 2.0081165),
+    *(0.6067616, 1.5422491, 1.8272622, 3.3916624, 2.7621748, 2.1036975, 3.9172609, 1.9191251, 3.8494239, 2.2494802),
+    *(2.5605416, 2.0306017),
+)
 LOSS = -1225.8331542
 SIGMA_RGB, SIGMA_XY = 15.0, 6.0
 
@@ -130,7 +130,7 @@ def filter_numbers() -> str:
     from filtering import bilateral_filter
 
     found = bilateral_filter(*reference_case(), SIGMA_RGB, SIGMA_XY)
-    return agreement(found.flatten()[::40], torch.tensor([float(word) for word in FILTERED.split()]), 1e-5)
+    return agreement(found.flatten()[::40], torch.tensor(FILTERED), 1e-5)
 
 
 def loss_numbers() -> str:
@@ -143,7 +143,7 @@ def loss_numbers() -> str:
     loss = DenseCRFLoss(1.0, SIGMA_RGB, SIGMA_XY, 1.0)(image, probabilities.requires_grad_(), torch.ones(1, 18, 24))
     loss.backward()
     found = torch.cat([loss[None].detach(), probabilities.grad.flatten()[::40]])
-    return agreement(found, torch.tensor([LOSS, *(-2 * float(word) for word in FILTERED.split())]), 1e-5)
+    return agreement(found, torch.tensor([LOSS, *(-2 * value for value in FILTERED)]), 1e-5)
 
 
 def gpu_numbers() -> str:
@@ -152,8 +152,7 @@ def gpu_numbers() -> str:
 
     if not torch.cuda.is_available():
         raise Note("no GPU to compare with the CPU")
-    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return "; ".join(f"{device}: {against_cpu(device)}" for device in devices)
+    return "; ".join(f"cuda:{n}: {against_cpu(torch.device('cuda', n))}" for n in range(torch.cuda.device_count()))
 
 
 def against_cpu(device) -> str:
