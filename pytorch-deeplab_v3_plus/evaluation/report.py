@@ -28,13 +28,7 @@ EXTREMES = 4  # of the worst images in the figure, and as many of the best
 
 
 def write_report(
-    folder: Path,
-    title: str,
-    model: nn.Module,
-    images: VOCSegmentation,
-    protocol: Protocol,
-    tally: Tally,
-    **about: Any,
+    folder: Path, title: str, model: nn.Module, images: VOCSegmentation, protocol: Protocol, tally: Tally, **about: Any
 ) -> list[Path]:
     """Write <title>.json, <title>_confusion.png and <title>_worst_best.png, with _ for blanks, and return them.
 

@@ -90,9 +90,7 @@ class ImageOptions:
     )
     center_crop: bool = switch("segment the centre square of the scaled image, at that size, as the original did")
     tile: int = option(
-        2049,
-        "cut scaled images with a longer side into overlapping tiles of this size; 0: never",
-        **count(0, "PIXELS"),
+        2049, "cut scaled images with a longer side into overlapping tiles of this size; 0: never", **count(0, "PIXELS")
     )
     interpolation: str = option(
         INTERPOLATIONS[0], "how the network's scores are scaled back to the image's size", choices=INTERPOLATIONS
