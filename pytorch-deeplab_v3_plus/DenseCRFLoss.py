@@ -16,8 +16,6 @@ returns -2 A S / N, which is the default here too, and `exact_gradient=True` giv
 place of A the energy is the same, and its gradient is minus twice the filtered segmentations.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import torch

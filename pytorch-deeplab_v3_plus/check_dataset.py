@@ -7,8 +7,6 @@ is 1 when there are errors. --fix OUT writes a copy in which whatever can be cor
 that copy.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -5,8 +5,6 @@
 Prints one line per check and exits with status 1 if one fails. `note` marks what is worth knowing but no failure.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import importlib

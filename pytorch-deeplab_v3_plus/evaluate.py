@@ -11,8 +11,6 @@ It prints a table and writes, for each of its columns, everything that was count
 confusion matrix, and the worst and best images.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -15,8 +15,6 @@ DATA then has JPEGImages/, pascal_2012_scribble/, classes.txt, and lists of the 
 With --truth the labels become its full ground truth, SegmentationClassAug/, instead of its scribbles.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -12,8 +12,6 @@ OUT/<name>_grad_seg_class_<k>.png. Backbone, classes, stride and size come from 
     python inference.py --checkpoint CHECKPOINT --output_directory OUT --export onnx
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

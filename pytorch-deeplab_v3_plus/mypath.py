@@ -1,6 +1,6 @@
 """Where each data set lives on this machine.
 
-Two environment variables override the folders named here, without an edit:
+Environment variables override the folders named here:
 
 * ``DATA_ROOT`` replaces ``/data/datasets`` in every path;
 * ``RLOSS_<DATASET>_ROOT`` (``RLOSS_PASCAL_ROOT``, ...) names the folder of one data set.
@@ -25,7 +25,7 @@ def root_variable(dataset: str) -> str:
 def _environment_first(db_root_dir):
     """Let the environment override the folder that ``db_root_dir`` returns.
 
-    A decorator, so that the function below stays the plain chain into which new data sets are pasted.
+    It is a decorator so that the function below stays the plain chain into which new data sets are pasted.
     """
 
     @functools.wraps(db_root_dir)

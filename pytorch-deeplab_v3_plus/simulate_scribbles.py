@@ -6,20 +6,18 @@ DATA has SegmentationClassAug/; OUT becomes the same data set with simulated scr
 seed gives the same strokes for every --length and --drop: the sparser set is a subset of the fuller one.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter, add_switch, number
+from common.arguments import HelpFormatter, add_options, number, options_from
 from common.errors import exit_status
 from common.logs import configure_logging
 from dataloaders.labels import PADDING, VOC_CLASSES
 from dataloaders.layout import find_class_names
-from dataloaders.synthetic.scribbles import SHARE, SMALLEST
+from dataloaders.synthetic.scribbles import StrokeOptions
 from preparation.simulation import simulate_folder
 
 logger = logging.getLogger(__name__)
@@ -37,26 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="class names, one a line, background first (default: DATA/classes.txt, otherwise those of PASCAL VOC)",
     )
-    positive, share = number(float, 0, above=True, high=1), number(float, 0, high=1)
-    parser.add_argument("--share", type=positive, default=SHARE, help="share of the pixels to cover with strokes")
-    parser.add_argument(
-        "--smallest",
-        type=share,
-        default=SMALLEST,
-        metavar="SHARE",
-        help="objects below this share of the picture get no stroke",
-    )
-    parser.add_argument("--length", type=positive, default=1.0, metavar="RATIO", help="part of each stroke to keep")
-    parser.add_argument("--drop", type=share, default=0.0, metavar="RATIO", help="share of the strokes to leave out")
-    parser.add_argument(
-        "--jitter",
-        type=number(float, 0),
-        default=0.0,
-        metavar="PIXELS",
-        help="standard deviation of a random shift of each stroke, as by a careless hand: it may cross a border and be "
-        "wrong there",
-    )
-    add_switch(parser, "--points", help="a dot on each object instead of strokes")
+    add_options(parser, StrokeOptions)
     parser.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="chooses the strokes")
     return parser
 
@@ -66,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     args = build_parser().parse_args(argv)
     class_names = find_class_names(args.data, args.classes, VOC_CLASSES)
-    how = {name: getattr(args, name) for name in ("share", "smallest", "length", "drop", "jitter", "points")}
-    counts = simulate_folder(args.data, args.out, len(class_names), args.seed, **how)
+    options = options_from(StrokeOptions, args)
+    counts = simulate_folder(args.data, args.out, len(class_names), args.seed, options)
     logger.info("%s: %.3f %% of the pixels labelled", args.out, 100 * counts[:PADDING].sum() / counts.sum())
     return 0
 

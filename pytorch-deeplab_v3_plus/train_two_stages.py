@@ -7,8 +7,6 @@ of steps. Options that are not listed here go to train_withdensecrfloss.py (see 
 mIoU and a sheet of pictures; repeated with the same --output it keeps the trainings that have ended.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shutil

@@ -14,8 +14,6 @@ Any folder of images and scribbles, without code:
 Results go to run/<dataset>/<checkname>/experiment_<n>/.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Sequence

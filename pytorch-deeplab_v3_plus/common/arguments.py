@@ -1,7 +1,5 @@
 """Options as data: dataclass fields that know how they look on a command line, and the parsers of their values."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from collections.abc import Callable, Collection

@@ -1,7 +1,5 @@
 """The device that a process computes on: choosing it, naming it, its memory."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 finds its place in the environment variables RANK, LOCAL_RANK and WORLD_SIZE. Imports nothing of the project.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """The log of a script: plain lines on standard output, warnings marked as such."""
 
-from __future__ import annotations
-
 import logging
 import sys
 

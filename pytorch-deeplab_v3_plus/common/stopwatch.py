@@ -1,15 +1,10 @@
 """Seconds by part of the work."""
 
-from __future__ import annotations
-
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 
 import torch
-
-logger = logging.getLogger(__name__)
 
 
 class Stopwatch:

@@ -15,13 +15,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 EXIF_ORIENTATION = 0x0112
-"""The EXIF tag that says how a photograph is to be turned; 1 is upright."""
+"""The EXIF tag that says how to turn a photograph; 1 is upright."""
 
 
 def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by id (name without suffix); one listing is far quicker than a question for each.
+    """Return the files of a folder by id (name without suffix): one listing is far quicker than a query for each file.
 
-    There are none where there is no such folder. Raises InputError where it cannot be read, or two files have one id.
+    A folder that does not exist has none. Raises InputError where it cannot be read, or two files have one id.
     """
     try:
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -42,17 +42,17 @@ def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 def read_image(path: str | Path) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
-    Grey becomes three equal channels; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, and where
-    no value needs more than 8 or 12 bits (many cameras) the upper 8 of those; transparent pixels are shown on white. A
-    photograph that carries an EXIF rotation is turned upright, because that is how browsers and annotation tools show
-    it, and so how its labels are drawn. Raises InputError when it cannot be read, or holds floating-point numbers or
-    more than 16 bits, whose range nobody can guess.
+    Grey becomes three equal channels. 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, or the
+    upper 8 of 12 or 8 bits where no value needs more (many cameras). Transparent pixels are shown on white. A
+    photograph with an EXIF rotation is turned upright, because browsers and annotation tools show it so, and its labels
+    are drawn on that. Raises InputError when it cannot be read, or holds floating-point numbers or more than 16 bits,
+    whose range nobody can guess.
     """
     try:
         with Image.open(path) as image:
             image.load()
     except _READ_ERRORS as error:
-        raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
+        raise _unreadable("an image", path, error) from None
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise InputError(f"expected an image of 8 or 16 bits, found floating-point numbers in {path}: save it as PNG")
@@ -82,7 +82,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
             width, height = image.size
             sideways = image.getexif().get(EXIF_ORIENTATION) in _SIDEWAYS
     except _READ_ERRORS as error:
-        raise InputError(f"expected an image, cannot read {path}: {_first_line(error)}; replace the file") from None
+        raise _unreadable("an image", path, error) from None
     return (height, width) if sideways else (width, height)
 
 
@@ -101,9 +101,7 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
                 )
             label, counts = np.array(image), np.array(image.histogram())
     except _READ_ERRORS as error:
-        raise InputError(
-            f"expected a label map (PNG), cannot read {path}: {_first_line(error)}; replace the file"
-        ) from None
+        raise _unreadable("a label map (PNG)", path, error) from None
     counts[:num_classes] = counts[PADDING] = counts[UNLABELLED] = 0
     if counts.any():
         value = int(counts.argmax())
@@ -139,5 +137,6 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
         )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _unreadable(expected: str, path: str | Path, error: BaseException) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"expected {expected}, cannot read {path}: {reason}; replace the file")

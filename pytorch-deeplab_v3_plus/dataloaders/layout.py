@@ -7,6 +7,7 @@ ImageSets/SegmentationAug/{train,val}.txt   one image id a line; without ImageSe
 classes.txt                                 one class name a line, the background first
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def read_list(folder: Path, name: str) -> list[str]:
         reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(f"expected the list of {name} images {path}, one id a line, but {reason}") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def check_once(names: Sequence[str], kind: str, path: Path, advice: str) -> None:
+    """Raise InputError where a class or an image id is more than once in a file."""
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"expected each {kind} once, found '{name}' {times} times in {path}: {advice}")
 
 
 def write_lists(folder: Path, train: Sequence[str], val: Sequence[str]) -> None:
@@ -93,11 +101,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
         raise InputError(
             f"expected 2 to {PADDING} classes, found {len(lines)} in {path}: one class a line, the background first"
         )
-    for name in lines:
-        if lines.count(name) > 1:
-            raise InputError(
-                f"expected each class once, found '{name}' {lines.count(name)} times in {path}: rename or remove one"
-            )
+    check_once(lines, "class", path, "rename or remove one")
     return tuple(lines)
 
 

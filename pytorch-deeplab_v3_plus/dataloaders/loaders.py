@@ -105,7 +105,7 @@ def _check_batches(dataset: VOCSegmentation, batch_size: int, min_images: int) -
 
 
 class WholeImages(Dataset):
-    """The images of a data set for VOC's own protocol: nothing cut off, the truth at its original size.
+    """The images of a data set for VOC's own protocol: uncropped, with the truth at its original size.
 
     An item holds 'image', uint8 (3, h, w) with the short side scaled to `short_side` for the network; 'original', uint8
     (3, H, W); 'label', uint8 (H, W); and 'name', the image's id.
@@ -130,7 +130,7 @@ class WholeImages(Dataset):
 def whole_image_loader(
     images: VOCSegmentation, short_side: int, workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Return a loader of WholeImages one by one, since their sizes differ: every `world_size`-th from `rank` on."""
+    """Return a loader of single WholeImages, since their sizes differ: every `world_size`-th, starting at `rank`."""
     return DataLoader(
         WholeImages(images, short_side),
         sampler=range(rank, len(images), world_size),

@@ -1,7 +1,5 @@
 """Which images, seen how, in which batches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from common.arguments import number, option

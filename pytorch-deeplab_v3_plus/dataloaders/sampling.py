@@ -16,7 +16,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and seeds come next."""
+        """Choose the epoch whose order and seeds are yielded next."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -34,8 +34,8 @@ class SeededSampler(Sampler[tuple[int, int]]):
 class BatchShare(Sampler[list[tuple[int, int]]]):
     """The share of one process in each batch: images `rank`, `rank + world_size`, ... of it.
 
-    The batches are those of a single process; the shares differ by an image at most. A batch of which nothing is left
-    for this process is skipped, so that no image is ever given twice.
+    The batches are those of a single process; the shares differ by one image at most. A batch too small to have a share
+    for this process is skipped, so that no image is used twice.
 
     Args:
         sampler: the order of all images.
@@ -52,7 +52,7 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
         self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that comes next, and the batch to begin with."""
+        """Choose the next epoch, and the batch to start at."""
         self.batches.sampler.set_epoch(epoch)
         self.start = start
 
@@ -63,5 +63,5 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
                 yield share
 
     def __len__(self) -> int:
-        """Return the number of batches of the whole epoch."""
+        """Return the number of batches of a full epoch."""
         return len(self.batches)

@@ -1,7 +1,7 @@
 """Joint transforms of an image and its label map, as in the original (PIL based, same order, same rounding).
 
-All randomness comes from the torch.Generator that is handed in, so a sample depends on its seed alone, never on which
-worker draws it. Samples stay uint8 until `to_device` brings a batch to the device, and normalises it there.
+All randomness comes from the torch.Generator that is passed in, so that a sample depends on its seed alone, not on the
+worker that loads it. Samples stay uint8 until `to_device` brings a batch to the device and normalises it there.
 """
 
 import math
@@ -27,7 +27,7 @@ class TrainTransform:
     With probability 1/2 mirror; scale the short side to an integer drawn uniformly from `scale_range` (the original's:
     0.5 to 2) times base_size, both ends included (image bilinear, label nearest); pad at the right and bottom to the
     crop size (image 0, label 254); cut a random square of crop_size; with probability 1/2 blur with a Gaussian of
-    radius uniform in [0, 1]. Few of the pixels outside the crop are computed.
+    radius uniform in [0, 1]. Hardly any pixels outside the crop are computed.
     """
 
     def __init__(self, base_size: int, crop_size: int, scale_range: tuple[float, float] = (0.5, 2.0)) -> None:
@@ -183,7 +183,7 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring a batch of the loaders to `device`: normalised images, float32 (N, 3, H, W), and labels, int64 (N, H, W).
 
-    The bytes travel and everything else happens there; from pinned memory, nothing waits for the device.
+    Only bytes are transferred; everything else happens on the device, and with pinned memory nothing waits for it.
     """
     images, labels = (batch[name].to(device, non_blocking=True) for name in ("image", "label"))
     return normalize(images), labels.long()

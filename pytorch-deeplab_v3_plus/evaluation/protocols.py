@@ -1,7 +1,5 @@
 """The protocols of an evaluation, the original's and PASCAL VOC's, and scoring by them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What an evaluation leaves behind for each column of its table: all that was counted, as JSON, and two figures."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Scores of a segmentation: counted pixel by pixel, near borders and image by image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

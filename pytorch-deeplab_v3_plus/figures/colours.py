@@ -1,7 +1,5 @@
 """Label maps as pictures: in the palette's colours, over an image, and against the truth."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

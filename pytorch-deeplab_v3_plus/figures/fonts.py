@@ -1,7 +1,5 @@
 """Fonts that have the characters of class and file names, which may be in any language."""
 
-from __future__ import annotations
-
 import functools
 import logging
 

@@ -1,7 +1,5 @@
 """Arrays as pictures with a colour bar: confusion matrices and gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A segmentation over its image, with borders and a legend."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What every figure drawn with Matplotlib shares."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable

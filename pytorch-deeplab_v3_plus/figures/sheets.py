@@ -1,7 +1,5 @@
 """Contact sheets: rows of pictures with a legend."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

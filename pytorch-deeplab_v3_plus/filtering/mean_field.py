@@ -3,8 +3,6 @@
 Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

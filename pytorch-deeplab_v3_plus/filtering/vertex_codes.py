@@ -1,7 +1,5 @@
 """The numbers of lattice vertices for the filter in tensor operations."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Partial cross-entropy and focal loss: over labelled pixels only."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,12 +54,13 @@ class PartialCrossEntropy(nn.Module):
         )
         count, images = (self.size(labels) if size is None else size).to(torch.float32)
         mean = torch.where(count > 0, total / count.clamp(min=torch.finfo(torch.float32).tiny), total)
-        if self.kind == "focal":
-            mean = DifferentiableSum.apply(mean)
-            loss = 0.5 * mean * (1 - torch.exp(-mean)) ** 2 / world_size()
-        else:
-            loss = mean
+        loss = focal(DifferentiableSum.apply(mean)) / world_size() if self.kind == "focal" else mean
         return loss / images if self.reduction == "batch" else loss
+
+
+def focal(mean: Tensor) -> Tensor:
+    """Return the original's focal loss, 0.5 m (1 - e^-m)^2, of the mean cross-entropy m."""
+    return 0.5 * mean * (1 - torch.exp(-mean)) ** 2
 
 
 def balanced_class_weights(counts: Tensor) -> Tensor:

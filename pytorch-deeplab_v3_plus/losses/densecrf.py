@@ -1,7 +1,5 @@
 """The DenseCRF loss as a regulariser (see DenseCRFLoss.py)."""
 
-from __future__ import annotations
-
 from DenseCRFLoss import DenseCRFLoss
 from losses.options import DenseCRFOptions
 

@@ -1,7 +1,5 @@
 """The kernel of the DenseCRF loss, said once for training and inference."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from common.arguments import number, option, switch

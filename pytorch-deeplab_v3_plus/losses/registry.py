@@ -20,8 +20,6 @@ and, where `forward` names them, of any of
     features             (N, C, h, w), what the network's classifier sees
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect

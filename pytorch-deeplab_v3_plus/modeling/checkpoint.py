@@ -1,9 +1,6 @@
 """Reading checkpoints without executing pickled code, and loading them strictly."""
 
-from __future__ import annotations
-
 import codecs
-import logging
 import os
 import pickle
 import types
@@ -18,8 +15,6 @@ from torch import nn
 
 from common.errors import InputError
 from modeling.networks import DEFAULT_NETWORK, build_network, network_class
-
-logger = logging.getLogger(__name__)
 
 
 def _numpy_scalar(dtype: np.dtype, data: bytes) -> float:

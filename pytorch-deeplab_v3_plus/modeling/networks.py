@@ -8,8 +8,6 @@ ignored), that turns a normalised image into logits at the image's size, and tha
     output_stride                input pixels per feature pixel
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

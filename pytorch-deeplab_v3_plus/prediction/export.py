@@ -1,7 +1,5 @@
 """Write a network as an ONNX file that takes raw RGB images of any size, and check it against PyTorch."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import warnings

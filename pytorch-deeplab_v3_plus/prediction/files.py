@@ -1,7 +1,5 @@
 """Which images to segment, what their results are called, and reading them ahead."""
 
-from __future__ import annotations
-
 import glob
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The options of inference, and those that it shares with evaluation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

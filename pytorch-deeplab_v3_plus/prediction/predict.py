@@ -1,7 +1,5 @@
 """Run a network over images of any size: scaled, mirrored, in overlapping tiles if they are large."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence

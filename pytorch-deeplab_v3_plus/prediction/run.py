@@ -1,7 +1,5 @@
 """Segment image files one batch after another and write what was asked for."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

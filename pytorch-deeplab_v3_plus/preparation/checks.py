@@ -23,7 +23,6 @@ from preparation.problems import KINDS, NOTE, Item, Problem, Report
 THUMBNAIL = 32  # side of the grey pictures by which look-alikes are found
 ALIKE = 2.0  # root of the mean squared difference, in grey levels, below which two pictures are the same scene
 DISAGREE = 0.05, 0.2  # share of wrong scribble pixels from which an image, and a whole set, is a problem
-
 Files = dict[str, dict[str, Path]]
 
 

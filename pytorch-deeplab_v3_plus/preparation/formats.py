@@ -43,10 +43,7 @@ class ImportOptions:
         metavar="FILE",
     )
     colours: Path | None = option(
-        None,
-        "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt",
-        type=Path,
-        metavar="FILE",
+        None, "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt", type=Path, metavar="FILE"
     )
     ignore_unknown: bool = switch("for masks: colours that are not in --colours are unlabelled")
     width: int = option(

@@ -22,7 +22,6 @@ class Kind(NamedTuple):
 
 
 LEFT_OUT = "is left out of the lists"
-
 KINDS = {
     "list": Kind(ERROR, "a list cannot be used", "write one id a line, or delete ImageSets to split by name"),
     "listed twice": Kind(ERROR, "an id is in a list more than once", "remove the repeated lines", "is listed once"),
@@ -41,7 +40,9 @@ KINDS = {
         "is written as class numbers",
     ),
     "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
-    "label size": Kind(ERROR, "a label map has not the size of its image", "draw or export it at the image's size"),
+    "label size": Kind(
+        ERROR, "a label map does not have the size of its image", "draw or export it at the image's size"
+    ),
     "EXIF rotation, labels not turned": Kind(
         ERROR,
         "a photograph carries an EXIF rotation, and its labels fit it only without",
@@ -96,7 +97,6 @@ KINDS = {
         "is saved upright, without the tag",
     ),
 }
-
 EXAMPLES = 3  # files named for each kind of problem in the text
 
 
@@ -147,32 +147,35 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain numbers, lists and text."""
-        by_kind: dict[str, list[Problem]] = {}
-        for problem in self.problems:
-            by_kind.setdefault(problem.kind, []).append(problem)
+        none = np.zeros(256, dtype=np.int64)
+        train = [self.items[i].scribbles for i in self.lists["train"] if i in self.items]
+        train = [counts for counts in train if counts is not None]
+        scribbles, scribbled = sum(train, none), sum((counts > 0 for counts in train), none)
+        truth = sum((item.truth for item in self.items.values() if item.truth is not None), none)
         found = sorted({item.size for item in self.items.values() if item.size}, key=lambda size: size[0] * size[1])
         sizes = [f"{width}x{height}" for width, height in found] or ["unknown"]
+        kinds = sorted({problem.kind for problem in self.problems}, key=_order)
         return {
             "folder": str(self.folder),
             "images": {name: len(ids) for name, ids in self.lists.items()},
             "sizes": {"smallest": sizes[0], "largest": sizes[-1], "different": len(sizes)},
-            "labelled_share": round(self._labelled_share(), 6),
+            "labelled_share": round(float(scribbles[: len(self.class_names)].sum() / max(1, scribbles.sum())), 6),
             "classes": [
-                {"name": name, "scribbled_pixels": pixels, "scribbled_images": images, "truth_pixels": truth}
-                for name, pixels, images, truth in self._classes()
-            ],
-            "problems": [
                 {
-                    "kind": kind,
-                    "level": KINDS[kind].level,
-                    "meaning": KINDS[kind].meaning,
-                    "advice": KINDS[kind].advice,
-                    "fix": KINDS[kind].fixed_by,
-                    "files": [{"file": problem.file, "detail": problem.detail} for problem in problems],
+                    "name": name,
+                    "scribbled_pixels": int(scribbles[value]),
+                    "scribbled_images": int(scribbled[value]),
+                    "truth_pixels": int(truth[value]),
                 }
-                for kind, problems in sorted(by_kind.items(), key=lambda pair: _order(pair[0]))
+                for value, name in enumerate(self.class_names)
             ],
+            "problems": [self._of_kind(kind) for kind in kinds],
         }
+
+    def _of_kind(self, kind: str) -> dict[str, Any]:
+        level, meaning, advice, fix = KINDS[kind]
+        files = [{"file": problem.file, "detail": problem.detail} for problem in self.problems if problem.kind == kind]
+        return {"kind": kind, "level": level, "meaning": meaning, "advice": advice, "fix": fix, "files": files}
 
     def as_text(self) -> str:
         """Return a page to read."""
@@ -200,26 +203,6 @@ class Report:
             lines += [f"    -> {kind['advice']}" + (f"; --fix: {kind['fix']}" if kind["fix"] else "")]
         lines += ["", ", ".join(f"{self.count(level)} {level}s" for level in (ERROR, WARNING, NOTE))]
         return "\n".join(lines)
-
-    def _train(self) -> list[Item]:
-        return [self.items[i] for i in self.lists["train"] if i in self.items and self.items[i].scribbles is not None]
-
-    def _labelled_share(self) -> float:
-        counts = sum((item.scribbles for item in self._train()), np.zeros(256, dtype=np.int64))
-        return float(counts[: len(self.class_names)].sum() / max(1, counts.sum()))
-
-    def _classes(self) -> list[tuple[str, int, int, int]]:
-        scribbles = [item.scribbles for item in self._train()]
-        truth = [item.truth for item in self.items.values() if item.truth is not None]
-        return [
-            (
-                name,
-                int(sum(counts[value] for counts in scribbles)),
-                sum(bool(counts[value]) for counts in scribbles),
-                int(sum(counts[value] for counts in truth)),
-            )
-            for value, name in enumerate(self.class_names)
-        ]
 
 
 def _order(kind: str) -> tuple[int, int]:

@@ -17,7 +17,6 @@ from preparation.formats import Collection, ImportOptions, Labelled
 logger = logging.getLogger(__name__)
 
 BACKGROUND_NAMES = ("background", "_background_", "bg")
-
 UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "__ignore__", "void")
 
 
@@ -94,29 +93,11 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
     return ("background", *others)
 
 
-def draw_annotation(
-    annotation: Annotation, size: tuple[int, int], values: dict[str, int], width: int, outside: int = UNLABELLED
-) -> np.ndarray:
-    """Draw shapes into a label map, later ones over earlier ones.
-
-    Args:
-        annotation: the shapes.
-        size: width and height of the label map.
-        values: of the labels.
-        width: of strokes and dots, in pixels; polygons, rectangles, circles and masks are filled.
-        outside: value where nothing is drawn.
-
-    Returns:
-        uint8 (H, W).
-    """
-    label = np.full(size[::-1], outside, dtype=np.uint8)
-    for shape in annotation.shapes:
-        label[covered_pixels(shape, size, width)] = values[shape.label]
-    return label
-
-
 def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarray:
-    """Return the pixels that a shape covers, bool (H, W); arguments as draw_annotation's."""
+    """Return the pixels, bool (H, W), that a shape covers in an image of `size` (width, height).
+
+    Points and lines are drawn `width` pixels wide, other shapes are filled.
+    """
     points = shape.points
     if shape.kind in ("point", "line"):
         paths = [points] if shape.kind == "line" else points[:, None]
@@ -177,7 +158,10 @@ def collect_shapes(
         def draw(size: tuple[int, int], annotation: Annotation = annotation) -> np.ndarray:
             if annotation.size:
                 check_size(annotation.source, annotation.size, size)
-            return draw_annotation(annotation, size, values, options.width, outside)
+            label = np.full(size[::-1], outside, dtype=np.uint8)
+            for shape in annotation.shapes:  # later ones over earlier ones
+                label[covered_pixels(shape, size, options.width)] = values[shape.label]
+            return label
 
         items.append(Labelled(name, image, annotation.source, draw))
     if len(drawn) < len(annotations):

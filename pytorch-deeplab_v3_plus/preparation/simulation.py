@@ -6,7 +6,6 @@ import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,26 +14,15 @@ from common.errors import InputError
 from common.files import link_or_copy, new_folder
 from dataloaders.images import IMAGE_SUFFIXES, listing, read_label, value_counts, write_label
 from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH
-from dataloaders.synthetic.scribbles import simulate_scribbles
+from dataloaders.synthetic.scribbles import StrokeOptions, simulate_scribbles
 
 
-def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **how: Any) -> np.ndarray:
-    """Write a copy of a data set with scribbles simulated from its ground truth; its images are linked.
+def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, options: StrokeOptions) -> np.ndarray:
+    """Write a copy of a data set with scribbles simulated from its ground truth; its images are hard links.
 
-    The strokes of an image depend on its id and the seed alone.
-
-    Args:
-        folder: data set with ground truth.
-        target: new folder.
-        num_classes: of the ground truth.
-        seed: not negative.
-        how: arguments of simulate_scribbles.
-
-    Returns:
-        How many pixels of the scribbles have each value, int64 (256,).
-
-    Raises:
-        InputError: there is no truth, a label map is wrong, or the target is not empty.
+    The strokes of an image depend on its id, the options and the seed (not negative) alone. Returns how many pixels of
+    the scribbles have each value, int64 (256,); raises InputError where there is no truth, a label map is wrong, or the
+    target is not empty.
     """
     truth = listing(folder / TRUTH, (".png",))
     if not truth:
@@ -42,7 +30,7 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **h
     counts = np.zeros(256, dtype=np.int64)
     with new_folder(target) as made:
         (made / SCRIBBLES).mkdir()
-        simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, how)
+        simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, options)
         with ProcessPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             done = pool.map(simulate, truth.values(), chunksize=4)
             for some in tqdm(done, total=len(truth), desc="simulating", unit="image", disable=None, leave=False):
@@ -59,8 +47,8 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, **h
     return counts
 
 
-def _simulate(folder: Path, num_classes: int, seed: int, how: dict[str, Any], truth: Path) -> np.ndarray:
+def _simulate(folder: Path, num_classes: int, seed: int, options: StrokeOptions, truth: Path) -> np.ndarray:
     rng = np.random.default_rng([seed, zlib.crc32(truth.stem.encode())])
-    scribbles = simulate_scribbles(read_label(truth, num_classes), rng, **how)
+    scribbles = simulate_scribbles(read_label(truth, num_classes), rng, options)
     write_label(folder / truth.name, scribbles)
     return value_counts(scribbles)

@@ -1,6 +1,4 @@
-"""What a run can tell early about itself: is it long enough, has it learned anything yet?"""
-
-from __future__ import annotations
+"""Early warnings: is a run long enough, has it learned anything yet?"""
 
 import statistics
 from collections.abc import Sequence
@@ -9,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FEW_STEPS = 100  # of fine-tuning; measured, see README.md
+from losses.cross_entropy import focal
+
+FEW_STEPS = 100  # of fine-tuning; measured, see docs/data.md
 EARLY = 100  # steps after which the loss of a pretrained network has to have fallen
 EARLY_FROM_RANDOM = 300  # of a random one; after 100 it often has not, and learns well later
 FALLEN = 0.95  # below this share of the loss of guessing
@@ -22,7 +22,7 @@ def steps_advice(steps_per_epoch: int, epochs: int) -> str | None:
         return None
     enough = -(-FEW_STEPS // steps_per_epoch)
     return (
-        f"{steps} steps in all are few: fine-tuning wants {FEW_STEPS} at least (--epochs {enough}), training from "
+        f"{steps} steps in all are few: fine-tuning needs at least {FEW_STEPS} (--epochs {enough}), training from "
         "random weights thousands"
     )
 
@@ -44,7 +44,7 @@ def guessing_loss(
     share = class_counts.double() * (1 if class_weights is None else class_weights.double())
     share /= share.sum()
     mean = torch.special.entr(share).sum()
-    loss = 0.5 * mean * (1 - torch.exp(-mean)) ** 2 if kind == "focal" else mean
+    loss = focal(mean) if kind == "focal" else mean
     return loss.item() * (statistics.mean(1 / images for images in batch_sizes) if reduction == "batch" else 1)
 
 
@@ -66,5 +66,5 @@ def progress_advice(
     return (
         f"the cross-entropy is {loss:.3g} after {epochs * steps_per_epoch} steps, and guessing by how frequent the "
         f"classes are gives {guessing:.3g}: nothing is learned yet. Look at the scribbles over their images, try "
-        "another --lr (a tenth, or ten times), or start from a trained network (--resume MODEL --ft)"
+        "another --lr (a tenth, or ten times this), or start from a trained network (--resume MODEL --ft)"
     )

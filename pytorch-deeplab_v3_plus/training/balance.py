@@ -1,7 +1,5 @@
 """The balance of the losses: what share the regularisers have in the first step."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

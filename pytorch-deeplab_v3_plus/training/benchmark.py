@@ -1,7 +1,5 @@
 """How long the parts of a training step take, and how much memory."""
 
-from __future__ import annotations
-
 import itertools
 
 from common.devices import peak_memory

@@ -1,7 +1,5 @@
 """From options to a Trainer."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Mapping
@@ -214,7 +212,7 @@ def log_network(options: TrainOptions, model: nn.Module, origin: Any, notes: Not
     """Log what the network is, where its weights come from, and notes on its classifier."""
     logger.info(
         "network: %s %s, output stride %d, %.1f million parameters, backbone from %s",
-        type(model).__name__,
+        options.network,
         options.backbone,
         model.output_stride,
         sum(p.numel() for p in model.parameters()) / 1e6,

@@ -1,7 +1,5 @@
 """Writing the checkpoints of a run."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -19,7 +17,6 @@ from modeling.checkpoint import load_checkpoint
 logger = logging.getLogger(__name__)
 
 LAST, PREVIOUS, BY_EPOCH = "checkpoint_last.pth.tar", "checkpoint_previous.pth.tar", "checkpoint_epoch_{}.pth.tar"
-
 BEST, BEST_OF_RUNS = "checkpoint.pth.tar", "model_best.pth.tar"
 
 

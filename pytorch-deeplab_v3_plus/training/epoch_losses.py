@@ -1,7 +1,5 @@
 """The losses of an epoch's steps, fetched from the device now and then."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The scores at the end of a training, by both protocols."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path

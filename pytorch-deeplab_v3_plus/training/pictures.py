@@ -1,7 +1,5 @@
 """The pictures of a run: its curves, and what the network makes of some validation images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The folders that runs leave behind, `<root>/<dataset>/<checkname>/experiment_<n>`: making and reading them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Learning-rate schedules: pure functions of progress, returning the factor of the base rate."""
 
-from __future__ import annotations
-
 import math
 
 SCHEDULES = ("poly", "step", "cos")

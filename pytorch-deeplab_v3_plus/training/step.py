@@ -1,7 +1,5 @@
 """One optimizer step: the losses of a batch, their gradients, and the update."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +15,6 @@ from dataloaders.transforms import normalize
 from losses.registry import apply_regulariser, takes
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 Terms = dict[str, Tensor]
 """The losses by name, scalars."""
 

@@ -1,7 +1,5 @@
 """The training loop: epochs of steps, evaluations, checkpoints."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

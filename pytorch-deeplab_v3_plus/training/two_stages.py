@@ -7,8 +7,6 @@ train_withdensecrfloss.py. What has ended is not run again; of what was cut off,
 checkpoint and a second one starts again.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -39,7 +37,6 @@ logger = logging.getLogger(__name__)
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 UNREGULARISED = ("--densecrfloss", "0")
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
-
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """The final scores of each arm, seed by seed (see training.monitor.final_scores)."""
 

@@ -121,15 +121,19 @@ def test_help_lists_every_target_and_setting():
 def test_train_small_compares_with_a_regulariser():
     words = command("train-small", "train_two_stages.py", "DATASET=synthetic", "SEEDS=1,2", "FULL=1")
     own, rest = train_two_stages.build_parser().parse_known_args(words)
-    args = parse_options(rest)
-    assert (own.seeds, own.full, args.dataset, args.pretrained) == ([1, 2], True, "synthetic", "none")
-    assert args.preset == "40" and args.regularisers == [("densecrf", 0.5)] and args.size_free
+    options = parse_options(rest)
+    assert (own.seeds, own.full, options.data.dataset, options.pretrained) == ([1, 2], True, "synthetic", "none")
+    assert rest[rest.index("--preset") + 1] == "40"
+    assert [(wanted.name, wanted.weight) for wanted in options.regularisers] == [
+        ("densecrf", 0.5)
+    ] and options.size_free
 
 
 def test_train_standard_is_the_published_recipe():
     args = parse_options(command("train-standard", "train_withdensecrfloss.py"))
-    assert (args.crop_size, args.backbone, args.densecrfloss, args.dataset) == (513, "mobilenet", 2e-9, None)
-    assert (args.batch_size, args.lr, args.rloss_scale, args.sigma_xy, args.sigma_rgb) == (12, 0.007, 0.5, 100, 15)
+    data = args.data
+    assert (data.crop_size, args.backbone, args.densecrfloss, data.dataset) == (513, "mobilenet", 2e-9, None)
+    assert (data.batch_size, args.lr, args.rloss_scale, args.sigma_xy, args.sigma_rgb) == (12, 0.007, 0.5, 100, 15)
 
 
 def test_auto_takes_the_container_where_the_image_is(machine):

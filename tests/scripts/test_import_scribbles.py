@@ -18,7 +18,7 @@ from dataloaders.labels import UNLABELLED, VOC_CLASSES
 from dataloaders.layout import read_class_names, write_class_names
 from dataloaders.options import DataOptions
 from dataloaders.strokes import brush_stroke
-from dataloaders.synthetic.scribbles import components, simulate_scribbles
+from dataloaders.synthetic.scribbles import StrokeOptions, components, simulate_scribbles
 from helpers import call, one_line
 from preparation.importing import stratified_split
 
@@ -508,7 +508,7 @@ def truth() -> np.ndarray:
 
 
 def simulate(truth: np.ndarray, **how) -> np.ndarray:
-    return simulate_scribbles(truth, np.random.default_rng(7), **how)
+    return simulate_scribbles(truth, np.random.default_rng(7), StrokeOptions(**how))
 
 
 def test_shorter_and_sparser_sets_are_parts_of_the_fuller(truth):

@@ -37,7 +37,7 @@ def test_guessing_costs_more_in_a_short_batch():
 
 
 def test_a_run_of_few_steps_is_told_how_many_epochs_it_wants():
-    assert "90 steps in all are few: fine-tuning wants 100 at least (--epochs 34)" in steps_advice(3, 30)
+    assert "90 steps in all are few: fine-tuning needs at least 100 (--epochs 34)" in steps_advice(3, 30)
     assert steps_advice(3, 34) is None and steps_advice(1000, 1) is None
 
 

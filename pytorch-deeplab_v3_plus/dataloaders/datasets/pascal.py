@@ -21,6 +21,7 @@ from dataloaders.layout import (
     SCRIBBLES,
     TRUTH,
     VAL_EVERY,
+    check_once,
     list_file,
     read_class_names,
     read_list,
@@ -32,7 +33,6 @@ from mypath import Path
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "fill_in")
-
 HOW_TO_GET_VOC = (
     "get PASCAL VOC 2012 and its scribbles (data/VOC2012/fetchVOC2012.sh and "
     "data/pascal_scribble/fetchPascalScribble.sh), name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
@@ -185,12 +185,7 @@ class VOCSegmentation(Dataset):
             raise InputError(f"{error}: {self._advice()}") from None
         if not ids:
             raise InputError(f"expected image ids, found none in {path}: write one id a line")
-        if len(set(ids)) < len(ids):
-            repeated = next(image_id for number, image_id in enumerate(ids) if image_id in ids[:number])
-            raise InputError(
-                f"expected each image once, found '{repeated}' {ids.count(repeated)} times in {path}: remove the "
-                "repeated lines"
-            )
+        check_once(ids, "image", path, "remove the repeated lines")
         return ids
 
     def _split_by_name(self) -> dict[str, list[str]]:

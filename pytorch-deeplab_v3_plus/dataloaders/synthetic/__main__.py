@@ -13,7 +13,7 @@ def main() -> int:
         description="Draw a data set of textured objects in PASCAL VOC's layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("folder", help="where the data set goes; an earlier drawn one there is replaced")
+    parser.add_argument("folder", help="folder of the data set; one that was drawn there before is replaced")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses the pictures")
     parser.add_argument("--train", type=int, default=TRAIN, help="number of training pictures")
     parser.add_argument("--val", type=int, default=VAL, help="number of validation pictures")

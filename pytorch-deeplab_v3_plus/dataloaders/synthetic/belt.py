@@ -1,9 +1,9 @@
-"""Photographs of parts on a conveyor belt, as somebody has them: with the JSON files of labelme beside them.
+"""Photographs of parts on a conveyor belt, as users have them: with the JSON files of labelme beside them.
 
     python -m dataloaders.synthetic.belt FOLDER
 
-writes FOLDER/photographs/ (60 with scribbles, part_000.jpg and part_000.json), FOLDER/masks/ (their full truth as RGB
-pictures, with colours.txt) and FOLDER/new/ (6 without anything). docs/worked_example.md makes a segmentation of them.
+writes FOLDER/photographs/ (60 with scribbles: part_000.jpg, part_000.json, ...), FOLDER/masks/ (their full truth as RGB
+pictures, with colours.txt) and FOLDER/new/ (6 without annotations). docs/worked_example.md trains a network on them.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def draw_belt(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     oil = smoothstep(1.1, 1.6, clouds(shape, 50, rng, 2.5))
     canvas = blend(canvas, 0.45 * canvas, 0.8 * oil)
     light, label = light_direction(rng), np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-    for _ in range(rng.integers(2, 7)):  # shavings and scraps of the same materials belong to the belt
+    for _ in range(rng.integers(2, 7)):  # shavings and scraps of the same materials are background
         centre = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
         colours = material(rng.choice(list(PARTS)), rng)
         thing, radius, angle = (twig, scrap)[rng.integers(2)], rng.uniform(8, 18), rng.uniform(0, 6.3)
@@ -96,14 +96,14 @@ def draw_belt(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def material(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose the colour of a part, three times, as `paste` wants it: steel bolts, brass nuts, plastic gears."""
+    """Choose three shades of a part's colour, as `paste` needs them: steel bolts, brass nuts, plastic gears."""
     colour = {"bolt": STEEL, "nut": BRASS}.get(name, PLASTIC[rng.integers(len(PLASTIC))])
     colour = np.clip(np.array(colour) * rng.uniform(0.8, 1.15) + rng.normal(0, 0.03, 3), 0.05, 0.95).astype(np.float32)
     return colour, 0.8 * colour, 0.6 * colour
 
 
 def labelme_file(label: np.ndarray, image_name: str, rng: np.random.Generator) -> dict:
-    """Return what labelme saves after somebody scribbled: lines of a few corners."""
+    """Return what labelme saves for scribbles: lines of a few corners."""
     extras = {"group_id": None, "description": "", "shape_type": "linestrip", "flags": {}, "mask": None}
     shapes = []
     for stroke in simulate_strokes(label, rng):
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m dataloaders.synthetic.belt",
         description="Draw photographs of parts on a belt, with labelme files.",
     )
-    parser.add_argument("folder", type=Path, help="where they go")
+    parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="chooses the pictures (default: 1)")
     args = parser.parse_args(argv)
     draw_photographs(args.folder, args.seed)

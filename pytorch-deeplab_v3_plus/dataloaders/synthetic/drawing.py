@@ -21,12 +21,10 @@ from dataloaders.synthetic.scribbles import simulate_scribbles
 logger = logging.getLogger(__name__)
 
 CLASS_NAMES = ("background", *OBJECTS)
-
 VERSION = 1
 """Raise it with every change that draws other pictures: older sets are then redrawn."""
 
 SEED, TRAIN, VAL = 1, 300, 80
-
 STAMP = "drawn.json"
 
 

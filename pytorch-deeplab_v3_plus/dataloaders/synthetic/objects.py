@@ -1,4 +1,4 @@
-"""The things to find: each is recognised by its outline and the make of its surface, never by its colour.
+"""The things to find: each is recognised by its outline and its texture, never by its colour.
 
 A drawing function gets coordinates x, y (H, W) in which the object roughly fills [-1, 1] (y points down), a random
 generator and three colours, and returns a Figure.

@@ -22,9 +22,9 @@ from dataloaders.synthetic.textures import (
 
 OVERSAMPLING = 2  # pictures are drawn this many times larger and averaged down
 SIZES = ((160, 120), (160, 120), (160, 120), (160, 112), (160, 128), (120, 160), (112, 160))  # width, height
-# Of the objects, by their number, in short sides.
+# Range of the objects' radius by their number, as a share of the short side.
 RADIUS = {1: (0.42, 0.56), 2: (0.32, 0.42), 3: (0.27, 0.34), 4: (0.22, 0.28), 5: (0.2, 0.25), 6: (0.18, 0.23)}
-OVERLAP = 0.3  # of the smaller disc around two objects, at most
+OVERLAP = 0.3  # of the discs around two objects at most, as a share of the smaller one
 CONTRAST = 0.34  # between an object and the ground under it, in RGB; kept for nine objects in ten
 
 
@@ -84,7 +84,7 @@ def places(shape: tuple[int, int], number: int, rng: np.random.Generator) -> lis
 def object_colours(
     canvas: np.ndarray, x: float, y: float, radius: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose an object's three colours: the first mostly unlike what lies around it, the others unlike the first."""
+    """Choose an object's three colours: the first mostly unlike its surroundings, the others unlike the first."""
     top, left = max(0, int(y - 1.2 * radius)), max(0, int(x - 1.2 * radius))
     around = canvas[top : int(y + 1.2 * radius), left : int(x + 1.2 * radius)].mean(axis=(0, 1))
     main = colour_away_from(around, CONTRAST, rng) if rng.random() < 0.9 else colour(rng)
@@ -119,7 +119,7 @@ def paste(
     x, y = turned(across, down, angle) / np.float32(radius)
     if mirror:
         x = -x
-    # No two of a kind: the coordinates are bent a little.
+    # The coordinates are bent a little, so that no two objects are alike.
     phase_x, phase_y = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
     x, y = x + 0.04 * np.sin(2.3 * y + phase_x), y + 0.04 * np.sin(2.9 * x + phase_y)
     figure = draw(x, y, rng, colours)

@@ -2,26 +2,51 @@
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from common.arguments import number, option, switch
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import pillow_stroke
 
-SHARE = 0.03  # of the pixels that carry a stroke
-SMALLEST = 0.004  # components below this share of the picture get no stroke
 STROKES = 4  # at most, in one component
 KEEP_AWAY = 2.0  # pixels between a stroke and the boundary, less in thin parts
 FARTHEST = 20  # distances to the boundary are measured up to here; beyond, a stroke wanders freely
 NODES = 400  # of the grid on which a path is searched
 
 
+@dataclass(frozen=True)
+class StrokeOptions:
+    """strokes"""
+
+    share: float = option(0.03, "share of the pixels to cover with strokes", type=number(float, 0, above=True, high=1))
+    smallest: float = option(
+        0.004, "objects below this share of the picture get no stroke", type=number(float, 0, high=1), metavar="SHARE"
+    )
+    length: float = option(
+        1.0, "part of each stroke to keep", type=number(float, 0, above=True, high=1), metavar="RATIO"
+    )
+    drop: float = option(0.0, "share of the strokes to leave out", type=number(float, 0, high=1), metavar="RATIO")
+    jitter: float = option(
+        0.0,
+        "standard deviation of a random shift of each stroke, as by a careless hand: it may cross a border and be "
+        "wrong there",
+        type=number(float, 0),
+        metavar="PIXELS",
+    )
+    points: bool = switch("a dot on each object instead of strokes")
+
+
+AS_USUAL = StrokeOptions()
+
+
 class Stroke(NamedTuple):
     """One movement of the pen."""
 
     value: int
-    """Class that it says."""
+    """Class that it stands for."""
     path: np.ndarray
     """Float (points, 2): x, y."""
     width: int
@@ -29,80 +54,64 @@ class Stroke(NamedTuple):
     room: np.ndarray
     """Bool (H, W): its component without the pixels near the boundary, which a careful hand avoids."""
     first: bool
-    """Whether it is the first of its component, through the middle of the whole."""
+    """Whether it is the first of its component, which runs through all of it."""
 
 
-def simulate_scribbles(
-    label: np.ndarray,
-    rng: np.random.Generator,
-    share: float = SHARE,
-    *,
-    smallest: float = SMALLEST,
-    length: float = 1.0,
-    drop: float = 0.0,
-    jitter: float = 0.0,
-    points: bool = False,
-) -> np.ndarray:
+def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = AS_USUAL) -> np.ndarray:
     """Draw strokes into every connected component of every class.
 
-    A stroke follows the middle of its component, swayed by a slow random curve; the ink is dealt to the components in
-    proportion to the square root of their areas. Without jitter every pixel of a stroke has the class that the ground
-    truth has there. The same `rng` draws the same strokes whatever `length` and `drop` are: the sparser set is part of
+    A stroke follows the middle of its component, swayed by a slow random curve; the components share the ink in
+    proportion to the square roots of their areas. Without jitter every pixel of a stroke has the class that the ground
+    truth has there. The same `rng` draws the same strokes for every `length` and `drop`: the sparser set is a subset of
     the fuller one.
 
     Args:
         label: ground truth, uint8 (H, W); 254 and 255 are no class.
         rng: source of all randomness.
-        share: of the pixels that should carry a stroke; thin components may leave no room for their part.
-        smallest: components below this share of the picture get no stroke.
-        length: of each stroke this share is kept, in one piece, in (0, 1].
-        drop: probability with which a stroke is left out.
-        jitter: standard deviation in pixels of a stroke's shift, for a careless hand: strokes may cross a border and
-            are then wrong there.
-        points: one dot in each component instead of strokes.
+        options: which strokes.
 
     Returns:
         uint8 (H, W): class numbers on the strokes, 255 elsewhere.
     """
     scribbles = np.full_like(label, UNLABELLED)
     hand = rng.spawn(1)[0]  # its own stream: it does not disturb the strokes
-    for stroke in simulate_strokes(label, rng, share, smallest):
-        dropped, where, shift = hand.random() < drop, hand.random(), hand.normal(0, 1, 2)
-        if dropped or points and not stroke.first:
+    for stroke in simulate_strokes(label, rng, options):
+        dropped, where, shift = hand.random() < options.drop, hand.random(), hand.normal(0, 1, 2)
+        if dropped or options.points and not stroke.first:
             continue
         segments = len(stroke.path) - 1
-        kept = 0 if points else max(1, round(length * segments))
+        kept = 0 if options.points else max(1, round(options.length * segments))
         start = int(where * (segments - kept + 1))  # so that the run of a smaller length lies within that of a larger
         path = stroke.path[start : start + kept + 1]
-        drawn = pillow_stroke(path + jitter * shift, stroke.width, label.shape)
-        scribbles[drawn if jitter else drawn & stroke.room] = stroke.value
+        drawn = pillow_stroke(path + options.jitter * shift, stroke.width, label.shape)
+        scribbles[drawn if options.jitter else drawn & stroke.room] = stroke.value
     return scribbles
 
 
 def simulate_strokes(
-    label: np.ndarray, rng: np.random.Generator, share: float = SHARE, smallest: float = SMALLEST
+    label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = AS_USUAL
 ) -> Iterator[Stroke]:
-    """Yield the strokes of a picture; arguments as simulate_scribbles."""
+    """Yield the strokes of a picture; arguments as simulate_scribbles's."""
     found = [component for value in np.unique(label[label < PADDING]) for component in components(label == value)]
-    found = [component for component in found if component.mean() >= smallest]
+    found = [component for component in found if component.mean() >= options.smallest]
     roots = np.sqrt([component.sum() for component in found])
-    for component, ink in zip(found, share * label.size * roots / roots.sum(), strict=True):
+    for component, ink in zip(found, options.share * label.size * roots / roots.sum(), strict=True):
         yield from component_strokes(component, int(label[component][0]), ink, rng)
 
 
 def component_strokes(component: np.ndarray, value: int, ink: float, rng: np.random.Generator) -> Iterator[Stroke]:
     """Yield strokes of about ``ink`` pixels in all for a component, bool (H, W)."""
-    # The frame is no boundary, but a hand keeps off it a little.
+    # The frame of the picture is no boundary, but a hand keeps a little away from it.
     rows, columns = (np.minimum(at, at[::-1]) for at in map(np.arange, component.shape))
     distance = np.minimum(distance_to_boundary(component), 1 + 0.7 * np.minimum(rows[:, None], columns))
     room = component & (distance >= min(KEEP_AWAY, 0.6 * distance.max()))
     width = 3 if distance.max() > 6 else 2
     strokes = np.zeros_like(component)
-    for number in range(STROKES):
+    for stroke in range(STROKES):
         missing = ink - strokes.sum()
-        if number and missing < 0.1 * ink:
+        if stroke and missing < 0.1 * ink:
             break
-        path = middle_path(distance, rng, longest=number == 0)
+        path = middle_path(distance, rng, longest=stroke == 0)
         steps = np.hypot(*np.diff(path, axis=0).T)
         length = np.concatenate([[0], np.cumsum(steps)])
         wanted = min(0.92 * length[-1], missing / width, rng.uniform(0.5, 1.2) * ink / width)
@@ -111,7 +120,7 @@ def component_strokes(component: np.ndarray, value: int, ink: float, rng: np.ran
         path = np.stack([np.interp(at, length, path[:, axis]) for axis in (0, 1)], axis=1)
         path = sway(path, distance, rng)
         strokes |= pillow_stroke(path, width, component.shape) & room
-        yield Stroke(value, path, width, room, number == 0)
+        yield Stroke(value, path, width, room, stroke == 0)
 
 
 def sway(path: np.ndarray, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -133,7 +142,7 @@ def middle_path(distance: np.ndarray, rng: np.random.Generator, longest: bool) -
     Args:
         distance: to the boundary, (H, W), 0 outside the region.
         rng: chooses where the search begins.
-        longest: whether the path begins where one from there ends, and so runs through the whole region.
+        longest: whether the path starts where a first one ended, and so runs through the whole region.
     """
     step = max(1, round(np.sqrt(np.count_nonzero(distance) / NODES)))
     offset = step // 2
@@ -150,7 +159,7 @@ def middle_path(distance: np.ndarray, rng: np.random.Generator, longest: bool) -
 
 
 def path_to_farthest(grid: np.ndarray, start: int) -> list[int]:
-    """Search the cheapest paths from a node (Dijkstra), where the middle is cheap; return the dearest of them."""
+    """Search the cheapest paths from a node (Dijkstra), the middle being cheap; return the most expensive of them."""
     height, width = grid.shape
     price = (1 / (0.15 + grid / grid.max()) ** 2).ravel().tolist()
     inside = (grid > 0).ravel().tolist()
@@ -162,7 +171,7 @@ def path_to_farthest(grid: np.ndarray, start: int) -> list[int]:
         if nearest in done:
             continue
         done.add(nearest)
-        node = nearest  # the last one settled is the farthest
+        node = nearest  # the last node to be settled is the farthest
         row, column = divmod(node, width)
         for step_y, step_x in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)):
             if 0 <= row + step_y < height and 0 <= column + step_x < width:

@@ -17,7 +17,6 @@ BACKBONES: dict[str, type[Backbone]] = {
     "xception": AlignedXception65,
     "drn": DRND54,
 }
-
 OUTPUT_STRIDES = (16, 8)
 
 
