@@ -1,14 +1,14 @@
 """The filter in tensor operations: the lattice of `wrapper/bilateralfilter` for a batch of images at once, for GPUs.
 
-Its steps are those of `permutohedral.hpp`, where they are explained, and have the same names. Every pixel gets the same
-simplex with the same weights, bit by bit; only sums are taken in another order. What makes it fast here:
+Its steps have the names that they have in `permutohedral.hpp`, which explains them. Every pixel gets the same simplex
+with the same weights, to the bit; only the order of summation differs. What makes it fast here:
 
 - The image is one more coordinate of a vertex, so that one lattice holds the whole batch.
 - The vertices are numbered by sorting the codes of all pixels' vertices, which also groups the pixels by vertex.
-- Splat, blur and slice multiply sparse matrices with the values, and so does `embedding_bag`: it sums weighted rows
-  without storing the terms. As nothing is added atomically, every run gives the same bits.
-- A vertex may have very many pixels: in a flat image a few have nearly all. They are summed in pieces, which are spread
-  over the device.
+- Splat, blur and slice multiply sparse matrices with the values. `embedding_bag` does that by summing weighted rows
+  without storing the terms. Nothing is added atomically, so every run gives the same bits.
+- A vertex may have very many pixels: in a flat image a few vertices have nearly all. They are summed in pieces, which
+  are spread over the device.
 - The host waits for the device once, for the sizes of the tables (in `_count_and_check`), if images are in 0..255 and
   sigma_rgb is at least 1.
 """
@@ -40,19 +40,7 @@ def bilateral_filter(
     transpose: bool = False,
     symmetric: bool = False,
 ) -> Tensor:
-    """Filter tensors on the device where they lie.
-
-    Args:
-        images: `(N, 3, H, W)`, float32.
-        values: `(N, K, H, W)`, any floating-point dtype.
-        sigma_rgb, sigma_xy, transpose, symmetric: as in `filtering.bilateral_filter`.
-
-    Returns:
-        A new tensor `(N, K, H, W)` of the dtype of `values`.
-
-    Raises:
-        ValueError: if images or values are not finite, or the sigmas so small that the lattice becomes too large.
-    """
+    """Filter tensors on the device where they are, as `filtering.bilateral_filter` does; `images` are float32."""
     lattice = build_lattice(images, values, sigma_rgb, sigma_xy)
     vertices = lattice.splat(values)
     forwards, backwards = range(SIDE), range(D, -1, -1)
@@ -84,8 +72,8 @@ def _non_finite(name: str, tensor: Tensor) -> ValueError:
 class Lattice:
     """The lattice of N images with M vertices, numbered from 0; number M stands for an absent vertex.
 
-    Its points are the pixels, and after each image's as many silent points at the origin as make their number a
-    multiple of four: the published filter works in groups of four pixels, and the vertices of the points that pad the
+    Its points are the pixels and, after those of each image, as many silent points at the origin as make their number
+    a multiple of four. The published filter works in groups of four pixels, and the vertices of the points that pad the
     last group take part in the blur.
     """
 
@@ -130,10 +118,8 @@ class Lattice:
         self.weights = weights.t().contiguous().mul_(ALPHA)
 
     def _prepare_splat(self, vertex: Tensor, order: Tensor, weights: Tensor, count: int) -> Tensor:
-        """Note the points of each piece and the pieces of each vertex; return where vertices start in `vertex`.
-
-        `number` is at least as long as there are pieces. Those left over are empty and go to the absent vertex.
-        """
+        """List the points of each piece and the pieces of each vertex; return where vertices start in `vertex`."""
+        # At least as many as there are pieces. Those left over are empty and go to the absent vertex.
         number = torch.arange(count + 1 + len(vertex) // PIECE, dtype=torch.int32, device=vertex.device)
         starts = torch.searchsorted(vertex, number[: count + 1], out_int32=True)
         self.pieces = number

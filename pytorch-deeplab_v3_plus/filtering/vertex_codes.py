@@ -9,11 +9,11 @@ from torch import Tensor
 
 D = 5  # dimensions: x, y, R, G, B
 SIDE = D + 1  # vertices of a simplex, and its side
-# Elevation makes the columns of the basis orthogonal, and the standard deviation of the whole filter 1.
+# Elevation makes the columns of the basis orthogonal and the filter's standard deviation 1.
 SCALE = [
     float(np.float32(1 / math.sqrt((i + 2) * (i + 1)) * float(np.float32(math.sqrt(2 / 3) * SIDE)))) for i in range(D)
 ]
-MAX_COORDINATE = 1 << 20  # beyond it float32 no longer tells where in its simplex a point lies
+MAX_COORDINATE = 1 << 20  # beyond it float32 cannot resolve where in its simplex a point lies
 
 
 class Word(NamedTuple):
@@ -85,7 +85,7 @@ class Coding:
         ]
 
     def number_high_words(self, words: list[Tensor]) -> None:
-        """Note which high words occur among the words of all vertices, so that they can be joined."""
+        """Number the high words that occur among the words of all vertices, so that they can be joined."""
         if len(words) > 1:
             self.high_words = words[1].unique()
 

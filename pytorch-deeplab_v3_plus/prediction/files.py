@@ -75,15 +75,12 @@ def network_view(
 ) -> tuple[Image.Image, Tensor]:
     """Return what is to be segmented of an RGB image, and what the network sees of it, uint8 (3, h, w).
 
-    Args:
-        image: the image.
-        size: its short side is scaled to this for the network; 0: not scaled.
-        centre: take the centre square of the scaled image, which is then what is to be segmented.
-        source: names the image in the error.
+    The network sees the image with its short side scaled to `size` (0: not scaled). With `centre` it sees the centre
+    square of that, which is then also what is to be segmented.
 
     Raises:
-        InputError: the network would see more pixels than Pillow's limit for reading images, because a sliver of an
-            image is scaled to gigabytes.
+        InputError: the network would see more pixels than Pillow's limit for reading images, as when a sliver of an
+            image is scaled to gigabytes; `source` is named.
     """
     if size * size * max(image.size) / min(image.size) > Image.MAX_IMAGE_PIXELS:
         raise InputError(
