@@ -3,7 +3,7 @@
 For each seed: stage 1 trains with partial cross-entropy alone. Stage 2 starts from its weights, twice, with the same
 number of steps, rate, schedule, augmentation and seed: once with partial cross-entropy alone and once with the
 regulariser. Full supervision, if asked for, runs the same two stages on the full truth. Each training is a run of
-train_withdensecrfloss.py. Finished trainings are skipped; of those cut off, first stages resume and second ones restart.
+train_withdensecrfloss.py. Finished trainings are skipped; an interrupted first stage resumes, a second restarts.
 """
 
 import json
