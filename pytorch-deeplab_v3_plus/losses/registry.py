@@ -26,11 +26,11 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+import losses
 from common.errors import InputError
 
 INPUTS = ("labels", "logits", "features")
@@ -42,7 +42,7 @@ FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 
 @dataclass(frozen=True)
 class RegulariserOptions:
-    """A regulariser that was asked for: its name, weight, and those of its settings that were given."""
+    """A regulariser that was asked for, with those of its settings that were given."""
 
     name: str
     weight: float
@@ -66,7 +66,7 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
 
 def regulariser_names() -> list[str]:
     """Return the names that --regulariser takes."""
-    files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    files = {module.name for module in pkgutil.iter_modules(losses.__path__)}
     return sorted(files - OTHER_FILES | FACTORIES.keys())
 
 
@@ -75,7 +75,7 @@ def find_regulariser(name: str) -> Callable[..., nn.Module]:
     if name not in FACTORIES:
         if name not in regulariser_names():
             raise InputError(f"no regulariser is called {name!r}; there are: {', '.join(regulariser_names())}")
-        module = importlib.import_module(f"{__package__}.{name}")
+        module = importlib.import_module(f"{losses.__name__}.{name}")
         if name not in FACTORIES:
             FACTORIES[name] = _only_class(module)
     return FACTORIES[name]
