@@ -131,7 +131,7 @@ void filter_channels(const Lattice& lattice, const Batch& batch, std::int64_t n,
     try {
         lattice.filter(batch.ins + offset, batch.outs + offset, last - first, batch.transpose, workspace);
     } catch (const NonFiniteValue& found) {
-        fail_non_finite(batch.in_name, batch.ins, offset + found.index);
+        fail_non_finite(batch.in_name, batch.ins, found.value - batch.ins);
     }
 }
 

@@ -145,7 +145,7 @@ setup(
         Extension(
             "_bilateralfilter",
             sources=["bilateralfilter.i", "bilateralfilter.cpp", "engine.cpp"],
-            depends=["bilateralfilter.hpp", "engine.hpp", "parallel.hpp", "permutohedral.hpp", "vectors.hpp"],
+            depends=[str(header) for header in sorted(Path().glob("*.hpp"))],
             language="c++",
             swig_opts=["-c++"],
             extra_compile_args=COMPILE_ARGS,

@@ -102,8 +102,8 @@ void check_numbers() {
     std::mt19937 random(1);
     const std::int64_t sizes[][2] = {{1, 1}, {1, 2}, {1, 37}, {37, 1}, {3, 5}, {7, 11}, {16, 16}, {13, 29}, {61, 67}};
     const std::int64_t channels[] = {1, 3, 4, 5, 8, 9, 12, 16, 17, 21, 31, 32, 33, 64, 70, 130};
-    // The last ones need 64 and 128 bits for a vertex.
-    const double sigmas[][2] = {{15, 50}, {1000, 1000}, {1000, 0.3}, {2, 3}, {0.3, 0.5}, {0.01, 0.01}};
+    // The last ones need more than 32 bits for a vertex.
+    const double sigmas[][2] = {{15, 50}, {1000, 1000}, {1000, 0.3}, {2, 3}, {0.3, 0.5}, {0.1, 0.1}};
     int count = 0;
     for (const auto& [H, W] : sizes)
         for (const auto& [rgb, xy] : sigmas)
@@ -178,6 +178,9 @@ void check_errors() {
     bad.sigma_xy = 1e-30;
     expect_error(bad, "lattice coordinates too large");
     bad = good;
+    bad.sigma_rgb = 0.01;
+    expect_error(bad, "lattice too fine: expected vertices that 62 bits can number, found that they need 73");
+    bad = good;
     bad.H = 8;
     expect_error(bad, "images: expected 240 values (N*3*H*W), found 210");
     if (error_of(good, "mmx").find("instruction_set: expected one of") == std::string::npos) fail("unknown set taken");
@@ -216,7 +219,7 @@ void fuzz(std::int64_t calls, unsigned seed) {
         } else if (error_of(problem, set).empty()) {
             expect_equal(problem, call % 64 == 0 ? filtered_plainly(problem) : filtered(problem, sets.back()), set);
         } else {
-            if (error_of(problem, set).find("lattice coordinates too large") == std::string::npos)
+            if (error_of(problem, set).find("; use larger sigmas") == std::string::npos)
                 fail(problem.text() + ": " + error_of(problem, set));
             ++refused;
         }
