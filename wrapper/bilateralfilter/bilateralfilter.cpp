@@ -25,11 +25,6 @@ struct Engine {
 // Those that this machine can run, the fastest first.
 std::vector<Engine> engines() {
     std::vector<Engine> found;
-#if defined(BILATERAL_AVX512)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-        found.push_back({"avx512", avx512::filter_checked});
-#endif
 #if defined(BILATERAL_AVX2)
     if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", avx2::filter_checked});
 #endif

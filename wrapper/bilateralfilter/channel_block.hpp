@@ -24,10 +24,9 @@ constexpr int max_channels = 16;
 // vector of that many zeros.
 template <int Width, class Body>
 BILATERAL_INLINE void for_channel_vectors(const Body& body) {
-    constexpr int n = lanes < 8 ? lanes : 8;
     BILATERAL_UNROLL
-    for (int c = 0; c + n <= Width; c += n) body(c, Vector<float, n>{});
-    if constexpr (Width % n != 0) body(Width - Width % n, Vector<float, Width % n>{});
+    for (int c = 0; c + lanes <= Width; c += lanes) body(c, Floats{});
+    if constexpr (Width % lanes != 0) body(Width - Width % lanes, Vector<float, Width % lanes>{});
 }
 
 // Swaps the upper right and the lower left quarter of every square of 2 size x 2 size values, of which `upper` and

@@ -7,14 +7,11 @@
 namespace bilateral {
 
 // Filters a problem whose arguments have been checked. engine.cpp is compiled once for each of these; setup.py tells
-// which there are beside the baseline.
+// whether there is one beside the baseline.
 namespace baseline {
 PhaseSeconds filter_checked(const Problem& problem, int threads);
 }
 namespace avx2 {
-PhaseSeconds filter_checked(const Problem& problem, int threads);
-}
-namespace avx512 {
 PhaseSeconds filter_checked(const Problem& problem, int threads);
 }
 

@@ -2,6 +2,8 @@
 //
 // This and every file that includes it is compiled once for each instruction set (see setup.py). BILATERAL_TARGET names
 // the set and is the namespace, so that the copies stay apart.
+//
+// There is none for AVX-512: with it the filter was 0 to 5 % faster than with AVX2, depending on the sizes.
 
 #pragma once
 
@@ -26,9 +28,7 @@
 namespace bilateral::BILATERAL_TARGET {
 
 // Values of 32 bits in a register of the instruction set.
-#if defined(__AVX512F__)
-constexpr int lanes = 16;
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
 constexpr int lanes = 8;
 #else
 constexpr int lanes = 4;
