@@ -99,7 +99,7 @@ class Word(NamedTuple):
 
 
 class Coding:
-    """Numbers the vertices of all images, as `VertexCoding` in `permutohedral.hpp` does for one: steps are additions.
+    """Numbers the vertices of all images, as `VertexCoding` in `vertex_table.hpp` does for one: steps are additions.
 
     The image is the coordinate of the highest stride. Where 62 bits do not hold the code it has two words. Then the
     high words that occur are numbered too (`high_words`), so that one number comes out (`join`).

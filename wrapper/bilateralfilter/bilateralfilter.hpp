@@ -77,8 +77,8 @@ struct PhaseSeconds {
 // small that float32 cannot resolve the lattice or 62 bits cannot number its vertices; std::bad_alloc. When values are
 // rejected, outs may be partly written.
 //
-// The result does not depend on the number of threads, which is OpenMP's for the calling thread (OMP_NUM_THREADS). It is
-// safe to call this from several threads at once.
+// The result does not depend on the number of threads, which is OpenMP's for the calling thread (OMP_NUM_THREADS). It
+// is safe to call this from several threads at once.
 PhaseSeconds filter_batch(const Problem& problem, const std::string& instruction_set = "");
 
 // The same for one channel of one image; messages then speak of arrays [3, H, W] and [H, W].

@@ -1,7 +1,7 @@
 // Gathering and scattering the channels of a block of points.
 //
-// Callers keep a channel's points side by side, [channel][point]. The lattice keeps a vertex's channels side by side, so
-// that splat, blur and slice handle a vertex in a few vector registers. A ChannelBlock stands between the two.
+// Callers keep a channel's points side by side, [channel][point]. The lattice keeps a vertex's channels side by side,
+// so that splat, blur and slice handle a vertex in a few vector registers. A ChannelBlock stands between the two.
 
 #pragma once
 

@@ -1,7 +1,7 @@
 // The permutohedral lattice: Gaussian filtering in D dimensions in time linear in the number of points.
 //
-// The place to begin is tests/plain_filter.hpp: the same filter in a hundred plain lines, which this one has to match bit
-// by bit. What is here beside it is for speed.
+// The place to begin is tests/plain_filter.hpp: the same filter written plainly, which this one has to match bit by
+// bit. Whatever is here beyond it is there for speed.
 //
 //   [ABD10]  A. Adams, J. Baek, M. A. Davis: Fast High-Dimensional Filtering Using the Permutohedral Lattice.
 //            Computer Graphics Forum 29(2), 2010. Page numbers are those by which the authors' own code
@@ -10,8 +10,8 @@
 //            NIPS 2011. Order of operations, tie-breaking and rounding follow the filter published with it, so that the
 //            results are the same to the last bit.
 //
-// A point at position p with values v is elevated into the hyperplane sum(x) = 0 of R^(D+1), which is tiled by simplices
-// whose vertices form the lattice A*_D. Filtering is then three sparse linear maps:
+// A point at position p with values v is elevated into the hyperplane sum(x) = 0 of R^(D+1), which is tiled by
+// simplices whose vertices form the lattice A*_D. Filtering is then three sparse linear maps:
 //
 //   splat   every point adds its values to the D+1 vertices of its simplex, with barycentric weights   (matrix S^T)
 //   blur    along each of the D+1 lattice directions with the kernel (1/2, 1, 1/2)                     (B_0, ..., B_D)
@@ -67,8 +67,8 @@ class Stopwatch {
 
 // The lattice of a set of N points, and the filter over it.
 //
-// Invariants after build(): there are M vertices, numbered 1..M; vertex 0 is the absent neighbour, and its values are 0.
-// Every point has D+1 vertices in 1..M and weights that sum to 1. Threads may share it then. A lattice can be built
+// Invariants after build(): there are M vertices, numbered 1..M; vertex 0 is the absent neighbour, and its values are
+// 0. Every point has D+1 vertices in 1..M and weights that sum to 1. Threads may share it then. A lattice can be built
 // again, for other points, in the memory that it has.
 template <int D>
 class PermutohedralLattice {
@@ -83,7 +83,7 @@ class PermutohedralLattice {
     // Builds the lattice.
     //
     // features: where the points lie, in units of the Gaussian's standard deviation. Has
-    //   float lower(int i) const, upper(int i) const              bounds of coordinate i over all points; 0 is in between
+    //   float lower(int i) const, upper(int i) const              bounds of coordinate i over all points and 0
     //   void load(int64 first, Floats (&position)[D]) const       the points first ... first + lanes - 1
     // point_count: N.
     // silent_points: N' >= N. Points N ... N' - 1 carry no values, but their vertices exist and take part in the blur
@@ -163,33 +163,36 @@ class PermutohedralLattice {
     std::array<float, D> scale_ = elevation_scale();
     Buffer<Simplices> simplices_;
     std::array<Buffer<Neighbours>, D + 1> neighbours_;
-    // Kept from build to build for their memory. 32-bit codes are not needed, but they are enough for the documented
-    // settings, where they make the whole filter up to 15 % faster than 64-bit ones.
+    // Kept from build to build for their memory. 64-bit codes alone would do, but 32 bits are enough for the documented
+    // settings, and without them the whole filter would be 5 to 19 % slower.
     std::tuple<Tables<std::uint32_t>, Tables<std::uint64_t>> tables_;
 };
 
 // Elevate ------------------------------------------------------------------------------------------------------------
 
-// The factors by which each coordinate is scaled before it is elevated, y = E (scale * p).
+// The factors by which each coordinate is scaled before elevation: y = E (scale * p).
 //
-// The columns of E are orthogonal, and column i has length sqrt((i+1)(i+2)) [ABD10, pp. 4-5]; dividing by it makes E a
-// rotation. Then, in lattice units, the filter must be as wide as the unit Gaussian is meant to be, which takes a factor
-// (D+1) sqrt(2/3) [ABD10, pp. 6 and 10]. For with d = D, the variances of the three steps add up, as the variances of
-// independent random moves do:
+// Column i of E has length sqrt((i+1)(i+2)), and the columns are orthogonal [ABD10, pp. 4-5], so dividing by the
+// lengths makes E a rotation. The filter then has the same width in every direction, a standard deviation of
+// (d+1) sqrt(2/3) where d = D [ABD10, pp. 6 and 10]. Multiplying positions by that makes it 1 in the caller's units.
 //
-//   - Blurring in direction j moves a value by -u, 0 or u with probabilities 1/4, 1/2, 1/4, where u is 1 in all
-//     coordinates but -d in the j-th, so |u|^2 = d + d^2. The variance is |u|^2 / 2; that of all d+1 directions together
-//     is d (d+1)^2 / 2.
-//   - Splatting moves a point x to vertex v_r of its simplex with probability b_r(x), its barycentric coordinate. As
-//     sum_r b_r v_r = x, the variance is sum_r b_r |v_r|^2 - |x|^2. Put the origin at the simplex's centre and let x be
-//     uniform in the simplex: then b_r is 1/(d+1) on average, and |x|^2 is sum_r |v_r|^2 / ((d+1)(d+2)). What is left is
-//     sum_r |v_r|^2 / (d+2). Vertices k colours apart differ by k in d+1-k coordinates and by k-(d+1) in the k others,
-//     so their squared distance is (d+1) k (d+1-k); there are d+1-k such pairs. All pairs' squared distances sum to
-//     (d+1)^3 ((d+1)^2 - 1) / 12, which is (d+1) sum_r |v_r|^2. So splatting has the variance d (d+1)^2 / 12.
-//   - Slicing is its transpose and has the same.
+// To derive the width, take each step as moving a value at random; the moves are independent, so their variances add
+// up. (Variances here are totals over the d dimensions of the hyperplane.)
 //
-// Together d (d+1)^2 (1/12 + 1/2 + 1/12) = d * (d+1)^2 * 2/3, spread evenly over the d dimensions of the hyperplane: a
-// standard deviation of (d+1) sqrt(2/3) in each.
+//   - Blurring in direction j moves a value by -u, 0 or u with probability 1/4, 1/2, 1/4. All coordinates of u are 1
+//     but the j-th, which is -d, so |u|^2 = d + d^2 and the variance is |u|^2 / 2. Together the d+1 directions have
+//     d (d+1)^2 / 2.
+//   - Splatting moves a value from x to vertex v_r of the simplex with probability b_r, the barycentric coordinate. As
+//     sum_r b_r v_r = x, the variance is sum_r b_r |v_r|^2 - |x|^2. Put the origin at the simplex's centroid and let x
+//     be uniform in the simplex. Then b_r averages 1/(d+1), and |x|^2 averages sum_r |v_r|^2 / ((d+1)(d+2)), which
+//     leaves sum_r |v_r|^2 / (d+2).
+//     Vertices k colours apart differ by k in d+1-k coordinates and by k-(d+1) in k, so their squared distance is
+//     (d+1) k (d+1-k). There are d+1-k such pairs, and the squared distances of all pairs sum to
+//     (d+1)^3 ((d+1)^2 - 1) / 12. About a centroid that sum is also (d+1) sum_r |v_r|^2. Hence splatting has a variance
+//     of d (d+1)^2 / 12.
+//   - Slicing is the transpose of splatting and has the same variance.
+//
+// The total is d (d+1)^2 (1/12 + 1/2 + 1/12) = d * (d+1)^2 * 2/3, and (d+1)^2 * 2/3 in each dimension.
 template <int D>
 std::array<float, D> PermutohedralLattice<D>::elevation_scale() {
     std::array<float, D> scale{};
@@ -501,7 +504,8 @@ void PermutohedralLattice<D>::filter_channels(const float* in, float* out, int c
     seconds.slice += watch.lap();
 }
 
-// Splat [ABD10, "Splatting"]: every point, in their order, adds its weighted values to the vertices of its simplex.
+// Splat, the first stage of [ABD10]: every point, in their order, adds its weighted values to the vertices of its
+// simplex.
 template <int D>
 template <int Width>
 void PermutohedralLattice<D>::splat(const float* in, int channels, float* values) const {
@@ -524,8 +528,8 @@ void PermutohedralLattice<D>::splat(const float* in, int channels, float* values
     }
 }
 
-// Blur [ABD10, "Blurring"]: add half of both neighbours along one axis. (1/2, 1, 1/2) is twice the paper's kernel, which
-// slice's alpha takes into account.
+// Blur, the second stage of [ABD10]: add half of both neighbours along one axis. (1/2, 1, 1/2) is twice the paper's
+// kernel, (1/4, 1/2, 1/4); alpha, in slice(), accounts for it.
 template <int D>
 template <int Width>
 void PermutohedralLattice<D>::blur(int axis, const float* values, float* blurred) const {
@@ -542,12 +546,13 @@ void PermutohedralLattice<D>::blur(int axis, const float* values, float* blurred
     }
 }
 
-// Slice [ABD10, p. 6]: every point gathers its vertices' values.
+// Slice, the third stage [ABD10, p. 6]: every point gathers its vertices' values.
 //
-// alpha = 1 / (1 + 2^-D) is from the published filter [KK11]; it gives the blur the peak of the Gaussian, which is 1. For
-// where no neighbour is missing, a vertex keeps of its own value: 1 by the middle of all D+1 kernels, and 1/2^(D+1) for
-// each closed walk with a step in every direction, of which there are two, forwards and backwards, since the directions
-// sum to 0, and that is their only relation. Together 1 + 2^-D.
+// alpha = 1 / (1 + 2^-D) comes with the published filter [KK11]. It scales the blur so that its peak is 1, as the
+// Gaussian's is. Where no neighbour is missing, what the blur returns to a vertex of its own value is the sum over all
+// ways to take a step of -1, 0 or 1 in each of the D+1 directions, with weights 1/2, 1, 1/2, and end where one started.
+// The directions sum to 0, and that is the only relation between them. So there are three ways: no step at all, of
+// weight 1, and one step forwards in every direction or one backwards, of weight 2^-(D+1) each. The peak is 1 + 2^-D.
 template <int D>
 template <int Width>
 void PermutohedralLattice<D>::slice(const float* values, float* out, int channels) const {

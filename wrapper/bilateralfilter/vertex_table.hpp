@@ -111,9 +111,9 @@ class VertexCoding {
 
 // The vertices that occur, numbered 1, 2, ... in the order of their insertion; 0 means "absent".
 //
-// Open addressing with linear probing and a multiplicative hash. The slots hold the numbers alone, 0 if empty; the codes
-// lie in the order of the numbers. No code is 0, since every range of quotients has a margin below, and so codes_[0],
-// which is 0, makes an empty slot match nothing.
+// Open addressing with linear probing and a multiplicative hash. The slots hold the numbers alone, 0 if empty; the
+// codes lie in the order of the numbers. No code is 0, since every range of quotients has a margin below, and so
+// codes_[0], which is 0, makes an empty slot match nothing.
 template <class Code>
 class VertexTable {
  public:

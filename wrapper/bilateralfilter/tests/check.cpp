@@ -192,8 +192,9 @@ void fuzz(std::int64_t calls, unsigned seed) {
     std::mt19937 random(seed);
     const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
     const std::vector<std::string> sets = bilateral::instruction_sets();
-    const float strange[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                             -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::max(), -1e30f, 1e-40f};
+    using Limits = std::numeric_limits<float>;
+    const float strange[] = {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity(), Limits::max(), -1e30f,
+                             1e-40f};
     std::int64_t refused = 0;
     for (std::int64_t call = 0; call < calls; ++call) {
         set_threads(below(256) == 0 ? 2 : 1);

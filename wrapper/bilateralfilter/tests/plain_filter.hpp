@@ -1,6 +1,6 @@
 // The place to begin reading: the same filter as a textbook would have it, one vertex after another in a map from
-// coordinates, one channel after another, no vectors, no threads. The rounding is the same as in ../permutohedral.hpp, so
-// the results have to agree bit by bit. The steps, their sources and the constants are explained there.
+// coordinates, one channel after another, no vectors, no threads. The rounding is the same as in ../permutohedral.hpp,
+// so the results have to agree bit by bit. The steps, their sources and the constants are explained there.
 
 #pragma once
 
