@@ -18,7 +18,7 @@ MAX_BITS = 62  # of a code
 class Coding:
     """Numbers the vertices of all images such that a step to a neighbour adds a constant to a vertex's code.
 
-    It is what `VertexCoding` of the C++ filter does for one image; here the image is the coordinate of the highest
+    It is what `VertexCoding` in `vertex_table.hpp` does for one image; here the image is the coordinate of the highest
     stride: `colour + sum_i q_i stride_i + offset + image * image_stride`.
 
     Attributes:
