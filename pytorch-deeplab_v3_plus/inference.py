@@ -32,8 +32,7 @@ from prediction.options import InferenceOptions
 from prediction.run import Segmenter
 from training.options import PRESETS, add_preset, parse_with_preset
 
-# Of a preset's settings, those of the DenseCRF loss that inference reports; its crop size is used where the checkpoint
-# holds none.
+# Of a preset's settings, those of the DenseCRF loss; its crop size is used where the checkpoint holds none.
 LOSS_SETTINGS = ("rloss_scale", "sigma_xy", "sigma_rgb", "size_free")
 
 logger = logging.getLogger(__name__)
@@ -44,10 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Segment images with a trained network.", formatter_class=HelpFormatter
     )
-    add_preset(
-        parser,
-        "that of the training: kernel of the DenseCRF loss, and --crop_size where the checkpoint does not hold it",
-    )
+    what = "that of the training: kernel of the DenseCRF loss, and --crop_size where the checkpoint does not hold it"
+    add_preset(parser, what)
     add_options(parser, InferenceOptions)
     return parser
 
@@ -66,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings.setdefault("crop_size", PRESETS[args.preset]["crop_size"])
     segmenter = Segmenter(options, network.eval(), settings)
     if options.export:
-        export(segmenter)
+        make_folder(segmenter.folder, "choose another --output_directory")
+        path = segmenter.folder / (Path(options.checkpoint).name.split(".")[0] + ".onnx")
+        off = export_onnx(path, network, segmenter.class_names, segmenter.size or DEFAULT_CROP)
+        logger.info("%s: logits within %.1g of PyTorch's, relative to the largest, on two image sizes", path, off)
     if not options.image_path:
         return 0
     network.to(device)
@@ -79,14 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{str(error).split('. ')[0]}; lower --batch-size ({options.batch_size}), --tile ({options.tile}) or "
             "--crop_size, or use --no-cuda"
         ) from None
-
-
-def export(segmenter: Segmenter) -> None:
-    """Write the network as ONNX into the folder of the results, named after the checkpoint."""
-    make_folder(segmenter.folder, "choose another --output_directory")
-    path = segmenter.folder / (Path(segmenter.options.checkpoint).name.split(".")[0] + ".onnx")
-    difference = export_onnx(path, segmenter.network, segmenter.class_names, segmenter.size or DEFAULT_CROP)
-    logger.info("%s: logits within %.1g of PyTorch's, relative to the largest, on two image sizes", path, difference)
 
 
 if __name__ == "__main__":

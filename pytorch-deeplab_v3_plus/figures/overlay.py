@@ -18,8 +18,7 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
     Class 0, the background, is left as it is. Small images are enlarged by an integer factor and large ones reduced, so
     that the legend is readable beside them.
     """
-    counts = np.bincount(labels.ravel(), minlength=len(class_names))
-    entries = [(k, f"{class_names[k]} {share(count / labels.size)}") for k, count in enumerate(counts) if count]
+    entries = class_shares(labels, class_names)
     longest = max(image.size)
     scale = -(-SMALLEST // longest) if longest < SMALLEST else min(1.0, LARGEST / longest)
     size = tuple(max(1, round(side * scale)) for side in image.size)
@@ -33,9 +32,15 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
     return _with_legend(tinted, entries)
 
 
-def share(part: float) -> str:
+def class_shares(labels: np.ndarray, class_names: Sequence[str]) -> dict[int, str]:
+    """Return for each class that occurs in a label map its name with its share, such as 'cat 2.0 %'."""
+    counts = np.bincount(labels.ravel())
+    return {k: f"{class_names[k]} {percentage(count / labels.size)}" for k, count in enumerate(counts) if count}
+
+
+def percentage(share: float) -> str:
     """Return a share between 0 and 1 as a percentage."""
-    return "< 0.1 %" if part < 0.0005 else f"{100 * part:.1f} %"
+    return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def _borders(labels: np.ndarray, width: int) -> np.ndarray:
@@ -49,12 +54,12 @@ def _borders(labels: np.ndarray, width: int) -> np.ndarray:
     return border & (labels > 0)
 
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.Image:
-    """Add rows of colour swatches and texts below a picture, one for each (class, text); the background's is empty."""
+def _with_legend(picture: Image.Image, entries: dict[int, str]) -> Image.Image:
+    """Add rows of colour swatches and texts below a picture, one for each class; the background's swatch is empty."""
     height = max(14, round(max(picture.size) / 50))
-    font = ImageFont.truetype(font_file("".join(text for _, text in entries)), height)
+    font = ImageFont.truetype(font_file("".join(entries.values())), height)
     gap = round(0.6 * height)
-    widths = [height + gap // 2 + round(font.getlength(text)) for _, text in entries]
+    widths = [height + gap // 2 + round(font.getlength(text)) for text in entries.values()]
     width = max(picture.width, max(widths) + 2 * gap)
 
     places, x, y = [], gap, picture.height + gap  # in reading order
@@ -66,7 +71,7 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[int, str]]) -> Im
     canvas = Image.new("RGB", (width, y + height + gap), "white")
     canvas.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
-    for (k, text), (x, y) in zip(entries, places, strict=True):
+    for (k, text), (x, y) in zip(entries.items(), places, strict=True):
         fill = tuple(colour(k).tolist()) if k else None
         draw.rectangle((x, y, x + height, y + height), fill=fill, outline=(128, 128, 128))
         draw.text((x + height + gap // 2, y + height // 2), text, fill="black", font=font, anchor="lm")

@@ -27,18 +27,13 @@ def bilateral_filter(
     Args:
         images: `(N, 3, H, W)`, any dtype, RGB in 0..255.
         values: `(N, K, H, W)`, any floating-point dtype, on the same device as `images`.
-        sigma_rgb: the Gaussian's standard deviation in colour, in units of `images`.
-        sigma_xy: its standard deviation in space, in pixels.
+        sigma_rgb, sigma_xy: standard deviations of the Gaussian in colour, in units of `images`, and in pixels.
         transpose: apply the transposed operator A' (on the lattice A is not quite symmetric).
         symmetric: apply (A + A') / 2, whose quadratic form is that of A.
 
-    Returns:
-        A new tensor with the shape, dtype and device of `values`. Neither argument is changed, and no gradient flows.
-
-    Raises:
-        ValueError: for shapes, devices, dtypes or sigmas other than these, for images and values that are not finite,
-            and for sigmas so small that the lattice becomes too large.
-        ImportError: if the C++ filter is not built; the message says how to build it.
+    Returns a new tensor with the shape, dtype and device of `values`, through which no gradient flows. Raises
+    ValueError for other shapes, devices, dtypes or sigmas, for images and values that are not finite, and for sigmas so
+    small that the lattice becomes too large; ImportError, which says how to build it, if the C++ filter is not built.
 
     Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """

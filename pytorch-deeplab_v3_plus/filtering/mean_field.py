@@ -37,17 +37,10 @@ class MeanField:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, probabilities: Tensor) -> Tensor:
-        """Return Q.
+        """Return Q, float32 (N, K, H, W), of which each pixel's sum over K is 1.
 
-        Args:
-            images: (N, 3, H, W), any dtype, RGB in 0..255.
-            probabilities: (N, K, H, W), P: those of the network, on the same device.
-
-        Returns:
-            float32 (N, K, H, W); each pixel's sum over K is 1.
-
-        Raises:
-            ValueError: for shapes or devices other than these.
+        `images` are RGB (N, 3, H, W) in 0..255, of any dtype; `probabilities` (N, K, H, W), on the same device, are the
+        network's P. Raises ValueError for other shapes or devices.
         """
         log_p = probabilities.float().clamp_min(1e-8).log()
         kernels = [
@@ -58,8 +51,7 @@ class MeanField:
         terms = [(weight, kernel, kernel(ones).clamp_min(1e-20).rsqrt()) for weight, kernel in kernels if weight]
         q = log_p.softmax(1)
         for _ in range(self.iterations):
-            messages = (weight * n * kernel(n * q) for weight, kernel, n in terms)
-            q = sum(messages, log_p).softmax(1)
+            q = sum((weight * n * kernel(n * q) for weight, kernel, n in terms), log_p).softmax(1)
         return q
 
 

@@ -3,12 +3,11 @@
 Its steps have the names that they have in `permutohedral.hpp`, which explains them. Every pixel gets the same simplex
 with the same weights, to the bit; only the order of summation differs. What makes it fast here:
 
-- The image is one more coordinate of a vertex, so that one lattice holds the whole batch.
+- The image is one more coordinate of a vertex, so that one lattice holds the entire batch.
 - The vertices are numbered by sorting the codes of all pixels' vertices, which also groups the pixels by vertex.
 - Splat, blur and slice multiply sparse matrices with the values. `embedding_bag` does that by summing weighted rows
   without storing the terms. Nothing is added atomically, so every run gives the same bits.
-- A vertex may have very many pixels: in a flat image a few vertices have nearly all. They are summed in pieces, which
-  are spread over the device.
+- In a flat image a few vertices have nearly all pixels. They are summed in pieces, which are spread over the device.
 - The host waits for the device once, for the sizes of the tables (in `_count_and_check`), if images are in 0..255 and
   sigma_rgb is at least 1.
 """
@@ -57,9 +56,8 @@ def bilateral_filter(
 class Lattice:
     """The lattice of N images with M vertices, numbered from 0; number M stands for an absent vertex.
 
-    Its points are the pixels and, after those of each image, as many silent points at the origin as make their number
-    a multiple of four. The published filter works in groups of four pixels, and the vertices of the points that pad the
-    last group take part in the blur.
+    Its points are the pixels and, as in the published filter, after those of each image as many silent points at the
+    origin as make their number a multiple of four; their vertices take part in the blur.
     """
 
     def __init__(
@@ -70,10 +68,10 @@ class Lattice:
         self.images, self.height, self.width = n, h, w
         position = _positions(images, sigma_rgb, sigma_xy)
         points = position.shape[1]
-        if points * SIDE >= 1 << 31:
+        most = (1 << 31) // SIDE
+        if points > most:
             raise ValueError(
-                f"too many points for one lattice: expected less than {(1 << 31) // SIDE}, found {points}; "
-                "filter fewer images at a time"
+                f"too many points for one lattice: expected at most {most}, found {points}; filter fewer at a time"
             )
         lowest = [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low]
         highest = [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high]

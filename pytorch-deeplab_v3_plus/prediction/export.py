@@ -40,11 +40,8 @@ def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size
     The file's input `image`, RGB (N, 3, H, W) in 0-255, takes any N, H and W; its metadata holds `class_names` (a JSON
     list) and `short_side`, the size that the network was trained at. A file that fails the check is not kept.
 
-    Returns:
-        The largest difference of its logits from PyTorch's on images of two sizes, relative to the largest logit.
-
-    Raises:
-        InputError: a package is missing, PyTorch cannot export, or the file's output differs from PyTorch's.
+    Returns the largest difference of its logits from PyTorch's on images of two sizes, relative to the largest logit.
+    Raises InputError if a package is missing, PyTorch cannot export, or the file's output differs from PyTorch's.
     """
     try:
         import onnx
@@ -59,8 +56,7 @@ def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size
         nonlocal difference
         _export(RawRGB(network).eval(), temporary)
         file = onnx.load(temporary)
-        metadata = {"class_names": json.dumps(list(class_names)), "short_side": str(size)}
-        onnx.helper.set_model_props(file, metadata)
+        onnx.helper.set_model_props(file, {"class_names": json.dumps(list(class_names)), "short_side": str(size)})
         onnx.save(file, temporary)
         difference = largest_difference(network, temporary, [(1, size, size), (2, size + 37, max(1, size // 2))])
         if not difference <= LARGEST_DIFFERENCE:
@@ -78,18 +74,11 @@ def _export(model: nn.Module, path: Path) -> None:
     # the default from torch 2.9) requires onnxscript.
     tracing = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     sizes = {0: "images", 2: "height", 3: "width"}
+    names = {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": {"image": sizes, "logits": sizes}}
+    example = torch.zeros(2, 3, 65, 97)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the older exporter, and constants that it does not fold
-        torch.onnx.export(
-            model,
-            (torch.zeros(2, 3, 65, 97),),
-            str(path),
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_axes={"image": sizes, "logits": sizes},
-            opset_version=OPSET,
-            **tracing,
-        )
+        torch.onnx.export(model, (example,), str(path), opset_version=OPSET, **names, **tracing)
 
 
 @torch.inference_mode()

@@ -4,7 +4,6 @@ import glob
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -16,12 +15,10 @@ from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Return the files that `words` name (files, folders and patterns), each file once.
+    """Return the files that `words` name (files, folders and patterns), each file once, without opening them.
 
-    Folders are searched recursively, without hidden files and folders. Files are not opened here.
-
-    Raises:
-        InputError: a folder or a pattern without images.
+    Folders are searched recursively, without hidden files and folders. Raises InputError for a folder or a pattern
+    without images.
     """
     files: dict[Path, Path] = {}
     for word in words:
@@ -45,8 +42,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
 def output_names(files: Sequence[Path]) -> list[str]:
     """Return a distinct name for each file's results, also on file systems that ignore case.
 
-    The name is the file's stem. Files that share a stem get <folder>_<stem>_<suffix>, with a number where that is
-    taken.
+    The name is the file's stem; files that share one get <folder>_<stem>_<suffix>, with a number where that is taken.
     """
     stems = Counter(file.stem.casefold() for file in files)
     taken = {stem for stem, count in stems.items() if count == 1}
@@ -54,8 +50,8 @@ def output_names(files: Sequence[Path]) -> list[str]:
     for file in files:
         name = file.stem
         if stems[name.casefold()] > 1:
-            parts = (file.resolve().parent.name, file.stem, file.suffix.lstrip("."))
-            base = name = "_".join(part for part in parts if part)
+            parts = file.resolve().parent.name, file.stem, file.suffix.lstrip(".")
+            base = name = "_".join(filter(None, parts))
             number = 1
             while name.casefold() in taken:
                 number += 1
@@ -65,22 +61,21 @@ def output_names(files: Sequence[Path]) -> list[str]:
     return names
 
 
-def network_view(
-    image: Image.Image, size: int, centre: bool = False, source: object = "memory"
-) -> tuple[Image.Image, Tensor]:
+View = tuple[Image.Image, Tensor]
+
+
+def network_view(image: Image.Image, size: int, centre: bool = False, source: object = "memory") -> View:
     """Return what is to be segmented of an RGB image, and what the network sees of it, uint8 (3, h, w).
 
     The network sees the image with its short side scaled to `size` (0: not scaled). With `centre` it sees the centre
-    square of that, which is then also what is to be segmented.
-
-    Raises:
-        InputError: the network would see more pixels than Pillow's limit for reading images, as when a sliver of an
-            image is scaled to gigabytes; `source` is named.
+    square of that, which is then also what is to be segmented. Raises InputError, which names `source`, if that has
+    more pixels than Pillow's limit for reading images, as when a sliver of an image is scaled to gigabytes.
     """
-    if size * size * max(image.size) / min(image.size) > Image.MAX_IMAGE_PIXELS:
+    most = Image.MAX_IMAGE_PIXELS
+    if size * size * max(image.size) / min(image.size) > most:
         raise InputError(
-            f"expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels when its short side is scaled to "
-            f"{size}, found {image.width}x{image.height} in {source}; lower --crop_size"
+            f"expected an image of at most {most:,} pixels when its short side is scaled to {size}, found "
+            f"{image.width}x{image.height} in {source}; lower --crop_size"
         )
     scaled = resize_short_side(image, size) if size else image
     if centre:
@@ -97,14 +92,9 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, Tensor] | InputError:
+    def __getitem__(self, index: int) -> View | InputError:
         file = self.files[index]
         try:
             return network_view(read_image(file), self.size, self.centre, file)
         except InputError as error:
             return error
-
-
-def uncollated(items: list[Any]) -> list[Any]:
-    """Collate a batch by leaving it a list, because images differ in size."""
-    return items

@@ -47,18 +47,15 @@ def predict(
 
 
 def _in_tiles(network: nn.Module, images: Tensor, tile: int, batch_size: int) -> Tensor:
-    """Return the logits of images whose sides may be longer than `tile`.
-
-    Where tiles overlap their logits are averaged with weights that fall off linearly towards a tile's edges, because
-    that is where the network sees least of the surroundings.
-    """
+    # Where tiles overlap their logits are averaged with weights that fall off linearly towards a tile's edges, because
+    # that is where the network sees least of the surroundings.
     height, width = images.shape[2:]
     h, w = (min(height, tile), min(width, tile)) if tile else (height, width)
     if (h, w) == (height, width):
         return network(normalize(images))
     ramp = (_ramp(h)[:, None] * _ramp(w)).to(images.device)
     weights = torch.zeros(height, width, device=images.device)
-    sums: Tensor | None = None
+    sums = None
     rows, columns = tile_starts(height, h), tile_starts(width, w)
     corners = [(n, top, left) for n in range(len(images)) for top in rows for left in columns]
     for start in range(0, len(corners), batch_size):
@@ -99,8 +96,7 @@ def probabilities(views: Iterable[Tensor], size: tuple[int, int], interpolation:
     """Return the softmax probabilities (N, K, *size), float32, averaged over the logits that `predict` yields."""
     total, count = 0.0, 0
     for logits in views:
-        total = total + _scaled_back(logits, size, interpolation).softmax(1)
-        count += 1
+        total, count = total + _scaled_back(logits, size, interpolation).softmax(1), count + 1
     return total / count
 
 

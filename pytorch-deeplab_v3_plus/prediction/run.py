@@ -24,8 +24,8 @@ from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import colour
 from figures.matrices import save_gradient
-from figures.overlay import overlay, share
-from prediction.files import ImageFiles, find_images, output_names, uncollated
+from figures.overlay import class_shares, overlay, percentage
+from prediction.files import ImageFiles, find_images, output_names
 from prediction.options import InferenceOptions
 from prediction.predict import labels_and_confidence, predict, probabilities
 
@@ -37,19 +37,14 @@ REFINED, PROBABILITIES, GRADIENT = "_crf.png", "_probabilities.npz", "_grad_seg_
 
 
 class Segmenter:
-    """A network and what to make of its output.
-
-    Args:
-        options: which results, how, and where.
-        network: on its device, in evaluation mode.
-        settings: of the checkpoint (see modeling.checkpoint.load_network).
-    """
+    """A network, in evaluation mode and with its checkpoint's settings, and what the options make of its output."""
 
     def __init__(self, options: InferenceOptions, network: nn.Module, settings: dict[str, Any]) -> None:
         self.options, self.network = options, network
         self.size = settings.get("crop_size", DEFAULT_CROP) if options.crop_size is None else options.crop_size
-        self.class_names = class_names(settings)
-        self.refine = options.mean_field()
+        numbers = [f"class {k}" for k in range(settings["num_classes"])]
+        self.class_names = settings.get("class_names") or (VOC_CLASSES if len(numbers) == len(VOC_CLASSES) else numbers)
+        self.crf = options.mean_field()
         self.folder = Path(options.output_directory)
 
     def segment(self, words: Sequence[str]) -> int:
@@ -61,13 +56,15 @@ class Segmenter:
         self._prepare_folder(files)
         images = ImageFiles(files, self.size, self.options.center_crop)
         workers = min(self.options.workers, os.cpu_count() or 1, len(files) - 1)
-        batches = DataLoader(images, self.options.batch_size, num_workers=workers, collate_fn=uncollated)
+        # Images differ in size, so that a batch is a list.
+        batches = DataLoader(images, self.options.batch_size, num_workers=workers, collate_fn=list)
         names = iter(output_names(files))
         failed = 0
         with logging_redirect_tqdm(), tqdm(total=len(files), unit="image", desc="segmenting", disable=None) as bar:
             for batch in batches:
                 readable = []
-                for name, item in zip([next(names) for _ in batch], batch, strict=True):
+                for item in batch:
+                    name = next(names)
                     if isinstance(item, InputError):
                         failed += 1
                         bar.write(f"error: {item}", file=sys.stderr)
@@ -97,46 +94,46 @@ class Segmenter:
         size, interpolation = (image.height, image.width), self.options.interpolation
         labels, confidence = (plane.numpy() for plane in labels_and_confidence(logits, size, interpolation))
         path = self._save(name + PREDICTION, lambda file: write_label(file, labels))
-        counts = np.bincount(labels.ravel())
-        found = (f"{self.class_names[k]} {share(count / labels.size)}" for k, count in enumerate(counts) if count)
-        logger.info("%s: %s", path, ", ".join(found))
+        logger.info("%s: %s", path, ", ".join(class_shares(labels, self.class_names).values()))
         if self.options.confidence:
             self._save_picture(name + CONFIDENCE, (255 * confidence).round().astype(np.uint8))
         shown = labels
-        if self.options.probabilities or self.refine:
+        if self.options.probabilities or self.crf:
             soft = probabilities([logits[None]], size, interpolation)
             if self.options.probabilities:
                 self._save(name + PROBABILITIES, lambda file: save_probabilities(file, soft[0], self.class_names))
-            if self.refine:
-                shown = self.refine(to_tensor(image).to(soft.device)[None], soft)[0].argmax(0).byte().cpu().numpy()
+            if self.crf:
+                shown = self.crf(to_tensor(image).to(soft.device)[None], soft)[0].argmax(0).byte().cpu().numpy()
                 path = self._save(name + REFINED, lambda file: write_label(file, shown))
-                logger.info("%s: the DenseCRF changes %s", path, share((shown != labels).mean()))
+                logger.info("%s: the DenseCRF changes %s", path, percentage((shown != labels).mean()))
         self._save_picture(name + COLOUR, colour(shown))
         self._save_picture(name + OVERLAY, overlay(image, shown, self.class_names))
         if self.options.rloss_weight:
             self._write_gradient(name, inputs, logits)
 
     def _write_gradient(self, name: str, inputs: Tensor, logits: Tensor) -> None:
+        """Report the DenseCRF loss and draw its gradient with respect to the probabilities, for each class."""
         options = self.options
         if min(inputs.shape[1:]) * options.rloss_scale < 1:
             logger.warning("%s: --rloss-scale %g leaves nothing of it; no gradient", name, options.rloss_scale)
             return
         kernel = options.sigma_rgb, options.sigma_xy, options.rloss_scale
         loss = DenseCRFLoss(options.rloss_weight, *kernel, size_free=options.size_free)
-        value, gradient = densecrf_gradient(loss, inputs, logits)
-        logger.info("DenseCRF loss: %.6g", value)
-        for k, plane in enumerate(gradient.numpy()):
-            title = f"gradient of the DenseCRF loss, {self.class_names[k]}"
-            save_gradient(self.folder / (name + GRADIENT.format(k)), plane, title)
-        logger.info("%s: gradients of classes 0-%d", self.folder / (name + GRADIENT.format("<k>")), len(gradient) - 1)
+        image, soft = inputs.to(logits.device).float()[None], logits.softmax(0)[None].requires_grad_()
+        value = loss(image, soft, torch.ones_like(image[:, 0]))
+        value.backward()
+        logger.info("DenseCRF loss: %.6g", value.item())
+        for k, class_name in enumerate(self.class_names):
+            path = self.folder / (name + GRADIENT.format(k))
+            save_gradient(path, soft.grad[0, k].cpu().numpy(), f"gradient of the DenseCRF loss, {class_name}")
+        logger.info("%s: gradients of classes 0-%d", self.folder / (name + GRADIENT.format("<k>")), k)
 
     def _save(self, name: str, write: Callable[[Path], object]) -> Path:
         replace_file(self.folder / name, write)
         return self.folder / name
 
     def _save_picture(self, name: str, picture: Image.Image | np.ndarray) -> None:
-        picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-        self._save(name, lambda file: picture.save(file, format="PNG"))
+        self._save(name, lambda file: Image.fromarray(np.asarray(picture)).save(file, format="PNG"))
 
     def _prepare_folder(self, files: Sequence[Path]) -> None:
         """Make the folder; refuse to segment pictures that an earlier call has written there, or to overwrite them."""
@@ -153,26 +150,6 @@ class Segmenter:
 
 def save_probabilities(path: Path, probabilities: Tensor, class_names: Sequence[str]) -> None:
     """Write `probabilities` (K, H, W) as float16 and `class_names` into an .npz file."""
+    half = probabilities.cpu().numpy().astype(np.float16)
     with open(path, "wb") as file:  # given a name, NumPy would add a suffix
-        np.savez_compressed(
-            file, probabilities=probabilities.cpu().numpy().astype(np.float16), class_names=np.array(class_names, str)
-        )
-
-
-def densecrf_gradient(loss: DenseCRFLoss, inputs: Tensor, logits: Tensor) -> tuple[float, Tensor]:
-    """Return the DenseCRF loss of logits (K, h, w) and its gradient (K, h, w) with respect to the probabilities.
-
-    `inputs` is what the network saw, RGB (3, h, w) in 0-255.
-    """
-    image = inputs.to(logits.device).float()[None]
-    soft = logits.softmax(0)[None].requires_grad_()
-    value = loss(image, soft, torch.ones_like(image[:, 0]))
-    value.backward()
-    return value.item(), soft.grad[0].cpu()
-
-
-def class_names(settings: dict[str, Any]) -> list[str]:
-    """Return the class names in a checkpoint's settings; without any, VOC's for 21 classes, otherwise numbers."""
-    count = settings["num_classes"]
-    names = settings.get("class_names") or (VOC_CLASSES if count == len(VOC_CLASSES) else None)
-    return list(names or (f"class {k}" for k in range(count)))
+        np.savez_compressed(file, probabilities=half, class_names=np.array(class_names, str))
