@@ -7,8 +7,8 @@ VOC's own (every pixel of the image at its original size). Multi-scale, mirrorin
 
     python evaluate.py --checkpoint CHECKPOINT --protocol full --scales 0.5 0.75 1 1.25 1.5 1.75 --flip --crf
 
-It prints a table and writes, for each of its columns, everything that was counted as JSON, and two figures: the
-confusion matrix, and the worst and best images.
+It prints a table and writes for each of its columns all counts as JSON, the confusion matrix, and the worst and best
+images.
 """
 
 import argparse
@@ -16,14 +16,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from common.arguments import HelpFormatter, add_options, options_from
 from common.devices import choose_device, describe_device
 from common.errors import InputError, exit_status
 from common.files import make_folder
 from common.logs import configure_logging
-from dataloaders.loaders import Loaders, make_data_loader
+from dataloaders.loaders import make_data_loader
 from dataloaders.options import DEFAULT_CROP, DataOptions
 from evaluation import evaluate_and_report, score_table
 from evaluation.options import EvaluationOptions
@@ -46,16 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    options = options_from(EvaluationOptions, args)
-    data = options_from(DataOptions, args)
+    options, data = options_from(EvaluationOptions, args), options_from(DataOptions, args)
     device = choose_device(options)
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
     size = options.crop_size or settings.get("crop_size", DEFAULT_CROP)
     splits = ("val", "fill_in") if options.fill_in else ("val",)
     loaders = make_data_loader(replace(data, crop_size=size), pin_memory=device.type == "cuda", splits=splits)
-    check_classes(options.checkpoint, settings, loaders)
+    if loaders.num_classes != settings["num_classes"]:
+        raise InputError(
+            f"{options.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
+            f"{loaders.num_classes}; name the data set that it was trained on"
+        )
+    if problem := class_mismatch(settings, loaders.class_names):
+        raise InputError(f"{options.checkpoint}: {problem}; give the classes of its training, in the same order")
     folder, protocols = options.folder(), options.protocols(size)
-    make_folder(folder)  # an impossible one is reported before the work
+    make_folder(folder)  # reported before the work where it cannot be made
     network.to(device)
     logger.info("network: %s, on %s", options.checkpoint, describe_device(device))
     about = {"checkpoint": options.checkpoint, "data": loaders.name}
@@ -65,17 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info("%s: %s", protocol.name, protocol)
     logger.info("written to %s: %s", folder, ", ".join(file.name for file in files))
     return 0
-
-
-def check_classes(checkpoint: str, settings: dict[str, Any], loaders: Loaders) -> None:
-    """Raise InputError unless the network was trained with the classes of the data set."""
-    if loaders.num_classes != settings["num_classes"]:
-        raise InputError(
-            f"{checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
-            f"{loaders.num_classes}; name the data set that it was trained on"
-        )
-    if problem := class_mismatch(settings, loaders.class_names):
-        raise InputError(f"{checkpoint}: {problem}; give the classes of its training, in the same order")
 
 
 if __name__ == "__main__":

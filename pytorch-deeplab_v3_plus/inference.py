@@ -4,10 +4,9 @@
         --crop_size 513 --n_class 21
 
 takes images, folders and patterns, and writes for each image, at its own size, OUT/<name>_prediction.png (class
-numbers, in VOC's colours), <name>_colour.png and <name>_overlay.png (with a legend); on demand a confidence map,
-the probabilities, and the prediction refined by a DenseCRF, <name>_crf.png, which the colours and the overlay then
-show. With --rloss-weight it also reports the DenseCRF loss of the prediction and writes its gradient for each class,
-OUT/<name>_grad_seg_class_<k>.png. Backbone, classes, stride and size come from the checkpoint where it holds them.
+numbers, in VOC's colours), <name>_colour.png and <name>_overlay.png (with a legend). Options add a confidence map, the
+probabilities, the prediction refined by a DenseCRF, and with --rloss-weight the DenseCRF loss and its gradient for each
+class. Backbone, classes, stride and size come from the checkpoint where it holds them.
 
     python inference.py --checkpoint CHECKPOINT --output_directory OUT --export onnx
 """

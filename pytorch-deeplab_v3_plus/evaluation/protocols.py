@@ -15,29 +15,22 @@ from evaluation.scores import Tally
 from filtering.mean_field import MeanField
 from prediction import evaluation_mode, predict, probabilities
 
+# The protocols: crop is the original's, full is PASCAL VOC's own.
 VIEWS = {
     "crop": "short side {size}, centre square",
     "full": "every pixel at the original size; network's input: short side {size}",
 }
-"""The protocols: crop is the original's, full is PASCAL VOC's own."""
-
-BAND_WIDTHS = (2, 4, 8, 16)
-"""Widths, in pixels to each side, of the bands along the truth's borders in which boundary scores are taken."""
-
+BAND_WIDTHS = (2, 4, 8, 16)  # of the bands along the truth's borders for boundary scores, in pixels to each side
 Wrap = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
-"""Gets the batches of an evaluation and returns those to count; it may raise between two of them."""
+"""Gets the batches of an evaluation and returns those to count; may raise between two of them."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is scored and how the prediction is made.
+    """What is scored, by one of VIEWS, and how the prediction is made.
 
-    Args:
-        view: 'crop' or 'full', see VIEWS.
-        size: short side of what the network sees, in pixels.
-        scales: factors by which the network's input is scaled; the probabilities are averaged over them.
-        flip: whether they are averaged over mirrored inputs too.
-        crf: refines the probabilities, at the size at which they are scored.
+    The network sees images with a short side of `size` pixels. Its probabilities are averaged over its input times each
+    of `scales`, with `flip` also mirrored, and at last refined by `crf`, at the size at which they are scored.
     """
 
     view: str
@@ -48,7 +41,7 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """A short label without spaces that identifies it in headings and file names."""
+        """A label without spaces for headings and file names, such as 'full+ms+flip'."""
         extras = {"ms": self.scales != (1.0,), "flip": self.flip, "crf": self.crf}
         return "+".join([self.view, *(extra for extra, on in extras.items() if on)])
 
@@ -71,11 +64,8 @@ PLAIN = Protocol("crop", 0)
 def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = PLAIN) -> tuple[Tensor, Tensor]:
     """Return truth and prediction by a model in evaluation mode, both int64 (N, H, W) on its device.
 
-    Args:
-        model: the network.
-        batch: 'image', uint8 (N, 3, h, w), as the network sees it; 'label', uint8 (N, H, W); for a CRF also 'original',
-            uint8 (N, 3, H, W), unless it is the image.
-        protocol: says which scales, flip and CRF to use.
+    A batch holds 'image', uint8 (N, 3, h, w), as the network sees it; 'label', uint8 (N, H, W); and for a CRF
+    'original', uint8 (N, 3, H, W), unless that is the image.
     """
     views = predict(model, batch["image"], scales=protocol.scales, flip=protocol.flip)
     soft = probabilities(views, tuple(batch["label"].shape[1:]))

@@ -38,18 +38,9 @@ def write_report(
     files = [folder / f"{stem}.json", folder / f"{stem}_confusion.png", folder / f"{stem}_worst_best.png"]
     scores, names = tally.scores(), images.class_names
     by_class = {key: dict(zip(names, scores[key], strict=True)) for key in ("iou", "frequency")}
-    record = {
-        **about,
-        "title": title,
-        "protocol": protocol.view,
-        "description": str(protocol),
-        "settings": asdict(protocol),
-        **scores,
-        **by_class,
-        "confusion_matrix": tally.matrix.counts.tolist(),
-        "images": tally.images,
-    }
-    write_text(files[0], json.dumps(record, indent=1) + "\n")
+    how = {"title": title, "protocol": protocol.view, "description": str(protocol), "settings": asdict(protocol)}
+    counted = {"confusion_matrix": tally.matrix.counts.tolist(), "images": tally.images}
+    write_text(files[0], json.dumps(about | how | scores | by_class | counted, indent=1) + "\n")
     heading = f"{title}: {protocol}"
     save_confusion(files[1], tally.matrix.counts.numpy(), names, textwrap.fill(heading, 60))
     shown = tally.extremes(EXTREMES)

@@ -89,8 +89,8 @@ class Tally:
 def near_border(labels: Tensor, width: int) -> Tensor:
     """Return where another label lies at most `width` rows and columns away, bool, for labels (N, H, W).
 
-    The trimap of Kohli et al. (IJCV 2009) in which segmentations are compared at object borders; unlabelled (void)
-    pixels are a label of their own, so that VOC's void border counts as one.
+    The trimap of Kohli et al. (IJCV 2009). Unlabelled (void) pixels are a label of their own, so that VOC's void border
+    counts as one.
     """
 
     def largest(values: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 def bilateral_filter(
     images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, transpose: bool = False, symmetric: bool = False
 ) -> Tensor:
-    """Filter CPU tensors as `filtering.bilateral_filter` does; `images` are float32.
+    """Filter CPU tensors as `filtering.bilateral_filter` does, without copying contiguous ones of float32.
 
-    Contiguous float32 tensors are not copied. The module itself checks that the values are finite.
+    `images` are float32. The module itself checks that the values are finite.
     """
     bilateralfilter_batch = _load()
     images, source = images.contiguous(), values.to(torch.float32).contiguous()

@@ -70,9 +70,8 @@ class Lattice:
         points = position.shape[1]
         most = (1 << 31) // SIDE
         if points > most:
-            raise ValueError(
-                f"too many points for one lattice: expected at most {most}, found {points}; filter fewer at a time"
-            )
+            advice = "filter fewer images at a time"
+            raise ValueError(f"too many points for one lattice: expected at most {most}, found {points}; {advice}")
         lowest = [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low]
         highest = [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high]
         coding = Coding(lowest, highest, n, images.device)
@@ -139,7 +138,7 @@ class Lattice:
 
 
 def build_lattice(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> Lattice:
-    """Build the lattice of images and check that the values are finite; arguments and errors of `bilateral_filter`."""
+    """Return the lattice of images for finite values; arguments and errors as of `bilateral_filter`."""
     if sigma_rgb >= 1:  # otherwise this range may hold more vertices than codes can number
         lattice = Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
         if lattice.covers_images:
@@ -179,7 +178,7 @@ def _padded(pixels: int) -> int:
 
 
 def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
-    """The points in units of the standard deviations: `(D, N * points)`."""
+    """Return the points in units of the standard deviations, `(D, N * points)`."""
     n, _, h, w = images.shape
     position = torch.zeros(D, n, _padded(h * w), device=images.device)
     pixels = position[:, :, : h * w]
@@ -193,7 +192,7 @@ def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
 
 
 def _locate(position: Tensor, coding: Coding, images: int) -> tuple[Tensor, Tensor]:
-    """Find the simplex around each of T points: its vertices' codes, (SIDE, T), and its weights, (SIDE, T).
+    """Return codes and weights, (SIDE, T) each, of the vertices of the simplex around each of T points.
 
     float32, one rounding per operation, in the order of the C++: another last bit can mean another simplex.
     """
@@ -245,9 +244,9 @@ def _locate(position: Tensor, coding: Coding, images: int) -> tuple[Tensor, Tens
 
 
 def _neighbours(codes: Tensor, coding: Coding) -> Tensor:
-    """The numbers of each vertex and its two neighbours along each axis: `(SIDE, M + 1, 3)`, M where there is none.
+    """Return for M sorted codes the numbers of each vertex and its two neighbours along each axis, M for absent ones.
 
-    codes: of the vertices, `(M,)`, sorted.
+    The table, `(SIDE, M + 1, 3)`, has a last row for the absent vertex itself.
     """
     colour = codes % SIDE
     # Towards the neighbour in direction j every coordinate grows by 1, except that x_j falls by D. For colour D the

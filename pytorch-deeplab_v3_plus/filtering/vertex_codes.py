@@ -20,9 +20,9 @@ class Coding:
     It is what `VertexCoding` in `vertex_table.hpp` does for one image; here the image is the coordinate of the highest
     stride: `colour + sum_i q_i stride_i + offset + image * image_stride`.
 
-    `strides` (SIDE, 1) are those of the quotients q_0 ... q_D; `carry` takes the place of a step of 1 when the remainder
-    of all coordinates becomes 0. The codes are of `dtype`: int32 suffices for usual sigmas, and is sorted twice as fast
-    as int64. They need `bits`; unless that `fits` into MAX_BITS there are none of these.
+    `strides` (SIDE, 1) are those of the quotients q_0 ... q_D; `carry` replaces a step of 1 when the remainder of all
+    coordinates becomes 0. `dtype` is that of the codes: int32 suffices for usual sigmas, and is sorted twice as fast as
+    int64. A code needs `bits`; if these are more than MAX_BITS, it does not fit (`fits`), and the rest is not set.
     """
 
     def __init__(self, low: list[float], high: list[float], images: int, device: torch.device) -> None:

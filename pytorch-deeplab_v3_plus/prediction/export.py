@@ -21,7 +21,7 @@ class RawRGB(nn.Module):
     """A network behind its normalisation: RGB (N, 3, H, W), float32 in 0-255 in, logits (N, K, H, W) out.
 
     dataloaders.transforms.normalize, which everything else uses, computes in double precision to match the original to
-    the last bit. Many runtimes for which ONNX files are made have no double precision, so the file gets this form.
+    the last bit, which many runtimes of ONNX files do not have.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -104,10 +104,8 @@ def probabilities(views: Iterable[Tensor], size: tuple[int, int], interpolation:
 def labels_and_confidence(
     logits: Tensor, size: tuple[int, int], interpolation: str = "bilinear"
 ) -> tuple[Tensor, Tensor]:
-    """Return for the logits (K, h, w) of one image each pixel's class, uint8, and its probability, float32, on the CPU.
-
-    Class by class, so that a large photograph needs three planes of `size` and not one for each class.
-    """
+    """Return each pixel's class, uint8, and its probability, float32, on the CPU for logits (K, h, w) of one image."""
+    # Class by class, so that a large photograph needs three planes of `size` and not one for each class.
     planes = (_scaled_back(plane[None, None], size, interpolation)[0, 0] for plane in logits)
     best = next(planes).clone()
     log_sum = best.clone()

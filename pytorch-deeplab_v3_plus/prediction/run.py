@@ -123,10 +123,10 @@ class Segmenter:
         value = loss(image, soft, torch.ones_like(image[:, 0]))
         value.backward()
         logger.info("DenseCRF loss: %.6g", value.item())
-        for k, class_name in enumerate(self.class_names):
-            path = self.folder / (name + GRADIENT.format(k))
-            save_gradient(path, soft.grad[0, k].cpu().numpy(), f"gradient of the DenseCRF loss, {class_name}")
-        logger.info("%s: gradients of classes 0-%d", self.folder / (name + GRADIENT.format("<k>")), k)
+        for k, plane in enumerate(soft.grad[0].cpu().numpy()):
+            title = f"gradient of the DenseCRF loss, {self.class_names[k]}"
+            save_gradient(self.folder / (name + GRADIENT.format(k)), plane, title)
+        logger.info("%s: gradients of classes 0-%d", self.folder / (name + GRADIENT.format("<k>")), len(logits) - 1)
 
     def _save(self, name: str, write: Callable[[Path], object]) -> Path:
         replace_file(self.folder / name, write)
