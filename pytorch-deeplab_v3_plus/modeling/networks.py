@@ -17,9 +17,7 @@ from torch import nn
 from common.errors import InputError
 from modeling.deeplab import DeepLab
 
-NETWORKS: dict[str, type[nn.Module]] = {
-    "deeplabv3plus": DeepLab,
-}
+NETWORKS: dict[str, type[nn.Module]] = {"deeplabv3plus": DeepLab}
 DEFAULT_NETWORK = "deeplabv3plus"
 
 
@@ -35,13 +33,8 @@ def build_network(
 ) -> nn.Module:
     """Build the network that `settings` describe, with random weights but for a `pretrained` backbone.
 
-    Args:
-        settings: as checkpoints hold them under `model`: network (default deeplabv3plus), backbone, num_classes and
-            output_stride; others are ignored.
-        sync_bn, freeze_bn, pretrained: see modeling.deeplab.DeepLab.
-
-    Raises:
-        InputError: an unknown network or backbone, or pretrained weights that cannot be had or do not fit.
+    The settings are those that checkpoints hold under `model`: network (default deeplabv3plus), backbone, num_classes
+    and output_stride; others are ignored. For the rest, and the errors, see modeling.deeplab.DeepLab.
     """
     return network_class(settings.get("network", DEFAULT_NETWORK))(
         num_classes=settings["num_classes"],

@@ -1,7 +1,7 @@
 """First weights of a backbone: ImageNet's, a file's, or none.
 
-The mapping is strict: every weight of the backbone is filled, and everything in the file is used but the
-classifier that the segmentation network does not have. Anything else is refused; nothing falls back to random weights.
+Every weight of the backbone is filled, and everything in the file is used but the classifier, which the segmentation
+network does not have. Anything else is refused; nothing falls back to random weights.
 """
 
 import textwrap
@@ -22,26 +22,22 @@ def default_pretrained(backbone: str) -> str:
 
 
 def load_pretrained(backbone: Backbone, source: str | Path) -> None:
-    """Fill `backbone` from `source`.
+    """Fill `backbone` from `source`; raise InputError if the weights cannot be fetched or read, or do not fit.
 
-    Args:
-        source: 'none' leaves the backbone as it is; 'imagenet' takes the published weights from the torch hub folder,
-            downloading them if they are not there; anything else is the path of a file with a backbone's state dict,
-            in our names or in those of the published weights.
-
-    Raises:
-        InputError: if the weights cannot be fetched or read, or do not fit.
+    'none' leaves the backbone as it is; 'imagenet' takes the published weights from the torch hub folder, downloading
+    them if they are not there; anything else is the path of a file with a backbone's state dict, in our names or in
+    those of the published weights.
     """
     if source == "none":
         return
     if source == "imagenet":
-        url = backbone.imagenet_url()
-        if url is None:
+        origin = backbone.imagenet_url()
+        if origin is None:
             raise InputError(
                 f"pretrained 'imagenet': no ImageNet weights are published for {type(backbone).__name__}; "
                 "use 'none' or the path of a file"
             )
-        origin, weights = url, _fetch(url)
+        weights = _fetch(origin)
     else:
         origin, weights = str(source), _read(Path(source))
     _fill(backbone, weights, origin)
@@ -89,8 +85,8 @@ def _fill(backbone: Backbone, weights: Any, origin: str) -> None:
 
 
 def _listing(names: list[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "none") + more
 
 
 def _unreadable(path: Path, error: Exception) -> str:
