@@ -20,8 +20,7 @@ from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.checkpoint import class_mismatch, load_weights
 from modeling.networks import build_network
 from modeling.pretrained import default_pretrained
-from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, steps_advice
-from training.balance import report_shares
+from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, report_shares, steps_advice
 from training.journal import Journal, SilentJournal
 from training.options import TrainOptions
 from training.resume import Start, find_start, restore

@@ -17,7 +17,7 @@ from PIL import Image
 from common.errors import InputError
 from common.files import write_text
 from common.logs import LineFormatter
-from training.balance import percentage
+from training.advice import percentage
 from training.run_folder import SCORES, STEPS, new_run
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""One optimizer step: the losses of a batch, their gradients, and the update."""
+"""One optimizer step: the losses of a batch, their gradients, and the update; and the losses of an epoch's steps."""
 
 import contextlib
 import math
@@ -23,8 +23,7 @@ class Whole(NamedTuple):
     """What the micro-batches of a batch, over all processes, have in common."""
 
     images: int
-    size: Tensor
-    """What the cross-entropy is divided by (see PartialCrossEntropy.size)."""
+    size: Tensor  # what the cross-entropy is divided by (see PartialCrossEntropy.size)
 
 
 class NotFinite(Exception):
@@ -114,11 +113,9 @@ class TrainingStep:
         # The same number everywhere, as each forward pass of synchronised batch norms is one of all processes.
         parts = max(1, min(self.accumulate, images // processes // self.min_images))
         losses: Terms = {}
-        for number, part in enumerate(
-            zip(*(t.tensor_split(parts) for t in (image, inputs, labels, region)), strict=True)
-        ):
-            last = number == parts - 1
-            with contextlib.nullcontext() if last else distributed.without_reduction(self.network):
+        split = zip(*(values.tensor_split(parts) for values in (image, inputs, labels, region)), strict=True)
+        for number, part in enumerate(split, 1):
+            with contextlib.nullcontext() if number == parts else distributed.without_reduction(self.network):
                 terms = self.terms(*part, whole)
                 with self.clock.part("backward"):
                     # Times the processes, since their gradients are averaged.
@@ -155,3 +152,39 @@ class TrainingStep:
         for name, term in terms.items():
             if not math.isfinite(term.item()):
                 raise NotFinite(name, term.item()) from None
+
+
+class EpochLosses:
+    """The losses of an epoch's steps; `values` holds those read so far: name -> one number a step, of all processes."""
+
+    def __init__(self, values: dict[str, list[float]] | None = None) -> None:
+        self.values = values or {}
+        self._pending: list[tuple[int, list[str], Terms]] = []
+
+    def add(self, step: int, image_ids: list[str], losses: Terms) -> None:
+        """Note the losses of a step, which the device may still be computing."""
+        self._pending.append((step, image_ids, losses))
+
+    def read(self) -> None:
+        """Fetch what was noted. It is the one place where training itself waits for the device.
+
+        (The DenseCRF loss waits in each step, to check its input and, on a GPU, for the size of its lattice.)
+
+        Raises:
+            NotFinite: a loss is not finite.
+        """
+        if not self._pending:
+            return
+        names = list(self._pending[0][2])
+        read = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self._pending]).cpu()
+        for (step, image_ids, _), row in zip(self._pending, read.tolist(), strict=True):
+            for name, value in zip(names, row, strict=True):
+                if not math.isfinite(value):
+                    raise NotFinite(name, value, step, image_ids)
+        self._pending.clear()
+        for name, column in zip(names, distributed.sum_over_processes(read).T.tolist(), strict=True):
+            self.values.setdefault(name, []).extend(column)
+
+    def means(self, start: int = 0) -> dict[str, float]:
+        """Return the mean of each loss that was read, from step `start` (counted from 0) on."""
+        return {name: sum(values[start:]) / len(values[start:]) for name, values in self.values.items()}

@@ -15,25 +15,15 @@ from common import distributed
 from common.errors import InputError
 from dataloaders import Loaders
 from evaluation import evaluate
-from training.checkpoint import (
-    BEST,
-    BEST_OF_RUNS,
-    BY_EPOCH,
-    keep_newest,
-    newest_finite,
-    save_checkpoint,
-    save_last,
-)
-from training.epoch_losses import EpochLosses
+from training.checkpoint import BEST, BEST_OF_RUNS, BY_EPOCH, keep_newest, newest_finite, save_checkpoint, save_last
 from training.faults import Stopped, StopRequest
-from training.final_evaluation import final_evaluation
 from training.journal import Journal
 from training.options import TrainOptions
-from training.pictures import draw_curves, draw_validation
+from training.results import draw_curves, draw_validation, final_evaluation
 from training.resume import training_state
 from training.run_folder import BEST_SCORE, best_of_other_runs
 from training.schedule import rate_factor
-from training.step import NotFinite, TrainingStep
+from training.step import EpochLosses, NotFinite, TrainingStep
 
 SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
 
@@ -46,11 +36,8 @@ class Trainer:
     Args:
         options: resolved.
         start: the checkpoint that the weights come from, if any.
-        model: the network, on its device.
-        settings: what rebuilds the network, kept in the checkpoints.
+        model: the network, on its device; `settings`, kept in the checkpoints, rebuild it.
         loaders: of this process.
-        step: takes the optimizer steps.
-        journal: of the run's folder.
         advise: from the records of the epochs so far to a warning, or None.
     """
 
@@ -97,7 +84,8 @@ class Trainer:
             with self.stop:
                 while self.epoch < self.options.epochs:
                     record = self.train_epoch()
-                    if self._is_evaluated(record["epoch"]):
+                    due = record["epoch"] % self.options.eval_interval == 0 or record["epoch"] == self.options.epochs
+                    if due and not self.options.no_val:
                         self.save()  # here, as an evaluation may take long and be stopped
                         record["val"] = self.evaluate(self.loaders.val, "evaluating")
                     self.end_epoch(record)
@@ -111,10 +99,10 @@ class Trainer:
     def train_epoch(self) -> dict[str, Any]:
         """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""
         epoch, total = self.epoch + 1, self.steps_per_epoch
-        self.loaders.train.batch_sampler.set_epoch(self.epoch, start=self.steps_done)
+        first = self.steps_done
+        self.loaders.train.batch_sampler.set_epoch(self.epoch, start=first)
         self.model.train()
         self.step.reset()
-        first = self.steps_done
         hidden = None if distributed.is_main() else True
         description = f"epoch {epoch}/{self.options.epochs}"
         bar = tqdm(desc=description, unit="step", initial=first, total=total, leave=False, disable=hidden)
@@ -144,7 +132,7 @@ class Trainer:
         try:
             losses = self.step(batch)
         except NotFinite as error:
-            raise self._diverged(NotFinite(error.name, error.value, self.steps_done + 1, batch["name"])) from None
+            raise self._diverged(error, self.steps_done + 1, batch["name"]) from None
         self.steps_done += 1
         self.losses.add(self.steps_done, batch["name"], losses)
 
@@ -161,13 +149,8 @@ class Trainer:
     def set_rate(self, step: int) -> float:
         """Set the learning rates for a step of this epoch, counted from 0, and return the backbone's."""
         options, total = self.options, self.steps_per_epoch
-        factor = rate_factor(
-            options.lr_scheduler,
-            self.epoch * total + step,
-            options.epochs * total,
-            epoch=self.epoch,
-            epochs_per_drop=options.lr_step,
-        )
+        drops = {"epoch": self.epoch, "epochs_per_drop": options.lr_step}
+        factor = rate_factor(options.lr_scheduler, self.epoch * total + step, options.epochs * total, **drops)
         for group in self.step.optimizer.param_groups:
             group["lr"] = options.lr * factor * group["lr_scale"]
         return options.lr * factor
@@ -197,21 +180,16 @@ class Trainer:
         try:
             self.losses.read()
         except NotFinite as failed:
-            raise self._diverged(failed) from None
+            raise self._diverged(failed, failed.step, failed.image_ids) from None
 
-    def _diverged(self, failed: NotFinite) -> InputError:
-        good = newest_finite(self.journal.folder, self.start)
+    def _diverged(self, failed: NotFinite, step: int, image_ids: Sequence[str]) -> InputError:
+        good = newest_finite(self.journal.folder, self.start) or "none yet"
         return InputError(
-            f"the loss {failed.name} became {failed.value} at epoch {self.epoch + 1}, step {failed.step}, images "
-            f"{', '.join(failed.image_ids)}; lower --lr or the weights, or look at these files; last good checkpoint: "
-            f"{good or 'none yet'}"
+            f"the loss {failed.name} became {failed.value} at epoch {self.epoch + 1}, step {step}, images "
+            f"{', '.join(image_ids)}; lower --lr or the weights, or look at these files; last good checkpoint: {good}"
         )
 
     # Evaluation and the end of an epoch
-
-    def _is_evaluated(self, epoch: int) -> bool:
-        wanted = epoch % self.options.eval_interval == 0 or epoch == self.options.epochs
-        return wanted and not self.options.no_val
 
     def evaluate(self, batches: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
         """Return the scores of the network, in float32; a signal stops it."""
@@ -226,14 +204,13 @@ class Trainer:
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch, redraw the pictures and keep its checkpoints."""
-        best_before, scores = self.best, record.get("val")
+        best_before = self.best
         self.history.append(record)
         self.epoch, self.steps_done, self.losses = self.epoch + 1, 0, EpochLosses()
         self.journal.epoch(record, self.options.epochs, self.loaders.class_names)
-        advice = self.advise(self.history)
-        if advice:
+        if advice := self.advise(self.history):
             logger.warning("%s", advice)
-        if (scores or self.epoch == self.options.epochs) and distributed.is_main():
+        if (record.get("val") or self.epoch == self.options.epochs) and distributed.is_main():
             self.draw()
         improved = self.best > best_before
         folder, copies = self.journal.folder, []
