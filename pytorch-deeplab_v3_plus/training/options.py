@@ -39,8 +39,8 @@ IMAGES_PER_DEVICE = 4
 BASE_RATE = 0.007
 """Learning rate for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original."""
 
-
 COUNT, POSITIVE, WEIGHT = number(int, 1), number(float, 0, above=True), number(float, 0)
+HOW_MANY: dict[str, Any] = {"type": COUNT, "metavar": "N"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class LossOptions(DenseCRFOptions):
 class OptimisationOptions:
     """optimisation"""
 
-    epochs: int = option(50, "passes over the images", type=COUNT, metavar="N")
+    epochs: int = option(50, "passes over the images", **HOW_MANY)
     start_epoch: int = option(
         0, "epoch to begin with (--resume sets it)", "--start_epoch", "--start-epoch", type=number(int, 0), metavar="N"
     )
@@ -124,8 +124,7 @@ class OptimisationOptions:
         1,
         "split each batch into N micro-batches: the gradient of the whole batch with the memory of one of them (batch "
         "norm sees the micro-batches)",
-        type=COUNT,
-        metavar="N",
+        **HOW_MANY,
     )
     lr: float | None = option(
         None,
@@ -138,7 +137,7 @@ class OptimisationOptions:
     )
     lr_scheduler: str = option("poly", "learning-rate schedule", choices=SCHEDULES)
     lr_step: int | None = option(
-        None, "with --lr-scheduler step: epochs between drops (default: a third of --epochs)", type=COUNT, metavar="N"
+        None, "with --lr-scheduler step: epochs between drops (default: a third of --epochs)", **HOW_MANY
     )
     momentum: float = option(0.9, "SGD momentum", type=number(float, 0, high=1), metavar="M")
     weight_decay: float = option(5e-4, "SGD weight decay", type=WEIGHT, metavar="D")
@@ -167,14 +166,11 @@ class RunOptions:
         1, "epochs between evaluations (the last epoch is always evaluated)", type=COUNT, metavar="EPOCHS"
     )
     save_interval: int | None = option(
-        None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", type=COUNT, metavar="N"
+        None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", **HOW_MANY
     )
-    keep: int | None = option(None, "of those, keep only the newest N (default: all)", type=COUNT, metavar="N")
+    keep: int | None = option(None, "of those, keep only the newest N (default: all)", **HOW_MANY)
     save_steps: int | None = option(
-        None,
-        "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)",
-        type=COUNT,
-        metavar="N",
+        None, "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)", **HOW_MANY
     )
     log_interval: int = option(
         10,
@@ -183,10 +179,7 @@ class RunOptions:
         metavar="STEPS",
     )
     benchmark: int | None = option(
-        None,
-        "take N steps, print the time of each part of a step and the peak memory, and write nothing",
-        type=COUNT,
-        metavar="N",
+        None, "take N steps, print the time of each part of a step and the peak memory, and write nothing", **HOW_MANY
     )
     no_val: bool = switch("train without evaluation")
 
