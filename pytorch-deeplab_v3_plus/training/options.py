@@ -40,6 +40,7 @@ BASE_RATE = 0.007
 """Learning rate for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original."""
 
 COUNT, POSITIVE, WEIGHT = number(int, 1), number(float, 0, above=True), number(float, 0)
+SHARE = number(float, 0, above=True, high=1)
 HOW_MANY: dict[str, Any] = {"type": COUNT, "metavar": "N"}
 
 
@@ -90,9 +91,7 @@ class LossOptions(DenseCRFOptions):
     densecrfloss: float = option(
         0.0, "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off", type=WEIGHT
     )
-    rloss_scale: float = option(
-        1.0, "scale of the DenseCRF loss's input: below 1 it is faster", type=number(float, 0, above=True, high=1)
-    )
+    rloss_scale: float = option(1.0, "scale of the DenseCRF loss's input: below 1 it is faster", type=SHARE)
     exact_gradient: bool = switch("exact gradient of the lattice filter instead of the original's")
     regulariser: tuple[str, ...] | None = option(
         None,
@@ -186,10 +185,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, NetworkOptions):
-    """All options of a training; those of its data are `data`.
-
-    Raises InputError for options that contradict each other or the machine.
-    """
+    """All options of a training; raises InputError for those that contradict each other or the machine."""
 
     data: DataOptions = DataOptions()
 
@@ -248,11 +244,9 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             )
         least = self.min_images * devices * self.accumulate
         if batch_size < least:
-            raise InputError(
-                f"--batch-size {batch_size}: {devices} process{'es' * (devices > 1)} with --accumulate "
-                f"{self.accumulate} need at least {least} images in a step"
-                + ("" if self.sync_bn or self.freeze_bn else ", since batch normalisation has no statistics of one")
-            )
+            who = f"{devices} process{'es' * (devices > 1)} with --accumulate {self.accumulate}"
+            why = "" if self.sync_bn or self.freeze_bn else ", since batch normalisation has no statistics of one"
+            raise InputError(f"--batch-size {batch_size}: {who} need at least {least} images in a step{why}")
 
     def settings(self) -> dict[str, Any]:
         """Return every option by its name on the command line, those of the data included, as plain values."""
@@ -279,10 +273,8 @@ def parse_with_preset(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the training script."""
-    parser = argparse.ArgumentParser(
-        description="Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss.",
-        formatter_class=HelpFormatter,
-    )
+    about = "Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss."
+    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter)
     add_preset(parser, "a recipe for images of this size")
     add_options(parser, DataOptions)
     add_options(parser, TrainOptions)
@@ -292,9 +284,8 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_options(argv: Sequence[str] | None = None) -> TrainOptions:
     """Parse the command line of training and fill in what follows from other options.
 
-    Raises:
-        InputError: options that contradict each other.
-        SystemExit: status 2 for a value out of its range, 0 for --help and --regulariser help.
+    Raises InputError for options that contradict each other, and SystemExit for a value out of its range (status 2) and
+    after --help and --regulariser help (status 0).
     """
     parser = build_parser()
     namespace = parse_with_preset(parser, argv)

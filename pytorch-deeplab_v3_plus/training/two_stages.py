@@ -29,7 +29,7 @@ from figures.sheets import evenly_spaced, save_contact_sheet
 from modeling.checkpoint import load_network
 from prediction import segment
 from training.checkpoint import LAST
-from training.run_folder import PREFIX, final_scores
+from training.run_folder import PREFIX, SCORES, final_scores
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ class Training(NamedTuple):
 
 def ended_run(root: Path, name: str) -> Path | None:
     """Return the folder of the run `name` under `root` once it has ended, else None."""
-    return next(filter(final_scores, root.glob(f"*/{name}/{PREFIX}*")), None)
+    runs = (path.parent for path in root.glob(f"*/{name}/{PREFIX}*/{SCORES}"))
+    return next(filter(final_scores, runs), None)
 
 
 @dataclass(frozen=True)
