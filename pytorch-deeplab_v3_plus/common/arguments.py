@@ -35,9 +35,9 @@ def switch(help: str, *names: str, default: bool | None = False) -> Any:
 
 
 def add_options(parser: argparse.ArgumentParser, options: type, *, only: Collection[str] | None = None) -> None:
-    """Add the options that a dataclass and its bases declare, a group each, titled by their docstrings' first lines.
+    """Add the options that a dataclass and its bases declare (all, or `only` those fields).
 
-    `only` names the fields to add; None adds all.
+    Each class makes a group, titled by the first line of its docstring.
     """
     known = {field.name: field for field in dataclasses.fields(options)}
     for owner in reversed(options.__mro__):

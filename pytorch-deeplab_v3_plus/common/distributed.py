@@ -48,7 +48,7 @@ def is_main() -> bool:
 
 
 def launch(command: Sequence[str], processes: int) -> int:
-    """Run a Python script once a device of this machine, as `torchrun --standalone` does, and return its exit status.
+    """Run a Python script once a device of this machine, as `torchrun --standalone` does; return its exit status.
 
     The first process that fails takes the others down; a signal to this process is passed on to all of them.
     """

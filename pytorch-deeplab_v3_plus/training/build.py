@@ -35,9 +35,7 @@ logger = logging.getLogger(__name__)
 def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] | None = None) -> Trainer:
     """Return a trainer whose fit() trains as `options` say; in a run of several processes, each calls it.
 
-    Args:
-        options: of the training.
-        regularisers: further ones, by name, beside those that the options name (see losses.registry).
+    `regularisers` are further ones, by name, beside those that the options name (see losses.registry).
 
     Raises:
         InputError: the options, the data, a checkpoint or the run's folder cannot be used.

@@ -84,8 +84,7 @@ class Journal:
         settings: what parameters.txt lists.
         folder: a run to continue; None makes the folder of the next number.
 
-    Raises:
-        InputError: the folder cannot be written, or another process is writing it.
+    Raises InputError where the folder cannot be written, or another process is writing it.
     """
 
     def __init__(self, parent: Path, settings: dict[str, Any], folder: Path | None = None) -> None:
@@ -104,9 +103,8 @@ class Journal:
             register_writer_factory(_EventFile.PREFIX, self._event_file)
             self._events = SummaryWriter(logdir=f"{_EventFile.PREFIX}:{self.folder}")
         except BlockingIOError:
-            raise InputError(
-                f"{self.folder}: another process is training in this folder; wait for it, or choose another --checkname"
-            ) from None
+            what = "another process is training in this folder"
+            raise InputError(f"{self.folder}: {what}; wait for it, or choose another --checkname") from None
         except OSError as error:
             raise InputError(f"{parent}: cannot be written ({error.strerror}); choose --run-root") from None
         self._log.setFormatter(LineFormatter("%(asctime)s %(message)s"))

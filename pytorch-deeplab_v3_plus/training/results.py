@@ -49,12 +49,10 @@ def final_evaluation(
     val: dict[str, Any] | None,
     wrap: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> dict[str, Any]:
-    """Score the network, log the table and write the report; return val, fill_in (both crop) and val_full.
+    """Score the network, log the table and write the report to `folder`; return val, fill_in (both crop) and val_full.
 
-    Args:
-        folder: where the report goes.
-        val: scores of the validation images by the crop protocol, where they are known.
-        wrap: gets the batches of an evaluation and returns what is evaluated: may raise between two of them.
+    `val` are the scores of the validation images by the crop protocol, where they are known. `wrap` gets the batches of
+    an evaluation and returns what is evaluated: it may raise between two of them.
     """
     crop, full = (Protocol(view, options.data.crop_size) for view in ("crop", "full"))
     scores = {"val": val or evaluate(model, wrap(loaders.val), loaders.num_classes, "evaluating")}

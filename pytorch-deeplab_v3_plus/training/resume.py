@@ -80,8 +80,7 @@ def image_order(trainer: Trainer) -> dict[str, int]:
 def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     """Have a trainer continue where `checkpoint`, read from `source`, stopped; its weights are loaded already.
 
-    Raises:
-        InputError: the checkpoint holds no training, or one that cannot be continued with these options.
+    Raises InputError where it holds no training, or one that cannot be continued with these options.
     """
     _check_resumable(trainer, checkpoint, source)
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)

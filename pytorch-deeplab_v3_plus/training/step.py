@@ -39,12 +39,10 @@ class TrainingStep:
 
     Args:
         network: what images pass through: the model itself, or the model compiled or in DistributedDataParallel.
-        optimizer: of its parameters.
         criterion: a PartialCrossEntropy.
         regularisers: by name (see losses.registry).
         amp: off, bf16 or fp16: precision of the network; losses stay in float32.
-        accumulate: split each batch into so many micro-batches.
-        min_images: fewest images in a micro-batch.
+        accumulate: how many micro-batches a batch is split into, each of at least `min_images`.
         inspect: called once, with the losses and the logits of the first micro-batch, before its backward pass.
     """
 
@@ -80,11 +78,8 @@ class TrainingStep:
     def __call__(self, batch: dict[str, Any]) -> Terms:
         """Take the step; return what this process's share adds to each loss, without waiting for the device.
 
-        Args:
-            batch: of the loaders: 'image', uint8 (n, 3, H, W), and 'label', uint8 (n, H, W).
-
-        Raises:
-            NotFinite: the cross-entropy, where a regulariser refuses what the network gives.
+        Of `batch` it takes 'image', uint8 (n, 3, H, W), and 'label', uint8 (n, H, W). Raises NotFinite where a
+        regulariser refuses what the network gives because the cross-entropy is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.gradients(batch)
@@ -139,19 +134,15 @@ class TrainingStep:
                 try:
                     value = apply_regulariser(regulariser, image.float(), probabilities, region, **more)
                 except ValueError:
-                    self._refuse_infinite(terms)  # then the regulariser is not to blame
+                    for earlier, term in terms.items():  # where one is infinite, this regulariser is not to blame
+                        if not term.isfinite():
+                            raise NotFinite(earlier, term.item()) from None
                     raise
                 terms[name] = value * (len(image) / whole.images)
         if self.inspect is not None:
             inspect, self.inspect = self.inspect, None
             inspect(terms, logits)
         return terms
-
-    @staticmethod
-    def _refuse_infinite(terms: Terms) -> None:
-        for name, term in terms.items():
-            if not math.isfinite(term.item()):
-                raise NotFinite(name, term.item()) from None
 
 
 class EpochLosses:
@@ -166,12 +157,10 @@ class EpochLosses:
         self._pending.append((step, image_ids, losses))
 
     def read(self) -> None:
-        """Fetch what was noted. It is the one place where training itself waits for the device.
+        """Fetch what was noted; raise NotFinite where a loss is not finite.
 
-        (The DenseCRF loss waits in each step, to check its input and, on a GPU, for the size of its lattice.)
-
-        Raises:
-            NotFinite: a loss is not finite.
+        It is the one place where training itself waits for the device. (The DenseCRF loss waits in each step, to check
+        its input and, on a GPU, for the size of its lattice.)
         """
         if not self._pending:
             return

@@ -76,9 +76,8 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train to the last epoch and return the final scores.
 
-        Raises:
-            Stopped: a signal came; everything is saved.
-            InputError: a loss is not finite, or a file cannot be written.
+        Raises Stopped where a signal came and everything is saved, and InputError where a loss is not finite or a file
+        cannot be written.
         """
         try:
             with self.stop:
@@ -99,13 +98,12 @@ class Trainer:
     def train_epoch(self) -> dict[str, Any]:
         """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""
         epoch, total = self.epoch + 1, self.steps_per_epoch
-        first = self.steps_done
+        first, title = self.steps_done, f"epoch {epoch}/{self.options.epochs}"
         self.loaders.train.batch_sampler.set_epoch(self.epoch, start=first)
         self.model.train()
         self.step.reset()
-        hidden = None if distributed.is_main() else True
-        description = f"epoch {epoch}/{self.options.epochs}"
-        bar = tqdm(desc=description, unit="step", initial=first, total=total, leave=False, disable=hidden)
+        hidden = None if distributed.is_main() else True  # None: where there is no terminal
+        bar = tqdm(desc=title, unit="step", initial=first, total=total, leave=False, disable=hidden)
         with bar, logging_redirect_tqdm():
             for batch in self.timed(self.loaders.train):
                 lr = self.set_rate(self.steps_done)
