@@ -36,11 +36,6 @@ def build_network(
     The settings are those that checkpoints hold under `model`: network (default deeplabv3plus), backbone, num_classes
     and output_stride; others are ignored. For the rest, and the errors, see modeling.deeplab.DeepLab.
     """
-    return network_class(settings.get("network", DEFAULT_NETWORK))(
-        num_classes=settings["num_classes"],
-        backbone=settings["backbone"],
-        output_stride=settings["output_stride"],
-        sync_bn=sync_bn,
-        freeze_bn=freeze_bn,
-        pretrained=pretrained,
-    )
+    shape = {name: settings[name] for name in ("num_classes", "backbone", "output_stride")}
+    network = network_class(settings.get("network", DEFAULT_NETWORK))
+    return network(**shape, sync_bn=sync_bn, freeze_bn=freeze_bn, pretrained=pretrained)

@@ -30,42 +30,7 @@ def load_pretrained(backbone: Backbone, source: str | Path) -> None:
     """
     if source == "none":
         return
-    if source == "imagenet":
-        origin = backbone.imagenet_url()
-        if origin is None:
-            raise InputError(
-                f"pretrained 'imagenet': no ImageNet weights are published for {type(backbone).__name__}; "
-                "use 'none' or the path of a file"
-            )
-        weights = _fetch(origin)
-    else:
-        origin, weights = str(source), _read(Path(source))
-    _fill(backbone, weights, origin)
-
-
-def _fetch(url: str) -> Any:
-    cached = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
-    try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except Exception as error:  # network, disk, checksum, unpickling: too many kinds to list
-        if cached.exists():
-            raise InputError(_unreadable(cached, error)) from error
-        raise InputError(
-            f"the ImageNet weights {url} could not be downloaded ({_first_line(error)}); "
-            f"put that file at {cached}, or use --pretrained none or --pretrained FILE"
-        ) from error
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"pretrained weights: expected 'imagenet', 'none' or a file, found no file {str(path)!r}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise InputError(_unreadable(path, error)) from error
-
-
-def _fill(backbone: Backbone, weights: Any, origin: str) -> None:
+    origin, weights = _read(backbone, source)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(
             f"{origin}: expected a backbone's state dict (names to tensors), found something else; "
@@ -82,6 +47,35 @@ def _fill(backbone: Backbone, weights: Any, origin: str) -> None:
             f"{origin} does not fit {type(backbone).__name__}: missing {_listing(missing)}; "
             f"unexpected {_listing(unexpected)}; give weights of this very backbone, or --pretrained none"
         )
+
+
+def _read(backbone: Backbone, source: str | Path) -> tuple[str, Any]:
+    """Return where the weights come from, and what is there."""
+    origin, path = str(source), Path(source)
+    if source == "imagenet":
+        origin = backbone.imagenet_url()
+        if origin is None:
+            raise InputError(
+                f"pretrained 'imagenet': no ImageNet weights are published for {type(backbone).__name__}; "
+                "use 'none' or the path of a file"
+            )
+        path = Path(torch.hub.get_dir(), "checkpoints", origin.rsplit("/", 1)[-1])
+    elif not path.is_file():
+        raise InputError(f"pretrained weights: expected 'imagenet', 'none' or a file, found no file {str(path)!r}")
+    try:
+        if source == "imagenet":
+            how = {"map_location": "cpu", "check_hash": True, "weights_only": True}
+            return origin, torch.hub.load_state_dict_from_url(origin, **how)
+        return origin, torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # network, disk, checksum, unpickling: too many kinds to list
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if path.exists():
+            what = "found a file that cannot be read as such"
+            line = f"{path}: expected weights written by torch.save, {what} ({reason}); delete it or fetch it again"
+        else:
+            what = f"put that file at {path}, or use --pretrained none or --pretrained FILE"
+            line = f"the ImageNet weights {origin} could not be downloaded ({reason}); {what}"
+        raise InputError(line) from error
 
 
 def _listing(names: list[str]) -> str:

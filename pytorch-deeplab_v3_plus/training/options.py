@@ -39,9 +39,8 @@ IMAGES_PER_DEVICE = 4
 BASE_RATE = 0.007
 """Learning rate for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original."""
 
-COUNT, POSITIVE, WEIGHT = number(int, 1), number(float, 0, above=True), number(float, 0)
-SHARE = number(float, 0, above=True, high=1)
-HOW_MANY: dict[str, Any] = {"type": COUNT, "metavar": "N"}
+POSITIVE, WEIGHT, SHARE = number(float, 0, above=True), number(float, 0), number(float, 0, above=True, high=1)
+HOW_MANY, EPOCHS, STEPS = ({"type": number(int, 1), "metavar": metavar} for metavar in ("N", "EPOCHS", "STEPS"))
 
 
 @dataclass(frozen=True)
@@ -161,9 +160,7 @@ class RunOptions:
         metavar="FILE",
     )
     ft: bool = switch("with --resume: take only the weights; epoch, optimizer and best score start afresh")
-    eval_interval: int = option(
-        1, "epochs between evaluations (the last epoch is always evaluated)", type=COUNT, metavar="EPOCHS"
-    )
+    eval_interval: int = option(1, "epochs between evaluations (the last epoch is always evaluated)", **EPOCHS)
     save_interval: int | None = option(
         None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", **HOW_MANY
     )
@@ -172,10 +169,7 @@ class RunOptions:
         None, "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)", **HOW_MANY
     )
     log_interval: int = option(
-        10,
-        "steps between two lines of steps.jsonl; the losses are read from the device only then",
-        type=COUNT,
-        metavar="STEPS",
+        10, "steps between two lines of steps.jsonl; the losses are read from the device only then", **STEPS
     )
     benchmark: int | None = option(
         None, "take N steps, print the time of each part of a step and the peak memory, and write nothing", **HOW_MANY

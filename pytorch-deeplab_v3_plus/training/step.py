@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -34,34 +35,25 @@ class NotFinite(Exception):
         self.name, self.value, self.step, self.image_ids = name, value, step, image_ids
 
 
+@dataclass(eq=False, repr=False)
 class TrainingStep:
-    """An optimizer step on a batch, of which each process has its share.
+    """An optimizer step on a batch, of which each process has its share."""
 
-    Args:
-        network: what images pass through: the model itself, or the model compiled or in DistributedDataParallel.
-        criterion: a PartialCrossEntropy.
-        regularisers: by name (see losses.registry).
-        amp: off, bf16 or fp16: precision of the network; losses stay in float32.
-        accumulate: how many micro-batches a batch is split into, each of at least `min_images`.
-        inspect: called once, with the losses and the logits of the first micro-batch, before its backward pass.
-    """
+    network: (
+        nn.Module
+    )  # what images pass through: the model itself, or the model compiled or in DistributedDataParallel
+    optimizer: torch.optim.Optimizer
+    criterion: nn.Module  # a PartialCrossEntropy
+    regularisers: Mapping[str, nn.Module] = field(default_factory=dict)  # by name (see losses.registry)
+    _: KW_ONLY
+    amp: str = "off"  # off, bf16 or fp16: precision of the network; losses stay in float32
+    accumulate: int = 1  # how many micro-batches a batch is split into ...
+    min_images: int = 1  # ... each of at least so many images
+    # Called once, with the losses and the logits of the first micro-batch, before its backward pass.
+    inspect: Callable[[Terms, Tensor], None] | None = None
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        criterion: nn.Module,
-        regularisers: Mapping[str, nn.Module] | None = None,
-        *,
-        amp: str = "off",
-        accumulate: int = 1,
-        min_images: int = 1,
-        inspect: Callable[[Terms, Tensor], None] | None = None,
-    ) -> None:
-        self.network, self.optimizer, self.criterion = network, optimizer, criterion
-        self.regularisers = dict(regularisers or {})
-        self.amp, self.accumulate, self.min_images, self.inspect = amp, accumulate, min_images, inspect
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.clock = Stopwatch()
         self.images = 0  # since reset(), over all processes
 

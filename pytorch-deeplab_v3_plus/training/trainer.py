@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +31,21 @@ SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
-    """Train a network from its options to its final scores (see training.build.build_trainer).
+    """Trains a network from its options to its final scores (see training.build.build_trainer)."""
 
-    Args:
-        options: resolved.
-        start: the checkpoint that the weights come from, if any.
-        model: the network, on its device; `settings`, kept in the checkpoints, rebuild it.
-        loaders: of this process.
-        advise: from the records of the epochs so far to a warning, or None.
-    """
+    options: TrainOptions  # resolved
+    start: Path | None  # the checkpoint that the weights come from
+    model: nn.Module  # on its device
+    settings: dict[str, Any]  # what rebuilds the model, kept in the checkpoints
+    loaders: Loaders  # of this process
+    step: TrainingStep
+    journal: Journal
+    advise: Callable[[Sequence[dict[str, Any]]], str | None]  # from the records of the epochs so far to a warning
 
-    def __init__(
-        self,
-        options: TrainOptions,
-        start: Path | None,
-        model: nn.Module,
-        settings: dict[str, Any],
-        loaders: Loaders,
-        step: TrainingStep,
-        journal: Journal,
-        advise: Callable[[Sequence[dict[str, Any]]], str | None] = lambda history: None,
-    ) -> None:
-        self.options, self.start, self.model, self.settings = options, start, model, settings
-        self.loaders, self.step, self.journal, self.advise = loaders, step, journal, advise
-        self.epoch, self.steps_done = options.start_epoch, 0  # finished epochs, and steps of the next one
+    def __post_init__(self) -> None:
+        self.epoch, self.steps_done = self.options.start_epoch, 0  # finished epochs, and steps of the next one
         self.losses = EpochLosses()
         self.history: list[dict[str, Any]] = []  # a record for each finished epoch
         self.best_before = -1.0  # of what the history does not know
