@@ -72,12 +72,12 @@ def graphics() -> str:
         if shutil.which("nvidia-smi"):
             reason = "PyTorch cannot use the driver" if torch.version.cuda else "this PyTorch is without CUDA"
         raise Note(f"none ({reason}): everything runs on the CPU")
-    found = []
+    found = [f"CUDA {torch.version.cuda}"]
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
         found.append(f"{gpu.name} (sm_{gpu.major}{gpu.minor}, {free / GIB:.0f} of {total / GIB:.0f} GiB free)")
-    return f"CUDA {torch.version.cuda}, " + ", ".join(found)
+    return ", ".join(found)
 
 
 def filter_build() -> str:
@@ -123,12 +123,10 @@ def reference_case():
 
 def filter_numbers() -> str:
     """The C++ filter against reference numbers."""
-    import torch
-
     from filtering import bilateral_filter
 
-    found = bilateral_filter(*reference_case(), SIGMA_RGB, SIGMA_XY)
-    return agreement(found.flatten()[::40], torch.tensor(FILTERED), 1e-5)
+    found = bilateral_filter(*reference_case(), SIGMA_RGB, SIGMA_XY).flatten()[::40]
+    return agreement(found, found.new_tensor(FILTERED), 1e-5)
 
 
 def loss_numbers() -> str:

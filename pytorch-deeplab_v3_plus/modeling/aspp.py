@@ -28,12 +28,8 @@ class ASPPBranch(nn.Module):
 class ASPP(nn.Module):
     """A 1x1 convolution, three dilated 3x3 convolutions and the image mean, side by side, projected to 256 channels.
 
-    In training mode the branch of the image mean has one value per image and channel, so its batch norm needs
-    a batch of at least two images.
-
-    Args:
-        in_channels: channels of the backbone's output.
-        rates: the dilations of the three 3x3 convolutions.
+    The 3x3 convolutions are dilated by `rates`. In training mode the branch of the image mean has one value per image
+    and channel, so its batch norm needs a batch of at least two images.
     """
 
     def __init__(self, in_channels: int, rates: Sequence[int], norm_layer: NormLayer):

@@ -34,8 +34,7 @@ SAFE_GLOBALS += [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint, ours or one that the original's authors published, onto the CPU.
 
-    Raises:
-        InputError: the file is missing, cut off, or no checkpoint.
+    Raises InputError where the file is missing, cut off, or no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,10 +69,8 @@ def load_weights(
 ) -> list[str]:
     """Load `state_dict` into `model` strictly; return the keys that were left as they were initialised.
 
-    Those are the last layer's, where the class count differs and a `new_classifier` is asked for.
-
-    Raises:
-        InputError: keys are missing or unexpected, or shapes differ; `source` is named.
+    Those are the last layer's, where the class count differs and a `new_classifier` is asked for. Raises InputError,
+    which names `source`, where keys are missing or unexpected, or other shapes differ.
     """
     own = model.state_dict()
     differing = [key for key in state_dict if key in own and own[key].shape != state_dict[key].shape]

@@ -12,12 +12,7 @@ WIDTH = 256
 
 
 class Decoder(nn.Module):
-    """Joins the pyramid's output, enlarged, with the backbone's low-level features, and classifies every position.
-
-    Args:
-        low_level_channels: channels of the backbone's low-level features.
-        num_classes: number of classes, background included.
-    """
+    """Joins the pyramid's output, enlarged, with the backbone's low-level features, and classifies every position."""
 
     def __init__(self, low_level_channels: int, num_classes: int, norm_layer: NormLayer):
         super().__init__()

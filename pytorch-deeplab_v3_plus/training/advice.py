@@ -41,12 +41,8 @@ def guessing_loss(
 ) -> float:
     """Return the lowest loss of a network that gives every pixel the same probabilities, whatever the image shows.
 
-    They are the classes' (weighted) frequencies, and the cross-entropy is their entropy.
-
-    Args:
-        class_counts: labelled pixels of each class, (K,).
-        batch_sizes: the images of each batch of an epoch, over which the loss is averaged.
-        class_weights, kind, reduction: as of losses.cross_entropy.PartialCrossEntropy.
+    They are the (weighted) frequencies of the classes, of which `class_counts` (K,) are the labelled pixels, and the
+    cross-entropy is their entropy, averaged over the batches of an epoch. For the rest see PartialCrossEntropy.
     """
     share = class_counts.double() * (1 if class_weights is None else class_weights.double())
     share /= share.sum()

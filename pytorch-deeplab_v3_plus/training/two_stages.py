@@ -120,13 +120,8 @@ class Comparison:
 
     def _take_folder(self) -> None:
         """Make the folder; refuse one that holds another comparison."""
-        settings = {
-            "options": list(self.options),
-            "variants": {name: list(options) for name, options in self.variants.items()},
-            "stage_epochs": list(self.stage_epochs),
-            "stage2_lr": self.stage2_lr,
-        }
-        text = json.dumps(settings, indent=1) + "\n"
+        settings = {"options": self.options, "variants": dict(self.variants), "stage_epochs": self.stage_epochs}
+        text = json.dumps(settings | {"stage2_lr": self.stage2_lr}, indent=1) + "\n"
         path = self.folder / "comparison.json"
         make_folder(self.folder, "choose another --output")
         if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -138,8 +133,7 @@ class Comparison:
 def train_all(trainings: Iterable[Training], jobs: int) -> None:
     """Train what has not ended before, up to `jobs` at a time. SIGTERM stops them all, each at a checkpoint.
 
-    Raises:
-        InputError: a training failed; the others that run are awaited.
+    Raises InputError where a training failed, after waiting for the others that run.
     """
     todo = [training for training in trainings if not ended_run(training.root, training.name)]
     at_once = max(1, min(jobs, len(todo)))

@@ -28,13 +28,7 @@ class SeparableConv2d(nn.Module):
 
 
 class Block(nn.Module):
-    """Three separable convolutions with a shortcut around them.
-
-    Args:
-        widths, dilations: of the three convolutions.
-        stride: of the last convolution and of the shortcut.
-        start_with_relu: whether a ReLU comes first.
-    """
+    """Three separable convolutions with a shortcut around them; the last of them and the shortcut have the stride."""
 
     def __init__(
         self,
