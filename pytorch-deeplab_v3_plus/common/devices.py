@@ -26,7 +26,7 @@ def choose_device(options: DeviceOptions) -> torch.device:
     if options.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()
-    # torchrun starts as many processes as it is told, whatever --gpu-ids says.
+    # torchrun starts as many processes as its own options say, whatever --gpu-ids says.
     chosen = options.gpu_ids if len(options.gpu_ids) > 1 or not is_launched() else list(range(count))
     absent = [index for index in chosen if index >= count]
     if absent:

@@ -119,7 +119,7 @@ def parse_regulariser(text: str) -> RegulariserOptions:
     return RegulariserOptions(name, weight, settings)
 
 
-def _value(text: str, default: Any, whole: str) -> Any:
+def _value(text: str, default: Any, given: str) -> Any:
     kind = str if default is None or default is Parameter.empty else type(default)
     try:
         if kind is bool:
@@ -127,7 +127,7 @@ def _value(text: str, default: Any, whole: str) -> Any:
         return kind(text)
     except (ValueError, KeyError):
         expected = {bool: "True or False", int: "an integer", float: "a number"}.get(kind, kind.__name__)
-        raise InputError(f"expected {expected}, found {text!r} in {whole!r}") from None
+        raise InputError(f"expected {expected}, found {text!r} in {given!r}") from None
 
 
 def build_regulariser(wanted: RegulariserOptions, options: Any = None) -> nn.Module:

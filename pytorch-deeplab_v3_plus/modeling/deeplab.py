@@ -68,10 +68,9 @@ class DeepLab(nn.Module):
     def train(self, mode: bool = True) -> "DeepLab":
         """Switch between training and evaluation; with `freeze_bn` the batch norms stay in evaluation."""
         super().train(mode)
-        if self.freeze_bn:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for module in self.modules() if self.freeze_bn else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return self
 
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:

@@ -43,9 +43,8 @@ class StopRequest:
         self.signal = signal.Signals(number)
 
 
-# What PyTorch's RuntimeErrors say, and what it means.
-WORKER_DIED = "DataLoader worker (pid"
-CPU_MEMORY = "can't allocate memory"
+# What PyTorch's RuntimeErrors say.
+WORKER_DIED, CPU_MEMORY = "DataLoader worker (pid", "can't allocate memory"
 PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
 
 
@@ -55,10 +54,9 @@ def one_line_errors(options: TrainOptions) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        line = explained(error, options)
-        if line is None:
-            raise
-        raise InputError(f"{line}; --resume auto continues from the last checkpoint") from None
+        if line := explained(error, options):
+            raise InputError(f"{line}; --resume auto continues from the last checkpoint") from None
+        raise
 
 
 def explained(error: RuntimeError, options: TrainOptions) -> str | None:
@@ -77,6 +75,5 @@ def explained(error: RuntimeError, options: TrainOptions) -> str | None:
             f"({options.data.workers}); in a container, give it shared memory (docker run --ipc=host)"
         )
     if any(words in text for words in PROCESS_DIED):
-        first_line = text.split("\n")[0]
-        return f"another process of this training has ended, and its own message says why ({first_line})"
+        return f"another process of this training has ended, and its own message says why ({text.splitlines()[0]})"
     return None

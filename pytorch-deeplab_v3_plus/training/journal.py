@@ -77,14 +77,9 @@ class _EventFile:
 class Journal:
     """Writes parameters.txt (settings), log.txt, steps.jsonl, scores.jsonl and TensorBoard events into a run's folder.
 
-    Epochs and steps count from 1.
-
-    Args:
-        parent: `<root>/<dataset>/<checkname>`.
-        settings: what parameters.txt lists.
-        folder: a run to continue; None makes the folder of the next number.
-
-    Raises InputError where the folder cannot be written, or another process is writing it.
+    Epochs and steps count from 1. `folder` is a run to continue; None makes that of the next number in `parent`,
+    which is `<root>/<dataset>/<checkname>`. Raises InputError where the folder cannot be written, or another process
+    is writing it.
     """
 
     def __init__(self, parent: Path, settings: dict[str, Any], folder: Path | None = None) -> None:
@@ -124,13 +119,10 @@ class Journal:
             raise cannot_write(path, error) from None
 
     def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int, steps_per_epoch: int) -> None:
-        """Take over the records of a run that continues after `step`, and drop later ones, of before it was killed.
+        """Take over, from its folder `source`, the records of a run that continues after `step` (over all epochs).
 
-        Args:
-            history: the records of its finished epochs.
-            source: its folder, this one or another.
-            step: steps that its checkpoint has seen, over all epochs.
-            steps_per_epoch: renumbers the epochs of earlier versions, which counted from 0.
+        `history` are those of its finished epochs; later ones, written before it was killed, are dropped. The epochs of
+        earlier versions, which counted from 0, are renumbered by `steps_per_epoch`.
         """
         self.write(SCORES, "".join(json.dumps(record) + "\n" for record in history))
         kept = []

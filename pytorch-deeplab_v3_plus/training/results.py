@@ -33,9 +33,8 @@ def draw_validation(journal: Journal, epoch: int, model: nn.Module, images: VOCS
     rows = []
     for index in evenly_spaced(len(images)):
         image, scribble, truth = images.pictures(index)
-        prediction = segment(model, image, size)
-        scribbles = scribble_picture(image, scribble)
-        rows.append({"image": image, "scribbles": scribbles, "prediction": prediction, "truth": truth})
+        row = {"image": image, "scribbles": scribble_picture(image, scribble)}
+        rows.append({**row, "prediction": segment(model, image, size), "truth": truth})
     path = journal.folder / "validation.png"
     save_contact_sheet(path, rows, images.class_names, f"validation images after epoch {epoch}")
     journal.picture("validation", path, epoch)

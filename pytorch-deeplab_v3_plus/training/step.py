@@ -20,7 +20,7 @@ Terms = dict[str, Tensor]
 """The losses by name, scalars."""
 
 
-class Whole(NamedTuple):
+class Totals(NamedTuple):
     """What the micro-batches of a batch, over all processes, have in common."""
 
     images: int
@@ -39,9 +39,7 @@ class NotFinite(Exception):
 class TrainingStep:
     """An optimizer step on a batch, of which each process has its share."""
 
-    network: (
-        nn.Module
-    )  # what images pass through: the model itself, or the model compiled or in DistributedDataParallel
+    network: nn.Module  # what images pass through: the model, compiled or in DistributedDataParallel where that is due
     optimizer: torch.optim.Optimizer
     criterion: nn.Module  # a PartialCrossEntropy
     regularisers: Mapping[str, nn.Module] = field(default_factory=dict)  # by name (see losses.registry)
@@ -96,21 +94,21 @@ class TrainingStep:
         processes = distributed.world_size()
         images = int(distributed.sum_over_processes(torch.tensor(len(image))))
         self.images += images
-        whole = Whole(images, distributed.sum_over_processes(self.criterion.size(labels)))
+        totals = Totals(images, distributed.sum_over_processes(self.criterion.size(labels)))
         # The same number everywhere, as each forward pass of synchronised batch norms is one of all processes.
         parts = max(1, min(self.accumulate, images // processes // self.min_images))
         losses: Terms = {}
         split = zip(*(values.tensor_split(parts) for values in (image, inputs, labels, region)), strict=True)
         for number, part in enumerate(split, 1):
             with contextlib.nullcontext() if number == parts else distributed.without_reduction(self.network):
-                terms = self.terms(*part, whole)
+                terms = self.terms(*part, totals)
                 with self.clock.part("backward"):
                     # Times the processes, since their gradients are averaged.
                     self.scaler.scale(torch.stack(list(terms.values())).sum() * processes).backward()
             losses = {name: losses.get(name, 0) + term.detach() for name, term in terms.items()}
         return losses
 
-    def terms(self, image: Tensor, inputs: Tensor, labels: Tensor, region: Tensor, whole: Whole) -> Terms:
+    def terms(self, image: Tensor, inputs: Tensor, labels: Tensor, region: Tensor, totals: Totals) -> Terms:
         """Return what a micro-batch adds to each loss of the whole batch; `inputs` are the normalised images."""
         wants_features = any(takes(regulariser, "features") for regulariser in self.regularisers.values())
         half = torch.autocast(self.device.type, AMP_TYPES.get(self.amp), enabled=self.amp != "off")
@@ -118,7 +116,7 @@ class TrainingStep:
             output = self.network(inputs, with_features=True) if wants_features else (self.network(inputs),)
         logits, *features = (values.float() for values in output)
         with self.clock.part("cross_entropy"):
-            terms = {"cross_entropy": self.criterion(logits, labels, whole.size)}
+            terms = {"cross_entropy": self.criterion(logits, labels, totals.size)}
         probabilities = logits.softmax(1) if self.regularisers else None
         more = {"labels": labels, "logits": logits, "features": features[0] if features else None}
         for name, regulariser in self.regularisers.items():
@@ -130,7 +128,7 @@ class TrainingStep:
                         if not term.isfinite():
                             raise NotFinite(earlier, term.item()) from None
                     raise
-                terms[name] = value * (len(image) / whole.images)
+                terms[name] = value * (len(image) / totals.images)
         if self.inspect is not None:
             inspect, self.inspect = self.inspect, None
             inspect(terms, logits)

@@ -225,7 +225,7 @@ class Trainer:
         """Score the last network by both protocols and return val, fill_in (both crop) and val_full."""
         scores: dict[str, Any] = {}
         if not self.options.no_val:
-            # A run that was told to end earlier than before may end between two evaluations.
+            # A run resumed with fewer --epochs may end between two evaluations.
             val = self.history[-1].get("val")
             folder = self.journal.folder / "evaluation"
             scores = final_evaluation(self.model, self.loaders, self.options, folder, val, self.until_stopped)

@@ -45,8 +45,7 @@ class DRND54(Backbone):
         low_level = self.layer3(x)  # (N, 256, H/4, W/4)
         x = self.layer4(low_level)  # (N, 512, H/8, W/8)
         x = self.layer6(self.layer5(x))  # (N, 2048, H/8, W/8)
-        x = self.layer8(self.layer7(x))  # (N, 512, H/8, W/8)
-        return x, low_level
+        return self.layer8(self.layer7(x)), low_level  # (N, 512, H/8, W/8)
 
     @staticmethod
     def imagenet_url() -> str:

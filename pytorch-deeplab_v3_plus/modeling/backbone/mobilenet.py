@@ -83,8 +83,7 @@ class MobileNetV2(Backbone):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # (N, 3, H, W)
         low_level = self.features[:LOW_LEVEL_DEPTH](image)  # (N, 24, H/4, W/4)
-        x = self.features[LOW_LEVEL_DEPTH:](low_level)  # (N, 320, H/16, W/16)
-        return x, low_level
+        return self.features[LOW_LEVEL_DEPTH:](low_level), low_level  # (N, 320, H/16, W/16)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in list(state_dict):

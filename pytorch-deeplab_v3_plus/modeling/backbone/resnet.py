@@ -84,8 +84,7 @@ class ResNet101(Backbone):
         low_level = self.layer1(self.maxpool(x))  # (N, 256, H/4, W/4)
         x = self.layer2(low_level)  # (N, 512, H/8, W/8)
         x = self.layer3(x)  # (N, 1024, H/16, W/16)
-        x = self.layer4(x)  # (N, 2048, H/16, W/16)
-        return x, low_level
+        return self.layer4(x), low_level  # (N, 2048, H/16, W/16)
 
     @staticmethod
     def imagenet_url() -> str:

@@ -98,5 +98,4 @@ class AlignedXception65(Backbone):
         x = self.relu(self.block20(x))  # (N, 1024, H/16, W/16)
         x = self.relu(self.bn3(self.conv3(x)))  # (N, 1536, H/16, W/16)
         x = self.relu(self.bn4(self.conv4(x)))  # (N, 1536, H/16, W/16)
-        x = self.relu(self.bn5(self.conv5(x)))  # (N, 2048, H/16, W/16)
-        return x, low_level
+        return self.relu(self.bn5(self.conv5(x))), low_level  # (N, 2048, H/16, W/16)
