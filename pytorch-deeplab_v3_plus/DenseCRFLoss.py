@@ -90,9 +90,8 @@ class DenseCRFLoss(nn.Module):
         exact_gradient: use the gradient -(A + A') S instead of the original's -2 A S.
         size_free: divide each image's energy by the kernel mass of its region of interest; the energy is in [-1, 0].
 
-    Raises:
-        ValueError: an argument out of its range, or inputs whose shapes, devices or values do not fit. Values are
-            checked after scaling, as they enter the energy.
+    Raises ValueError for an argument out of its range, and for inputs whose shapes, devices or values do not fit.
+    Values are checked after scaling, as they enter the energy.
     """
 
     def __init__(
@@ -135,8 +134,8 @@ class DenseCRFLoss(nn.Module):
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
             scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         self._check_values(images, scaled.detach(), rois)
-        sigmas, switches = (self.sigma_rgb, self.sigma_xy * self.scale_factor), (self.exact_gradient, self.size_free)
-        energy = DenseCRFLossFunction.apply(images, scaled, *sigmas, rois.squeeze(1), *switches)
+        sigma_xy, switches = self.sigma_xy * self.scale_factor, (self.exact_gradient, self.size_free)
+        energy = DenseCRFLossFunction.apply(images, scaled, self.sigma_rgb, sigma_xy, rois.squeeze(1), *switches)
         return (self.weight * energy).to(segmentations.dtype)
 
     def extra_repr(self) -> str:

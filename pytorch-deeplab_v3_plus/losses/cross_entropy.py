@@ -12,14 +12,12 @@ class PartialCrossEntropy(nn.Module):
 
     With m the (weighted) mean over labelled pixels and n the number of images: `ce` is m / n and `focal` is
     0.5 m (1 - e^-m)^2 / n. The division by n is the original's, whose DenseCRF weights were tuned with it; without it
-    (`reduction="mean"` in place of `batch`) the balance of the losses does not depend on the batch size. A batch without
-    any label costs 0.
+    (`reduction` `mean`, not `batch`) the balance of the losses does not depend on the batch size. A batch without any
+    label costs 0. `ignore_index` is the label of the pixels that do not count; `class_weights` are (K,) or None.
 
     A batch may come in parts, over several processes or one after the other: given the `size` of the batch, the losses
     of its parts add up to its loss. For `focal`, which is no sum over pixels, the processes' parts must be
     passed at the same time.
-
-    `ignore_index` is the label of the pixels that do not count, and `class_weights` are (K,) or None.
     """
 
     def __init__(

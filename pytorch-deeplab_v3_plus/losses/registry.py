@@ -34,8 +34,7 @@ from torch import Tensor, nn
 import losses
 from common.errors import InputError
 
-INPUTS = ("labels", "logits", "features")
-"""What `forward` may name beside image, probabilities and region of interest."""
+INPUTS = ("labels", "logits", "features")  # what `forward` may name beside the three that it always gets
 
 OTHER_FILES = {"cross_entropy", "options", "registry"}
 FACTORIES: dict[str, Callable[..., nn.Module]] = {}

@@ -58,7 +58,7 @@ def progress_advice(
 
     `history` are the records of the epochs so far (of scores.jsonl), and `guessing` is what guessing_loss gave.
     """
-    epochs = max(2, -(-early // steps_per_epoch))  # the first epoch's mean holds the start
+    epochs = max(2, -(-early // steps_per_epoch))  # the first epoch's mean includes the start
     loss = history[-1]["losses"]["cross_entropy"]
     if len(history) != epochs or loss < FALLEN * guessing:
         return None

@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Turns SIGTERM and SIGINT, inside a `with` block, into a wish to stop; a second SIGINT (Ctrl-C) stops at once."""
+    """Turns SIGTERM and SIGINT, in a `with` block, into a request to stop; a second SIGINT (Ctrl-C) stops at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -23,8 +23,8 @@ from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
-# What trains small images from random weights, and a DenseCRF loss that regularises them: the original's rows for these
-# sizes do not (docs/small_images.md).
+# Recipes by image size, as differences from the defaults. SMALL trains small images from random weights, with a DenseCRF
+# loss that regularises them: the original's rows for these sizes do not (docs/small_images.md).
 SMALL = dict(scale_range=(0.9, 1.3), batch_size=8, lr=0.01, ce_reduction="mean", channels_last=True)
 SMALL |= dict(densecrfloss=2.0, size_free=True, rloss_scale=1.0, sigma_rgb=12.0)
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,11 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "256": dict(crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0),
     "513": dict(crop_size=513, base_size=513, batch_size=4, densecrfloss=2e-9, rloss_scale=1.0, sigma_xy=80.0),
 }
-"""Recipes by image size, as differences from the defaults."""
-
 IMAGES_PER_DEVICE = 4
-BASE_RATE = 0.007
-"""Learning rate for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original."""
+BASE_RATE = 0.007  # for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original
 
 POSITIVE, WEIGHT, SHARE = number(float, 0, above=True), number(float, 0), number(float, 0, above=True, high=1)
 HOW_MANY, EPOCHS, STEPS = ({"type": number(int, 1), "metavar": metavar} for metavar in ("N", "EPOCHS", "STEPS"))

@@ -16,8 +16,7 @@ from dataloaders.transforms import normalize
 from losses.registry import apply_regulariser, takes
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Terms = dict[str, Tensor]
-"""The losses by name, scalars."""
+Terms = dict[str, Tensor]  # the losses by name, scalars
 
 
 class Totals(NamedTuple):

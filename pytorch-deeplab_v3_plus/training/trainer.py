@@ -93,7 +93,7 @@ class Trainer:
         self.loaders.train.batch_sampler.set_epoch(self.epoch, start=first)
         self.model.train()
         self.step.reset()
-        hidden = None if distributed.is_main() else True  # None: where there is no terminal
+        hidden = None if distributed.is_main() else True  # None: only without a terminal
         bar = tqdm(desc=title, unit="step", initial=first, total=total, leave=False, disable=hidden)
         with bar, logging_redirect_tqdm():
             for batch in self.timed(self.loaders.train):

@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 UNREGULARISED = ("--densecrfloss", "0")
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""The final scores of each arm, seed by seed (see training.run_folder.final_scores)."""
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # the final scores of each arm, seed by seed
 
 
 class Training(NamedTuple):
