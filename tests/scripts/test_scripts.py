@@ -188,7 +188,7 @@ def test_rates_and_evaluations_by_epoch(voc):
     assert groups[1]["lr"] == pytest.approx(10 * groups[0]["lr"]) == pytest.approx(10 * records[2]["lr"])
 
 
-def test_the_documented_data_set_fine_tunes(voc, new_data_set, monkeypatch):
+def test_the_documented_data_set_fine_tunes(voc, new_data_set, monkeypatch, tmp_path):
     """The document's three steps: an entry in mypath.py (here its environment variable), a file, the command."""
     monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", str(voc))
     new_data_set(
