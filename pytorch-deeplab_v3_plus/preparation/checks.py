@@ -1,7 +1,6 @@
 """Look at every file of a data set and say what training would trip over, and what it would silently get wrong."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,20 +9,20 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from common.errors import InputError
-from dataloaders.images import EXIF_ORIENTATION, IMAGE_SUFFIXES, grey_bits, listing, read_image, value_counts
+from dataloaders.images import EXIF_ORIENTATION, grey_bits, read_image, value_counts
 from dataloaders.inspection import classes_without_labels
 from dataloaders.labels import PADDING, UNLABELLED
-from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH, list_file, read_list, split_by_name
+from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH, list_file, list_files, read_list, split_by_name
+from dataloaders.parallel import in_parallel
 from preparation.label_maps import look_at_label, zero_means_unlabelled
 from preparation.problems import KINDS, NOTE, Item, Problem, Report
 
 THUMBNAIL = 32  # side of the grey pictures by which look-alikes are found
 ALIKE = 2.0  # root of the mean squared difference, in grey levels, below which two pictures are the same scene
 DISAGREE = 0.05, 0.2  # share of wrong scribble pixels from which an image, and a whole set, is a problem
-Files = dict[str, dict[str, Path]]
+Files = dict[str, dict[str, Path]]  # by kind and id
 
 
 def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
@@ -31,8 +30,7 @@ def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
 
     Raises InputError only where there is no data set at all, or two files have one id.
     """
-    files: Files = {IMAGES: listing(folder / IMAGES, IMAGE_SUFFIXES)}
-    files |= {name: listing(folder / name, (".png",)) for name in (SCRIBBLES, TRUTH)}
+    files = {kind: list_files(folder, kind) for kind in (IMAGES, SCRIBBLES, TRUTH)}
     if not files[IMAGES] or not (files[SCRIBBLES] or files[TRUTH]):
         raise InputError(
             f"expected a data set, found no images in {folder / IMAGES} or no label maps in {folder / SCRIBBLES}: "
@@ -91,12 +89,7 @@ def check_items(folder: Path, files: Files, ids: Sequence[str], num_classes: int
         return check_item(folder, {kind: files[kind].get(image_id) for kind in files}, Item(image_id), num_classes)
 
     ids = [image_id for image_id in dict.fromkeys(ids) if image_id in files[IMAGES]]
-    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))  # decoding and hashing release the GIL
-    try:
-        done = tqdm(pool.map(check, ids), total=len(ids), desc="checking", unit="image", disable=None, leave=False)
-        return {item.id: item for item in done}
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return {item.id: item for item in in_parallel(ThreadPoolExecutor, check, ids, title="checking", unit="image")}
 
 
 def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_classes: int) -> Item:
@@ -248,7 +241,7 @@ def sheet_rows(report: Report, rows: int = 8) -> dict[str, dict[str, Any]]:
     chosen = [i for i in readable if i in troubled][: rows // 2]
     others = [i for i in readable if i not in chosen]
     chosen += [others[at] for at in np.linspace(0, len(others) - 1, min(rows - len(chosen), len(others))).astype(int)]
-    images = listing(report.folder / IMAGES, IMAGE_SUFFIXES)
+    images = list_files(report.folder, IMAGES)
     found: dict[str, dict[str, Any]] = {}
     for image_id in chosen:
         found[image_id] = {"image": read_image(images[image_id])}

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from common.files import link_or_copy, new_folder
-from dataloaders.images import IMAGE_SUFFIXES, listing, read_image, write_label
+from dataloaders.images import read_image, write_label
 from dataloaders.labels import UNLABELLED
-from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, write_class_names, write_lists
+from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, list_files, write_class_names, write_lists
 from preparation.label_maps import look_at_label
 from preparation.problems import KINDS, Report
 
@@ -27,7 +27,7 @@ def write_corrected(report: Report, target: Path) -> Counter:
     missing = ids["missing"] | ids["unreadable"]
     with new_folder(target) as made:
         for name in (IMAGES, SCRIBBLES, TRUTH):
-            for source in listing(report.folder / name, IMAGE_SUFFIXES if name == IMAGES else (".png",)).values():
+            for source in list_files(report.folder, name).values():
                 kinds = kinds_of.get(f"{name}/{source.name}", set())
                 (made / name).mkdir(exist_ok=True)
                 if source.stem in ids["unreadable"]:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, image_size, listing, value_counts, write_label
+from dataloaders.images import image_size, value_counts, write_label
 from dataloaders.labels import PADDING
 from dataloaders.layout import (
     CLASS_FILE,
@@ -19,6 +19,7 @@ from dataloaders.layout import (
     LISTS,
     SCRIBBLES,
     TRUTH,
+    list_files,
     read_class_names,
     write_class_names,
     write_lists,
@@ -45,7 +46,7 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
             images, labels = (Path(workshop) / name for name in (IMAGES, labels_folder))
-            present = listing(folder / IMAGES, IMAGE_SUFFIXES)
+            present = list_files(folder, IMAGES)
             counts = draw_label_maps(items, images, labels, kept=set() if options.overwrite else present.keys())
             move_into_place(images, labels, folder, present)
         write_class_names(folder, collection.class_names)
@@ -76,7 +77,7 @@ def check_target(folder: Path, labels_folder: str, collection: Collection, overw
     others = [
         path
         for name in (SCRIBBLES, TRUTH)
-        for image_id, path in listing(folder / name, (".png",)).items()
+        for image_id, path in list_files(folder, name).items()
         if name != labels_folder or image_id not in sources
     ]
     file = folder / CLASS_FILE
@@ -119,7 +120,7 @@ def move_into_place(images: Path, labels: Path, folder: Path, present: dict[str,
 
 def make_lists(folder: Path, val_share: float, seed: int) -> None:
     """Choose the images for training and for validation: for the latter, where there is ground truth, only with it."""
-    scribbles, truth = (listing(folder / name, (".png",)) for name in (SCRIBBLES, TRUTH))
+    scribbles, truth = (list_files(folder, kind) for kind in (SCRIBBLES, TRUTH))
     labels = scribbles or truth
     candidates = sorted(labels.keys() & truth.keys()) if truth else sorted(labels)
     if len(labels) < 3 or len(candidates) < 2:

@@ -10,6 +10,7 @@ from PIL import Image
 from common.errors import InputError
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
+from dataloaders.layout import read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
 from preparation.shapes import UNLABELLED_NAMES, annotation_files, check_size, image_of
 
@@ -49,16 +50,12 @@ def read_colours(path: Path) -> ColourTable:
 
     The names unlabelled, ignore and void stand for pixels without a class. Raises InputError for anything else.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a colour table, cannot read {path}: {error}") from None
+    rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
     names: list[str] = []
     values: dict[tuple[int, int, int], int] = {}
-    for line in lines:
-        if not line or line.startswith("#"):
+    for line in read_lines(path, "a colour table"):
+        if line.startswith("#"):
             continue
-        rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
         match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>[^:]+):{rgb}:.*", line)
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
