@@ -83,14 +83,14 @@ def find_class_names(
     own = Path(folder) / CLASS_FILE
     if file or own.is_file():
         return read_class_names(file or own)
-    if otherwise is None:
-        if not Path(folder).is_dir():
-            raise InputError(f"expected a data set, found no folder {folder}: correct --data-root")
-        raise InputError(
-            f"expected the class names in {own}, which does not exist: write one name a line there, the background "
-            "first, or name another file with --classes FILE"
-        )
-    return tuple(otherwise)
+    if otherwise:
+        return tuple(otherwise)
+    if not Path(folder).is_dir():
+        raise InputError(f"expected a data set, found no folder {folder}: correct --data-root")
+    raise InputError(
+        f"expected the class names in {own}, which does not exist: write one name a line there, the background first, "
+        "or name another file with --classes FILE"
+    )
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:

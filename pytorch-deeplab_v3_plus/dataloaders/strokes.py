@@ -10,15 +10,10 @@ from PIL import Image, ImageDraw
 
 
 def brush_stroke(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return the pixels under a round brush that is led along a path.
+    """Return the pixels, bool (H, W) of the given shape, under a round brush that is led along a path.
 
-    Args:
-        path: float (points, 2) as x, y, the centre of the first pixel at (0, 0); a single point is a dot.
-        width: of the brush, in pixels.
-        shape: (H, W) of the result; a stroke may leave it.
-
-    Returns:
-        bool (H, W).
+    `path` is float (points, 2) as x, y, the centre of the first pixel at (0, 0), and may leave the picture; a single
+    point is a dot. `width` is that of the brush, in pixels.
     """
     steps = np.ceil(np.abs(np.diff(path, axis=0)).max(axis=1)).astype(int)
     line = [path[:1]]

@@ -36,8 +36,8 @@ def write_corrected(report: Report, target: Path) -> Counter:
                     write_image(source, made / name, kinds)
                 else:
                     write_label_map(source, made / name, kinds, len(report.class_names))
-        train = [image_id for image_id in report.lists["train"] if image_id not in missing | ids["train and val"]]
-        write_lists(made, train, [image_id for image_id in report.lists["val"] if image_id not in missing])
+        train, val = ([i for i in report.lists[name] if i not in missing] for name in ("train", "val"))
+        write_lists(made, [i for i in train if i not in ids["train and val"]], val)
         write_class_names(made, report.class_names)
     return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fixed_by)
 

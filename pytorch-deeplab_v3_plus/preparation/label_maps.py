@@ -34,10 +34,10 @@ def has_foreign_palette(image: Image.Image, label: np.ndarray) -> bool:
     """Whether every colour in use is one of VOC's, but under another number."""
     if image.mode != "P":
         return False
-    own = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-    values = [value for value in np.unique(label) if value < len(own)]
-    voc = {tuple(colour): value for value, colour in enumerate(voc_palette().tolist())}
-    meant = [voc.get(tuple(own[value].tolist())) for value in values]
+    own = np.array(image.getpalette("RGB")).reshape(-1, 3).tolist()
+    values = [value for value in np.unique(label).tolist() if value < len(own)]
+    voc = voc_palette().tolist()
+    meant = [voc.index(own[value]) if own[value] in voc else None for value in values]
     return None not in meant and meant != values
 
 

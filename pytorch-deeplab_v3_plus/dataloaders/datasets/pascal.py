@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 with scribbles, and the base of every other data set of its layout (dataloaders/layout.py)."""
 
 import logging
-import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as FilePath
 
@@ -41,29 +41,18 @@ HOW_TO_GET_VOC = (
 
 
 class VOCSegmentation(Dataset):
-    """Images with label maps.
+    """Images with label maps, in the order of `ids`; `label_kind` is 'scribbles' or 'truth'.
 
     Splits:
-        train: the train list, augmented; scribbles, or full ground truth if ``options.supervision`` is ``'full'``.
+        train: the train list, augmented; scribbles, or full ground truth if the supervision is 'full'.
         val: the val list, evaluation view, ground truth; the scribbles where the folder has no ground truth at all.
         fill_in: those of the train list that have ground truth, evaluation view: how well do scribbles become masks?
-
-    Attributes:
-        class_names, num_classes: what the labels mean.
-        ids: image ids in the order of the list.
-        label_kind: ``'scribbles'`` or ``'truth'``: what the items' labels are.
     """
 
     NUM_CLASSES = len(VOC_CLASSES)
     CLASSES = VOC_CLASSES
 
-    def __init__(
-        self,
-        args,
-        base_dir: str | os.PathLike | None = None,
-        split: str = "train",
-        class_names: tuple[str, ...] | None = None,
-    ) -> None:
+    def __init__(self, args, base_dir=None, split: str = "train", class_names: Sequence[str] | None = None) -> None:
         """List the split and check that every file of it exists.
 
         Args:
@@ -72,8 +61,7 @@ class VOCSegmentation(Dataset):
             split: 'train', 'val' or 'fill_in'.
             class_names: names in the order of their labels; None takes those of the class or of its folder.
 
-        Raises:
-            InputError: a folder, list, image or label is missing, or a list is empty or names an id twice.
+        Raises InputError where a folder, list, image or label is missing, or a list is empty or names an id twice.
         """
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")
@@ -118,10 +106,9 @@ class VOCSegmentation(Dataset):
         return read_image(self.image_files[index]), *labels
 
     def count_labels(self) -> np.ndarray:
-        """Read every label map once, check its values and its size against its image, and count.
+        """Read every label map once and check its values and its size; raise InputError for the first wrong file.
 
-        Returns how many pixels have each value, int64 (256,), before any transform; raises InputError for the first
-        file that is wrong. A progress bar shows on a terminal.
+        Returns how many pixels have each value, int64 (256,), before any transform.
         """
 
         def count(image_file: FilePath, label_file: FilePath) -> np.ndarray:
@@ -164,11 +151,11 @@ class VOCSegmentation(Dataset):
         return with_truth
 
     def _read_list(self, name: str) -> list[str]:
-        path = list_file(self.folder, name)
         try:
             ids = read_list(self.folder, name)
         except InputError as error:
             raise InputError(f"{error}: {self._advice()}") from None
+        path = list_file(self.folder, name)
         if not ids:
             raise InputError(f"expected image ids, found none in {path}: write one id a line")
         check_once(ids, "image", path, "remove the repeated lines")

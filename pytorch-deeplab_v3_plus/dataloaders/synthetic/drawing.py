@@ -22,9 +22,7 @@ from dataloaders.synthetic.scribbles import simulate_scribbles
 logger = logging.getLogger(__name__)
 
 CLASS_NAMES = ("background", *OBJECTS)
-VERSION = 1
-"""Raise it with every change that draws other pictures: older sets are then redrawn."""
-
+VERSION = 1  # to be raised with every change that draws other pictures: older sets are then redrawn
 SEED, TRAIN, VAL = 1, 300, 80
 STAMP = "drawn.json"
 
@@ -33,15 +31,9 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
     """Draw a data set of PASCAL VOC's layout into ``folder``.
 
     It is drawn beside the folder and moved there when complete, so that an interrupted run leaves nothing half-made,
-    and the first of two simultaneous runs to finish is kept. Picture n of a split depends on seed, split and n alone.
-
-    Args:
-        folder: replaced if it holds an earlier drawn set; must not hold anything else.
-        seed: not negative; chooses the pictures.
-        train, val: numbers of pictures, at least 2 and 1.
-
-    Raises:
-        InputError: the folder holds something else, or cannot be written.
+    and the first of two simultaneous runs to finish is kept. Picture n of a split depends on the seed (not negative),
+    split and n alone; `train` and `val` are the numbers of pictures, at least 2 and 1. An earlier drawn set is
+    replaced. Raises InputError where the folder holds anything else, or cannot be written.
     """
     folder = Path(folder).resolve()
     logger.info("drawing the synthetic data set, %d pictures, into %s", train + val, folder)

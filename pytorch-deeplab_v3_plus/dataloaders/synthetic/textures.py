@@ -46,13 +46,10 @@ def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
 def clouds(
     shape: tuple[int, int], scale: float, rng: np.random.Generator, slope: float = 2.0, stretch: float = 1.0
 ) -> np.ndarray:
-    """Return noise of mean 0 and deviation 1 whose spectrum falls off as in natural scenes.
+    """Return noise (H, W) of mean 0 and deviation 1 whose spectrum falls off as in natural scenes.
 
-    Args:
-        shape: (H, W).
-        scale: size of the largest features, in pixels.
-        slope: how fast the amplitude falls with the frequency: 1 is rough, 3 is smooth.
-        stretch: features are this many times longer along x than along y.
+    `scale` is the size of the largest features in pixels; with `slope` 1 it is rough, with 3 smooth; features are
+    `stretch` times longer along x than along y.
     """
     height, width = (length + -length % 8 for length in shape)  # transforms of a prime length are slow
     frequency_y = np.fft.fftfreq(height)[:, None].astype(np.float32)
@@ -79,16 +76,12 @@ def blur(array: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def cells(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut the plane into cells around one jittered point in each unit square (Worley noise).
+    """Cut the plane into cells around one jittered point in each unit square (Worley noise), at x, y in cell sizes.
 
-    Args:
-        x, y: coordinates (H, W), in cell sizes.
-
-    Returns:
-        Distance to the nearest point, how much farther the second nearest is (0 on the border between two cells), and
-        a random number in [0, 1) for each cell.
+    Returns the distance to the nearest point, how much farther the second nearest is (0 on the border between two
+    cells), and a random number in [0, 1) for each cell.
     """
-    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    column, row = (np.floor(along).astype(np.int64) for along in (x, y))
     column, row = column - column.min() + 1, row - row.min() + 1
     inside_x, inside_y = x - np.floor(x), y - np.floor(y)
     jitter = rng.random((3, row.max() + 2, column.max() + 2), dtype=np.float32)
