@@ -34,12 +34,9 @@ def list_file(folder: Path, name: str) -> Path:
 def read_list(folder: Path, name: str) -> list[str]:
     """Return the image ids in a list, repeated ones included; raise InputError where it cannot be read."""
     path = list_file(folder, name)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
-        raise InputError(f"expected the list of {name} images {path}, one id a line, but {reason}") from None
-    return [line.strip() for line in lines if line.strip()]
+    if not path.exists():
+        raise InputError(f"expected the list of {name} images {path}, one id a line, but it does not exist")
+    return read_lines(path, f"the list of {name} images, one id a line")
 
 
 def read_lines(path: Path, expected: str) -> list[str]:
