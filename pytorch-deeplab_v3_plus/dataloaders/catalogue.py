@@ -32,8 +32,8 @@ def find_data_set(name: str) -> type[VOCSegmentation]:
     classes = [value for value in own if isinstance(value, type) and issubclass(value, VOCSegmentation)]
     if len(classes) != 1:
         raise InputError(
-            f"expected one class derived from pascal.VOCSegmentation, found {len(classes)} in "
-            f"{module.__file__}: keep one data set a file"
+            f"expected one class derived from pascal.VOCSegmentation, found {len(classes)} in {module.__file__}: keep "
+            "one data set a file"
         )
     return classes[0]
 

@@ -17,6 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's RGB values in [0, 1]: what the pretrained backbones expect."""
 
+Tensors = tuple[torch.Tensor, torch.Tensor]  # image and label
 BLUR_PASSES = 3  # of Pillow's Gaussian blur along each axis; up to radius 1 each reaches one pixel further
 
 
@@ -33,9 +34,7 @@ class TrainTransform:
         self.shortest, self.longest = (int(base_size * scale) for scale in scale_range)
         self.crop_size = crop_size
 
-    def __call__(
-        self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None) -> Tensors:
         """Transform an image, mode RGB, and its label map, mode L (values, not colours), of the same size.
 
         `generator` is the source of all randomness; None takes torch's global one. Returns the image, uint8
@@ -64,9 +63,7 @@ class EvalTransform:
     def __init__(self, crop_size: int) -> None:
         self.crop_size = crop_size
 
-    def __call__(
-        self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None) -> Tensors:
         """Transform one pair; arguments and results as TrainTransform's, though nothing here is random."""
         size = scaled_size(image.size, self.crop_size)
         box = centre_box(size)
@@ -169,7 +166,7 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([((x - mean).float().double() / std).float() for x, mean, std in channels], dim=-3)
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def to_device(batch: dict[str, Any], device: torch.device) -> Tensors:
     """Bring a batch of the loaders to `device`: normalised images, float32 (N, 3, H, W), and labels, int64 (N, H, W).
 
     Only bytes are transferred; everything else happens on the device, and with pinned memory nothing waits for it.

@@ -19,6 +19,7 @@ from dataloaders.parallel import in_parallel
 from preparation.label_maps import look_at_label, zero_means_unlabelled
 from preparation.problems import KINDS, NOTE, Item, Problem, Report
 
+SHEET_ROWS = 8
 THUMBNAIL = 32  # side of the grey pictures by which look-alikes are found
 ALIKE = 2.0  # root of the mean squared difference, in grey levels, below which two pictures are the same scene
 DISAGREE = 0.05, 0.2  # share of wrong scribble pixels from which an image, and a whole set, is a problem
@@ -181,9 +182,7 @@ def set_problems(report: Report) -> list[Problem]:
 def class_problems(scribbles: list[np.ndarray], class_names: tuple[str, ...]) -> list[Problem]:
     """Find classes that are rarely or never labelled, by the pixel counts, int64 (256,), of each training image."""
     never = classes_without_labels(sum(scribbles), class_names)
-    problems = [
-        Problem("no background" if name == class_names[0] else "class never", "", f"'{name}'") for name in never
-    ]
+    problems = [Problem("no background" if n == class_names[0] else "class never", "", f"'{n}'") for n in never]
     total, images = len(scribbles), (np.array(scribbles) > 0).sum(0)
     if 0 < images[0] < 0.5 * total:
         problems.append(Problem("background in few", "", f"{total - images[0]} of {total} images"))
@@ -212,7 +211,7 @@ def split_problems(lists: dict[str, list[str]], items: dict[str, Item]) -> list[
     return problems
 
 
-def sheet_rows(report: Report, rows: int = 8) -> dict[str, dict[str, Any]]:
+def sheet_rows(report: Report) -> dict[str, dict[str, Any]]:
     """Return pictures to look at, by id: image, scribbles and truth of images with problems, then of others.
 
     Label maps are uint8 (H, W), None where they cannot be read; unreadable images are left out.
@@ -220,9 +219,10 @@ def sheet_rows(report: Report, rows: int = 8) -> dict[str, dict[str, Any]]:
     listed = [i for i in dict.fromkeys(report.lists["train"] + report.lists["val"]) if i in report.items]
     readable = [i for i in listed if report.items[i].size]
     troubled = {p.id for p in report.problems if KINDS[p.kind].level != NOTE}
-    chosen = [i for i in readable if i in troubled][: rows // 2]
+    chosen = [i for i in readable if i in troubled][: SHEET_ROWS // 2]
     others = [i for i in readable if i not in chosen]
-    chosen += [others[at] for at in np.linspace(0, len(others) - 1, min(rows - len(chosen), len(others))).astype(int)]
+    number = min(SHEET_ROWS - len(chosen), len(others))
+    chosen += [others[at] for at in np.linspace(0, len(others) - 1, number).astype(int)]
     images = list_files(report.folder, IMAGES)
     found: dict[str, dict[str, Any]] = {i: {"image": read_image(images[i])} for i in chosen}
     for image_id, row in found.items():

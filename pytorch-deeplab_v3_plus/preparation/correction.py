@@ -1,7 +1,7 @@
 """A corrected copy of a data set."""
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,15 @@ def write_corrected(report: Report, target: Path) -> Counter:
 
     Returns how often each kind of problem was corrected. Raises InputError when `target` is not empty.
     """
-    kinds_of: dict[str, set[str]] = {}
+    kinds_of, ids = defaultdict(set), defaultdict(set)  # what is wrong with a file; images with a kind of problem
     for problem in report.problems:
-        kinds_of.setdefault(problem.file, set()).add(problem.kind)
-    ids = {kind: {problem.id for problem in report.problems if problem.kind == kind} for kind in KINDS}
+        kinds_of[problem.file].add(problem.kind)
+        ids[problem.kind].add(problem.id)
     missing = ids["missing"] | ids["unreadable"]
     with new_folder(target) as made:
         for name in (IMAGES, SCRIBBLES, TRUTH):
             for source in list_files(report.folder, name).values():
-                kinds = kinds_of.get(f"{name}/{source.name}", set())
+                kinds = kinds_of[f"{name}/{source.name}"]
                 (made / name).mkdir(exist_ok=True)
                 if source.stem in ids["unreadable"]:
                     continue
@@ -44,14 +44,12 @@ def write_corrected(report: Report, target: Path) -> Counter:
 
 def write_image(source: Path, folder: Path, kinds: set[str]) -> None:
     """Write an image without its EXIF rotation where that is a problem; link it where nothing is."""
-    if "EXIF rotation" in kinds:
-        pixels = np.asarray(read_image(source))
-    elif "EXIF rotation, labels not turned" in kinds:
-        pixels = np.asarray(Image.open(source).convert("RGB"))
-    else:
+    turned, unturned = "EXIF rotation" in kinds, "EXIF rotation, labels not turned" in kinds
+    if not turned and not unturned:
         link_or_copy(source, folder / source.name)
         return
-    Image.fromarray(pixels).save(folder / f"{source.stem}.png")
+    image = read_image(source) if turned else Image.open(source).convert("RGB")
+    Image.fromarray(np.asarray(image)).save(folder / f"{source.stem}.png")  # an array has no EXIF tags
 
 
 def write_label_map(source: Path, folder: Path, kinds: set[str], num_classes: int) -> None:

@@ -14,11 +14,10 @@ def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str 
     """Read a label map as far as possible; return class numbers, uint8 (H, W), the kind of problem, and its details."""
     try:
         label = read_label(file, num_classes)
+        with Image.open(file) as image:
+            return label, "palette" if has_foreign_palette(image, label) else None, ""
     except InputError as error:
         detail = str(error)
-    else:
-        with Image.open(file) as image:
-            return label, *(("palette", "") if has_foreign_palette(image, label) else (None, ""))
     try:
         with Image.open(file) as image:
             image.load()

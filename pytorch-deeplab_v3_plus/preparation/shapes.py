@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
         raise InputError(
             f"expected 1 to {PADDING - 1} classes beside the background, found {len(others)} in what was drawn"
         )
-    return ("background", *others)
+    return "background", *others
 
 
 def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarray:
@@ -126,9 +126,7 @@ def image_of(source: Path, photographs: dict[str, Path], folder: Path) -> Path:
     return photographs[source.stem]
 
 
-def collect_shapes(
-    annotations: Sequence[Annotation], options: ImportOptions, class_names: tuple[str, ...]
-) -> Collection:
+def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_names: tuple[str, ...]) -> Collection:
     """Join annotations with their images and with the values of their labels, for a format that draws shapes.
 
     Images on which nothing is drawn are left out, unless that means background. Raises InputError for a label that is

@@ -8,7 +8,6 @@ pictures, with colours.txt) and FOLDER/new/ (6 without annotations). docs/worked
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from common.errors import InputError, exit_status
 from dataloaders.synthetic.objects import Figure, scrap, twig
 from dataloaders.synthetic.scenes import light_direction, paste, photograph, places, shrunk
 from dataloaders.synthetic.scribbles import simulate_strokes
-from dataloaders.synthetic.textures import blend, clouds, polygon, smoothstep, to_segment
+from dataloaders.synthetic.textures import Colours, blend, clouds, polygon, smoothstep, to_segment
 
 WIDTH, HEIGHT = 200, 150
 PHOTOGRAPHS, NEW = 60, 6
@@ -94,7 +93,7 @@ def draw_belt(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return photograph(canvas, rng), label
 
 
-def material(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def material(name: str, rng: np.random.Generator) -> Colours:
     """Choose three shades of a part's colour, as `paste` needs them: steel bolts, brass nuts, plastic gears."""
     colour = {"bolt": STEEL, "nut": BRASS}.get(name, PLASTIC[rng.integers(len(PLASTIC))])
     colour = np.clip(np.array(colour) * rng.uniform(0.8, 1.15) + rng.normal(0, 0.03, 3), 0.05, 0.95).astype(np.float32)
@@ -133,13 +132,13 @@ def draw_photographs(folder: Path, seed: int) -> None:
         raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Parse the command line and draw; return the exit status."""
     description = "Draw photographs of parts on a belt, with labelme files."
     parser = argparse.ArgumentParser("python -m dataloaders.synthetic.belt", description=description)
     parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="chooses the pictures (default: 1)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     draw_photographs(args.folder, args.seed)
     return 0
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dataloaders.synthetic.grounds import ground
 from dataloaders.synthetic.objects import CLUTTER, OBJECTS, TILT, Figure
-from dataloaders.synthetic.textures import blend, blur, clouds, colour, colour_away_from, turned
+from dataloaders.synthetic.textures import Colours, Point, blend, blur, clouds, colour, colour_away_from, turned
 
 OVERSAMPLING = 2  # pictures are drawn this many times larger and averaged down
 SIZES = ((160, 120), (160, 120), (160, 120), (160, 112), (160, 128), (120, 160), (112, 160))  # width, height
@@ -61,9 +61,7 @@ def places(shape: tuple[int, int], number: int, rng: np.random.Generator) -> lis
     return found
 
 
-def object_colours(
-    canvas: np.ndarray, x: float, y: float, radius: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def object_colours(canvas: np.ndarray, x: float, y: float, radius: float, rng: np.random.Generator) -> Colours:
     """Choose an object's three colours: the first mostly unlike its surroundings, the others unlike the first."""
     top, left = max(0, int(y - 1.2 * radius)), max(0, int(x - 1.2 * radius))
     around = canvas[top : int(y + 1.2 * radius), left : int(x + 1.2 * radius)].mean(axis=(0, 1))
@@ -74,11 +72,11 @@ def object_colours(
 def paste(
     canvas: np.ndarray,
     draw: Callable[..., Figure],
-    centre: tuple[float, float],
+    centre: Point,
     radius: float,
     angle: float,
     light: np.ndarray,
-    colours: tuple[np.ndarray, np.ndarray, np.ndarray],
+    colours: Colours,
     rng: np.random.Generator,
     mirror: bool = False,
 ) -> np.ndarray:

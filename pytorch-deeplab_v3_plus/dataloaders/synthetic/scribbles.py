@@ -39,7 +39,7 @@ class StrokeOptions:
     points: bool = switch("a dot on each object instead of strokes")
 
 
-AS_USUAL = StrokeOptions()
+USUAL = StrokeOptions()
 
 
 class Stroke(NamedTuple):
@@ -52,7 +52,7 @@ class Stroke(NamedTuple):
     first: bool  # whether it is the first of its component, which runs through all of it
 
 
-def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = AS_USUAL) -> np.ndarray:
+def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = USUAL) -> np.ndarray:
     """Draw strokes into every connected component of every class.
 
     A stroke follows the middle of its component, swayed by a slow random curve; the components share the ink in
@@ -76,9 +76,7 @@ def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: Str
     return scribbles
 
 
-def simulate_strokes(
-    label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = AS_USUAL
-) -> Iterator[Stroke]:
+def simulate_strokes(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = USUAL) -> Iterator[Stroke]:
     """Yield the strokes of a picture; arguments as simulate_scribbles's."""
     found = [component for value in np.unique(label[label < PADDING]) for component in components(label == value)]
     found = [component for component in found if component.mean() >= options.smallest]

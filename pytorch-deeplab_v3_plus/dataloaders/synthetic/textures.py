@@ -14,6 +14,8 @@ NATURAL_COLOURS = (
     (0.72, 0.28, 0.56), (0.82, 0.30, 0.56), (0.92, 0.38, 0.70), (0.97, 0.52, 0.62), (0.08, 0.15, 0.42),
     (0.60, 0.10, 0.72), (0.10, 0.10, 0.86),
 )  # fmt: skip
+Point = tuple[float, float]
+Colours = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def colour(rng: np.random.Generator) -> np.ndarray:
@@ -104,9 +106,7 @@ def turned(x: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
     return np.stack([x * cosine + y * sine, y * cosine - x * sine])
 
 
-def to_segment(
-    x: np.ndarray, y: np.ndarray, start: tuple[float, float], end: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
+def to_segment(x: np.ndarray, y: np.ndarray, start: Point, end: Point) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance from (x, y) to a segment, and where along it (0 to 1) the nearest point lies."""
     direction_x, direction_y = end[0] - start[0], end[1] - start[1]
     along = ((x - start[0]) * direction_x + (y - start[1]) * direction_y) / (direction_x**2 + direction_y**2)
@@ -114,7 +114,7 @@ def to_segment(
     return np.hypot(x - start[0] - along * direction_x, y - start[1] - along * direction_y), along
 
 
-def polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:
+def polygon(x: np.ndarray, y: np.ndarray, corners: list[Point]) -> np.ndarray:
     """Return the distance from (x, y) to the outline of a polygon, positive inside, negative outside."""
     distance = np.full(x.shape, np.inf, dtype=np.float32)
     inside = np.zeros(x.shape, dtype=bool)
@@ -128,7 +128,7 @@ def polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) ->
     return np.where(inside, distance, -distance)
 
 
-def rounded(corners: list[tuple[float, float]], rounds: int = 2) -> list[tuple[float, float]]:
+def rounded(corners: list[Point], rounds: int = 2) -> list[Point]:
     """Cut the corners of a polygon (Chaikin 1974) until it is a smooth curve."""
     points = np.array(corners, dtype=np.float64)
     for _ in range(rounds):
