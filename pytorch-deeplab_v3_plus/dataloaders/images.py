@@ -75,11 +75,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Return (width, height) as read_image would, from the file's header alone."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
             sideways = image.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
+            return image.size[::-1] if sideways else image.size
     except _READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
-    return (height, width) if sideways else (width, height)
 
 
 def read_label(path: str | Path, num_classes: int) -> np.ndarray:
@@ -127,9 +126,8 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
     height, width = label.shape
     if size != (width, height):
         raise InputError(
-            f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} "
-            f"(turned upright if it says so), found {width}x{height} in {label_file}: "
-            "draw or export the labels at the size of the image"
+            f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} (turned upright if it says "
+            f"so), found {width}x{height} in {label_file}: draw or export the labels at the size of the image"
         )
 
 

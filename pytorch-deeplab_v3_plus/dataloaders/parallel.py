@@ -1,8 +1,11 @@
 """Work on many files at once."""
 
 import os
+import signal
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import parent_process
+from threading import Thread
 
 from tqdm import tqdm
 
@@ -12,9 +15,21 @@ def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, t
 
     An error cancels what has not begun. Threads are for decoding, which releases the GIL; for the rest, processes.
     """
-    pool = pool_type(max_workers=min(16, os.cpu_count() or 1))
+    start = _follow_the_parent if pool_type is ProcessPoolExecutor else None
+    pool = pool_type(max_workers=min(16, os.cpu_count() or 1), initializer=start)
     try:
         results = pool.map(work, *items, chunksize=4)
         yield from tqdm(results, total=len(items[0]), desc=title, unit=unit, disable=None, leave=False)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _follow_the_parent() -> None:
+    """Leave Ctrl-C to the main process, and end when that does, even where it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent_process().join()
+    os._exit(1)

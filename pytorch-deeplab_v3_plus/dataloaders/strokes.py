@@ -19,8 +19,7 @@ def brush_stroke(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.nda
     line = [path[:1]]
     for start, end, count in zip(path[:-1], path[1:], steps, strict=True):
         line.append(start + (end - start) * np.arange(1, count + 1)[:, None] / max(count, 1))
-    middle = (width - 1) / 2
-    brush = np.argwhere(np.hypot(*(np.indices((width, width)) - middle)) <= width / 2) - width // 2
+    brush = np.argwhere(np.hypot(*(np.indices((width, width)) - (width - 1) / 2)) <= width / 2) - width // 2
     centres = np.floor(np.concatenate(line) + 0.5).astype(int)
     columns, rows = (centres[:, None] + brush).reshape(-1, 2).T
     inside = (columns >= 0) & (columns < shape[1]) & (rows >= 0) & (rows < shape[0])

@@ -39,7 +39,7 @@ def write_corrected(report: Report, target: Path) -> Counter:
         train, val = ([i for i in report.lists[name] if i not in missing] for name in ("train", "val"))
         write_lists(made, [i for i in train if i not in ids["train and val"]], val)
         write_class_names(made, report.class_names)
-    return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fixed_by)
+    return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fix)
 
 
 def write_image(source: Path, folder: Path, kinds: set[str]) -> None:

@@ -33,8 +33,7 @@ def read_labelme(path: Path) -> Annotation:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         shapes = tuple(_labelme_shape(shape) for shape in content["shapes"])
         size = content.get("imageWidth"), content.get("imageHeight")
-        data = content.get("imageData")
-        image_bytes = base64.b64decode(data) if data else None
+        image_bytes = base64.b64decode(content.get("imageData") or "")
         image_name = content.get("imagePath")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"expected a JSON file of labelme, cannot read {path}: {error}") from None

@@ -85,7 +85,7 @@ def read_coloured(path: Path, values: dict[Colour, int], ignore_unknown: bool) -
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
     label = np.full(pixels.shape[:2], UNLABELLED, dtype=np.uint8)
     codes = np.where(pixels[..., 3] < 128, -1, pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2])
-    unknown: list[tuple[int, int]] = []
+    unknown: list[tuple[int, Colour]] = []
     for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
         colour = int(code) >> 16, int(code) >> 8 & 255, int(code) & 255
         if colour in values:

@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     level: str
     meaning: str
     advice: str
-    fixed_by: str | None = None  # what a corrected copy does about it, where that is safe
+    fix: str | None = None  # what a corrected copy does about it, where that is safe
 
 
 LEFT_OUT = "is left out of the lists"
@@ -134,19 +134,15 @@ class Report:
         sizes = [f"{width}x{height}" for width, height in found] or ["unknown"]
         kinds = {problem.kind for problem in self.problems}
         ordered = [k for level in (ERROR, WARNING, NOTE) for k in KINDS if k in kinds and KINDS[k].level == level]
+        files = {k: [{"file": p.file, "detail": p.detail} for p in self.problems if p.kind == k] for k in ordered}
         return {
             "folder": str(self.folder),
             "images": {name: len(ids) for name, ids in self.lists.items()},
             "sizes": {"smallest": sizes[0], "largest": sizes[-1], "different": len(sizes)},
             "labelled_share": round(float(scribbles[: len(self.class_names)].sum() / max(1, scribbles.sum())), 6),
             "classes": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=False)],
-            "problems": [self._of_kind(kind) for kind in ordered],
+            "problems": [{"kind": kind, **KINDS[kind]._asdict(), "files": files[kind]} for kind in ordered],
         }
-
-    def _of_kind(self, kind: str) -> dict[str, Any]:
-        level, meaning, advice, fix = KINDS[kind]
-        files = [{"file": problem.file, "detail": problem.detail} for problem in self.problems if problem.kind == kind]
-        return {"kind": kind, "level": level, "meaning": meaning, "advice": advice, "fix": fix, "files": files}
 
     def as_text(self) -> str:
         """Return a page to read."""

@@ -39,7 +39,7 @@ class Annotation(NamedTuple):
     image_name: str | None  # file that the source names, relative to its own folder
     size: tuple[int, int] | None  # width and height on which it was drawn, where the source says so
     shapes: tuple[Shape, ...]
-    image_bytes: bytes | None = None  # the image file itself, where the source carries it
+    image_bytes: bytes = b""  # the image file itself, where the source carries it
 
 
 def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]) -> dict[str, int]:
@@ -159,13 +159,12 @@ def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_
 
 def named_image(annotation: Annotation) -> tuple[str, Path | bytes]:
     """Return name and file (or content) of the image that an annotation names or carries."""
-    name = Path(annotation.image_name or annotation.source.name)
-    path = annotation.source.parent / name
+    path = annotation.source.parent / (annotation.image_name or annotation.source.name)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return path.name, path
     if annotation.image_bytes:
         suffix = ".jpg" if annotation.image_bytes.startswith(b"\xff\xd8") else ".png"
-        return name.stem + suffix, annotation.image_bytes
+        return path.stem + suffix, annotation.image_bytes
     raise InputError(
         f"expected the photograph {path} that {annotation.source} names, found none: put it there, or name the folder "
         "of the photographs with --images"

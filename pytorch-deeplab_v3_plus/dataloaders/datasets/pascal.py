@@ -55,13 +55,9 @@ class VOCSegmentation(Dataset):
     def __init__(self, args, base_dir=None, split: str = "train", class_names: Sequence[str] | None = None) -> None:
         """List the split and check that every file of it exists.
 
-        Args:
-            args: DataOptions, or any object with its base_size, scale_range, crop_size and supervision.
-            base_dir: the folder; None takes the one that mypath.py has for 'pascal'.
-            split: 'train', 'val' or 'fill_in'.
-            class_names: names in the order of their labels; None takes those of the class or of its folder.
-
-        Raises InputError where a folder, list, image or label is missing, or a list is empty or names an id twice.
+        `args` has the base_size, scale_range, crop_size and supervision of DataOptions; `base_dir` None takes mypath's
+        folder of 'pascal', and `class_names` None those of the class or of the folder. Raises InputError where a
+        folder, list, image or label is missing, or a list is empty or names an id twice.
         """
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")

@@ -15,19 +15,18 @@ STROKES = 4  # at most, in one component
 KEEP_AWAY = 2.0  # pixels between a stroke and the boundary, less in thin parts
 FARTHEST = 20  # distances to the boundary are measured up to here; beyond, a stroke wanders freely
 NODES = 400  # of the grid on which a path is searched
+PART = number(float, 0, above=True, high=1)
 
 
 @dataclass(frozen=True)
 class StrokeOptions:
     """strokes"""
 
-    share: float = option(0.03, "share of the pixels to cover with strokes", type=number(float, 0, above=True, high=1))
+    share: float = option(0.03, "share of the pixels to cover with strokes", type=PART)
     smallest: float = option(
         0.004, "objects below this share of the picture get no stroke", type=number(float, 0, high=1), metavar="SHARE"
     )
-    length: float = option(
-        1.0, "part of each stroke to keep", type=number(float, 0, above=True, high=1), metavar="RATIO"
-    )
+    length: float = option(1.0, "part of each stroke to keep", type=PART, metavar="RATIO")
     drop: float = option(0.0, "share of the strokes to leave out", type=number(float, 0, high=1), metavar="RATIO")
     jitter: float = option(
         0.0,
