@@ -3,8 +3,8 @@
     PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/bench_filter.py --json filter.json --plot filter.png
 
 Prints for each row of sizes the median and quartiles of the time, the medians of the phases, and the peak of the
-working memory beyond input and output. The engines take turns, so that a disturbance meets all of them. C++ writes into
-memory that is there; the time of the tensor engines includes making the output.
+working memory beyond input and output. The engines alternate, so that a disturbance affects all of them. C++ writes
+into existing memory; the time of the tensor engines includes allocating the output.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from common.arguments import number
 from common.errors import InputError, exit_status
-from common.files import replace_file
+from figures.plotting import new_figure, save_figure
 from filtering import torch_lattice
 from measuring import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
 
@@ -225,11 +225,9 @@ def print_row(row: Row, results: dict[str, Any]) -> None:
 
 
 def draw(path: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw cost against pixels and against channels, with a line of slope 1 to compare with."""
-    from matplotlib.figure import Figure  # here, since matplotlib takes a second to import
-
+    """Draw cost against pixels and against channels, with a line of slope 1 for comparison."""
     titles = {"pixels": "pixels (4 images, 21 channels)", "channels": "channels (4 images of 128 x 128)"}
-    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=110)
+    figure = new_figure(10, 4.2)
     for panel, (name, points) in zip(figure.subplots(1, 2), sweeps.items(), strict=True):
         x = [point["side"] ** 2 if name == "pixels" else point["channels"] for point in points]
         for engine in points[0]["engines"]:
@@ -243,7 +241,7 @@ def draw(path: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
         panel.minorticks_off()
         panel.grid(linewidth=0.3)
         panel.legend()
-    replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
+    save_figure(figure, path)
     print(f"plot: {path}")
 
 

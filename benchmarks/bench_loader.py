@@ -67,7 +67,8 @@ def with_workers(options: DataOptions, count: int, step: float) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
-    add_options(parser, DataOptions, only=OPTIONS, batch_size=12)
+    add_options(parser, DataOptions, only=OPTIONS)
+    parser.set_defaults(batch_size=12)
     count, seconds = number(int, 1), number(float, 0)
     parser.add_argument("--images", type=count, default=200, metavar="N", help="images to load in each measurement")
     parser.add_argument("--step", type=seconds, default=0.25, metavar="SECONDS", help="how long a step computes")

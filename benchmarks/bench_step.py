@@ -2,9 +2,9 @@
 
     PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/bench_step.py --crop 513 --batch 12 --precision bfloat16
 
-A step is forward, partial cross-entropy, DenseCRF loss, backward and SGD update of a network with random weights, on
-images that are on the device already: loading is not measured. Steps with and without the loss take turns. The loss
-alone is its forward and backward, up to the probabilities.
+A step is the trainer's own: normalisation, forward, partial cross-entropy, DenseCRF loss, backward and SGD update, of a
+network with random weights. The images are on the device already, so loading is not measured. Steps with and without
+the loss alternate. The loss alone is its forward and backward, up to the probabilities.
 """
 
 from __future__ import annotations
@@ -16,57 +16,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from common.arguments import add_switch, number
 from common.errors import InputError, exit_status
-from dataloaders.labels import UNLABELLED
-from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from DenseCRFLoss import DenseCRFLoss
-from losses.cross_entropy import PartialCrossEntropy
-from measuring import IMAGES, Pictures, machine_line, seconds, shown, summary, write_json
+from measuring import (
+    AMP,
+    CLASSES,
+    IMAGES,
+    Pictures,
+    machine_line,
+    random_batch,
+    seconds,
+    shown,
+    summary,
+    training_step,
+    write_json,
+)
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
 
-CLASSES = 21
-LABELLED = 0.03  # share of the pixels
 WARM_UP = 2  # steps of each kind
 
 
 def build_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], object]]:
     """Return what is timed, by name."""
     torch.manual_seed(0)
-    image = Pictures(args.batch).batch(args.batch, args.crop)
-    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    batch = random_batch(Pictures(args.batch), args.batch, args.crop, device)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    images = ((image / 255 - mean) / std).to(device, memory_format=layout)
-    labels = torch.randint(CLASSES, (args.batch, args.crop, args.crop))
-    labels = labels.masked_fill(torch.rand(labels.shape) > LABELLED, UNLABELLED).to(device)
-    region = torch.ones_like(labels, dtype=torch.bool)
     model = DeepLab(CLASSES, args.backbone).to(device, memory_format=layout)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.007, momentum=0.9, weight_decay=5e-4)
-    criterion = PartialCrossEntropy(ignore_index=UNLABELLED)
     densecrf = DenseCRFLoss(2e-9, args.sigma_rgb, args.sigma_xy, args.scale, exact_gradient=args.exact_gradient)
-
-    def regularise(probabilities: Tensor) -> Tensor:
-        return densecrf(denormalize(images).clamp(0, 255), probabilities, region)
-
-    def step(with_loss: bool) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-            logits = model(images)
-        loss = criterion(logits, labels)
-        if with_loss:
-            loss = loss + regularise(logits.to(torch.float32).softmax(1))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
+    without, with_loss = (training_step(model, loss, args.precision) for loss in (None, densecrf))
+    images, region = batch["image"].float(), torch.ones_like(batch["label"], dtype=torch.bool)
     probabilities = torch.rand(args.batch, CLASSES, args.crop, args.crop).softmax(1).to(device).requires_grad_()
     return {
-        "step without the loss": lambda: step(False),
-        "step with the loss": lambda: step(True),
-        "the loss alone": lambda: torch.autograd.grad(regularise(probabilities), probabilities),
+        "step without the loss": lambda: without(batch),
+        "step with the loss": lambda: with_loss(batch),
+        "the loss alone": lambda: torch.autograd.grad(densecrf(images, probabilities, region), probabilities),
     }
 
 
@@ -80,11 +67,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if gpu else "cpu", help="cpu, cuda, cuda:1, mps")
     parser.add_argument("--backbone", choices=list(BACKBONES), default="mobilenet", help="feature network")
     parser.add_argument("--crop", type=number(int, 33), default=513 if gpu else 257, help="side of the images")
-    parser.add_argument("--batch", type=number(int, 2), default=12 if gpu else 4, help="images in a step")
+    parser.add_argument("--batch", type=number(int, 2), default=12 if gpu else 4, help="images per step")
     parser.add_argument("--scale", type=number(float, 0, above=True, high=1), default=0.5, help="of the loss's input")
     parser.add_argument("--sigma-rgb", type=width, default=15.0, help="kernel width in colour")
     parser.add_argument("--sigma-xy", type=width, default=100.0, help="kernel width in pixels of the crop")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the network")
+    parser.add_argument("--precision", choices=AMP, default="float32", help="of the network")
     add_switch(parser, "--channels-last", help="keep the network's tensors in channels-last memory")
     add_switch(parser, "--exact-gradient", help="take the loss's exact gradient")
     parser.add_argument("--steps", type=number(int, 2), default=20 if gpu else 5, help="timed steps of each kind")
@@ -108,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"images: {IMAGES}\n")
     steps = build_steps(args, device)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for number_ in tqdm(range(WARM_UP + args.steps), desc="steps", leave=False, disable=None):
+    for index in tqdm(range(WARM_UP + args.steps), desc="steps", leave=False, disable=None):
         for name, action in steps.items():
             time = seconds(action, device)
-            if number_ >= WARM_UP:
+            if index >= WARM_UP:
                 times[name].append(time)
 
     figures: dict[str, Any] = {name: summary(found) for name, found in times.items()}

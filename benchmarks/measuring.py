@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's name, pictures to filter, and how times are taken and written."""
+"""What the benchmarks share: the machine's name, pictures, a training step, and how times are taken and written."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.files import replace_file
+from common.files import write_text
+from dataloaders.labels import UNLABELLED
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.transforms import resize_short_side
+from losses.cross_entropy import PartialCrossEntropy
+from training.step import TrainingStep
 
 PICTURES = 12
+CLASSES = 21
+LABELLED = 0.03  # share of the pixels
+AMP = {"float32": "off", "bfloat16": "bf16"}
+"""The option --amp by the precision of the network."""
 IMAGES = "mosaics of 2 x 2 scenes of the synthetic data set (about as many vertices as a photograph)"
 
 
 def machine() -> dict[str, Any]:
-    """Name what the times depend on: processor, cores, threads, GPU, PyTorch."""
+    """Return what the times depend on: processor, cores, threads, GPU, PyTorch."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -52,13 +59,13 @@ def machine_line() -> str:
 class Pictures:
     """Photo-like pictures of any size.
 
-    Noise will not do, as it has ten times as many vertices as a photograph, nor a single scene scaled up, which is too
-    smooth. With four, scaled little, there are 10 600 vertices in a photograph of 257 x 257 and about 9 000 here
-    (sigma_rgb 15, sigma_xy 50).
+    Noise would not do, because it has ten times as many vertices as a photograph, nor would a single scene scaled up,
+    which is too smooth. Mosaics of four come close: about 9,000 vertices at 257 x 257 pixels, where a photograph has
+    10,600 (sigma_rgb 15, sigma_xy 50).
     """
 
     def __init__(self, count: int) -> None:
-        """Draw so many, but no more than PICTURES: beyond, they repeat."""
+        """Draw `count` pictures, at most PICTURES; a larger batch repeats them."""
         self.scenes = [
             [Image.fromarray(draw_scene(np.random.default_rng([picture, part]))[0]) for part in range(4)]
             for picture in tqdm(range(min(count, PICTURES)), desc="drawing pictures", leave=False, disable=None)
@@ -77,6 +84,22 @@ class Pictures:
         return torch.from_numpy(np.ascontiguousarray(stack.transpose(0, 3, 1, 2), dtype=np.float32))
 
 
+def training_step(model: nn.Module, regulariser: nn.Module | None, precision: str) -> TrainingStep:
+    """Return the trainer's step, with SGD, for a network and perhaps a regularised loss."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.007, momentum=0.9, weight_decay=5e-4)
+    regularisers = {"densecrf": regulariser} if regulariser else {}
+    return TrainingStep(
+        model, optimizer, PartialCrossEntropy(ignore_index=UNLABELLED), regularisers, amp=AMP[precision]
+    )
+
+
+def random_batch(pictures: Pictures, n: int, side: int, device: torch.device) -> dict[str, Tensor]:
+    """Return a batch as the loaders make it, on the device, with random scribbles."""
+    labels = torch.randint(CLASSES, (n, side, side), dtype=torch.uint8)
+    labels = labels.masked_fill(torch.rand(labels.shape) > LABELLED, UNLABELLED)
+    return {"image": pictures.batch(n, side).to(torch.uint8).to(device), "label": labels.to(device)}
+
+
 def seconds(action: Callable[[], object], device: torch.device) -> float:
     """Time one call, until the device has finished it."""
     synchronise(device)
@@ -87,7 +110,7 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
@@ -106,6 +129,5 @@ def shown(figures: dict[str, Any]) -> str:
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:
     """Write the figures with the machine's name."""
-    text = json.dumps({"machine": machine(), "images": IMAGES, **figures}, indent=1) + "\n"
-    replace_file(path, lambda temporary: Path(temporary).write_text(text))
+    write_text(path, json.dumps({"machine": machine(), "images": IMAGES, **figures}, indent=1) + "\n")
     print(f"figures: {path}")

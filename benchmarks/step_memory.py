@@ -2,9 +2,9 @@
 
     PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/step_memory.py
 
-It is what PyTorch's tensors take in steps with the DenseCRF loss (scale 0.5, sigmas 15 and 100) and SGD with momentum,
-as torch.cuda.max_memory_allocated counts it: cuDNN's workspaces are in it, the CUDA context and what the allocator
-keeps in reserve are not.
+It is what PyTorch's tensors take in the trainer's steps with the DenseCRF loss (scale 0.5, sigmas 15 and 100) and SGD
+with momentum, as torch.cuda.max_memory_allocated counts it. That includes cuDNN's workspaces, but not the CUDA context
+and what the allocator keeps in reserve.
 """
 
 from __future__ import annotations
@@ -17,34 +17,22 @@ import torch
 
 from common.arguments import number
 from common.errors import InputError, exit_status
-from dataloaders.labels import UNLABELLED
 from DenseCRFLoss import DenseCRFLoss
-from losses.cross_entropy import PartialCrossEntropy
-from measuring import PICTURES, Pictures, machine_line
+from measuring import AMP, CLASSES, PICTURES, Pictures, machine_line, random_batch, training_step
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
 
-CLASSES = 21
-SIZES = {64: 8, 128: 16, 256: 8, 513: 4}  # crops, and for each a batch beside --batches
-PRECISIONS = ("float32", "bfloat16")
+SIZES = {64: 8, 128: 16, 256: 8, 513: 4}  # crops, and for each a batch size in addition to --batches
 
 
 def peak(pictures: Pictures, backbone: str, crop: int, batch: int, precision: str) -> str:
     """Return the peak memory of a step in GiB, as text; '-' where the GPU has too little."""
     try:
-        model = DeepLab(CLASSES, backbone).cuda()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
-        criterion, densecrf = PartialCrossEntropy(ignore_index=UNLABELLED), DenseCRFLoss(2e-9, 15, 100, 0.5)
-        image = pictures.batch(batch, crop).cuda()
-        region = torch.ones_like(image[:, 0])
-        labels = torch.randint(CLASSES, (batch, crop, crop), device="cuda")
+        step = training_step(DeepLab(CLASSES, backbone).cuda(), DenseCRFLoss(2e-9, 15, 100, 0.5), precision)
+        images = random_batch(pictures, batch, crop, step.device)
         for _ in range(3):  # the first has no momentum yet
             torch.cuda.reset_peak_memory_stats()
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(image / 128 - 1).float()
-            (criterion(logits, labels) + densecrf(image, logits.softmax(1), region)).backward()
-            optimizer.step()
+            step(images)
     except torch.cuda.OutOfMemoryError:
         return "-"
     return f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
@@ -55,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=["mobilenet", "resnet"])
     parser.add_argument("--crops", nargs="+", type=number(int, 33), default=list(SIZES), help="sides of the images")
-    parser.add_argument("--batches", nargs="+", type=number(int, 2), default=[12], help="images in a step")
+    parser.add_argument("--batches", nargs="+", type=number(int, 2), default=[12], help="images per step")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise InputError("step_memory.py needs a CUDA GPU, and PyTorch finds none")
     cases = [
         (crop, batch) for crop in args.crops for batch in sorted({*args.batches, SIZES.get(crop, args.batches[0])})
     ]
-    columns = [(backbone, precision) for backbone in args.backbones for precision in PRECISIONS]
+    columns = [(backbone, precision) for backbone in args.backbones for precision in AMP]
     print(machine_line())
     print("GiB\n")
     print("| crop | batch | " + " | ".join(f"{backbone}, {precision}" for backbone, precision in columns) + " |")

@@ -2,12 +2,12 @@
 
     PYTHONPATH=pytorch-deeplab_v3_plus python experiments/study.py --study 40 --data-root FOLDER --classes FILE --jobs 2
 
-For each seed: stage 1 of partial cross-entropy alone, then from its weights a second stage without the DenseCRF loss
-and one for each of its settings, of the same length; and both stages with full supervision, the upper bound. Fill-in is
-the mIoU on the training images against their full truth, which training on scribbles never sees. FOLDER is any data set
-with full truth; the lengths are for some sixty training images of 40 pixels and thirty of 128. Leaves study.md (table),
-study.png and study.json in --output; repeated, it keeps the trainings that have ended. docs/small_images.md shows what
-it found.
+For each seed it trains stage 1 with partial cross-entropy alone and, from those weights, second stages of equal length:
+one without the DenseCRF loss and one for each of its settings. Both stages also run with full supervision, the upper
+bound. Fill-in is the mIoU on the training images against their full truth, which training on scribbles never sees.
+FOLDER is any data set with full truth; the numbers of epochs suit about sixty training images of 40 pixels and thirty
+of 128. It writes study.md (table), study.png and study.json to --output; repeated, it keeps the trainings that have
+ended. docs/small_images.md shows what it found.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.arguments import integers, number
+from common.arguments import HelpFormatter, integers, number
 from common.errors import InputError, exit_status
-from common.files import replace_file
+from common.files import write_text
 from common.logs import configure_logging
-from dataloaders.loaders import make_data_loader
-from modeling.backbone import BACKBONES
-from training.options import parse_options
+from dataloaders import DataOptions, Loaders, make_data_loader
+from figures.plotting import new_figure, save_figure
 from training.two_stages import (
     ARMS,
     Comparison,
@@ -36,7 +35,6 @@ from training.two_stages import (
     mean_and_spread,
     percents,
     share_of_gap,
-    train_all,
 )
 
 logger = logging.getLogger(__name__)
@@ -56,8 +54,8 @@ class Study:
 
     Args:
         crop: side in pixels at which the network sees an image.
-        variants: name -> options; where a name tells one setting, the others are those of the first.
-        options: of every training, beside `COMMON`.
+        variants: name -> options; a name mentions the settings in which it differs from the first.
+        options: of every training, in addition to `COMMON`.
         epochs: of stage 1 and of stage 2.
         full: whether full supervision is trained too.
     """
@@ -121,9 +119,7 @@ def table(results: Results) -> str:
 
 def draw(path: Path, results: Results) -> None:
     """Draw the fill-in of every arm: a dot for each seed, a bar at their mean."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 0.3 * len(results) + 0.9), layout="constrained", dpi=110)
+    figure = new_figure(7.5, 0.3 * len(results) + 0.9)
     axes = figure.subplots()
     for place, arm in enumerate(results):
         values = percents(results, arm, "fill_in")
@@ -137,27 +133,31 @@ def draw(path: Path, results: Results) -> None:
     axes.set_xlabel("fill-in: mIoU on the training images against their full truth, %", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
+    save_figure(figure, path)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the study."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser.add_argument(
+        "--study", choices=STUDIES, required=True, help="which one: the size of the images, and what differs"
+    )
+    parser.add_argument("--data-root", required=True, metavar="FOLDER", help="data set with full truth")
+    parser.add_argument("--classes", metavar="FILE", help="its class names (default: FOLDER/classes.txt)")
+    parser.add_argument("--seeds", type=integers, default="1,2,3", metavar="A,B,...", help="of the trainings")
+    parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings at the same time")
+    parser.add_argument("--workers", type=number(int, 0), default=0, metavar="N", help="of each training")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for all runs (default: run/study_<study>)")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study that the command line names; return the exit status."""
     configure_logging()
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--study", choices=STUDIES, required=True, help="which one: the size of the images, and what else"
-    )
-    parser.add_argument("--data-root", required=True, metavar="FOLDER", help="data set with full truth")
-    parser.add_argument("--classes", required=True, metavar="FILE", help="its class names")
-    parser.add_argument("--seeds", type=integers, default="1,2,3", metavar="A,B,...", help="of the trainings")
-    parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings at the same time")
-    parser.add_argument("--workers", type=number(int, 0), default=0, metavar="N", help="of each training")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for all runs (default: run/study_<study>)")
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     study = STUDIES[args.study]
-    data = ("--data-root", args.data_root, "--classes", args.classes, "--workers", str(args.workers))
+    data = ("--data-root", args.data_root, "--workers", str(args.workers))
+    data += ("--classes", args.classes) if args.classes else ()
     size = ("--crop-size", str(study.crop), "--base-size", str(study.crop))
     comparison = Comparison(
         folder=args.output or Path(f"run/study_{args.study}"),
@@ -170,26 +170,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluations=1,
     )
     # Bad input is found here, not after hours.
-    loaders = make_data_loader(parse_options([*comparison.options, "--supervision", "full"], BACKBONES))
+    options = DataOptions(
+        data_root=args.data_root, classes=args.classes, workers=0, supervision="full", batch_size=1, test_batch_size=1
+    )
+    loaders = make_data_loader(options)
     if loaders.fill_in is None:
         raise InputError(f"{args.data_root}: expected full truth of the training images, found none")
-    comparison.check_folder()
-    train_all(comparison.first_stage(), args.jobs)
-    train_all(comparison.second_stage(), args.jobs)
+    comparison.train(args.jobs)
     results = comparison.results()
-    text = (
-        f"{len(loaders.train.dataset)} training and {len(loaders.val.dataset)} validation images, crop {study.crop}; "
-        f"{study.epochs[0]} epochs of partial CE, then {study.epochs[1]} of each row; mIoU in %, crop protocol, last "
-        f"epoch, mean ± standard deviation over the seeds {', '.join(map(str, args.seeds))}; background everywhere: "
-        f"fill-in {background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}\n\n"
-        f"{table(results)}\n"
-    )
-    for name, content in (("study.md", text), ("study.json", json.dumps(results, indent=1) + "\n")):
-        path = comparison.folder / name
-        replace_file(path, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8"))
+    text = f"{heading(study, loaders, args.seeds, results)}\n\n{table(results)}\n"
+    write_text(comparison.folder / "study.md", text)
+    write_text(comparison.folder / "study.json", json.dumps(results, indent=1) + "\n")
     draw(comparison.folder / "study.png", results)
     logger.info("\n%s\nresults: %s", text, comparison.folder)
     return 0
+
+
+def heading(study: Study, loaders: Loaders, seeds: Sequence[int], results: Results) -> str:
+    """Return the line above the table: the data, the trainings, and what the numbers are."""
+    return (
+        f"{len(loaders.train.dataset)} training and {len(loaders.val.dataset)} validation images, crop {study.crop}; "
+        f"{study.epochs[0]} epochs of partial CE, then {study.epochs[1]} of each row; mIoU in %, crop protocol, last "
+        f"epoch, mean ± standard deviation over the seeds {', '.join(map(str, seeds))}; background everywhere: "
+        f"fill-in {background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}"
+    )
 
 
 if __name__ == "__main__":

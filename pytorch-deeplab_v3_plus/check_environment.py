@@ -2,7 +2,7 @@
 
     python check_environment.py [--json]
 
-Prints one line a check and exits with status 1 when one fails. `note` marks what is worth knowing and no failure.
+Prints one line per check and exits with status 1 if one fails. `note` marks what is worth knowing but no failure.
 """
 
 import argparse
@@ -27,7 +27,7 @@ GIB = 2**30
 
 
 class Note(Exception):
-    """What is worth knowing, but no failure."""
+    """Something worth knowing that is no failure."""
 
 
 def python() -> str:
@@ -56,14 +56,11 @@ def processor() -> str:
     """Processors, threads and memory."""
     import torch
 
+    from dataloaders.loaders import usable_cpus
+
     threads = torch.get_num_threads()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    return f"{platform.machine()}, {usable_processors()} usable, PyTorch threads: {threads}, memory {memory:.0f} GiB"
-
-
-def usable_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{platform.machine()}, {usable_cpus()} usable, PyTorch threads: {threads}, memory {memory:.0f} GiB"
 
 
 def graphics() -> str:
@@ -88,26 +85,28 @@ def filter_build() -> str:
     import _bilateralfilter
     import bilateralfilter
 
+    from dataloaders.loaders import usable_cpus
+
     rebuild = "build it again: pip install ./wrapper/bilateralfilter"
     if not hasattr(bilateralfilter, "instruction_sets"):
         raise Note(f"older than this code, or another package of that name; {rebuild}")
     sets = bilateralfilter.instruction_sets()
     binary = Path(_bilateralfilter.__file__)
-    content = binary.read_bytes()
     text = f"{sets[0]} (of {', '.join(sets)}), {binary.parent}"
-    if not any(symbol in content for symbol in (b"GOMP_parallel", b"__kmpc_fork_call")):
+    if not any(symbol in binary.read_bytes() for symbol in (b"GOMP_parallel", b"__kmpc_fork_call")):
         raise Note(f"no OpenMP, one thread, {text}; where the compiler has it, {rebuild}")
-    threads = os.environ.get("OMP_NUM_THREADS") or usable_processors()
+    threads = os.environ.get("OMP_NUM_THREADS") or usable_cpus()
     return f"OpenMP, threads: {threads}, {text}"
 
 
-# Every 40th value of the filtered `reference_case`, printed by the C++ filter, which gives the original's outputs in
-# tests/reference bit for bit; and the loss, the negative inner product of probabilities and filtered ones. Here,
-# because a machine may have this folder alone.
-FILTERED = """
-0.7162216 2.3082848 2.0578268 2.3032181 3.8597775 2.2042150 2.7231229 4.6060839 4.7103209 2.0081165 0.6067616
-1.5422491 1.8272622 3.3916624 2.7621748 2.1036975 3.9172609 1.9191251 3.8494239 2.2494802 2.5605416 2.0306017
-"""
+# Every 40th value of the filtered `reference_case`, printed by the C++ filter, which reproduces the original's outputs
+# in tests/reference bit for bit; and the loss, the negative inner product of probabilities and filtered probabilities.
+# They stand here because a machine may have this folder alone.
+FILTERED = (
+    *(0.7162216, 2.3082848, 2.0578268, 2.3032181, 3.8597775, 2.2042150, 2.7231229, 4.6060839, 4.7103209, 2.0081165),
+    *(0.6067616, 1.5422491, 1.8272622, 3.3916624, 2.7621748, 2.1036975, 3.9172609, 1.9191251, 3.8494239, 2.2494802),
+    *(2.5605416, 2.0306017),
+)
 LOSS = -1225.8331542
 SIGMA_RGB, SIGMA_XY = 15.0, 6.0
 
@@ -129,7 +128,7 @@ def filter_numbers() -> str:
     from filtering import bilateral_filter
 
     found = bilateral_filter(*reference_case(), SIGMA_RGB, SIGMA_XY)
-    return agreement(found.flatten()[::40], torch.tensor([float(word) for word in FILTERED.split()]), 1e-5)
+    return agreement(found.flatten()[::40], torch.tensor(FILTERED), 1e-5)
 
 
 def loss_numbers() -> str:
@@ -142,7 +141,7 @@ def loss_numbers() -> str:
     loss = DenseCRFLoss(1.0, SIGMA_RGB, SIGMA_XY, 1.0)(image, probabilities.requires_grad_(), torch.ones(1, 18, 24))
     loss.backward()
     found = torch.cat([loss[None].detach(), probabilities.grad.flatten()[::40]])
-    return agreement(found, torch.tensor([LOSS, *(-2 * float(word) for word in FILTERED.split())]), 1e-5)
+    return agreement(found, torch.tensor([LOSS, *(-2 * value for value in FILTERED)]), 1e-5)
 
 
 def gpu_numbers() -> str:
@@ -151,8 +150,7 @@ def gpu_numbers() -> str:
 
     if not torch.cuda.is_available():
         raise Note("no GPU to compare with the CPU")
-    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return "; ".join(f"{device}: {against_cpu(device)}" for device in devices)
+    return "; ".join(f"cuda:{n}: {against_cpu(torch.device('cuda', n))}" for n in range(torch.cuda.device_count()))
 
 
 def against_cpu(device) -> str:
@@ -174,7 +172,7 @@ def against_cpu(device) -> str:
 
 
 def agreement(found, expected, bound: float) -> str:
-    """Say how far `found` is from `expected`, or raise when it is beyond `bound`."""
+    """Return how far `found` is from `expected` as text; raise RuntimeError if it is `bound` or more."""
     error = ((found - expected).norm() / expected.norm()).item()
     if not error < bound:
         raise RuntimeError(f"relative error {error:.1e}, expected below {bound:g}")
@@ -185,16 +183,16 @@ def data_set(name: str) -> str:
     """Whether a data set is found, and whether every listed file is there."""
     from dataloaders.catalogue import find_data_set
     from dataloaders.datasets.pascal import VOCSegmentation
+    from dataloaders.options import DataOptions
     from mypath import Path as DataPath
 
     folder = Path(DataPath.db_root_dir(name))
     if not folder.is_dir():
         how = {"pascal": "data/VOC2012/fetchVOC2012.sh fetches it", "synthetic": "drawn when it is first used"}
         raise Note(f"not in {folder}: {how.get(name, 'see mypath.py')}")
-    args = argparse.Namespace(base_size=64, crop_size=64, scale_range=(1, 1), supervision="scribble")
-    # Not the data set's own class, since that of the synthetic one draws what is not there.
+    # Not the data set's own class, because that of the synthetic one draws what is missing.
     classes = find_data_set(name).CLASSES
-    train, val = (len(VOCSegmentation(args, folder, split, classes)) for split in ("train", "val"))
+    train, val = (len(VOCSegmentation(DataOptions(), folder, split, classes)) for split in ("train", "val"))
     return f"{train:,} training and {val:,} validation images, all files there, {folder}"
 
 
@@ -207,7 +205,7 @@ def disk() -> str:
 
 
 def shared_memory() -> str:
-    """Shared memory, through which the processes that load images hand them over."""
+    """Shared memory, through which worker processes hand over the images that they load."""
     folder = Path("/dev/shm")
     if not folder.is_dir():
         raise Note("no /dev/shm: use --workers 0 if loading fails")
@@ -242,13 +240,13 @@ def run(check: Callable[[], str]) -> tuple[str, str]:
         return "ok", check()
     except Note as note:
         return "note", str(note)
-    except Exception as error:  # whatever a broken installation raises is what this script is there to report
+    except Exception as error:  # anything, because reporting what a broken installation raises is this script's job
         kind = "" if isinstance(error, (RuntimeError, InputError)) else f"{type(error).__name__}: "
         return "FAILED", f"{kind}{error}".split("\n")[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run every check; return 1 when one failed."""
+    """Run every check; return 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     as_json = parser.parse_args(argv).json

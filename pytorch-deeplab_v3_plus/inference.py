@@ -70,13 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.image_path:
         return 0
     network.to(device)
-    logger.info(
-        "network: %s, output stride %d, %d classes, on %s",
-        settings["backbone"],
-        settings["output_stride"],
-        settings["num_classes"],
-        describe_device(device),
-    )
+    shape = settings["backbone"], settings["output_stride"], settings["num_classes"]
+    logger.info("network: %s, output stride %d, %d classes, on %s", *shape, describe_device(device))
     try:
         return segmenter.segment(options.image_path)
     except torch.cuda.OutOfMemoryError as error:

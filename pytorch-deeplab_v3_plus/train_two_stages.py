@@ -1,10 +1,10 @@
-"""Train in two stages and tell what the DenseCRF loss is worth.
+"""Train in two stages to measure what the DenseCRF loss is worth.
 
     python train_two_stages.py --preset 40 --dataset synthetic --backbone mobilenet --pretrained none --seeds 1,2,3
 
-Stage 1 is partial cross-entropy alone; stage 2 goes on from it with and without the DenseCRF loss, for the same number
-of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help). Prints and keeps a table of
-mIoU and a sheet of pictures; repeated with the same --output it keeps the trainings that have ended.
+Stage 1 is partial cross-entropy alone; stage 2 continues from it with and without the DenseCRF loss, for the same
+number of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help). Prints and keeps a
+table of mIoU and a sheet of pictures; repeated with the same --output it skips finished trainings.
 """
 
 import argparse
@@ -12,9 +12,10 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from common.arguments import HelpFormatter, add_switch, integers, number
+from common.arguments import HelpFormatter, add_options, integers, number, option, switch
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
@@ -26,19 +27,31 @@ from training.two_stages import Comparison, comparison_table, save_comparison
 logger = logging.getLogger(__name__)
 
 # Options of the training script that the comparison decides.
-TAKEN = {
-    "--epochs",
-    "--start_epoch",
-    "--start-epoch",
-    "--seed",
-    "--supervision",
-    "--resume",
-    "--ft",
-    "--checkname",
-    "--run-root",
-    "--eval-interval",
-    "--no-val",
-}
+TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
+TAKEN |= {"--run-root", "--eval-interval", "--no-val"}
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """comparison"""
+
+    stage1_epochs: int = option(20, "epochs of partial cross-entropy alone", type=number(int, 1), metavar="N")
+    stage2_epochs: int = option(10, "epochs of the second stage, for each arm", type=number(int, 1), metavar="N")
+    stage2_lr: float | None = option(
+        None, "learning rate of stage 2 (default: as stage 1)", type=number(float, 0, above=True), metavar="RATE"
+    )
+    seeds: tuple[int, ...] = option(
+        (1,), "repeat the comparison with each of these seeds (default: 1)", type=integers, metavar="A,B,..."
+    )
+    regulariser: tuple[str, ...] | None = option(
+        None,
+        "a further regularised loss, beside --densecrfloss or instead of it; repeatable",
+        action="append",
+        metavar="NAME=WEIGHT",
+    )
+    full: bool = switch("also train with full supervision, the upper bound")
+    jobs: int = option(1, "trainings that run at the same time", type=number(int, 1), metavar="N")
+    output: str = option("run/two_stages", "where all runs and the table go", metavar="FOLDER")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,36 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--stage1-epochs", type=number(int, 1), default=20, metavar="N", help="epochs of partial cross-entropy alone"
-    )
-    parser.add_argument(
-        "--stage2-epochs", type=number(int, 1), default=10, metavar="N", help="epochs of the second stage, for each arm"
-    )
-    parser.add_argument(
-        "--stage2-lr",
-        type=number(float, 0, above=True),
-        metavar="RATE",
-        help="learning rate of stage 2 (default: as stage 1)",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=integers,
-        default=[1],
-        metavar="A,B,...",
-        help="repeat the comparison with each of these seeds (default: 1)",
-    )
-    parser.add_argument(
-        "--regulariser",
-        action="append",
-        metavar="NAME=WEIGHT",
-        help="a further regularised loss, beside --densecrfloss or instead of it; repeatable",
-    )
-    add_switch(parser, "--full", help="also train with full supervision, the upper bound")
-    parser.add_argument(
-        "--jobs", type=number(int, 1), default=1, metavar="N", help="trainings that run at the same time"
-    )
-    parser.add_argument("--output", default="run/two_stages", metavar="FOLDER", help="where all runs and the table go")
+    add_options(parser, ComparisonOptions)
     return parser
 
 

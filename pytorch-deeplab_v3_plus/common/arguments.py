@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -35,28 +36,20 @@ def switch(help: str, *names: str, default: bool | None = False) -> Any:
     return option(default, help, *names, **SWITCH)
 
 
-def add_options(
-    parser: argparse.ArgumentParser, options: type, *, only: Collection[str] | None = None, **defaults: Any
-) -> None:
+def add_options(parser: argparse.ArgumentParser, options: type, *, only: Collection[str] | None = None) -> None:
     """Add the options that a dataclass and its bases declare, a group each, titled by their docstrings' first lines.
 
-    Args:
-        parser: gets the groups.
-        options: the dataclass.
-        only: names of the fields to add; None adds all.
-        defaults: by name, in place of the fields' own.
+    `only` names the fields to add; None adds all.
     """
     known = {field.name: field for field in dataclasses.fields(options)}
     for owner in reversed(options.__mro__):
-        fields = [known[name] for name in vars(owner).get("__annotations__", {}) if known[name].metadata]
+        fields = [known[name] for name in inspect.get_annotations(owner) if known[name].metadata]
         fields = [field for field in fields if only is None or field.name in only]
-        if not fields:
-            continue
-        group = parser.add_argument_group(owner.__doc__.split("\n")[0].rstrip("."))
+        group = parser.add_argument_group(owner.__doc__.split("\n")[0].rstrip(".")) if fields else parser
         for field in fields:
             how = dict(field.metadata)
             names = how.pop("names") or (f"--{field.name.replace('_', '-')}",)
-            group.add_argument(*names, dest=field.name, default=defaults.get(field.name, field.default), **how)
+            group.add_argument(*names, dest=field.name, default=field.default, **how)
 
 
 def options_from(options: type[Options], namespace: argparse.Namespace, **more: Any) -> Options:

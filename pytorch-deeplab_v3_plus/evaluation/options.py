@@ -7,14 +7,13 @@ from common.arguments import number, option, switch
 from common.devices import DeviceOptions
 from dataloaders.options import DEFAULT_CROP
 from evaluation.protocols import VIEWS, Protocol
-from prediction.options import NetworkOptions, RefinementOptions
+from prediction.options import CheckpointOptions, RefinementOptions, count
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
     """scores"""
 
-    checkpoint: str | None = option(None, "trained network", metavar="FILE", required=True)
     protocol: tuple[str, ...] = option(
         tuple(VIEWS),
         "crop: the centre square of the image scaled to the crop size, as in the original; full: every pixel at the "
@@ -25,10 +24,8 @@ class ScoreOptions:
     crop_size: int | None = option(
         None,
         f"short side of what the network sees (default: the checkpoint's, or else {DEFAULT_CROP})",
-        "--crop-size",
-        "--crop_size",
-        type=number(int, 1),
-        metavar="PIXELS",
+        *("--crop-size", "--crop_size"),
+        **count(1, "PIXELS"),
     )
     scales: tuple[float, ...] = option(
         (1.0,),
@@ -39,7 +36,7 @@ class ScoreOptions:
         metavar="FACTOR",
     )
     flip: bool = switch("average over the mirrored image too")
-    test_batch_size: int = option(4, "images per step", type=number(int, 1), metavar="N")
+    test_batch_size: int = option(4, "images per step", **count(1))
     fill_in: bool = switch("also score the training images against their full truth")
     output: str | None = option(
         None, "where JSON and figures go (default: evaluation/ beside the checkpoint)", metavar="FOLDER"
@@ -47,8 +44,8 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions(DeviceOptions, RefinementOptions, NetworkOptions, ScoreOptions):
-    """What evaluate.py scores, and how; the data set is dataloaders.options.DataOptions' business."""
+class EvaluationOptions(DeviceOptions, RefinementOptions, ScoreOptions, CheckpointOptions):
+    """What evaluate.py scores, and how; its data set is described by dataloaders.options.DataOptions."""
 
     def protocols(self, size: int) -> list[Protocol]:
         """Return the protocols to score by, for a network that sees images with a short side of `size`."""

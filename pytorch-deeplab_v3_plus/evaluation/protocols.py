@@ -67,13 +67,13 @@ PLAIN = Protocol("crop", 0)
 
 @torch.inference_mode()
 def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = PLAIN) -> tuple[Tensor, Tensor]:
-    """Return truth and prediction, both int64 (N, H, W) on the model's device.
+    """Return truth and prediction by a model in evaluation mode, both int64 (N, H, W) on its device.
 
     Args:
-        model: the network, in evaluation mode.
+        model: the network.
         batch: 'image', uint8 (N, 3, h, w), as the network sees it; 'label', uint8 (N, H, W); for a CRF also 'original',
             uint8 (N, 3, H, W), unless it is the image.
-        protocol: its scales, flip and CRF are used.
+        protocol: says which scales, flip and CRF to use.
     """
     views = predict(model, batch["image"], scales=protocol.scales, flip=protocol.flip)
     soft = probabilities(views, tuple(batch["label"].shape[1:]))
@@ -85,17 +85,9 @@ def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = 
 def count(
     model: nn.Module, batches: Iterable[dict[str, Any]], tally: Tally, title: str, protocol: Protocol = PLAIN
 ) -> Tally:
-    """Count the predictions of `model` for `batches` into `tally` and return it, leaving the model's mode as it was.
+    """Count the predictions of `model` for `batches` into `tally` and return it; InputError if nothing is labelled.
 
-    Args:
-        model: the network.
-        batches: what predict_batch takes, with 'name'; in a distributed run, this process's share.
-        tally: receives the counts.
-        title: of the progress bar.
-        protocol: as for predict_batch.
-
-    Raises:
-        InputError: no pixel is labelled.
+    A batch is what predict_batch takes, with 'name'; in a distributed run, `batches` are this process's share.
     """
     bar = tqdm(batches, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True)
     with evaluation_mode(model):

@@ -26,24 +26,11 @@ EXTREMES = 4  # of the worst images in the figure, and as many of the best
 
 
 def write_report(
-    folder: Path,
-    title: str,
-    model: nn.Module,
-    images: VOCSegmentation,
-    protocol: Protocol,
-    tally: Tally,
-    **about: Any,
+    folder: Path, title: str, model: nn.Module, images: VOCSegmentation, protocol: Protocol, tally: Tally, **about: Any
 ) -> list[Path]:
     """Write <title>.json, <title>_confusion.png and <title>_worst_best.png, with _ for blanks, and return them.
 
-    Args:
-        folder: where they go; created if absent.
-        title: of the column, such as 'val full'.
-        model: the network.
-        images: the data set that `tally` has counted by `protocol`.
-        protocol: how.
-        tally: what was counted.
-        about: further entries of the JSON.
+    `tally` is what was counted of `images` by `protocol`; `about` are further entries of the JSON.
     """
     make_folder(folder)
     stem = title.replace(" ", "_")
@@ -100,10 +87,10 @@ def evaluate_and_report(
     pin_memory: bool = False,
     **about: Any,
 ) -> tuple[dict[str, dict[str, Any]], list[Path]]:
-    """Score `model` on each of `splits` that there is, by each protocol, and write a report for each.
+    """Score `model` on each of `splits` that exists, by each protocol, and write a report for each.
 
     Returns:
-        The scores by title, the columns of `score_table`, and the files that were written to `folder`.
+        The scores by title (the columns of `score_table`), and the files that were written to `folder`.
     """
     columns, files = {}, []
     for split in splits:

@@ -48,14 +48,11 @@ def share(part: float) -> str:
 def _borders(labels: np.ndarray, width: int) -> np.ndarray:
     """Return where a pixel of an object has another label within `width` pixels along a row or a column."""
     border = np.zeros(labels.shape, dtype=bool)
-    for axis in (0, 1):
-        for step in range(1, min(width, labels.shape[axis] - 1) + 1):
-            a = labels.take(range(step, labels.shape[axis]), axis)
-            b = labels.take(range(labels.shape[axis] - step), axis)
-            differ = a != b
-            at = np.moveaxis(border, axis, 0)
-            at[step:] |= np.moveaxis(differ, axis, 0)
-            at[:-step] |= np.moveaxis(differ, axis, 0)
+    for lines, at in ((labels, border), (labels.T, border.T)):
+        for step in range(1, min(width, len(lines) - 1) + 1):
+            differ = lines[step:] != lines[:-step]
+            at[step:] |= differ
+            at[:-step] |= differ
     return border & (labels > 0)
 
 

@@ -17,11 +17,7 @@ def evenly_spaced(length: int, rows: int = 6) -> list[int]:
 
 @plain_text
 def save_contact_sheet(
-    path: Path,
-    rows: Sequence[dict[str, Any]],
-    class_names: Sequence[str],
-    title: str,
-    captions: Sequence[str] = (),
+    path: Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str], title: str, captions: Sequence[str] = ()
 ) -> None:
     """Draw one row per image, with a legend of the classes that occur.
 

@@ -13,19 +13,9 @@ def bilateral_filter(
     transpose: bool = False,
     symmetric: bool = False,
 ) -> Tensor:
-    """Filter CPU tensors; contiguous ones of float32 are read where they lie, without a copy.
+    """Filter CPU tensors as `filtering.bilateral_filter` does; contiguous ones of float32 are not copied.
 
-    Args:
-        images: `(N, 3, H, W)`, float32.
-        values: `(N, K, H, W)`, any floating-point dtype.
-        sigma_rgb, sigma_xy, transpose, symmetric: as in `filtering.bilateral_filter`.
-
-    Returns:
-        A new tensor `(N, K, H, W)` of the dtype of `values`.
-
-    Raises:
-        ImportError: if the module is not built.
-        ValueError: if the module refuses the values.
+    `images` are float32. The module itself checks that the values are finite.
     """
     bilateralfilter_batch = _load()
     images = images.contiguous()
@@ -38,7 +28,7 @@ def bilateral_filter(
 
     run(images, source, out, transpose and not symmetric)
     if symmetric:
-        # A few images at a time, one a thread, as new memory for all of them takes nearly as long as the filter.
+        # A few images at a time, one per thread: new memory for all of them would take nearly as long as the filter.
         group = torch.get_num_threads()
         transposed = torch.empty_like(out[:group])
         for part in zip(images.split(group), source.split(group), out.split(group), strict=True):
@@ -48,7 +38,7 @@ def bilateral_filter(
 
 
 def _load():
-    # Imported at the first call, so that everything else works where the module is not built.
+    # Imported at the first call, so that everything else works without the module.
     try:
         from bilateralfilter import bilateralfilter_batch
     except ImportError as error:

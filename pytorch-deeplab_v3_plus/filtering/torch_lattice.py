@@ -1,14 +1,14 @@
 """The filter in tensor operations: the lattice of `wrapper/bilateralfilter` for a batch of images at once, for GPUs.
 
-Its steps are those of `permutohedral.hpp`, where they are explained, and have the same names. Every pixel gets the same
-simplex with the same weights, bit by bit; only sums are taken in another order. What makes it fast here:
+Its steps have the names that they have in `permutohedral.hpp`, which explains them. Every pixel gets the same simplex
+with the same weights, to the bit; only the order of summation differs. What makes it fast here:
 
 - The image is one more coordinate of a vertex, so that one lattice holds the whole batch.
 - The vertices are numbered by sorting the codes of all pixels' vertices, which also groups the pixels by vertex.
-- Splat, blur and slice multiply sparse matrices with the values, and so does `embedding_bag`: it sums weighted rows
-  without storing the terms. As nothing is added atomically, every run gives the same bits.
-- A vertex may have very many pixels: in a flat image a few have nearly all. They are summed in pieces, which are spread
-  over the device.
+- Splat, blur and slice multiply sparse matrices with the values. `embedding_bag` does that by summing weighted rows
+  without storing the terms. Nothing is added atomically, so every run gives the same bits.
+- A vertex may have very many pixels: in a flat image a few vertices have nearly all. They are summed in pieces, which
+  are spread over the device.
 - The host waits for the device once, for the sizes of the tables (in `_count_and_check`), if images are in 0..255 and
   sigma_rgb is at least 1.
 """
@@ -23,12 +23,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from filtering.vertex_codes import SCALE, SIDE, Coding, D
+from filtering.vertex_codes import MAX_BITS, SCALE, SIDE, Coding, D
 
 INVERSE = float(np.float32(1 / SIDE))
 ALPHA = 1 / (1 + 2**-D)  # the published filter's estimate of what splat, blur and slice gain together
 EXPECTED = (-1.0, 256.0)  # range of images, with room for rounding
 PIECE = 256  # pixels of a vertex that are summed one after another
+
+
+class CodesTooLong(ValueError):
+    """The vertices are too many for the numbers that a code can hold."""
 
 
 def bilateral_filter(
@@ -40,20 +44,15 @@ def bilateral_filter(
     transpose: bool = False,
     symmetric: bool = False,
 ) -> Tensor:
-    """Filter tensors on the device where they lie.
-
-    Args:
-        images: `(N, 3, H, W)`, float32.
-        values: `(N, K, H, W)`, any floating-point dtype.
-        sigma_rgb, sigma_xy, transpose, symmetric: as in `filtering.bilateral_filter`.
-
-    Returns:
-        A new tensor `(N, K, H, W)` of the dtype of `values`.
-
-    Raises:
-        ValueError: if images or values are not finite, or the sigmas so small that the lattice becomes too large.
-    """
-    lattice = build_lattice(images, values, sigma_rgb, sigma_xy)
+    """Filter tensors on the device where they are, as `filtering.bilateral_filter` does; `images` are float32."""
+    try:
+        lattice = build_lattice(images, values, sigma_rgb, sigma_xy)
+    except CodesTooLong:
+        if len(images) == 1:
+            raise
+        settings = {"transpose": transpose, "symmetric": symmetric}  # one image at a time has shorter codes
+        parts = zip(images.split(1), values.split(1), strict=True)
+        return torch.cat([bilateral_filter(*part, sigma_rgb, sigma_xy, **settings) for part in parts])
     vertices = lattice.splat(values)
     forwards, backwards = range(SIDE), range(D, -1, -1)
     if symmetric:
@@ -84,8 +83,8 @@ def _non_finite(name: str, tensor: Tensor) -> ValueError:
 class Lattice:
     """The lattice of N images with M vertices, numbered from 0; number M stands for an absent vertex.
 
-    Its points are the pixels, and after each image's as many silent points at the origin as make their number a
-    multiple of four: the published filter works in groups of four pixels, and the vertices of the points that pad the
+    Its points are the pixels and, after those of each image, as many silent points at the origin as make their number
+    a multiple of four. The published filter works in groups of four pixels, and the vertices of the points that pad the
     last group take part in the blur.
     """
 
@@ -102,17 +101,17 @@ class Lattice:
                 f"too many points for one lattice: expected less than {(1 << 31) // SIDE}, found {points}; "
                 "filter fewer images at a time"
             )
-        coding = Coding(
-            [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low],
-            [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high],
-            n,
-            points,
-            images.device,
-        )
-        words, weights = _locate(position, coding, n)
-        coding.number_high_words(words)
-        codes, order = coding.join(words).flatten().sort(stable=True)
-        del position, words
+        lowest = [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low]
+        highest = [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high]
+        coding = Coding(lowest, highest, n, images.device)
+        if not coding.fits:
+            raise CodesTooLong(
+                f"lattice too fine: expected vertices that {MAX_BITS} bits can number, found {coding.bits} bits at "
+                f"sigma_rgb {sigma_rgb:g}, sigma_xy {sigma_xy:g}; use larger sigmas"
+            )
+        codes, weights = _locate(position, coding, n)
+        codes, order = codes.flatten().sort(stable=True)
+        del position
 
         # Number the vertices in the order of their codes.
         vertex = torch.zeros_like(codes, dtype=torch.int32)
@@ -130,10 +129,8 @@ class Lattice:
         self.weights = weights.t().contiguous().mul_(ALPHA)
 
     def _prepare_splat(self, vertex: Tensor, order: Tensor, weights: Tensor, count: int) -> Tensor:
-        """Note the points of each piece and the pieces of each vertex; return where vertices start in `vertex`.
-
-        `number` is at least as long as there are pieces. Those left over are empty and go to the absent vertex.
-        """
+        """List the points of each piece and the pieces of each vertex; return where vertices start in `vertex`."""
+        # At least as many as there are pieces. Those left over are empty and go to the absent vertex.
         number = torch.arange(count + 1 + len(vertex) // PIECE, dtype=torch.int32, device=vertex.device)
         starts = torch.searchsorted(vertex, number[: count + 1], out_int32=True)
         self.pieces = number
@@ -205,8 +202,8 @@ def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
     return position.flatten(1)
 
 
-def _locate(position: Tensor, coding: Coding, images: int) -> tuple[list[Tensor], Tensor]:
-    """Find the simplex around each of T points: its vertices' words, each (SIDE, T), and its weights, (SIDE, T).
+def _locate(position: Tensor, coding: Coding, images: int) -> tuple[Tensor, Tensor]:
+    """Find the simplex around each of T points: its vertices' codes, (SIDE, T), and its weights, (SIDE, T).
 
     float32, one rounding per operation, in the order of the C++: another last bit can mean another simplex.
     """
@@ -240,10 +237,9 @@ def _locate(position: Tensor, coding: Coding, images: int) -> tuple[list[Tensor]
     # From vertex to vertex, starting at colour 0, every coordinate grows by 1, except that the one of rank D - r falls
     # by D, that is, its quotient by 1. The weights, barycentric coordinates, are differences of successive residuals.
     image = torch.arange(images, dtype=coding.dtype, device=position.device)[:, None]
-    words = [torch.empty(rank.shape, dtype=coding.dtype, device=position.device) for _ in coding.words]
-    for code, word in zip(words, coding.words, strict=True):
-        torch.sum(quotient.to(coding.dtype).mul_(word.strides), 0, dtype=coding.dtype, out=code[0])
-        code[0].view(images, -1).add_(image * word.image_stride + word.offset)
+    codes = torch.empty(rank.shape, dtype=coding.dtype, device=position.device)
+    torch.sum(quotient.to(coding.dtype).mul_(coding.strides), 0, dtype=coding.dtype, out=codes[0])
+    codes[0].view(images, -1).add_(image * coding.image_stride + coding.offset)
     weights = torch.empty_like(residual)
     above = torch.zeros_like(residual[0])
     for r in range(SIDE):
@@ -252,11 +248,10 @@ def _locate(position: Tensor, coding: Coding, images: int) -> tuple[list[Tensor]
         torch.sub(below, above, out=weights[r])
         above = below
         if r < D:
-            for code, word in zip(words, coding.words, strict=True):
-                fall = (here * word.strides).sum(0, dtype=coding.dtype)
-                torch.sub(code[r] + word.step, fall, out=code[r + 1])
+            fall = (here * coding.strides).sum(0, dtype=coding.dtype)
+            torch.sub(codes[r] + 1, fall, out=codes[r + 1])
     weights[0] += 1.0 - above
-    return words, weights
+    return codes, weights
 
 
 def _neighbours(codes: Tensor, coding: Coding) -> Tensor:
@@ -264,16 +259,12 @@ def _neighbours(codes: Tensor, coding: Coding) -> Tensor:
 
     codes: of the vertices, `(M,)`, sorted.
     """
-    words = coding.split(codes)
-    colour = words[0] % SIDE
-    neighbours = []
-    for code, word in zip(words, coding.words, strict=True):
-        # Towards the neighbour in direction j every coordinate grows by 1, except that x_j falls by D. For colour D the
-        # remainder becomes 0 and all quotients take the carry. The other direction is the reverse.
-        up = torch.where(colour == D, code + word.carry, code + word.step) - word.strides
-        down = torch.where(colour == 0, code - word.carry, code - word.step) + word.strides
-        neighbours.append(torch.stack([up, down], dim=2))
-    wanted = coding.join(neighbours)
+    colour = codes % SIDE
+    # Towards the neighbour in direction j every coordinate grows by 1, except that x_j falls by D. For colour D the
+    # remainder becomes 0 and all quotients take the carry. The other direction is the reverse.
+    up = torch.where(colour == D, codes + coding.carry, codes + 1) - coding.strides
+    down = torch.where(colour == 0, codes - coding.carry, codes - 1) + coding.strides
+    wanted = torch.stack([up, down], dim=2)
     count = len(codes)
     place = torch.searchsorted(codes, wanted).clamp_(max=count - 1)
     place.masked_fill_(codes[place] != wanted, count)

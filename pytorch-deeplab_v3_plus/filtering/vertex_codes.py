@@ -1,44 +1,37 @@
-"""The numbers of lattice vertices for the filter in tensor operations."""
+"""The codes of lattice vertices for the filter in tensor operations."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 D = 5  # dimensions: x, y, R, G, B
 SIDE = D + 1  # vertices of a simplex, and its side
-# Elevation makes the columns of the basis orthogonal, and the standard deviation of the whole filter 1.
+# Elevation makes the columns of the basis orthogonal and the filter's standard deviation 1.
 SCALE = [
     float(np.float32(1 / math.sqrt((i + 2) * (i + 1)) * float(np.float32(math.sqrt(2 / 3) * SIDE)))) for i in range(D)
 ]
-MAX_COORDINATE = 1 << 20  # beyond it float32 no longer tells where in its simplex a point lies
-
-
-class Word(NamedTuple):
-    """How a word of the codes comes from a vertex: `sum_i q_i stride_i + offset + image * image_stride (+ colour)`."""
-
-    strides: Tensor  # of the quotients q_0 ... q_D, (SIDE, 1)
-    offset: int
-    image_stride: int
-    step: int  # 1 in the low word, which contains the colour, and 0 in the high one
-    carry: int  # what takes the place of the step when the remainder of all coordinates becomes 0
+MAX_COORDINATE = 1 << 20  # beyond it float32 cannot resolve where in its simplex a point lies
+MAX_BITS = 62  # of a code
 
 
 class Coding:
     """Numbers the vertices of all images such that a step to a neighbour adds a constant to a vertex's code.
 
-    It is what `VertexCoding` of the C++ filter does for one image; here the image is the coordinate of the highest
-    stride. A code that does not fit into 62 bits has two words. The high words that occur are then numbered as well
-    (`high_words`), so that each vertex still gets a single number (`join`).
+    It is what `VertexCoding` in `vertex_table.hpp` does for one image; here the image is the coordinate of the highest
+    stride: `colour + sum_i q_i stride_i + offset + image * image_stride`.
+
+    Attributes:
+        strides: of the quotients q_0 ... q_D, (SIDE, 1).
+        offset, image_stride: see above.
+        carry: what takes the place of a step of 1 when the remainder of all coordinates becomes 0.
+        dtype: of the codes: int32 suffices for usual sigmas, and is sorted twice as fast as int64.
+        bits: that a code needs; beyond MAX_BITS, which `fits` tells, there are no codes.
     """
 
-    high_words: Tensor
-
-    def __init__(self, low: list[float], high: list[float], images: int, points: int, device: torch.device) -> None:
+    def __init__(self, low: list[float], high: list[float], images: int, device: torch.device) -> None:
         """Number the vertices around points whose coordinate i lies in low[i]..high[i], ranges that contain 0."""
-        # The range of each elevated coordinate, by interval arithmetic over the elevation (see _locate).
+        # The range of each elevated coordinate, by interval arithmetic over the elevation (see torch_lattice._locate).
         lows, highs = [0.0] * SIDE, [0.0] * SIDE
         low_sum = high_sum = 0.0
         for j in range(D, -1, -1):
@@ -56,48 +49,15 @@ class Coding:
         first = [math.floor((x - slack) / SIDE) - 3 for x in lows]
         counts = [math.floor((x + slack) / SIDE) + 3 - f for x, f in zip(highs, first, strict=True)]
         left_out = counts.index(max(counts))  # this quotient follows from the others, because coordinates sum to 0
-        counts[left_out] = 1
-        total = SIDE * math.prod(counts) * images
-
-        # A numbered high word needs no more bits than there are vertices of points.
-        limit = 1 << 62 if total < 1 << 62 else (1 << 62) // (SIDE * points)
-        strides, sizes, word = [[0] * (SIDE + 1), [0] * (SIDE + 1)], [SIDE, 1], 0
-        for i, count in enumerate([*counts, images]):
+        strides, size = [0] * SIDE, SIDE
+        for i, count in enumerate(counts):
             if i != left_out:
-                word = 1 if word or sizes[0] * count >= limit else 0
-                strides[word][i] = sizes[word]
-                sizes[word] *= count
-        if sizes[1] >= 1 << 62:
-            raise ValueError("the lattice has more vertices than two words can number; use larger sigmas")
-        self.low_size = sizes[0]
-        # 32 bits suffice for usual sigmas, and are sorted twice as fast as 64.
-        self.dtype = torch.int32 if total < 1 << 30 else torch.int64
-        self.words = [
-            Word(
-                # Filled in number by number, because the host would wait for the GPU to copy a list.
-                torch.stack([torch.full((1,), stride, dtype=self.dtype, device=device) for stride in of_word[:SIDE]]),
-                -sum(f * stride for f, stride in zip(first, of_word[:SIDE], strict=True)),
-                of_word[SIDE],
-                1 - number,
-                sum(of_word[:SIDE]) - D * (1 - number),
-            )
-            for number, of_word in enumerate(strides[: word + 1])
-        ]
-
-    def number_high_words(self, words: list[Tensor]) -> None:
-        """Note which high words occur among the words of all vertices, so that they can be joined."""
-        if len(words) > 1:
-            self.high_words = words[1].unique()
-
-    def join(self, words: list[Tensor]) -> Tensor:
-        """Return one code for the words of each vertex; -1 where the high word does not occur."""
-        if len(words) == 1:
-            return words[0]
-        number = torch.searchsorted(self.high_words, words[1]).clamp_(max=len(self.high_words) - 1)
-        return torch.where(self.high_words[number] == words[1], number * self.low_size + words[0], -1)
-
-    def split(self, codes: Tensor) -> list[Tensor]:
-        """Undo `join`."""
-        if len(self.words) == 1:
-            return [codes]
-        return [codes % self.low_size, self.high_words[codes // self.low_size]]
+                strides[i], size = size, size * count
+        self.bits = (size * images - 1).bit_length()
+        self.fits = self.bits <= MAX_BITS
+        if self.fits:
+            self.dtype = torch.int32 if self.bits <= 30 else torch.int64
+            # Filled in number by number, because the host would wait for the GPU to copy a list.
+            filled = [torch.full((1,), stride, dtype=self.dtype, device=device) for stride in strides]
+            self.strides, self.image_stride, self.carry = torch.stack(filled), size, sum(strides) - D
+            self.offset = -sum(f * stride for f, stride in zip(first, strides, strict=True))

@@ -26,11 +26,12 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from inspect import Parameter
 from typing import Any
 
 from torch import Tensor, nn
 
+import losses
 from common.errors import InputError
 
 INPUTS = ("labels", "logits", "features")
@@ -42,7 +43,7 @@ FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 
 @dataclass(frozen=True)
 class RegulariserOptions:
-    """A regulariser that was asked for: its name, weight, and those of its settings that were given."""
+    """A regulariser that was asked for, with those of its settings that were given."""
 
     name: str
     weight: float
@@ -66,7 +67,7 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
 
 def regulariser_names() -> list[str]:
     """Return the names that --regulariser takes."""
-    files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    files = {module.name for module in pkgutil.iter_modules(losses.__path__)}
     return sorted(files - OTHER_FILES | FACTORIES.keys())
 
 
@@ -75,19 +76,16 @@ def find_regulariser(name: str) -> Callable[..., nn.Module]:
     if name not in FACTORIES:
         if name not in regulariser_names():
             raise InputError(f"no regulariser is called {name!r}; there are: {', '.join(regulariser_names())}")
-        module = importlib.import_module(f"{__package__}.{name}")
+        module = importlib.import_module(f"{losses.__name__}.{name}")
         if name not in FACTORIES:
             FACTORIES[name] = _only_class(module)
     return FACTORIES[name]
 
 
 def _only_class(module: Any) -> type[nn.Module]:
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
-        if "weight" in inspect.signature(value).parameters
-    ]
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    modules = [value for value in own if isinstance(value, type) and issubclass(value, nn.Module)]
+    classes = [value for value in modules if "weight" in inspect.signature(value).parameters]
     if len(classes) != 1:
         raise InputError(
             f"{module.__file__}: expected one nn.Module whose constructor takes a weight, found {len(classes)}"
@@ -118,11 +116,14 @@ def parse_regulariser(text: str) -> RegulariserOptions:
                 f"{name} has no setting {setting.strip()!r}; it has: {', '.join(known) or 'none'} (in {text!r})"
             )
         settings[setting.strip()] = _value(value, known[setting.strip()], text)
+    missing = [setting for setting, default in known.items() if default is Parameter.empty and setting not in settings]
+    if missing:
+        raise InputError(f"{name} needs {', '.join(missing)}: give {name}=WEIGHT,{missing[0]}=VALUE, found {text!r}")
     return RegulariserOptions(name, weight, settings)
 
 
 def _value(text: str, default: Any, whole: str) -> Any:
-    kind = str if default is None or default is inspect.Parameter.empty else type(default)
+    kind = str if default is None or default is Parameter.empty else type(default)
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.strip().lower()]
@@ -139,7 +140,7 @@ def build_regulariser(wanted: RegulariserOptions, options: Any = None) -> nn.Mod
         settings["options"] = options
     try:
         return factory(wanted.weight, **settings)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"regulariser {wanted.name}: {error}") from error
 
 
@@ -160,7 +161,7 @@ def describe_regularisers() -> str:
     """Return a text that lists every regulariser with its settings and their defaults."""
     lines = []
     for name in regulariser_names():
-        factory = find_regulariser(name)
-        lines.append(f"{name}: {(inspect.getdoc(factory) or '').splitlines()[0]}")
+        text = inspect.cleandoc(find_regulariser(name).__doc__ or "no description")
+        lines.append(f"{name}: {text.splitlines()[0]}")
         lines += [f"    {setting}={default}" for setting, default in settings_of(name).items()]
     return "\n".join(lines)

@@ -38,11 +38,10 @@ def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size
     """Write a network, in evaluation mode on the CPU, to an ONNX file, and check the file with onnxruntime.
 
     The file's input `image`, RGB (N, 3, H, W) in 0-255, takes any N, H and W; its metadata holds `class_names` (a JSON
-    list) and `short_side`, the size that the network was trained at. Nothing is left behind when the check fails.
+    list) and `short_side`, the size that the network was trained at. A file that fails the check is not kept.
 
     Returns:
-        The largest difference of the file's logits from PyTorch's on images of two sizes, relative to the largest
-        logit.
+        The largest difference of its logits from PyTorch's on images of two sizes, relative to the largest logit.
 
     Raises:
         InputError: a package is missing, PyTorch cannot export, or the file's output differs from PyTorch's.
@@ -95,7 +94,7 @@ def _export(model: nn.Module, path: Path) -> None:
 
 @torch.inference_mode()
 def largest_difference(network: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
-    """Return how far a file's logits are from the network's on noise of `sizes` (N, H, W), as export_onnx does."""
+    """Return how far a file's logits are from the network's, relatively, on noise of `sizes` (N, H, W)."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

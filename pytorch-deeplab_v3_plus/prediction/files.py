@@ -27,13 +27,8 @@ def find_images(words: Sequence[str]) -> list[Path]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            found = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in IMAGE_SUFFIXES
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-                and file.is_file()
-            )
+            images = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            found = sorted(file for file in images if "/." not in f"/{file.relative_to(path).as_posix()}")
             if not found:
                 raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")
         elif glob.has_magic(word) and not path.exists():
@@ -75,15 +70,12 @@ def network_view(
 ) -> tuple[Image.Image, Tensor]:
     """Return what is to be segmented of an RGB image, and what the network sees of it, uint8 (3, h, w).
 
-    Args:
-        image: the image.
-        size: its short side is scaled to this for the network; 0: not scaled.
-        centre: take the centre square of the scaled image, which is then what is to be segmented.
-        source: names the image in the error.
+    The network sees the image with its short side scaled to `size` (0: not scaled). With `centre` it sees the centre
+    square of that, which is then also what is to be segmented.
 
     Raises:
-        InputError: the network would see more pixels than Pillow's limit for reading images, because a sliver of an
-            image is scaled to gigabytes.
+        InputError: the network would see more pixels than Pillow's limit for reading images, as when a sliver of an
+            image is scaled to gigabytes; `source` is named.
     """
     if size * size * max(image.size) / min(image.size) > Image.MAX_IMAGE_PIXELS:
         raise InputError(

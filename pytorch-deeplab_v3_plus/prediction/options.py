@@ -1,68 +1,57 @@
 """The options of inference, and those that it shares with evaluation."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from common.arguments import number, option, switch
 from common.devices import DeviceOptions
 from dataloaders.options import DEFAULT_CROP
 from filtering.mean_field import MeanField
 from losses.options import DenseCRFOptions
-from modeling.backbone import BACKBONES
+from modeling.backbone import BACKBONES, OUTPUT_STRIDES
 from prediction.predict import INTERPOLATIONS
+
+WEIGHT: dict[str, Any] = {"type": number(float, 0), "metavar": "W"}
+WIDTH: dict[str, Any] = {"type": number(float, 0, above=True), "metavar": "S"}
+
+
+def count(low: int, metavar: str = "N") -> dict[str, Any]:
+    """Return how an option takes an integer of at least `low`."""
+    return {"type": number(int, low), "metavar": metavar}
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class CheckpointOptions:
     """network
 
-    What the checkpoint usually knows itself.
+    What the checkpoint does not hold itself, or to check what it holds.
     """
 
+    checkpoint: str | None = option(None, "trained network", metavar="FILE", required=True)
     backbone: str | None = option(
-        None, "feature network (default: the checkpoint's, or else resnet)", choices=list(BACKBONES)
+        None, "feature network (default: the checkpoint's, or else resnet)", choices=tuple(BACKBONES)
     )
     n_class: int | None = option(
-        None,
-        "number of classes (default: the checkpoint's)",
-        "--n_class",
-        "--n-class",
-        type=number(int, 2),
-        metavar="K",
+        None, "number of classes (default: the checkpoint's)", "--n_class", "--n-class", **count(2, "K")
     )
     out_stride: int | None = option(
-        None, "input pixels per feature pixel (default: the checkpoint's, or else 16)", type=int, choices=(16, 8)
+        None, "input pixels per feature pixel (default: the checkpoint's, or else 16)", type=int, choices=OUTPUT_STRIDES
     )
 
 
 @dataclass(frozen=True)
 class RefinementOptions:
-    """refinement by a DenseCRF (mean-field inference)"""
+    """refinement by a DenseCRF"""
 
-    crf: bool = switch("refine the predictions with a DenseCRF")
-    crf_iterations: int = option(
-        MeanField.iterations, "iterations of mean-field inference", type=number(int, 0), metavar="N"
-    )
-    crf_weight: float = option(
-        MeanField.appearance_weight, "weight of the kernel of position and colour", type=number(float, 0), metavar="W"
-    )
-    crf_sigma_xy: float = option(
-        MeanField.appearance_xy,
-        "width of that kernel in position, in pixels",
-        type=number(float, 0, above=True),
-        metavar="S",
-    )
+    crf: bool = switch("refine the predictions with a DenseCRF, by mean-field inference")
+    crf_iterations: int = option(MeanField.iterations, "iterations of the inference", **count(0))
+    crf_weight: float = option(MeanField.appearance_weight, "weight of its kernel of position and colour", **WEIGHT)
+    crf_sigma_xy: float = option(MeanField.appearance_xy, "width of that kernel in position, in pixels", **WIDTH)
     crf_sigma_rgb: float = option(
-        MeanField.appearance_rgb,
-        "width of that kernel in colour, in grey levels of 0-255",
-        type=number(float, 0, above=True),
-        metavar="S",
+        MeanField.appearance_rgb, "width of that kernel in colour, in grey levels of 0-255", **WIDTH
     )
-    crf_smooth_weight: float = option(
-        MeanField.smoothness_weight, "weight of the kernel of position alone", type=number(float, 0), metavar="W"
-    )
-    crf_smooth_sigma: float = option(
-        MeanField.smoothness_xy, "width of that kernel, in pixels", type=number(float, 0, above=True), metavar="S"
-    )
+    crf_smooth_weight: float = option(MeanField.smoothness_weight, "weight of its kernel of position alone", **WEIGHT)
+    crf_smooth_sigma: float = option(MeanField.smoothness_xy, "width of that kernel, in pixels", **WIDTH)
 
     def mean_field(self) -> MeanField | None:
         """Return the DenseCRF that the options ask for; None without --crf."""
@@ -74,22 +63,19 @@ class RefinementOptions:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """images"""
+    """images and results"""
 
-    checkpoint: str | None = option(None, "trained network", metavar="FILE", required=True)
     image_path: tuple[str, ...] = option(
         (),
         "what to segment: images, folders (searched recursively), patterns such as 'photos/*.jpg' (default: none)",
-        "--image_path",
-        "--image-path",
+        *("--image_path", "--image-path"),
         nargs="+",
         metavar="PATH",
     )
     output_directory: str | None = option(
         None,
         "where the results go; created if absent",
-        "--output_directory",
-        "--output-directory",
+        *("--output_directory", "--output-directory"),
         required=True,
         metavar="FOLDER",
     )
@@ -97,29 +83,18 @@ class ImageOptions:
         None,
         "an image's short side is scaled to this for the network; 0: not scaled (default: the checkpoint's, or else "
         f"{DEFAULT_CROP})",
-        "--crop_size",
-        "--crop-size",
-        type=number(int, 0),
-        metavar="PIXELS",
+        *("--crop_size", "--crop-size"),
+        **count(0, "PIXELS"),
     )
     center_crop: bool = switch("segment the centre square of the scaled image, at that size, as the original did")
     tile: int = option(
-        2049,
-        "cut scaled images with a longer side into overlapping tiles of this size; 0: never",
-        type=number(int, 0),
-        metavar="PIXELS",
+        2049, "cut scaled images with a longer side into overlapping tiles of this size; 0: never", **count(0, "PIXELS")
     )
     interpolation: str = option(
         INTERPOLATIONS[0], "how the network's scores are scaled back to the image's size", choices=INTERPOLATIONS
     )
-    batch_size: int = option(1, "images or tiles of the same size per step", type=number(int, 1), metavar="N")
-    workers: int = option(4, "processes that read images ahead", type=number(int, 0), metavar="N")
-
-
-@dataclass(frozen=True)
-class ResultOptions:
-    """further results"""
-
+    batch_size: int = option(1, "images or tiles of the same size per step", **count(1))
+    workers: int = option(4, "processes that read images ahead", **count(0))
     confidence: bool = switch("<name>_confidence.png: the probability of the predicted class, as grey levels of 0-255")
     probabilities: bool = switch("<name>_probabilities.npz: `probabilities` (K, H, W) float16 and `class_names`")
     export: str | None = option(
@@ -145,7 +120,5 @@ class LossReportOptions(DenseCRFOptions):
 
 
 @dataclass(frozen=True)
-class InferenceOptions(
-    DeviceOptions, LossReportOptions, RefinementOptions, ResultOptions, NetworkOptions, ImageOptions
-):
-    """What inference.py segments, with what, and what it writes."""
+class InferenceOptions(DeviceOptions, LossReportOptions, RefinementOptions, ImageOptions, CheckpointOptions):
+    """What inference.py segments, with which network, and what it writes."""

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common.errors import InputError
-from common.files import make_folder
+from common.files import make_folder, replace_file
+from dataloaders.images import write_label
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.options import DEFAULT_CROP
+from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import colour
 from figures.matrices import save_gradient
 from figures.overlay import overlay, share
 from prediction.files import ImageFiles, find_images, output_names, uncollated
 from prediction.options import InferenceOptions
-from prediction.output import save_labels, save_picture, save_probabilities
 from prediction.predict import labels_and_confidence, predict, probabilities
 
 logger = logging.getLogger(__name__)
@@ -95,33 +96,25 @@ class Segmenter:
         """Write the results of one image (H, W) from the network's input (3, h, w) and its logits (K, h, w)."""
         size, interpolation = (image.height, image.width), self.options.interpolation
         labels, confidence = (plane.numpy() for plane in labels_and_confidence(logits, size, interpolation))
-        path = self._path(name, PREDICTION)
-        save_labels(path, labels)
+        path = self._save(name + PREDICTION, lambda file: write_label(file, labels))
         counts = np.bincount(labels.ravel())
         found = (f"{self.class_names[k]} {share(count / labels.size)}" for k, count in enumerate(counts) if count)
         logger.info("%s: %s", path, ", ".join(found))
         if self.options.confidence:
-            grey = (255 * confidence).round().astype(np.uint8)
-            save_picture(self._path(name, CONFIDENCE), Image.fromarray(grey))
+            self._save_picture(name + CONFIDENCE, (255 * confidence).round().astype(np.uint8))
+        shown = labels
         if self.options.probabilities or self.refine:
             soft = probabilities([logits[None]], size, interpolation)
             if self.options.probabilities:
-                save_probabilities(self._path(name, PROBABILITIES), soft[0].cpu().numpy(), self.class_names)
+                self._save(name + PROBABILITIES, lambda file: save_probabilities(file, soft[0], self.class_names))
             if self.refine:
-                labels = self._refined(name, image, soft, labels)  # what the pictures below show
-        save_picture(self._path(name, COLOUR), Image.fromarray(colour(labels)))
-        save_picture(self._path(name, OVERLAY), overlay(image, labels, self.class_names))
+                shown = self.refine(to_tensor(image).to(soft.device)[None], soft)[0].argmax(0).byte().cpu().numpy()
+                path = self._save(name + REFINED, lambda file: write_label(file, shown))
+                logger.info("%s: the DenseCRF changes %s", path, share((shown != labels).mean()))
+        self._save_picture(name + COLOUR, colour(shown))
+        self._save_picture(name + OVERLAY, overlay(image, shown, self.class_names))
         if self.options.rloss_weight:
             self._write_gradient(name, inputs, logits)
-
-    def _refined(self, name: str, image: Image.Image, soft: Tensor, labels: np.ndarray) -> np.ndarray:
-        """Write the classes (H, W) that the DenseCRF makes of the probabilities (1, K, H, W), and return them."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(soft.device)
-        refined = self.refine(pixels[None], soft)[0].argmax(0).to(torch.uint8).cpu().numpy()
-        path = self._path(name, REFINED)
-        save_labels(path, refined)
-        logger.info("%s: the DenseCRF changes %s", path, share((refined != labels).mean()))
-        return refined
 
     def _write_gradient(self, name: str, inputs: Tensor, logits: Tensor) -> None:
         options = self.options
@@ -134,11 +127,16 @@ class Segmenter:
         logger.info("DenseCRF loss: %.6g", value)
         for k, plane in enumerate(gradient.numpy()):
             title = f"gradient of the DenseCRF loss, {self.class_names[k]}"
-            save_gradient(self._path(name, GRADIENT.format(k)), plane, title)
-        logger.info("%s: gradients of classes 0-%d", self._path(name, GRADIENT.format("<k>")), len(gradient) - 1)
+            save_gradient(self.folder / (name + GRADIENT.format(k)), plane, title)
+        logger.info("%s: gradients of classes 0-%d", self.folder / (name + GRADIENT.format("<k>")), len(gradient) - 1)
 
-    def _path(self, name: str, ending: str) -> Path:
-        return self.folder / (name + ending)
+    def _save(self, name: str, write: Callable[[Path], object]) -> Path:
+        replace_file(self.folder / name, write)
+        return self.folder / name
+
+    def _save_picture(self, name: str, picture: Image.Image | np.ndarray) -> None:
+        picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        self._save(name, lambda file: picture.save(file, format="PNG"))
 
     def _prepare_folder(self, files: Sequence[Path]) -> None:
         """Make the folder; refuse to segment pictures that an earlier call has written there, or to overwrite them."""
@@ -151,6 +149,14 @@ class Segmenter:
                     "folder for the results than that of the images, or name the images one by one"
                 )
         make_folder(self.folder, "choose another --output_directory")
+
+
+def save_probabilities(path: Path, probabilities: Tensor, class_names: Sequence[str]) -> None:
+    """Write `probabilities` (K, H, W) as float16 and `class_names` into an .npz file."""
+    with open(path, "wb") as file:  # given a name, NumPy would add a suffix
+        np.savez_compressed(
+            file, probabilities=probabilities.cpu().numpy().astype(np.float16), class_names=np.array(class_names, str)
+        )
 
 
 def densecrf_gradient(loss: DenseCRFLoss, inputs: Tensor, logits: Tensor) -> tuple[float, Tensor]:

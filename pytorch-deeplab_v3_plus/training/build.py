@@ -68,12 +68,8 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         log_network(options, model, origin, notes)
         log_optimisation(options, len(loaders.train), step)
         early = EARLY if start.checkpoint or pretrained != "none" else EARLY_FROM_RANDOM
-        advise = functools.partial(
-            progress_advice,
-            steps_per_epoch=len(loaders.train),
-            guessing=loss_of_guessing(options, loaders, label_counts, step.criterion.class_weights),
-            early=early,
-        )
+        guessing = loss_of_guessing(options, loaders, label_counts, step.criterion.class_weights)
+        advise = functools.partial(progress_advice, steps_per_epoch=len(loaders.train), guessing=guessing, early=early)
         trainer = Trainer(options, start.path, model, settings, loaders, step, journal, advise)
         if start.checkpoint and not options.ft:
             restore(trainer, start.checkpoint, start.path)
@@ -210,34 +206,22 @@ def log_data(options: TrainOptions, loaders: Loaders, label_counts: Tensor, devi
 
 def log_network(options: TrainOptions, model: nn.Module, origin: Any, notes: Notes) -> None:
     """Log what the network is, where its weights come from, and notes on its classifier."""
-    logger.info(
-        "network: %s %s, output stride %d, %.1f million parameters, backbone from %s",
-        options.network,
-        options.backbone,
-        model.output_stride,
-        sum(p.numel() for p in model.parameters()) / 1e6,
-        origin,
-    )
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    shape = f"{options.network} {options.backbone}, output stride {model.output_stride}"
+    logger.info("network: %s, %.1f million parameters, backbone from %s", shape, millions, origin)
     for level, note in notes:
         logger.log(level, "%s", note)
 
 
 def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: TrainingStep) -> None:
     """Log the length of the training, its batches, rates and regularisers."""
-    processes = distributed.world_size()
+    processes, epochs = distributed.world_size(), options.epochs
     batch = f"batch {options.data.batch_size}" + f" in {options.accumulate} micro-batches" * (options.accumulate > 1)
-    logger.info(
-        "optimisation: %d steps (%d epochs of %d), %s, learning rate %g (head %g), %s",
-        options.epochs * steps_per_epoch,
-        options.epochs,
-        steps_per_epoch,
-        batch + f" over {processes} processes" * (processes > 1),
-        options.lr,
-        options.head_rate * options.lr,
-        options.lr_scheduler,
-    )
-    advice = steps_advice(steps_per_epoch, options.epochs)
-    if advice:
+    batch += f" over {processes} processes" * (processes > 1)
+    steps = f"{epochs * steps_per_epoch} steps ({epochs} epochs of {steps_per_epoch})"
+    rates = f"learning rate {options.lr:g} (head {options.head_rate * options.lr:g}), {options.lr_scheduler}"
+    logger.info("optimisation: %s, %s, %s", steps, batch, rates)
+    if advice := steps_advice(steps_per_epoch, epochs):
         logger.warning("%s", advice)
     for name, regulariser in step.regularisers.items():
         logger.info("regulariser: %s, %s", name, regulariser)

@@ -5,15 +5,7 @@ import math
 import torch
 
 from common import distributed
-from training.step import Terms
-
-
-class StepFailed(Exception):
-    """A step gave a loss that is infinite or not a number."""
-
-    def __init__(self, name: str, value: float, step: int, image_ids: list[str]) -> None:
-        super().__init__(name, value, step, image_ids)
-        self.name, self.value, self.step, self.image_ids = name, value, step, image_ids
+from training.step import NotFinite, Terms
 
 
 class EpochLosses:
@@ -33,7 +25,7 @@ class EpochLosses:
         (The DenseCRF loss waits in each step, to check its input and, on a GPU, for the size of its lattice.)
 
         Raises:
-            StepFailed: a loss is not finite.
+            NotFinite: a loss is not finite.
         """
         if not self._pending:
             return
@@ -42,7 +34,7 @@ class EpochLosses:
         for (step, image_ids, _), row in zip(self._pending, read.tolist(), strict=True):
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
-                    raise StepFailed(name, value, step, image_ids)
+                    raise NotFinite(name, value, step, image_ids)
         self._pending.clear()
         for name, column in zip(names, distributed.sum_over_processes(read).T.tolist(), strict=True):
             self.values.setdefault(name, []).extend(column)

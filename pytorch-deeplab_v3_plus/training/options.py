@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -20,19 +21,12 @@ from modeling.backbone import BACKBONES, OUTPUT_STRIDES
 from modeling.networks import DEFAULT_NETWORK, NETWORKS
 from training.schedule import SCHEDULES
 
+logger = logging.getLogger(__name__)
+
 # What trains small images from random weights, and a DenseCRF loss that regularises them: the original's rows for these
 # sizes do not (docs/small_images.md).
-SMALL: dict[str, Any] = dict(
-    scale_range=(0.9, 1.3),
-    batch_size=8,
-    lr=0.01,
-    ce_reduction="mean",
-    channels_last=True,
-    densecrfloss=2.0,
-    size_free=True,
-    rloss_scale=1.0,
-    sigma_rgb=12.0,
-)
+SMALL = dict(scale_range=(0.9, 1.3), batch_size=8, lr=0.01, ce_reduction="mean", channels_last=True)
+SMALL |= dict(densecrfloss=2.0, size_free=True, rloss_scale=1.0, sigma_rgb=12.0)
 PRESETS: dict[str, dict[str, Any]] = {
     "40": dict(SMALL, crop_size=65, base_size=65, sigma_xy=14.0),
     "80": dict(SMALL, crop_size=129, base_size=129, sigma_xy=24.0),
@@ -44,6 +38,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 IMAGES_PER_DEVICE = 4
 BASE_RATE = 0.007
 """Learning rate for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original."""
+
+
+COUNT, POSITIVE, WEIGHT = number(int, 1), number(float, 0, above=True), number(float, 0)
 
 
 @dataclass(frozen=True)
@@ -91,16 +88,10 @@ class LossOptions(DenseCRFOptions):
     )
     use_balanced_weights: bool = switch("weight classes by 1 / ln(1.02 + frequency)")
     densecrfloss: float = option(
-        0.0,
-        "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off",
-        type=number(float, 0),
-        metavar="WEIGHT",
+        0.0, "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off", type=WEIGHT
     )
     rloss_scale: float = option(
-        1.0,
-        "scale of the DenseCRF loss's input: below 1 it is faster",
-        type=number(float, 0, above=True, high=1),
-        metavar="FACTOR",
+        1.0, "scale of the DenseCRF loss's input: below 1 it is faster", type=number(float, 0, above=True, high=1)
     )
     exact_gradient: bool = switch("exact gradient of the lattice filter instead of the original's")
     regulariser: tuple[str, ...] | None = option(
@@ -125,7 +116,7 @@ class LossOptions(DenseCRFOptions):
 class OptimisationOptions:
     """optimisation"""
 
-    epochs: int = option(50, "passes over the images", type=number(int, 1), metavar="N")
+    epochs: int = option(50, "passes over the images", type=COUNT, metavar="N")
     start_epoch: int = option(
         0, "epoch to begin with (--resume sets it)", "--start_epoch", "--start-epoch", type=number(int, 0), metavar="N"
     )
@@ -133,35 +124,27 @@ class OptimisationOptions:
         1,
         "split each batch into N micro-batches: the gradient of the whole batch with the memory of one of them (batch "
         "norm sees the micro-batches)",
-        type=number(int, 1),
+        type=COUNT,
         metavar="N",
     )
     lr: float | None = option(
         None,
         f"learning rate of the backbone (default: {BASE_RATE} x batch size / {IMAGES_PER_DEVICE} per device)",
-        type=number(float, 0, above=True),
+        type=POSITIVE,
         metavar="RATE",
     )
     head_rate: float = option(
-        10.0,
-        "learning rate of the head, as a multiple of the backbone's",
-        type=number(float, 0, above=True),
-        metavar="FACTOR",
+        10.0, "learning rate of the head, as a multiple of the backbone's", type=POSITIVE, metavar="FACTOR"
     )
     lr_scheduler: str = option("poly", "learning-rate schedule", choices=SCHEDULES)
     lr_step: int | None = option(
-        None,
-        "with --lr-scheduler step: epochs between drops (default: a third of --epochs)",
-        type=number(int, 1),
-        metavar="EPOCHS",
+        None, "with --lr-scheduler step: epochs between drops (default: a third of --epochs)", type=COUNT, metavar="N"
     )
     momentum: float = option(0.9, "SGD momentum", type=number(float, 0, high=1), metavar="M")
-    weight_decay: float = option(5e-4, "SGD weight decay", type=number(float, 0), metavar="D")
+    weight_decay: float = option(5e-4, "SGD weight decay", type=WEIGHT, metavar="D")
     nesterov: bool = switch("Nesterov momentum")
     amp: str = option(
-        "off",
-        "mixed precision for the network; losses and evaluation stay in float32",
-        choices=("off", "bf16", "fp16"),
+        "off", "mixed precision for the network; losses and evaluation stay in float32", choices=("off", "bf16", "fp16")
     )
     channels_last: bool = switch("channels-last memory format: faster on many CPUs and GPUs")
     compile: bool = switch("compile the network with torch.compile: minutes at the start, then faster")
@@ -181,35 +164,29 @@ class RunOptions:
     )
     ft: bool = switch("with --resume: take only the weights; epoch, optimizer and best score start afresh")
     eval_interval: int = option(
-        1,
-        "epochs between evaluations (the last epoch is always evaluated)",
-        type=number(int, 1),
-        metavar="EPOCHS",
+        1, "epochs between evaluations (the last epoch is always evaluated)", type=COUNT, metavar="EPOCHS"
     )
     save_interval: int | None = option(
-        None,
-        "also keep checkpoint_epoch_<n>.pth.tar every so many epochs (default: never)",
-        type=number(int, 1),
-        metavar="EPOCHS",
+        None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", type=COUNT, metavar="N"
     )
-    keep: int | None = option(None, "of those, keep only the newest N (default: all)", type=number(int, 1), metavar="N")
+    keep: int | None = option(None, "of those, keep only the newest N (default: all)", type=COUNT, metavar="N")
     save_steps: int | None = option(
         None,
-        "also write checkpoint_last.pth.tar every so many steps (default: after each epoch and at a signal)",
-        type=number(int, 1),
-        metavar="STEPS",
+        "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)",
+        type=COUNT,
+        metavar="N",
     )
     log_interval: int = option(
         10,
         "steps between two lines of steps.jsonl; the losses are read from the device only then",
-        type=number(int, 1),
+        type=COUNT,
         metavar="STEPS",
     )
     benchmark: int | None = option(
         None,
-        "run so many steps, print the time of each part of a step and the peak memory, and write nothing",
-        type=number(int, 1),
-        metavar="STEPS",
+        "take N steps, print the time of each part of a step and the peak memory, and write nothing",
+        type=COUNT,
+        metavar="N",
     )
     no_val: bool = switch("train without evaluation")
 
@@ -301,8 +278,9 @@ def parse_with_preset(
     """Parse the command line; what its --preset says of these settings (None: of all) becomes the default."""
     preset = parser.parse_args(argv).preset
     if preset:
-        known = PRESETS[preset]
-        parser.set_defaults(**{name: known[name] for name in known if settings is None or name in settings})
+        known = {name: value for name, value in PRESETS[preset].items() if settings is None or name in settings}
+        parser.set_defaults(**known)
+        logger.info("preset %s: %s", preset, ", ".join(f"{name} {value}" for name, value in known.items()))
     return parser.parse_args(argv)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,11 +28,11 @@ class Whole(NamedTuple):
 
 
 class NotFinite(Exception):
-    """A loss is infinite or not a number."""
+    """A loss is infinite or not a number: its name and value, and where they are known, the step and its images."""
 
-    def __init__(self, name: str, value: float) -> None:
-        super().__init__(name, value)
-        self.name, self.value = name, value
+    def __init__(self, name: str, value: float, step: int = 0, image_ids: Sequence[str] = ()) -> None:
+        super().__init__(name, value, step, image_ids)
+        self.name, self.value, self.step, self.image_ids = name, value, step, image_ids
 
 
 class TrainingStep:

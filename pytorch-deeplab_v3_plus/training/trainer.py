@@ -24,7 +24,7 @@ from training.checkpoint import (
     save_checkpoint,
     save_last,
 )
-from training.epoch_losses import EpochLosses, StepFailed
+from training.epoch_losses import EpochLosses
 from training.faults import Stopped, StopRequest
 from training.final_evaluation import final_evaluation
 from training.journal import Journal
@@ -144,7 +144,7 @@ class Trainer:
         try:
             losses = self.step(batch)
         except NotFinite as error:
-            raise self._diverged(StepFailed(error.name, error.value, self.steps_done + 1, batch["name"])) from None
+            raise self._diverged(NotFinite(error.name, error.value, self.steps_done + 1, batch["name"])) from None
         self.steps_done += 1
         self.losses.add(self.steps_done, batch["name"], losses)
 
@@ -196,10 +196,10 @@ class Trainer:
         """Fetch the losses of the last steps from the device; raise InputError where one is not finite."""
         try:
             self.losses.read()
-        except StepFailed as failed:
+        except NotFinite as failed:
             raise self._diverged(failed) from None
 
-    def _diverged(self, failed: StepFailed) -> InputError:
+    def _diverged(self, failed: NotFinite) -> InputError:
         good = newest_finite(self.journal.folder, self.start)
         return InputError(
             f"the loss {failed.name} became {failed.value} at epoch {self.epoch + 1}, step {failed.step}, images "

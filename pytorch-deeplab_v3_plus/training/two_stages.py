@@ -1,10 +1,9 @@
-"""The comparison that tells what the regulariser is worth: the same second stage with and without it.
+"""What a regulariser is worth: the same second stage with and without it.
 
-For each seed: stage 1 trains with partial cross-entropy alone. Stage 2 starts from those very weights, twice, with the
-same number of steps, rate, schedule, augmentation and seed: once with partial cross-entropy alone and once with the
+For each seed: stage 1 trains with partial cross-entropy alone. Stage 2 starts from its weights, twice, with the same
+number of steps, rate, schedule, augmentation and seed: once with partial cross-entropy alone and once with the
 regulariser. Full supervision, if asked for, runs the same two stages on the full truth. Each training is a run of
-train_withdensecrfloss.py. What has ended is not run again; of what was cut off, a first stage goes on from its newest
-checkpoint and a second one starts again.
+train_withdensecrfloss.py. Finished trainings are skipped; an interrupted first stage resumes, a second restarts.
 """
 
 import json

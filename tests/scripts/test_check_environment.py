@@ -99,7 +99,7 @@ def test_a_device_is_held_against_the_cpu(monkeypatch):
     assert run(lambda: against_cpu(torch.device("cpu"))) == ("FAILED", "relative error 1.0e-02, expected below 0.0001")
 
 
-def test_data_sets_are_found_and_whole(voc, monkeypatch):
+def test_data_sets_are_found_and_complete(voc, monkeypatch):
     monkeypatch.setenv("RLOSS_PASCAL_ROOT", str(voc))
     assert data_set("pascal").startswith("5 training and 2 validation images")
     (voc / "JPEGImages/i6.jpg").unlink()

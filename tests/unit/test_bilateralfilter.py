@@ -166,14 +166,14 @@ def test_flat_image_and_constant_values():
     assert 60 < inner.min() <= inner.max() < 200
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.1, 1.0, 1000.0])
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 1000.0])
 def test_noise_and_extreme_sigmas(sigma):
     rng = np.random.default_rng(10)
     images = rng.integers(0, 256, (1, 3, 61, 67)).astype(np.float32)
     values = rng.random((1, 2, 61, 67), dtype=np.float32)
     out = apply(images, values, sigma, sigma)
     assert np.isfinite(out).all()
-    if sigma == 0.01:
+    if sigma == 0.1:
         # No two pixels share a neighbourhood: each sees itself alone, by the sum of its squared weights.
         ratio = out / values
         assert ratio.min() > 0.1 and ratio.max() < 1.001
@@ -186,7 +186,7 @@ def test_random_problems(content, seed):
     rng = np.random.default_rng([seed, len(content)])
     h, w = [(1, 1), (1, 97), (89, 1), (2, 2), (3, 61), (31, 37)][seed % 6]
     n, k = int(rng.integers(1, 4)), int([1, 130, *rng.integers(2, 130, 10)][seed])
-    sigma_rgb, sigma_xy = 10 ** rng.uniform(-2, 3, 2)
+    sigma_rgb, sigma_xy = 10 ** rng.uniform(-1, 3, 2)
     images = smooth_images(rng, n, h, w)
     if content == "flat":
         images[:] = rng.uniform(0, 255)
@@ -303,6 +303,11 @@ IMAGES, VALUES = random_problem(14, 2, 3, 5, 4)
         ({"sigma_rgb": 1e-60}, ValueError, r"sigma_rgb: expected a positive finite number, found"),
         ({"sigma_rgb": 1e-7}, ValueError, r"lattice coordinates too large: expected at most 1048576, found"),
         ({"sigma_xy": 1e-38}, ValueError, r"lattice coordinates too large"),
+        (
+            {"sigma_rgb": 0.01},
+            ValueError,
+            r"lattice too fine: expected vertices that 62 bits can number, found that they need 70; use larger sigmas",
+        ),
         ({"sigma_xy": "9"}, TypeError, r"sigma_xy: expected a number, found str"),
         ({"N": 0}, ValueError, r"N: expected a positive number, found 0"),
         ({"H": -5}, ValueError, r"H: expected a positive number, found -5"),
@@ -326,6 +331,15 @@ def test_non_finite_value_beyond_the_first_pass():
     values[0, 66, 2, 3] = np.inf
     with pytest.raises(ValueError, match=f"ins: .* at index {66 * 25 + 13}"):
         apply(images, values)
+
+
+def test_sigmas_of_a_tenth_at_513_pixels():
+    # They need 61 of the 62 bits that number the lattice's vertices.
+    images, values = np.zeros((1, 3, 513, 513), np.float32), np.ones((1, 1, 513, 513), np.float32)
+    images[0, :, 0, 0] = 255
+    assert np.isfinite(apply(images, values, 0.1, 0.1)).all()
+    with pytest.raises(ValueError, match="found that they need 63; use larger sigmas"):
+        apply(images, values, 0.07, 0.1)
 
 
 def test_overflow_is_no_error():

@@ -138,23 +138,37 @@ def test_torch_engine_gives_the_original_s_numbers(file):
 )
 def test_torch_engine_at_any_size_and_sigma(n, k, h, w, options):
     images, values = problem(n, k, h, w)
-    for sigma_rgb, sigma_xy in ((15, 5), (0.01, 0.01), (0.01, 1000), (1000, 0.01), (1000, 1000), (0.7, 3)):
+    for sigma_rgb, sigma_xy in ((15, 5), (2, 2), (2, 1000), (1000, 2), (1000, 1000), (0.7, 3)):
         assert error_of_torch_engine(images, values, sigma_rgb, sigma_xy, **options) < 1e-6
         # Flat, and in another range than 0..255
         assert error_of_torch_engine(torch.full_like(images, 77), values, sigma_rgb, sigma_xy, **options) < 1e-6
         assert error_of_torch_engine(9 * images - 700, values, sigma_rgb, sigma_xy, **options) < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("sigma_rgb", "sigma_xy", "words", "bits"), [(15, 5, 1, 32), (1, 1, 1, 64), (0.01, 0.01, 2, 64)]
-)
-def test_torch_engine_with_codes_of_every_width(sigma_rgb, sigma_xy, words, bits):
+@pytest.mark.parametrize(("sigma", "bits"), [(15, 32), (1, 64), (0.3, 64)])
+def test_torch_engine_with_codes_of_both_widths(sigma, bits):
     images, values = problem(h=64, w=67)
-    coding = vertex_codes.Coding(
-        [0.0] * 5, [66 / sigma_xy, 63 / sigma_xy] + [255 / sigma_rgb] * 3, 2, 2 * 64 * 68, images.device
+    coding = vertex_codes.Coding([0.0] * 5, [66 / sigma, 63 / sigma] + [255 / sigma] * 3, 2, images.device)
+    assert coding.fits and torch.iinfo(coding.dtype).bits == bits
+    assert error_of_torch_engine(images, values, sigma, sigma) < 1e-6
+
+
+def test_torch_engine_filters_images_one_by_one_where_their_codes_would_be_too_long():
+    images, values = problem(n=3, h=64, w=67)
+    sigma = 0.1
+    single, batch = (
+        vertex_codes.Coding([0.0] * 5, [66 / sigma, 63 / sigma] + [255 / sigma] * 3, n, images.device) for n in (1, 40)
     )
-    assert (len(coding.words), torch.iinfo(coding.dtype).bits) == (words, bits)
-    assert error_of_torch_engine(images, values, sigma_rgb, sigma_xy) < 1e-6
+    assert single.bits < batch.bits
+    many = [tensor.repeat(14, 1, 1, 1) for tensor in (images, values)]
+    assert error_of_torch_engine(*many, sigma, sigma) < 1e-6
+
+
+def test_torch_engine_refuses_vertices_that_codes_cannot_number():
+    with pytest.raises(
+        ValueError, match=r"62 bits can number, found \d+ bits at sigma_rgb 0.01, .*; use larger sigmas"
+    ):
+        torch_lattice.bilateral_filter(*problem(h=64, w=67), 0.01, 0.01)
 
 
 def test_torch_engine_sums_the_thousands_of_pixels_of_a_flat_image_s_vertex_in_pieces():
@@ -251,7 +265,7 @@ def test_cuda_gives_the_result_of_the_cpu(kind, options):
     images, values = problem(n=3, k=21, h=61, w=83)
     if kind == "flat":
         images.fill_(100)
-    for sigma_rgb, sigma_xy in ((15, 50), (60, 5), (0.01, 0.01), (1000, 1000)):
+    for sigma_rgb, sigma_xy in ((15, 50), (60, 5), (0.3, 0.3), (1000, 1000)):
         out = bilateral_filter(images.cuda(), values.cuda(), sigma_rgb, sigma_xy, **options)
         assert out.device.type == "cuda"
         assert relative_error(out.cpu(), bilateral_filter(images, values, sigma_rgb, sigma_xy, **options)) < 1e-5

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from losses import parse_regulariser, register
+from losses import build_regulariser, parse_regulariser, register
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
-from losses.registry import FACTORIES
+from losses.registry import FACTORIES, apply_regulariser, describe_regularisers, settings_of
 
 LOGITS = torch.tensor([[[[2.0, 0.0, 1.0]], [[0.0, 0.0, 3.0]]]] * 2)  # (2, 2, 1, 3)
 LABELS = torch.tensor([[[0, 1, 255]], [[255, 255, 1]]])
@@ -71,3 +71,66 @@ def test_a_name_is_registered_once():
             register("twice")(build)
     finally:
         del FACTORIES["twice"]
+
+
+class Disc(nn.Module):
+    """Prefers round things."""
+
+    def __init__(self, weight: float, *, radius: int = 5, sigma_rgb: float = 0.1, wrap: bool = False) -> None:
+        super().__init__()
+        self.weight, self.radius, self.sigma_rgb, self.wrap = weight, radius, sigma_rgb, wrap
+
+    def forward(self, image, probabilities, region_of_interest, labels, logits):
+        self.seen = labels, logits
+        return self.weight * probabilities.mean()
+
+
+@pytest.fixture
+def disc():
+    register("disc")(Disc)
+    yield
+    del FACTORIES["disc"]
+
+
+def test_settings_are_the_keywords_of_the_constructor(disc):
+    assert settings_of("disc") == {"radius": 5, "sigma_rgb": 0.1, "wrap": False}
+    wanted = parse_regulariser("disc=0.5,radius=3,wrap=true")
+    assert (wanted.name, wanted.weight, wanted.settings) == ("disc", 0.5, {"radius": 3, "wrap": True})
+    built = build_regulariser(wanted)
+    assert (built.weight, built.radius, built.sigma_rgb, built.wrap) == (0.5, 3, 0.1, True)
+    assert "disc: Prefers round things." in describe_regularisers() and "    radius=5" in describe_regularisers()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("disc", "expected a number, found '' in 'disc'"),
+        ("disc=-1", "a weight of 0 or more, found 'disc=-1'"),
+        ("disc=1,size=3", "disc has no setting 'size'; it has: radius, sigma_rgb, wrap"),
+        ("disc=1,radius=3.5", "expected an integer, found '3.5'"),
+        ("disc=1,wrap=maybe", "expected True or False, found 'maybe'"),
+    ],
+)
+def test_what_cannot_be_parsed_is_named(disc, text, said):
+    with pytest.raises(InputError, match=said):
+        parse_regulariser(text)
+
+
+def test_forward_gets_what_it_names(disc):
+    built, (image, soft, region) = build_regulariser(parse_regulariser("disc=1")), torch.rand(3, 2, 3, 4, 4)
+    apply_regulariser(built, image, soft, region, labels="labels", logits="logits", features="features")
+    assert built.seen == ("labels", "logits")
+
+
+def test_a_builder_may_ask_for_the_options_of_the_training():
+    """The way in which regularisers were declared before they had settings."""
+
+    @register("old")
+    def build(weight, options):
+        return Disc(weight, sigma_rgb=options["sigma_rgb"])
+
+    try:
+        built = build_regulariser(parse_regulariser("old=2"), {"sigma_rgb": 7.0})
+        assert (built.weight, built.sigma_rgb) == (2.0, 7.0)
+    finally:
+        del FACTORIES["old"]

@@ -117,12 +117,12 @@ class ReleasedGil {
 
 %typemap(in) bilateral::Input (FloatBuffer buffer) {
     if (!buffer.acquire($input, "$1_name", false)) SWIG_fail;
-    $1 = {buffer.data(), buffer.length()};
+    $1 = {"$1_name", buffer.data(), buffer.length()};
 }
 
 %typemap(in) bilateral::Output (FloatBuffer buffer) {
     if (!buffer.acquire($input, "$1_name", true)) SWIG_fail;
-    $1 = {buffer.data(), buffer.length()};
+    $1 = {"$1_name", buffer.data(), buffer.length()};
 }
 
 %typemap(in) std::int64_t {
@@ -184,7 +184,7 @@ class ReleasedGil {
 }
 
 %feature("kwargs");
-%feature("docstring") bilateral::bilateralfilter
+%feature("docstring") bilateralfilter
 "Filter one channel of one image with a Gaussian kernel over position and colour.
 
 Args:
@@ -199,7 +199,7 @@ Raises:
     TypeError, ValueError: naming the argument, what was expected and what was found.
     MemoryError: if the lattice does not fit."
 
-%feature("docstring") bilateral::bilateralfilter_batch
+%feature("docstring") bilateralfilter_batch
 "Filter K channels of each of N images with a Gaussian kernel over position and colour, unnormalised.
 
 Args:
@@ -217,12 +217,12 @@ Raises:
 Source:
     Adams, Baek, Davis: Fast High-Dimensional Filtering Using the Permutohedral Lattice, 2010."
 
-%feature("docstring") bilateral::instruction_sets
+%feature("docstring") instruction_sets
 "The instruction sets for which the module has been compiled and that this machine can run, the fastest first.
 
 The first is the one used; the result does not depend on it."
 
-%feature("docstring") bilateral::bilateralfilter_profile
+%feature("docstring") bilateralfilter_profile
 "bilateralfilter_batch for benchmarks and tests: with the instruction set of that name, and timed.
 
 Args:
@@ -234,8 +234,26 @@ Returns:
 // "in" is a Python keyword; by position nothing changes.
 %rename(in_) in;
 
-%ignore bilateral::Input;
-%ignore bilateral::Output;
-%ignore bilateral::PhaseSeconds;
 %include <stdint.i>
-%include "bilateralfilter.hpp"
+%inline %{
+void bilateralfilter(bilateral::Input image, bilateral::Input in, bilateral::Output out, std::int64_t H,
+                     std::int64_t W, double sigma_rgb, double sigma_xy, bool transpose = false) {
+    bilateral::filter_image({image, in, out, {1, 1, H, W}, {sigma_rgb, sigma_xy, transpose}});
+}
+
+void bilateralfilter_batch(bilateral::Input images, bilateral::Input ins, bilateral::Output outs, std::int64_t N,
+                           std::int64_t K, std::int64_t H, std::int64_t W, double sigma_rgb, double sigma_xy,
+                           bool transpose = false) {
+    bilateral::filter_batch({images, ins, outs, {N, K, H, W}, {sigma_rgb, sigma_xy, transpose}});
+}
+
+bilateral::PhaseSeconds bilateralfilter_profile(bilateral::Input images, bilateral::Input ins, bilateral::Output outs,
+                                                std::int64_t N, std::int64_t K, std::int64_t H, std::int64_t W,
+                                                double sigma_rgb, double sigma_xy, bool transpose = false,
+                                                const std::string& instruction_set = "") {
+    return bilateral::filter_batch({images, ins, outs, {N, K, H, W}, {sigma_rgb, sigma_xy, transpose}},
+                                   instruction_set);
+}
+
+std::vector<std::string> instruction_sets() { return bilateral::instruction_sets(); }
+%}

@@ -25,9 +25,9 @@ struct Worker {
     Lattice::Workspace workspace;
 };
 
-[[noreturn]] void fail_non_finite(const char* argument, const float* values, std::int64_t index) {
-    throw std::invalid_argument(std::string(argument) + ": expected finite values, found " +
-                                std::to_string(values[index]) + " at index " + std::to_string(index));
+[[noreturn]] void fail_non_finite(const Input& array, const float* value) {
+    throw std::invalid_argument(std::string(array.name) + ": expected finite values, found " + std::to_string(*value) +
+                                " at index " + std::to_string(value - array.data));
 }
 
 // The range of values, 0 included, and whether all are finite.
@@ -57,20 +57,20 @@ struct Range {
 // Where every pixel of an image lies in feature space: (x / sigma_xy, y / sigma_xy, R / sigma_rgb, ...), in float32.
 class PixelFeatures {
  public:
-    PixelFeatures(const Batch& batch, std::int64_t n)
-        : image_(batch.images + n * 3 * batch.pixels()),
-          pixels_(batch.pixels()),
-          width_(batch.W),
-          sigma_rgb_(batch.sigma_rgb),
-          sigma_xy_(batch.sigma_xy) {
-        upper_[0] = static_cast<float>(batch.W - 1) / sigma_xy_;
-        upper_[1] = static_cast<float>(batch.H - 1) / sigma_xy_;
+    PixelFeatures(const Problem& problem, std::int64_t n)
+        : image_(problem.images.data + n * 3 * problem.shape.pixels()),
+          pixels_(problem.shape.pixels()),
+          width_(problem.shape.W),
+          sigma_rgb_(static_cast<float>(problem.kernel.sigma_rgb)),
+          sigma_xy_(static_cast<float>(problem.kernel.sigma_xy)) {
+        upper_[0] = static_cast<float>(problem.shape.W - 1) / sigma_xy_;
+        upper_[1] = static_cast<float>(problem.shape.H - 1) / sigma_xy_;
         for (int channel = 0; channel < 3; ++channel) {
             const float* values = image_ + channel * pixels_;
             const Range range(values, pixels_);
             if (!range.finite) {
-                const float* found = std::find_if(values, values + pixels_, [](float v) { return !std::isfinite(v); });
-                fail_non_finite(batch.image_name, batch.images, found - batch.images);
+                fail_non_finite(problem.images,
+                                std::find_if(values, values + pixels_, [](float v) { return !std::isfinite(v); }));
             }
             lower_[2 + channel] = range.low / sigma_rgb_;
             upper_[2 + channel] = range.high / sigma_rgb_;
@@ -116,59 +116,70 @@ class PixelFeatures {
 };
 
 // Build the lattice of image n.
-void build_lattice(Worker& worker, const Batch& batch, std::int64_t n, int threads) {
+void build_lattice(Worker& worker, const Problem& problem, std::int64_t n, int threads) {
     Stopwatch watch;
-    const PixelFeatures features(batch, n);
+    const std::int64_t pixels = problem.shape.pixels();
     // The published filter takes four pixels at a time, filling up the last group with pixels at the origin.
-    worker.lattice.build(features, batch.pixels(), (batch.pixels() + 3) / 4 * 4, threads);
+    worker.lattice.build(PixelFeatures(problem, n), pixels, (pixels + 3) / 4 * 4, threads);
     worker.workspace.seconds.build += watch.lap();
 }
 
-// Filter channels first ... last - 1 of image n.
-void filter_channels(const Lattice& lattice, const Batch& batch, std::int64_t n, std::int64_t first, std::int64_t last,
-                     Lattice::Workspace& workspace) {
-    const std::int64_t offset = (n * batch.K + first) * batch.pixels();
+// The channels first ... last - 1 of image n.
+struct Share {
+    std::int64_t n, first, last;
+};
+
+void filter_share(const Lattice& lattice, const Problem& problem, const Share& share, Lattice::Workspace& workspace) {
+    const std::int64_t offset = (share.n * problem.shape.K + share.first) * problem.shape.pixels();
     try {
-        lattice.filter(batch.ins + offset, batch.outs + offset, last - first, batch.transpose, workspace);
+        lattice.filter(problem.ins.data + offset, problem.outs.data + offset, share.last - share.first,
+                       problem.kernel.transpose, workspace);
     } catch (const NonFiniteValue& found) {
-        fail_non_finite(batch.in_name, batch.ins, offset + found.index);
+        fail_non_finite(problem.ins, found.value);
     }
+}
+
+// Images 0 ... count - 1, one a thread.
+void filter_whole_images(const Problem& problem, std::int64_t count, std::vector<Worker>& workers) {
+    parallel_for(count, static_cast<int>(workers.size()), [&](std::int64_t n, int thread) {
+        Worker& worker = workers[static_cast<std::size_t>(thread)];
+        build_lattice(worker, problem, n, 1);
+        filter_share(worker.lattice, problem, {n, 0, problem.shape.K}, worker.workspace);
+    });
+}
+
+// The images from `first` on, which are fewer than the threads: several threads share an image.
+void filter_shared_images(const Problem& problem, std::int64_t first, std::vector<Worker>& workers) {
+    const int threads = static_cast<int>(workers.size());
+    const std::int64_t images = problem.shape.N - first;
+    const auto build = [&](std::int64_t i, int team) {
+        build_lattice(workers[static_cast<std::size_t>(i)], problem, first + i, team);
+    };
+    if (2 * images <= threads) {
+        for (std::int64_t i = 0; i < images; ++i) build(i, threads);
+    } else {
+        parallel_for(images, threads, [&](std::int64_t i, int) { build(i, 1); });
+    }
+
+    // Image i is in the hands of `shares` threads, each of which filters some of its channels.
+    const std::int64_t steps = (problem.shape.K + channel_step - 1) / channel_step;
+    const std::int64_t shares = std::clamp<std::int64_t>(threads / images, 1, steps);
+    parallel_for(images * shares, threads, [&](std::int64_t task, int thread) {
+        const std::int64_t i = task / shares, share = task % shares;
+        const std::int64_t from = steps * share / shares * channel_step;
+        const std::int64_t to = std::min(problem.shape.K, steps * (share + 1) / shares * channel_step);
+        filter_share(workers[static_cast<std::size_t>(i)].lattice, problem, {first + i, from, to},
+                     workers[static_cast<std::size_t>(thread)].workspace);
+    });
 }
 
 }  // namespace
 
-PhaseSeconds filter_batch(const Batch& batch, int threads) {
+PhaseSeconds filter_checked(const Problem& problem, int threads) {
     std::vector<Worker> workers(static_cast<std::size_t>(threads));
-
-    // Whole images, one a thread, as long as there is one for each.
-    const std::int64_t whole = batch.N / threads * threads;
-    parallel_for(whole, threads, [&](std::int64_t n, int thread) {
-        Worker& worker = workers[static_cast<std::size_t>(thread)];
-        build_lattice(worker, batch, n, 1);
-        filter_channels(worker.lattice, batch, n, 0, batch.K, worker.workspace);
-    });
-
-    // Fewer images than threads are left: several threads share an image.
-    const std::int64_t left = batch.N - whole;
-    if (left > 0) {
-        const auto build = [&](std::int64_t i, int team) {
-            build_lattice(workers[static_cast<std::size_t>(i)], batch, whole + i, team);
-        };
-        if (2 * left <= threads) {
-            for (std::int64_t i = 0; i < left; ++i) build(i, threads);
-        } else {
-            parallel_for(left, threads, [&](std::int64_t i, int) { build(i, 1); });
-        }
-        const std::int64_t steps = (batch.K + channel_step - 1) / channel_step;
-        const std::int64_t shares = std::clamp<std::int64_t>(threads / left, 1, steps);
-        parallel_for(left * shares, threads, [&](std::int64_t task, int thread) {
-            const std::int64_t i = task / shares, share = task % shares;
-            filter_channels(workers[static_cast<std::size_t>(i)].lattice, batch, whole + i,
-                            steps * share / shares * channel_step,
-                            std::min(batch.K, steps * (share + 1) / shares * channel_step),
-                            workers[static_cast<std::size_t>(thread)].workspace);
-        });
-    }
+    const std::int64_t whole = problem.shape.N / threads * threads;
+    filter_whole_images(problem, whole, workers);
+    if (whole < problem.shape.N) filter_shared_images(problem, whole, workers);
 
     PhaseSeconds total;
     for (const Worker& worker : workers) total += worker.workspace.seconds;

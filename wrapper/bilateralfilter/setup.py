@@ -19,19 +19,14 @@ from setuptools.command.build_py import build_py
 # Contracted (fused) multiply-adds would round the lattice coordinates differently on different machines.
 COMPILE_ARGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
 
-# engine.cpp is compiled once more for each of these that the compiler can make: compiler arguments, in addition to a
-# definition of BILATERAL_TARGET for engine.cpp and of BILATERAL_<NAME> for bilateralfilter.cpp, which chooses at run
-# time.
-INSTRUCTION_SETS = {
-    "avx2": ["-mavx2"],
-    "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512"],
-}
+# On x86-64 engine.cpp is compiled once more with these; bilateralfilter.cpp chooses at run time.
+AVX2_ARGS = ["-mavx2"]
 
 X86_64_PROGRAM = """
 #if !defined(__x86_64__)
 #error "another processor"
 #endif
-int main() { return __builtin_cpu_supports("avx512f") == 77; }
+int main() { return __builtin_cpu_supports("avx2") == 77; }
 """
 
 # Compiler and linker arguments: GCC and Clang; Apple's Clang with Homebrew's libomp.
@@ -81,29 +76,27 @@ class BuildExtension(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args += compile_args
             extension.extra_link_args += link_args
-            extension.extra_objects = self.engines(extension)
+            extension.extra_objects = self.avx2_engine(extension)
         super().build_extensions()
 
-    def engines(self, extension: Extension) -> list:
-        """Compile engine.cpp for every further instruction set and return the objects.
+    def avx2_engine(self, extension: Extension) -> list:
+        """Compile engine.cpp for AVX2 where the compiler can and return the object.
 
-        They must come after those of the sources (setuptools puts them there): of an inline function that several
-        objects contain, such as the standard library's, the linker takes the first, and the baseline must not get one
-        with AVX-512 in it.
+        It must come after those of the sources (setuptools puts it there): of an inline function that several objects
+        contain, such as the standard library's, the linker takes the first, and the baseline must not get one with AVX2
+        in it.
         """
-        objects = []
-        for name, arguments in INSTRUCTION_SETS.items():
-            if not self.builds_and_runs(X86_64_PROGRAM, arguments, []):
-                continue
-            extension.define_macros.append((f"BILATERAL_{name.upper()}", None))
-            objects += self.compiler.compile(
-                ["engine.cpp"],
-                output_dir=str(Path(self.build_temp) / name),
-                macros=[("BILATERAL_TARGET", name)],
-                extra_postargs=[*extension.extra_compile_args, *arguments],
-            )
-        print(f"bilateralfilter: instruction sets beside the baseline: {len(objects)} of {len(INSTRUCTION_SETS)}")
-        return objects
+        if not self.builds_and_runs(X86_64_PROGRAM, AVX2_ARGS, []):
+            print("bilateralfilter: building for the baseline instruction set alone")
+            return []
+        print("bilateralfilter: building for the baseline instruction set and for AVX2")
+        extension.define_macros.append(("BILATERAL_AVX2", None))
+        return self.compiler.compile(
+            ["engine.cpp"],
+            output_dir=str(Path(self.build_temp) / "avx2"),
+            macros=[("BILATERAL_TARGET", "avx2")],
+            extra_postargs=[*extension.extra_compile_args, *AVX2_ARGS],
+        )
 
     def openmp_args(self) -> tuple:
         """Return the compiler and linker arguments for OpenMP: the first that build a program which runs."""
@@ -145,7 +138,7 @@ setup(
         Extension(
             "_bilateralfilter",
             sources=["bilateralfilter.i", "bilateralfilter.cpp", "engine.cpp"],
-            depends=["bilateralfilter.hpp", "engine.hpp", "parallel.hpp", "permutohedral.hpp", "vectors.hpp"],
+            depends=[str(header) for header in sorted(Path().glob("*.hpp"))],
             language="c++",
             swig_opts=["-c++"],
             extra_compile_args=COMPILE_ARGS,

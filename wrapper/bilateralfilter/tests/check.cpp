@@ -25,54 +25,57 @@
 
 namespace {
 
-using bilateral::bilateralfilter_profile;
+using bilateral::Kernel;
+using bilateral::Shape;
 
-struct Problem {
-    std::int64_t N, K, H, W;
-    double sigma_rgb, sigma_xy;
-    bool transpose;
+// A problem and the memory of its arrays.
+struct Case {
+    Shape shape;
+    Kernel kernel;
     std::vector<float> images, ins;
 
+    [[nodiscard]] bilateral::Problem into(std::vector<float>& outs) const {
+        return {{"images", images.data(), images.size()}, {"ins", ins.data(), ins.size()},
+                {"outs", outs.data(), outs.size()},       shape,
+                kernel};
+    }
+
     [[nodiscard]] std::string text() const {
+        const auto& [N, K, H, W] = shape;
         return "N=" + std::to_string(N) + " K=" + std::to_string(K) + " H=" + std::to_string(H) +
-               " W=" + std::to_string(W) + " sigma_rgb=" + std::to_string(sigma_rgb) +
-               " sigma_xy=" + std::to_string(sigma_xy) + (transpose ? " transposed" : "");
+               " W=" + std::to_string(W) + " sigma_rgb=" + std::to_string(kernel.sigma_rgb) +
+               " sigma_xy=" + std::to_string(kernel.sigma_xy) + (kernel.transpose ? " transposed" : "");
     }
 };
 
 enum class Content { flat, smooth, noise };
 
-void fill(Problem& problem, Content content, std::mt19937& random) {
+Case random_case(const Shape& shape, const Kernel& kernel, Content content, std::mt19937& random) {
     std::uniform_real_distribution<float> unit(0, 1);
-    const std::int64_t pixels = problem.H * problem.W;
-    problem.images.resize(problem.N * 3 * pixels);
-    problem.ins.resize(problem.N * problem.K * pixels);
+    Case made{shape, kernel, {}, {}};
+    made.images.resize(shape.N * 3 * shape.pixels());
+    made.ins.resize(shape.N * shape.K * shape.pixels());
     float value = 100;
-    for (float& v : problem.images) {
+    for (float& v : made.images) {
         if (content == Content::noise) value = std::floor(unit(random) * 256);
         if (content == Content::smooth) value = std::fmin(255.0f, std::fmax(0.0f, value + unit(random) * 8 - 4));
         v = value;
     }
-    for (float& v : problem.ins) v = unit(random) * 2 - 1;
+    for (float& v : made.ins) v = unit(random) * 2 - 1;
+    return made;
 }
 
-std::vector<float> filtered(const Problem& problem, const std::string& instruction_set) {
+std::vector<float> filtered(const Case& wanted, const std::string& instruction_set) {
     // Exactly as long as it has to be, so that AddressSanitizer sees the first value beyond.
-    std::vector<float> outs(problem.ins.size(), std::numeric_limits<float>::quiet_NaN());
+    std::vector<float> outs(wanted.ins.size(), std::numeric_limits<float>::quiet_NaN());
     outs.shrink_to_fit();
-    bilateralfilter_profile({problem.images.data(), problem.images.size()}, {problem.ins.data(), problem.ins.size()},
-                            {outs.data(), outs.size()}, problem.N, problem.K, problem.H, problem.W, problem.sigma_rgb,
-                            problem.sigma_xy, problem.transpose, instruction_set);
+    bilateral::filter_batch(wanted.into(outs), instruction_set);
     return outs;
 }
 
-std::vector<float> filtered_plainly(const Problem& problem) {
-    std::vector<float> outs(problem.ins.size());
-    const std::int64_t pixels = problem.H * problem.W;
-    for (std::int64_t n = 0; n < problem.N; ++n)
-        plain::filter(&problem.images[n * 3 * pixels], &problem.ins[n * problem.K * pixels],
-                      &outs[n * problem.K * pixels], problem.K, problem.H, problem.W,
-                      static_cast<float>(problem.sigma_rgb), static_cast<float>(problem.sigma_xy), problem.transpose);
+std::vector<float> filtered_plainly(const Case& wanted) {
+    std::vector<float> outs(wanted.ins.size());
+    plain::filter(wanted.into(outs));
     return outs;
 }
 
@@ -81,11 +84,11 @@ std::vector<float> filtered_plainly(const Problem& problem) {
     std::exit(1);
 }
 
-void expect_equal(const Problem& problem, const std::vector<float>& expected, const std::string& instruction_set) {
-    const std::vector<float> found = filtered(problem, instruction_set);
+void expect_equal(const Case& wanted, const std::vector<float>& expected, const std::string& instruction_set) {
+    const std::vector<float> found = filtered(wanted, instruction_set);
     for (std::size_t i = 0; i < found.size(); ++i)
         if (!(found[i] == expected[i]))
-            fail(problem.text() + ", " + instruction_set + ": index " + std::to_string(i) + ": expected " +
+            fail(wanted.text() + ", " + instruction_set + ": index " + std::to_string(i) + ": expected " +
                  std::to_string(expected[i]) + ", found " + std::to_string(found[i]));
 }
 
@@ -102,83 +105,83 @@ void check_numbers() {
     std::mt19937 random(1);
     const std::int64_t sizes[][2] = {{1, 1}, {1, 2}, {1, 37}, {37, 1}, {3, 5}, {7, 11}, {16, 16}, {13, 29}, {61, 67}};
     const std::int64_t channels[] = {1, 3, 4, 5, 8, 9, 12, 16, 17, 21, 31, 32, 33, 64, 70, 130};
-    // The last ones need 64 and 128 bits for a vertex.
-    const double sigmas[][2] = {{15, 50}, {1000, 1000}, {1000, 0.3}, {2, 3}, {0.3, 0.5}, {0.01, 0.01}};
+    // The last ones need more than 32 bits for a vertex.
+    const double sigmas[][2] = {{15, 50}, {1000, 1000}, {1000, 0.3}, {2, 3}, {0.3, 0.5}, {0.1, 0.1}};
     int count = 0;
     for (const auto& [H, W] : sizes)
         for (const auto& [rgb, xy] : sigmas)
             for (const Content content : {Content::flat, Content::smooth, Content::noise}) {
                 const std::int64_t K = channels[count % (H * W > 1000 ? 6 : 16)];
-                Problem problem{1 + count % 3, K, H, W, rgb, xy, count % 2 == 1, {}, {}};
-                fill(problem, content, random);
-                const std::vector<float> expected = filtered_plainly(problem);
+                const Case wanted =
+                    random_case({1 + count % 3, K, H, W}, {rgb, xy, count % 2 == 1}, content, random);
+                const std::vector<float> expected = filtered_plainly(wanted);
                 int threads = count % 4;
                 for (const std::string& set : bilateral::instruction_sets()) {
                     set_threads(1 + threads++ % 4);
-                    expect_equal(problem, expected, set);
+                    expect_equal(wanted, expected, set);
                 }
                 ++count;
             }
     // Large enough for several threads to build one lattice together.
-    Problem large{1, 5, 150, 140, 8, 12, false, {}, {}};
-    fill(large, Content::smooth, random);
+    const Case large = random_case({1, 5, 150, 140}, {8, 12}, Content::smooth, random);
     const std::vector<float> expected = filtered_plainly(large);
     for (const int threads : {1, 2, 3, 8}) {
         set_threads(threads);
         expect_equal(large, expected, "");
     }
-    std::printf("%d problems agree with the plain filter\n", count + 1);
+    std::printf("%d cases agree with the plain filter\n", count + 1);
 }
 
 void check_callers_at_once() {
     std::mt19937 random(2);
-    std::vector<Problem> problems;
+    std::vector<Case> cases;
     std::vector<std::vector<float>> expected;
     for (int i = 0; i < 4; ++i) {
-        problems.push_back({3, 5, 30 + i, 23, 15, 20, false, {}, {}});
-        fill(problems.back(), Content::smooth, random);
-        expected.push_back(filtered(problems.back(), ""));
+        cases.push_back(random_case({3, 5, 30 + i, 23}, {15, 20}, Content::smooth, random));
+        expected.push_back(filtered(cases.back(), ""));
     }
     std::vector<std::thread> callers;
     for (int i = 0; i < 4; ++i)
         callers.emplace_back([&, i] {
-            for (int times = 0; times < 20; ++times) expect_equal(problems[i], expected[i], "");
+            for (int times = 0; times < 20; ++times) expect_equal(cases[i], expected[i], "");
         });
     for (std::thread& caller : callers) caller.join();
     std::printf("4 callers at once\n");
 }
 
 // The message of the exception that the call throws, or nothing.
-std::string error_of(const Problem& problem, const std::string& instruction_set = "") {
+std::string error_of(const Case& wanted, const std::string& instruction_set = "") {
     try {
-        filtered(problem, instruction_set);
+        filtered(wanted, instruction_set);
     } catch (const std::invalid_argument& error) {
         return error.what();
     }
     return "";
 }
 
-void expect_error(const Problem& problem, const std::string& expected) {
+void expect_error(const Case& wanted, const std::string& expected) {
     for (const std::string& set : bilateral::instruction_sets())
-        if (error_of(problem, set).find(expected) == std::string::npos)
-            fail("expected an error with '" + expected + "', found '" + error_of(problem, set) + "'");
+        if (error_of(wanted, set).find(expected) == std::string::npos)
+            fail("expected an error with '" + expected + "', found '" + error_of(wanted, set) + "'");
 }
 
 void check_errors() {
     std::mt19937 random(3);
-    Problem good{2, 3, 7, 5, 15, 20, false, {}, {}};
-    fill(good, Content::noise, random);
-    Problem bad = good;
+    const Case good = random_case({2, 3, 7, 5}, {15, 20}, Content::noise, random);
+    Case bad = good;
     bad.images[8] = std::numeric_limits<float>::quiet_NaN();
     expect_error(bad, "images: expected finite values");
     bad = good;
     bad.ins[205] = std::numeric_limits<float>::infinity();
     expect_error(bad, "ins: expected finite values, found inf at index 205");
     bad = good;
-    bad.sigma_xy = 1e-30;
+    bad.kernel.sigma_xy = 1e-30;
     expect_error(bad, "lattice coordinates too large");
     bad = good;
-    bad.H = 8;
+    bad.kernel.sigma_rgb = 0.01;
+    expect_error(bad, "lattice too fine: expected vertices that 62 bits can number, found that they need 73");
+    bad = good;
+    bad.shape.H = 8;
     expect_error(bad, "images: expected 240 values (N*3*H*W), found 210");
     if (error_of(good, "mmx").find("instruction_set: expected one of") == std::string::npos) fail("unknown set taken");
     std::printf("errors are told\n");
@@ -189,35 +192,40 @@ void fuzz(std::int64_t calls, unsigned seed) {
     std::mt19937 random(seed);
     const auto below = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
     const std::vector<std::string> sets = bilateral::instruction_sets();
-    const float strange[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                             -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::max(), -1e30f, 1e-40f};
+    using Limits = std::numeric_limits<float>;
+    const float strange[] = {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity(), Limits::max(), -1e30f,
+                             1e-40f};
     std::int64_t refused = 0;
     for (std::int64_t call = 0; call < calls; ++call) {
         set_threads(below(256) == 0 ? 2 : 1);
-        Problem problem{1 + below(3),  1 + below(6), 1 + below(6), 1 + below(6), std::exp(below(1000) * 0.02 - 6),
-                        std::exp(below(1000) * 0.02 - 6), below(2) == 1, {}, {}};
-        if (below(32) == 0) problem.K = 1 + below(130);
-        if (below(32) == 0) problem.W = 1 + below(60);
-        fill(problem, static_cast<Content>(below(3)), random);
+        // In separate statements, as the order in which arguments are evaluated is the compiler's.
+        Shape shape;
+        for (std::int64_t* size : {&shape.N, &shape.K, &shape.H, &shape.W}) *size = 1 + below(6);
+        if (below(32) == 0) shape.K = 1 + below(130);
+        if (below(32) == 0) shape.W = 1 + below(60);
+        Kernel kernel;
+        for (double* sigma : {&kernel.sigma_rgb, &kernel.sigma_xy}) *sigma = std::exp(below(1000) * 0.02 - 6);
+        kernel.transpose = below(2) == 1;
+        Case wanted = random_case(shape, kernel, static_cast<Content>(below(3)), random);
         bool broken = false;
         if (below(8) == 0) {
-            std::vector<float>& spoiled = below(2) ? problem.images : problem.ins;
+            std::vector<float>& spoiled = below(2) ? wanted.images : wanted.ins;
             spoiled[random() % spoiled.size()] = strange[below(6)];
             broken = true;
         }
         if (below(64) == 0) {
-            std::int64_t& size = (below(2) ? problem.H : problem.K);
+            std::int64_t& size = below(2) ? wanted.shape.H : wanted.shape.K;
             size += below(3) - 1;
             broken = true;
         }
         const std::string& set = sets[static_cast<std::size_t>(below(static_cast<int>(sets.size())))];
         if (broken) {
-            refused += !error_of(problem, set).empty();
-        } else if (error_of(problem, set).empty()) {
-            expect_equal(problem, call % 64 == 0 ? filtered_plainly(problem) : filtered(problem, sets.back()), set);
+            refused += !error_of(wanted, set).empty();
+        } else if (error_of(wanted, set).empty()) {
+            expect_equal(wanted, call % 64 == 0 ? filtered_plainly(wanted) : filtered(wanted, sets.back()), set);
         } else {
-            if (error_of(problem, set).find("lattice coordinates too large") == std::string::npos)
-                fail(problem.text() + ": " + error_of(problem, set));
+            if (error_of(wanted, set).find("; use larger sigmas") == std::string::npos)
+                fail(wanted.text() + ": " + error_of(wanted, set));
             ++refused;
         }
     }

@@ -1,5 +1,6 @@
-// The same filter as a textbook would have it: one vertex after another in a map from coordinates, one channel after
-// another, no vectors, no threads. The rounding is the same, so the results have to agree bit by bit.
+// The place to begin reading: the same filter as a textbook would have it, one vertex after another in a map from
+// coordinates, one channel after another, no vectors, no threads. The rounding is the same as in ../permutohedral.hpp,
+// so the results have to agree bit by bit. The steps, their sources and the constants are explained there.
 
 #pragma once
 
@@ -10,29 +11,35 @@
 #include <map>
 #include <vector>
 
+#include "../bilateralfilter.hpp"
+
 namespace plain {
 
-constexpr int D = 5;
+constexpr int D = 5;  // x, y, R, G, B
 using Vertex = std::array<int, D + 1>;
 
+// A point's simplex: its vertices of colours 0..D, and the point's barycentric coordinates.
 struct Simplex {
     std::array<Vertex, D + 1> vertices;
     std::array<float, D + 1> weights;
 };
 
-inline Simplex locate(const std::array<float, D>& feature) {
-    // Elevate.
+// Elevate the point into the hyperplane sum(x) = 0.
+inline std::array<float, D + 1> elevate(const std::array<float, D>& feature) {
+    const float deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (D + 1));
     std::array<float, D + 1> elevated;
     float sum = 0;
     for (int j = D; j > 0; --j) {
-        const float deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (D + 1));
         const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>((j + 1) * j)) * deviation);
         const float step = feature[j - 1] * scale;
         elevated[j] = sum - static_cast<float>(j) * step;
         sum += step;
     }
     elevated[0] = sum;
+    return elevated;
+}
 
+inline Simplex locate(const std::array<float, D + 1>& elevated) {
     // Round to the closest vertex of colour 0, which may miss the hyperplane.
     Vertex origin;
     int off_plane = 0;
@@ -57,11 +64,11 @@ inline Simplex locate(const std::array<float, D>& feature) {
         std::rotate(order.begin(), order.begin() + 1, order.end());
     }
 
+    // The weights are differences of successive residuals; the vertices are those of the canonical simplex, its
+    // coordinates put into this order.
     std::array<float, D + 1> sorted;
-    for (int r = 0; r <= D; ++r) {
-        const int i = order[r];
-        sorted[r] = (elevated[i] - static_cast<float>(origin[i])) * (1.0f / (D + 1));
-    }
+    for (int r = 0; r <= D; ++r)
+        sorted[r] = (elevated[order[r]] - static_cast<float>(origin[order[r]])) * (1.0f / (D + 1));
     Simplex simplex;
     simplex.weights[0] = sorted[D] + (1.0f - sorted[0]);
     for (int r = 1; r <= D; ++r) simplex.weights[r] = sorted[D - r] - sorted[D - r + 1];
@@ -71,30 +78,38 @@ inline Simplex locate(const std::array<float, D>& feature) {
     return simplex;
 }
 
-// image [3, H, W], in and out [K, H, W].
-inline void filter(const float* image, const float* in, float* out, std::int64_t K, std::int64_t H, std::int64_t W,
-                   float sigma_rgb, float sigma_xy, bool transpose) {
-    const std::int64_t pixels = H * W;
-    std::map<Vertex, int> number;
+// The simplices of an image's pixels, with the vertices numbered 0, 1, ..., and each vertex's two neighbours along each
+// axis, -1 where there is none.
+struct Lattice {
     std::vector<std::array<int, D + 1>> vertices;
     std::vector<std::array<float, D + 1>> weights;
+    std::vector<std::array<std::array<int, 2>, D + 1>> neighbours;
+};
+
+// image: [3, H, W].
+inline Lattice build(const float* image, std::int64_t H, std::int64_t W, float sigma_rgb, float sigma_xy) {
+    const std::int64_t pixels = H * W;
+    Lattice lattice;
+    std::map<Vertex, int> number;
+    // The published filter fills up the pixels to a multiple of four with ones at the origin.
     for (std::int64_t i = 0; i < (pixels + 3) / 4 * 4; ++i) {
         std::array<float, D> feature{};
         if (i < pixels)
             feature = {static_cast<float>(i % W) / sigma_xy, static_cast<float>(i / W) / sigma_xy,
                        image[i] / sigma_rgb, image[pixels + i] / sigma_rgb, image[2 * pixels + i] / sigma_rgb};
-        const Simplex simplex = locate(feature);
-        weights.push_back(simplex.weights);
-        vertices.emplace_back();
+        const Simplex simplex = locate(elevate(feature));
+        lattice.weights.push_back(simplex.weights);
+        lattice.vertices.emplace_back();
         for (int r = 0; r <= D; ++r)
-            vertices.back()[r] = number.emplace(simplex.vertices[r], static_cast<int>(number.size())).first->second;
+            lattice.vertices.back()[r] =
+                number.emplace(simplex.vertices[r], static_cast<int>(number.size())).first->second;
     }
 
     const auto number_or_none = [&](const Vertex& vertex) {
         const auto found = number.find(vertex);
         return found == number.end() ? -1 : found->second;
     };
-    std::vector<std::array<std::array<int, 2>, D + 1>> neighbours(number.size());
+    lattice.neighbours.resize(number.size());
     for (const auto& [vertex, id] : number)
         for (int j = 0; j <= D; ++j) {
             Vertex up = vertex, down = vertex;
@@ -102,26 +117,43 @@ inline void filter(const float* image, const float* in, float* out, std::int64_t
                 up[i] += i == j ? -D : 1;
                 down[i] -= i == j ? -D : 1;
             }
-            neighbours[id][j] = {number_or_none(up), number_or_none(down)};
+            lattice.neighbours[id][j] = {number_or_none(up), number_or_none(down)};
         }
+    return lattice;
+}
 
-    for (std::int64_t c = 0; c < K; ++c) {
-        std::vector<float> values(number.size(), 0.0f), blurred(number.size());
-        for (std::int64_t i = 0; i < pixels; ++i)
-            for (int r = 0; r <= D; ++r) values[vertices[i][r]] += weights[i][r] * in[c * pixels + i];
-        for (int step = 0; step <= D; ++step) {
-            for (std::size_t id = 0; id < values.size(); ++id) {
-                const auto [one, other] = neighbours[id][transpose ? D - step : step];
-                blurred[id] =
-                    values[id] + ((one < 0 ? 0.0f : values[one]) + (other < 0 ? 0.0f : values[other])) * 0.5f;
-            }
-            values.swap(blurred);
+// Splat, blur and slice one channel: in and out are [H, W].
+inline void filter_channel(const Lattice& lattice, const float* in, float* out, std::int64_t pixels, bool transpose) {
+    std::vector<float> values(lattice.neighbours.size(), 0.0f), blurred(values.size());
+    for (std::int64_t i = 0; i < pixels; ++i)
+        for (int r = 0; r <= D; ++r) values[lattice.vertices[i][r]] += lattice.weights[i][r] * in[i];
+
+    const auto value_or_zero = [&](int id) { return id < 0 ? 0.0f : values[id]; };
+    for (int step = 0; step <= D; ++step) {
+        for (std::size_t id = 0; id < values.size(); ++id) {
+            const auto [one, other] = lattice.neighbours[id][transpose ? D - step : step];
+            blurred[id] = values[id] + (value_or_zero(one) + value_or_zero(other)) * 0.5f;
         }
-        for (std::int64_t i = 0; i < pixels; ++i) {
-            float sum = 0;
-            for (int r = 0; r <= D; ++r) sum += weights[i][r] * (32.0f / 33.0f) * values[vertices[i][r]];
-            out[c * pixels + i] = sum;
-        }
+        values.swap(blurred);
+    }
+
+    constexpr float alpha = 32.0f / 33.0f;  // 1 / (1 + 2^-D)
+    for (std::int64_t i = 0; i < pixels; ++i) {
+        float sum = 0;
+        for (int r = 0; r <= D; ++r) sum += lattice.weights[i][r] * alpha * values[lattice.vertices[i][r]];
+        out[i] = sum;
+    }
+}
+
+inline void filter(const bilateral::Problem& problem) {
+    const auto& [images, ins, outs, shape, kernel] = problem;
+    const std::int64_t pixels = shape.pixels();
+    for (std::int64_t n = 0; n < shape.N; ++n) {
+        const Lattice lattice = build(images.data + n * 3 * pixels, shape.H, shape.W,
+                                      static_cast<float>(kernel.sigma_rgb), static_cast<float>(kernel.sigma_xy));
+        for (std::int64_t channel = n * shape.K; channel < (n + 1) * shape.K; ++channel)
+            filter_channel(lattice, ins.data + channel * pixels, outs.data + channel * pixels, pixels,
+                           kernel.transpose);
     }
 }
 

@@ -1,0 +1,123 @@
+"""Training without a command line, and what a run records."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import InputError
+from dataloaders import DataOptions
+from helpers import run_folder, state, train
+from modeling.checkpoint import load_checkpoint
+from training import TrainOptions, build_trainer
+from training.options import PRESETS, parse_options
+
+
+def small(voc, **more) -> TrainOptions:
+    data = DataOptions(
+        data_root=str(voc), classes=str(voc.parent / "classes.txt"), crop_size=32, base_size=32, workers=0
+    )
+    settings = {"backbone": "mobilenet", "pretrained": "none", "no_cuda": True, "run_root": str(voc.parent / "run")}
+    return TrainOptions(data=data, **{**settings, "epochs": 1, **more})
+
+
+class Flat(nn.Module):
+    def forward(self, image, probabilities, region_of_interest):
+        return 0.1 * probabilities.square().mean()
+
+
+def test_a_few_lines_train_as_the_script_does(voc):
+    scores = build_trainer(small(voc, densecrfloss=1.0, size_free=True), {"flat": Flat()}).fit()
+    assert 0 <= scores["val"]["miou"] <= 1
+    record = json.loads((run_folder(voc) / "scores.jsonl").read_text().splitlines()[0])
+    assert record["losses"].keys() == {"cross_entropy", "densecrf", "flat"}
+    build_trainer(small(voc, checkname="api")).fit()
+    assert train(voc, "--epochs", 1, "--batch-size", 4, "--checkname", "cli") == 0
+    ours, theirs = (state(run_folder(voc, name) / "checkpoint_last.pth.tar") for name in ("api", "cli"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_options_are_checked_wherever_they_come_from():
+    with pytest.raises(InputError, match="--crop-size: expected an integer at least 1, found '0'"):
+        TrainOptions(data=DataOptions(crop_size=0))
+    with pytest.raises(InputError, match="--backbone: expected one of mobilenet, .*, found 'vgg'"):
+        TrainOptions(backbone="vgg")
+    with pytest.raises(InputError, match="no regulariser is called 'nothing'"):
+        TrainOptions(regulariser=("nothing=1",))
+
+
+def test_a_checkpoint_holds_the_options(voc):
+    options = small(voc)
+    build_trainer(options).fit()
+    kept = load_checkpoint(run_folder(voc) / "checkpoint_last.pth.tar")["options"]
+    assert kept == options.resolved().settings()
+    assert kept["crop_size"] == 32 and kept["lr"] == 0.007
+
+
+def test_epochs_and_steps_count_from_1_in_every_record(voc):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert train(voc, "--epochs", 2, "--log-interval", 1) == 0
+    folder = run_folder(voc)
+    scores, steps = (
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("scores", "steps")
+    )
+    assert [record["epoch"] for record in scores[:-1]] == [1, 2]
+    assert [(record["step"], record["epoch"]) for record in steps] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    at = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert at["train/lr"] == at["val/miou"] == [1, 2]
+    assert at["train/cross_entropy"] == [1, 2, 3, 4]
+
+
+def test_records_of_earlier_versions_are_renumbered(voc):
+    """They counted epochs from 0, named no network and had no rate of the head in the optimizer's groups."""
+    words = ["--epochs", 3, "--no-val", "--batch-size", 2]
+    assert train(voc, *words) == 0
+    whole = run_folder(voc)
+    assert train(voc, *words[2:], "--epochs", 2, "--lr-scheduler", "poly", "--checkname", "old") == 0
+    path = run_folder(voc, "old") / "checkpoint_last.pth.tar"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["model"]["network"]
+    for record in checkpoint["history"]:
+        record["epoch"] -= 1
+    for group in checkpoint["optimizer"]["param_groups"]:
+        del group["lr_scale"]
+    torch.save(checkpoint, path)
+    assert train(voc, *words, "--checkname", "old", "--resume", "auto") == 0
+    lines = (run_folder(voc, "old") / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("epoch") for line in lines] == [1, 2, 3, None]
+    groups = torch.load(path, weights_only=True)["optimizer"]["param_groups"]
+    expected = torch.load(whole / "checkpoint_last.pth.tar", weights_only=True)["optimizer"]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([group["lr"] for group in expected])
+
+
+def test_a_class_mismatch_is_logged_under_ft_beside_warnings_of_the_data(voc, capsys):
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    (voc.parent / "classes.txt").write_text("background\ncat\nfox\n")
+    lists = voc / "ImageSets/SegmentationAug"
+    (lists / "val.txt").write_text("i5\ni6\ni0\n")  # i0 trains too
+    capsys.readouterr()
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", last, "--ft") == 0
+    printed = capsys.readouterr().out
+    assert "WARNING: the same picture" in printed
+    assert f"WARNING: {last} was trained with class 2 'dog', but here it is 'fox'; its classifier is kept" in printed
+
+
+def test_without_a_mismatch_nothing_is_said_of_the_classifier(voc, capsys):
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    (voc / "ImageSets/SegmentationAug/val.txt").write_text("i5\ni6\ni0\n")
+    capsys.readouterr()
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", last, "--ft") == 0
+    assert "classifier" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_a_preset_is_a_whole_recipe(size, caplog):
+    with caplog.at_level("INFO"):
+        options = parse_options(["--preset", size])
+    assert [wanted.name for wanted in options.regularisers] == ["densecrf"]
+    assert f"preset {size}: " in caplog.text and f"crop_size {options.data.crop_size}" in caplog.text

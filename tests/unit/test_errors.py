@@ -1,0 +1,66 @@
+"""What a script says when something is wrong, and with which status it ends."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from common.errors import InputError, exit_status
+from helpers import CODE, data
+
+
+def fails(error: BaseException):
+    def main() -> int:
+        raise error
+
+    return main
+
+
+def test_bad_input_is_one_line(capsys, monkeypatch):
+    monkeypatch.delenv("RLOSS_DEBUG", raising=False)
+    assert exit_status(fails(InputError("a.png: expected an image"))) == 2
+    assert capsys.readouterr().err == "error: a.png: expected an image\n"
+
+
+def test_with_rloss_debug_the_traceback_is_shown_as_well(capsys, monkeypatch):
+    monkeypatch.setenv("RLOSS_DEBUG", "1")
+    assert exit_status(fails(InputError("a.png: expected an image"))) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback") and printed.endswith("error: a.png: expected an image\n")
+
+
+def test_a_missing_package_is_one_line(capsys):
+    assert exit_status(fails(ModuleNotFoundError("No module named 'tqdm'", name="tqdm"))) == 2
+    assert capsys.readouterr().err == "error: No module named 'tqdm'; is everything installed? (make setup)\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'my_helpers'", name="my_helpers"),
+        ImportError("cannot import name 'Tenzor' from 'torch'", name="torch"),
+    ],
+)
+def test_other_mistaken_imports_keep_their_traceback(error):
+    with pytest.raises(ImportError):
+        exit_status(fails(error))
+
+
+def test_a_broken_import_in_a_loss_of_ones_own_names_its_line(voc, tmp_path):
+    (tmp_path / "mine.py").write_text("import no_such_helpers\n")
+    code = (
+        "import sys, losses, train_withdensecrfloss as script; from common.errors import exit_status; "
+        f"losses.__path__.append({str(tmp_path)!r}); sys.exit(exit_status(lambda: script.main(sys.argv[1:])))"
+    )
+    words = [*data(voc), "--regulariser", "mine=1"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CODE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1 and "Traceback" in result.stderr
+    assert 'mine.py", line 1' in result.stderr and "No module named 'no_such_helpers'" in result.stderr

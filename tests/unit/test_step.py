@@ -1,0 +1,112 @@
+"""The training step: what the regularisers get, and what it waits for."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from losses.cross_entropy import PartialCrossEntropy
+from modeling.deeplab import DeepLab
+from training.step import NotFinite, TrainingStep
+
+CLASSES, SIDE = 3, 32
+
+
+class Spy(nn.Module):
+    """A regulariser that keeps what it was called with."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, image, probabilities, region_of_interest, labels, features):
+        self.seen = image, probabilities, region_of_interest, labels, features
+        return self.weight * probabilities.square().sum((1, 2, 3)).mean()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that make the host wait for a device: reading one number of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def make_step(*regularisers: nn.Module, **options) -> TrainingStep:
+    torch.manual_seed(0)
+    model = DeepLab(CLASSES, "mobilenet")
+    optimizer = torch.optim.SGD(model.parameter_groups(), lr=1e-3, momentum=0.9)
+    named = {type(regulariser).__name__: regulariser for regulariser in regularisers}
+    return TrainingStep(model, optimizer, PartialCrossEntropy(ignore_index=255), named, **options)
+
+
+def make_batch(images: int = 4) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(CLASSES, (images, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    label[:, ::2] = 255
+    label[:, :, 28:] = 254
+    image = torch.randint(256, (images, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    return {"image": image, "label": label, "name": [f"image {number}" for number in range(images)]}
+
+
+def test_a_regulariser_gets_the_image_as_it_was_read_and_what_it_names():
+    spy, batch = Spy(), make_batch()
+    make_step(spy)(batch)
+    image, probabilities, region, labels, features = spy.seen
+    assert image.dtype == torch.float32 and torch.equal(image, batch["image"].float())
+    assert torch.allclose(probabilities.sum(1), torch.ones(4, SIDE, SIDE), atol=1e-5)
+    assert torch.equal(region, batch["label"] != 254)
+    expected = batch["label"].long()
+    expected[expected == 254] = 255
+    assert torch.equal(labels, expected)
+    assert features.shape == (4, 256, SIDE // 4, SIDE // 4) and features.requires_grad
+
+
+def test_micro_batches_add_up_to_the_batch():
+    whole, parts = (make_step(Spy(), accumulate=number) for number in (1, 2))
+    for step in (whole, parts):
+        step.network.freeze_bn = True
+        step.network.train()
+        for module in step.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0
+    expected, found = whole.gradients(make_batch()), parts.gradients(make_batch())
+    assert found.keys() == {"cross_entropy", "Spy"}
+    for name in expected:
+        assert torch.allclose(found[name], expected[name], rtol=1e-5)
+
+
+def test_a_step_with_a_regulariser_does_not_wait_for_the_device():
+    step = make_step(Spy())
+    with Waits() as waits:
+        step(make_batch())
+    # One number, that of the images, is read of a tensor which lies on the CPU on every machine.
+    assert waits.count == 1
+
+
+def test_the_first_losses_are_inspected_once():
+    seen = []
+    step = make_step(Spy(), inspect=lambda terms, logits: seen.append((list(terms), logits.shape)))
+    step(make_batch())
+    step(make_batch())
+    assert seen == [(["cross_entropy", "Spy"], (4, CLASSES, SIDE, SIDE))]
+
+
+class Refuses(nn.Module):
+    def forward(self, image, probabilities, region_of_interest):
+        if not probabilities.isfinite().all():
+            raise ValueError("expected probabilities")
+        return probabilities.mean()
+
+
+def test_the_cross_entropy_is_blamed_where_the_network_is_the_cause():
+    step = make_step(Refuses())
+    with torch.no_grad():
+        step.network.decoder.last_conv[8].bias.fill_(float("nan"))
+    with pytest.raises(NotFinite) as caught:
+        step(make_batch())
+    assert caught.value.name == "cross_entropy"
