@@ -219,19 +219,11 @@ def checks() -> dict[str, Callable[[], str]]:
     """Return the checks by the name of their line."""
     from dataloaders.catalogue import data_set_names
 
-    return {
-        "Python": python,
-        "packages": packages,
-        "processor": processor,
-        "GPU": graphics,
-        "filter's build": filter_build,
-        "filter": filter_numbers,
-        "DenseCRF loss": loss_numbers,
-        "GPU and CPU": gpu_numbers,
-        **{f"data: {name}": functools.partial(data_set, name) for name in data_set_names()},
-        "disk": disk,
-        "shared memory": shared_memory,
-    }
+    found = {"Python": python, "packages": packages, "processor": processor, "GPU": graphics}
+    found |= {"filter's build": filter_build, "filter": filter_numbers, "DenseCRF loss": loss_numbers}
+    found |= {"GPU and CPU": gpu_numbers}
+    found |= {f"data: {name}": functools.partial(data_set, name) for name in data_set_names()}
+    return found | {"disk": disk, "shared memory": shared_memory}
 
 
 def run(check: Callable[[], str]) -> tuple[str, str]:
@@ -259,10 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             line = textwrap.wrap(text, width - 24, break_long_words=False, break_on_hyphens=False)
             print(f"{name:<16}{status:<8}" + ("\n" + 24 * " ").join(line), flush=True)
     failed = sum(result["status"] == "FAILED" for result in results)
-    if as_json:
-        print(json.dumps({"ok": not failed, "checks": results}, indent=1))
-    else:
-        print(f"{failed} of {len(results)} checks failed" if failed else "everything works")
+    summary = f"{failed} of {len(results)} checks failed" if failed else "everything works"
+    print(json.dumps({"ok": not failed, "checks": results}, indent=1) if as_json else summary)
     return 1 if failed else 0
 
 

@@ -17,10 +17,7 @@ class DeviceOptions:
 
     no_cuda: bool = switch("run on the CPU even where there is a GPU", "--no-cuda", "--no_cuda")
     gpu_ids: tuple[int, ...] = option(
-        (0,),
-        "GPU to use; training runs one process on each of several (default: 0)",
-        type=integers,
-        metavar="IDS",
+        (0,), "GPU to use; training runs one process on each of several (default: 0)", type=integers, metavar="IDS"
     )
 
 

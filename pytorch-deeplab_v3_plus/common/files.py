@@ -39,7 +39,7 @@ def make_folder(folder: Path, choose: str = "choose another folder") -> None:
 
 
 def synchronise(path: Path) -> None:
-    """Have a file or a folder's list of files written to the disk itself, so that it survives a power cut."""
+    """Have a file, or a folder's list of files, written to the disk itself, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

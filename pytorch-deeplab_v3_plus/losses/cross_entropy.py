@@ -29,9 +29,7 @@ class PartialCrossEntropy(nn.Module):
         self, kind: str = "ce", *, ignore_index: int, class_weights: Tensor | None = None, reduction: str = "batch"
     ) -> None:
         super().__init__()
-        self.kind = kind
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+        self.kind, self.ignore_index, self.reduction = kind, ignore_index, reduction
         self.register_buffer("class_weights", class_weights)
 
     def size(self, labels: Tensor) -> Tensor:
@@ -40,18 +38,15 @@ class PartialCrossEntropy(nn.Module):
         float64 (2,): the number of labelled pixels (the sum of their class weights), and of images.
         """
         labelled = labels != self.ignore_index
-        if self.class_weights is None:
-            count = labelled.sum()
-        else:
-            count = (self.class_weights[labels.masked_fill(~labelled, 0)] * labelled).sum()
+        if self.class_weights is not None:
+            labelled = self.class_weights[labels.masked_fill(~labelled, 0)] * labelled
+        count = labelled.sum()
         return torch.stack([count.double(), torch.full_like(count, len(labels), dtype=torch.float64)])
 
     def forward(self, logits: Tensor, labels: Tensor, size: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar, for logits (N, K, H, W) and labels (N, H, W) int64, `size` as above."""
         logits = logits.to(torch.float32)
-        total = F.cross_entropy(
-            logits, labels, weight=self.class_weights, ignore_index=self.ignore_index, reduction="sum"
-        )
+        total = F.cross_entropy(logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="sum")
         count, images = (self.size(labels) if size is None else size).to(torch.float32)
         mean = torch.where(count > 0, total / count.clamp(min=torch.finfo(torch.float32).tiny), total)
         loss = focal(DifferentiableSum.apply(mean)) / world_size() if self.kind == "focal" else mean

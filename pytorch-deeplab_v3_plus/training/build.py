@@ -20,16 +20,14 @@ from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.checkpoint import class_mismatch, load_weights
 from modeling.networks import build_network
 from modeling.pretrained import default_pretrained
-from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, steps_advice
-from training.balance import report_shares
+from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, report_shares, steps_advice
 from training.journal import Journal, SilentJournal
 from training.options import TrainOptions
 from training.resume import Start, find_start, restore
 from training.step import TrainingStep
 from training.trainer import Trainer
 
-Notes = list[tuple[int, str]]
-"""Lines for the log, with their levels."""
+Notes = list[tuple[int, str]]  # lines for the log, with their levels
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +35,7 @@ logger = logging.getLogger(__name__)
 def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] | None = None) -> Trainer:
     """Return a trainer whose fit() trains as `options` say; in a run of several processes, each calls it.
 
-    Args:
-        options: of the training.
-        regularisers: further ones, by name, beside those that the options name (see losses.registry).
+    `regularisers` are further ones, by name, beside those that the options name (see losses.registry).
 
     Raises:
         InputError: the options, the data, a checkpoint or the run's folder cannot be used.
@@ -97,9 +93,8 @@ def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, Ten
         for loader in filter(None, (loaders.val, loaders.fill_in)):
             loader.dataset.count_labels()  # what is wrong there is found now, not after hours
     if not counts[: loaders.num_classes].any():
-        raise InputError(
-            f"expected {dataset.label_kind}, found no labelled pixel in all training images of {dataset.folder}"
-        )
+        images = f"all training images of {dataset.folder}"
+        raise InputError(f"expected {dataset.label_kind}, found no labelled pixel in {images}")
     return loaders, counts
 
 
@@ -120,12 +115,11 @@ def build_model(
                 f"{start.path}: {mismatch}; give the classes of its training, or --ft to start from its weights"
             )
         if fresh:
-            classes = settings["num_classes"]
-            text = f"new classifier for {classes} classes: {', '.join(fresh)} start from random weights"
-            notes.append((logging.INFO, text))
+            new = f"new classifier for {settings['num_classes']} classes"
+            notes.append((logging.INFO, f"{new}: {', '.join(fresh)} start from random weights"))
         elif mismatch:
-            text = f"{start.path} {mismatch}; its classifier is kept, since their number is the same"
-            notes.append((logging.WARNING, text))
+            kept = "its classifier is kept, since their number is the same"
+            notes.append((logging.WARNING, f"{start.path} {mismatch}; {kept}"))
     model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     if distributed.rank():
         torch.manual_seed(seed + distributed.rank())  # its own dropout
@@ -175,13 +169,11 @@ def open_journal(options: TrainOptions, parent: Path, folder: Path | None) -> Jo
     return journal
 
 
-def loss_of_guessing(
-    options: TrainOptions, loaders: Loaders, label_counts: Tensor, class_weights: Tensor | None
-) -> float:
+def loss_of_guessing(options: TrainOptions, loaders: Loaders, counts: Tensor, class_weights: Tensor | None) -> float:
     """Return the cross-entropy of a network that has learned only how frequent the classes are."""
     batch, images = options.data.batch_size, len(loaders.train.dataset)
     return guessing_loss(
-        label_counts[: loaders.num_classes],
+        counts[: loaders.num_classes],
         [min(batch, images - number * batch) for number in range(len(loaders.train))],
         class_weights=None if class_weights is None else class_weights.cpu(),
         kind=options.loss_type,

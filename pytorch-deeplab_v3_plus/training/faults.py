@@ -1,4 +1,4 @@
-"""What ends a training before its time: signals, and PyTorch's errors told in one line."""
+"""What ends a training before its time: signals, and errors of PyTorch's, explained in one line."""
 
 from __future__ import annotations
 
@@ -65,8 +65,7 @@ def explained(error: RuntimeError, options: TrainOptions) -> str | None:
     """Return what an error of PyTorch's means and what to do about it, or None for an unknown one."""
     text = str(error)
     if isinstance(error, torch.cuda.OutOfMemoryError) or CPU_MEMORY in text:
-        what = text.split(". ")[0] if isinstance(error, torch.cuda.OutOfMemoryError) else "out of memory"
-        data = options.data
+        what, data = "out of memory" if CPU_MEMORY in text else text.split(". ")[0], options.data
         return (
             f"{what}; lower --batch-size ({data.batch_size}), --crop-size ({data.crop_size}) or --rloss-scale "
             f"({options.rloss_scale:g}), or raise --accumulate ({options.accumulate}), which keeps the batch, or "
@@ -78,6 +77,6 @@ def explained(error: RuntimeError, options: TrainOptions) -> str | None:
             f"({options.data.workers}); in a container, give it shared memory (docker run --ipc=host)"
         )
     if any(words in text for words in PROCESS_DIED):
-        reason = text.split("\n")[0]
-        return f"another process of this training has ended, and its own message says why ({reason})"
+        first_line = text.split("\n")[0]
+        return f"another process of this training has ended, and its own message says why ({first_line})"
     return None

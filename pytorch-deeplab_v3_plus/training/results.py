@@ -1,0 +1,74 @@
+"""What a run shows of its network: the curves, some validation images, and the scores at the end."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from common import distributed
+from dataloaders import Loaders
+from dataloaders.datasets.pascal import VOCSegmentation
+from evaluation import Protocol, evaluate, evaluate_split, score_table, write_report
+from figures.colours import scribble_picture
+from figures.curves import save_curves
+from figures.sheets import evenly_spaced, save_contact_sheet
+from prediction import segment
+from training.journal import Journal
+from training.options import TrainOptions
+
+logger = logging.getLogger(__name__)
+
+
+def draw_curves(journal: Journal, history: Sequence[dict[str, Any]]) -> None:
+    """Draw curves.png from the records of the epochs so far."""
+    path = journal.folder / "curves.png"
+    save_curves(path, history)
+    journal.picture("curves", path, history[-1]["epoch"])
+
+
+def draw_validation(journal: Journal, epoch: int, model: nn.Module, images: VOCSegmentation, size: int) -> None:
+    """Draw validation.png: images with their scribbles, predictions and truth; the network sees them at `size`."""
+    rows = []
+    for index in evenly_spaced(len(images)):
+        image, scribble, truth = images.pictures(index)
+        prediction = segment(model, image, size)
+        scribbles = scribble_picture(image, scribble)
+        rows.append({"image": image, "scribbles": scribbles, "prediction": prediction, "truth": truth})
+    path = journal.folder / "validation.png"
+    save_contact_sheet(path, rows, images.class_names, f"validation images after epoch {epoch}")
+    journal.picture("validation", path, epoch)
+
+
+def final_evaluation(
+    model: nn.Module,
+    loaders: Loaders,
+    options: TrainOptions,
+    folder: Path,
+    val: dict[str, Any] | None,
+    wrap: Callable[[Iterable[Any]], Iterable[Any]],
+) -> dict[str, Any]:
+    """Score the network, log the table and write the report to `folder`; return val, fill_in (both crop) and val_full.
+
+    `val` are the scores of the validation images by the crop protocol, where they are known. `wrap` gets the batches of
+    an evaluation and returns what is evaluated: it may raise between two of them.
+    """
+    crop, full = (Protocol(view, options.data.crop_size) for view in ("crop", "full"))
+    scores = {"val": val or evaluate(model, wrap(loaders.val), loaders.num_classes, "evaluating")}
+    columns = {"val crop": scores["val"]}
+    if loaders.fill_in is not None:
+        scores["fill_in"] = evaluate(model, wrap(loaders.fill_in), loaders.num_classes, "fill-in")
+        columns["fill-in crop"] = scores["fill_in"]
+    pinned = next(model.parameters()).is_cuda
+    tally = evaluate_split(model, loaders, "val", full, options.data.workers, pinned, wrap=wrap)
+    scores["val_full"] = columns["val full"] = tally.scores()
+    logger.info("\nScores of the last epoch in %%\n\n%s\n", score_table(columns, loaders.class_names))
+    for protocol in (crop, full):
+        logger.info("%s: %s", protocol.name, protocol)
+    if "fill_in" in scores:
+        unseen = ", which training never saw" if loaders.train.dataset.label_kind == "scribbles" else ""
+        logger.info("val: the validation images. fill-in: the training images against their full truth%s.", unseen)
+    if distributed.is_main():
+        write_report(folder, "val full", model, loaders.val.dataset, full, tally)
+    return scores
