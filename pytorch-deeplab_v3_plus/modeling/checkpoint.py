@@ -52,7 +52,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0]
-        line = f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
+        line = f"{path}: not an intact PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
         raise InputError(line) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
