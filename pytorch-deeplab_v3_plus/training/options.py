@@ -23,8 +23,8 @@ from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
-# Recipes by image size, as differences from the defaults. SMALL trains small images from random weights, with a DenseCRF
-# loss that regularises them: the original's rows for these sizes do not (docs/small_images.md).
+# Recipes by image size, as differences from the defaults. SMALL trains small images from random weights, with a loss
+# that regularises them: the original's rows for these sizes do not (docs/small_images.md).
 SMALL = dict(scale_range=(0.9, 1.3), batch_size=8, lr=0.01, ce_reduction="mean", channels_last=True)
 SMALL |= dict(densecrfloss=2.0, size_free=True, rloss_scale=1.0, sigma_rgb=12.0)
 PRESETS: dict[str, dict[str, Any]] = {
