@@ -38,7 +38,7 @@ class NotFinite(Exception):
 class TrainingStep:
     """An optimizer step on a batch, of which each process has its share."""
 
-    network: nn.Module  # what images pass through: the model, compiled or in DistributedDataParallel where that is due
+    network: nn.Module  # what images pass through: the model, or what compile or DistributedDataParallel makes of it
     optimizer: torch.optim.Optimizer
     criterion: nn.Module  # a PartialCrossEntropy
     regularisers: Mapping[str, nn.Module] = field(default_factory=dict)  # by name (see losses.registry)
