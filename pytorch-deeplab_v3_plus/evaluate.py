@@ -51,16 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(options)
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
     size = options.crop_size or settings.get("crop_size", DEFAULT_CROP)
-    pinned = device.type == "cuda"
     splits = ("val", "fill_in") if options.fill_in else ("val",)
-    loaders = make_data_loader(replace(data, crop_size=size), pin_memory=pinned, splits=splits)
+    loaders = make_data_loader(replace(data, crop_size=size), pin_memory=device.type == "cuda", splits=splits)
     check_classes(options.checkpoint, settings, loaders)
     folder, protocols = options.folder(), options.protocols(size)
     make_folder(folder)  # an impossible one is reported before the work
     network.to(device)
     logger.info("network: %s, on %s", options.checkpoint, describe_device(device))
     about = {"checkpoint": options.checkpoint, "data": loaders.name}
-    columns, files = evaluate_and_report(network, loaders, splits, protocols, folder, data.workers, pinned, **about)
+    columns, files = evaluate_and_report(network, loaders, splits, protocols, folder, data.workers, **about)
     logger.info("\nScores in %%\n\n%s\n", score_table(columns, loaders.class_names))
     for protocol in protocols:
         logger.info("%s: %s", protocol.name, protocol)

@@ -24,6 +24,9 @@ VIEWS = {
 BAND_WIDTHS = (2, 4, 8, 16)
 """Widths, in pixels to each side, of the bands along the truth's borders in which boundary scores are taken."""
 
+Wrap = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
+"""Gets the batches of an evaluation and returns those to count; it may raise between two of them."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -46,16 +49,15 @@ class Protocol:
     @property
     def name(self) -> str:
         """A short label without spaces that identifies it in headings and file names."""
-        parts = [self.view]
-        parts += ["ms"] if self.scales != (1.0,) else []
-        parts += ["flip"] if self.flip else []
-        parts += ["crf"] if self.crf else []
-        return "+".join(parts)
+        extras = {"ms": self.scales != (1.0,), "flip": self.flip, "crf": self.crf}
+        return "+".join([self.view, *(extra for extra, on in extras.items() if on)])
 
     def __str__(self) -> str:
         parts = [VIEWS[self.view].format(size=self.size)]
-        parts += ["scales " + " ".join(f"{scale:g}" for scale in self.scales)] if self.scales != (1.0,) else []
-        parts += ["mirrored too"] if self.flip else []
+        if self.scales != (1.0,):
+            parts.append("scales " + " ".join(f"{scale:g}" for scale in self.scales))
+        if self.flip:
+            parts.append("mirrored too")
         if self.crf:
             parts.append("DenseCRF: " + ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in asdict(self.crf).items()))
         return "; ".join(parts)
@@ -111,12 +113,11 @@ def evaluate_split(
     protocol: Protocol,
     workers: int,
     pin_memory: bool = False,
-    wrap: Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]] | None = None,
+    wrap: Wrap | None = None,
 ) -> Tally:
     """Count the predictions for the images of `split` ('val' or 'fill_in') by `protocol`.
 
     Boundary scores are taken where the labels are full ground truth. In a distributed run every process must call this.
-    `wrap` receives the batches and returns those to count, such as a generator that may raise between two of them.
     """
     batches = getattr(loaders, split)
     widths = BAND_WIDTHS if batches.dataset.label_kind == "truth" else ()

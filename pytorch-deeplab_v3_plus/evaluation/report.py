@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import default_collate
 
+from common import distributed
 from common.files import make_folder, write_text
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.loaders import Loaders, WholeImages
-from evaluation.protocols import Protocol, column_title, evaluate_split, predict_batch
+from evaluation.protocols import Protocol, Wrap, column_title, evaluate_split, predict_batch
 from evaluation.scores import Tally
 from figures.colours import error_picture
 from figures.matrices import save_confusion
@@ -35,37 +36,34 @@ def write_report(
     make_folder(folder)
     stem = title.replace(" ", "_")
     files = [folder / f"{stem}.json", folder / f"{stem}_confusion.png", folder / f"{stem}_worst_best.png"]
-    record = {**about, "title": title, **_record(protocol, tally, images.class_names)}
-    write_text(files[0], json.dumps(record, indent=1) + "\n")
-    heading = f"{title}: {protocol}"
-    save_confusion(files[1], tally.matrix.counts.numpy(), images.class_names, textwrap.fill(heading, 60))
-    rows, captions = _extremes(model, images, protocol, tally)
-    heading = f"worst and best images by mIoU, {heading}"
-    save_contact_sheet(files[2], rows, images.class_names, textwrap.fill(heading, 100), captions)
-    return files
-
-
-def _record(protocol: Protocol, tally: Tally, class_names: Sequence[str]) -> dict[str, Any]:
-    scores = tally.scores()
-    return {
+    scores, names = tally.scores(), images.class_names
+    by_class = {key: dict(zip(names, scores[key], strict=True)) for key in ("iou", "frequency")}
+    record = {
+        **about,
+        "title": title,
         "protocol": protocol.view,
         "description": str(protocol),
         "settings": asdict(protocol),
         **scores,
-        "iou": dict(zip(class_names, scores["iou"], strict=True)),
-        "frequency": dict(zip(class_names, scores["frequency"], strict=True)),
+        **by_class,
         "confusion_matrix": tally.matrix.counts.tolist(),
         "images": tally.images,
     }
+    write_text(files[0], json.dumps(record, indent=1) + "\n")
+    heading = f"{title}: {protocol}"
+    save_confusion(files[1], tally.matrix.counts.numpy(), names, textwrap.fill(heading, 60))
+    shown = tally.extremes(EXTREMES)
+    rows = _rows(model, images, protocol, shown)
+    captions = [f"{name}\n{100 * tally.images[name]:.1f} %" for name in shown]
+    save_contact_sheet(files[2], rows, names, textwrap.fill(f"worst and best images by mIoU, {heading}", 100), captions)
+    return files
 
 
-def _extremes(
-    model: nn.Module, images: VOCSegmentation, protocol: Protocol, tally: Tally
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return rows of pictures and their captions for the worst and the best images."""
+def _rows(model: nn.Module, images: VOCSegmentation, protocol: Protocol, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row of a contact sheet for each of the images."""
     views = WholeImages(images, protocol.size) if protocol.view == "full" else images
-    rows, captions = [], []
-    for name in tally.extremes(EXTREMES):
+    rows = []
+    for name in names:
         item = views[images.ids.index(name)]
         with evaluation_mode(model):
             labels = predict_batch(model, default_collate([item]), protocol)
@@ -73,8 +71,7 @@ def _extremes(
         picture = Image.fromarray(item.get("original", item["image"]).permute(1, 2, 0).numpy())
         wrong = error_picture(picture, truth, prediction)
         rows.append({"image": picture, "prediction": prediction, "truth": truth, "errors": wrong})
-        captions.append(f"{name}\n{100 * tally.images[name]:.1f} %")
-    return rows, captions
+    return rows
 
 
 def evaluate_and_report(
@@ -84,19 +81,21 @@ def evaluate_and_report(
     protocols: Iterable[Protocol],
     folder: Path,
     workers: int,
-    pin_memory: bool = False,
+    wrap: Wrap | None = None,
     **about: Any,
 ) -> tuple[dict[str, dict[str, Any]], list[Path]]:
-    """Score `model` on each of `splits` that exists, by each protocol, and write a report for each.
+    """Score `model` on each of `splits` that exists, by each protocol, and have the main process write the reports.
 
-    Returns:
-        The scores by title (the columns of `score_table`), and the files that were written to `folder`.
+    Other arguments as of `evaluate_split`; `about` are further entries of the JSON. Returns the scores by title (the
+    columns of `score_table`), and the files that were written to `folder`.
     """
     columns, files = {}, []
+    pinned = next(model.parameters()).is_cuda
     for split in splits:
         for protocol in protocols if getattr(loaders, split) is not None else ():
-            tally = evaluate_split(model, loaders, split, protocol, workers, pin_memory)
+            tally = evaluate_split(model, loaders, split, protocol, workers, pinned, wrap)
             title = column_title(split, protocol)
             columns[title] = tally.scores()
-            files += write_report(folder, title, model, getattr(loaders, split).dataset, protocol, tally, **about)
+            if distributed.is_main():
+                files += write_report(folder, title, model, getattr(loaders, split).dataset, protocol, tally, **about)
     return columns, files

@@ -1,7 +1,7 @@
 """Scores of a segmentation: counted pixel by pixel, near borders and image by image."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,36 +33,32 @@ class ConfusionMatrix:
         counts = self.counts.double()
         hit, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)
         union = true + predicted - hit
-        iou = hit / union
+        iou, frequency = hit / union, true / counts.sum()
         return {
             "pixel_accuracy": (hit.sum() / counts.sum()).item(),
             "class_accuracy": (hit / true)[true > 0].mean().item(),
             "miou": iou[union > 0].mean().item(),
-            "fwiou": ((true / counts.sum()) * iou)[true > 0].sum().item(),
-            "iou": [
-                value if occurs else None for value, occurs in zip(iou.tolist(), (union > 0).tolist(), strict=True)
-            ],
-            "frequency": (true / counts.sum()).tolist(),
+            "fwiou": (frequency * iou)[true > 0].sum().item(),
+            "iou": [None if math.isnan(value) else value for value in iou.tolist()],
+            "frequency": frequency.tolist(),
         }
 
 
-@dataclass
 class Tally:
-    """Everything that is counted over a set of images: in total, near borders (by band width), and image by image."""
+    """Everything that is counted over a set of images: in total, near borders (by band width), and image by image.
 
-    num_classes: int
-    band_widths: Sequence[int] = ()
-    images: dict[str, float] = field(default_factory=dict)
-    """mIoU of each image, over the classes in its truth or prediction; images without a labelled pixel are left out."""
+    `images` holds the mIoU of each image over the classes in its truth or prediction, if it has a labelled pixel.
+    """
 
-    def __post_init__(self) -> None:
-        self.matrix = ConfusionMatrix(self.num_classes)
-        self.bands = {width: ConfusionMatrix(self.num_classes) for width in self.band_widths}
+    def __init__(self, num_classes: int, band_widths: Sequence[int] = ()) -> None:
+        self.matrix = ConfusionMatrix(num_classes)
+        self.bands = {width: ConfusionMatrix(num_classes) for width in band_widths}
+        self.images: dict[str, float] = {}
 
     def update(self, names: Sequence[str], truth: Tensor, prediction: Tensor) -> None:
         """Count a batch: `truth` and `prediction` (N, H, W), int64."""
         for name, true, predicted in zip(names, truth, prediction, strict=True):
-            one = ConfusionMatrix(self.num_classes)
+            one = ConfusionMatrix(len(self.matrix.counts))
             one.update(true, predicted)
             self.matrix.counts += one.counts
             if one.counts.any():
@@ -124,12 +120,15 @@ def score_table(columns: dict[str, dict[str, Any]], class_names: Sequence[str]) 
     boundaries = [scores.get("boundary", {}) for scores in columns.values()]
     for band in sorted(set().union(*boundaries)):
         rows.append((f"boundary mIoU, {band} px", [boundary.get(band) for boundary in boundaries]))
-    width = max(len(title) for title, _ in rows)
-    wide = [max(len(name), 6) for name in columns]
-    lines = [" " * width + "".join(f"  {name:>{w}}" for name, w in zip(columns, wide, strict=True))]
-    for title, values in rows:
-        cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
-        lines.append(f"{title:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, wide, strict=True)))
+    cells = [(title, ["-" if value is None else f"{100 * value:.1f}" for value in values]) for title, values in rows]
+    widths = [max(len(title) for title, _ in rows), *(max(len(name), 6) for name in columns)]
+    lines = []
+    for title, values in [("", list(columns)), *cells]:
+        line = [
+            f"{title:<{widths[0]}}",
+            *(f"{value:>{width}}" for value, width in zip(values, widths[1:], strict=True)),
+        ]
+        lines.append("  ".join(line))
     lines.insert(1 + len(class_names), "-" * len(lines[0]))
     if absent:
         lines.append("-: in no truth and no prediction; it does not count, as in VOC's evaluation")

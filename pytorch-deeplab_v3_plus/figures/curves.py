@@ -14,16 +14,16 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     figure = new_figure(12, 3.6)
     losses, scores, rate = figure.subplots(1, 3)
     style = {"marker": "o" if len(history) < 30 else None, "markersize": 3}
+    epochs = [record["epoch"] for record in history]
     for name in dict.fromkeys(name for record in history for name in record["losses"]):
         values = [record["losses"].get(name, float("nan")) for record in history]
-        losses.plot(_epochs(history), values, label=name.replace("_", " "), **style)
+        losses.plot(epochs, values, label=name.replace("_", " "), **style)
     losses.set(title="training losses", xlabel="epoch")
-    evaluated = [record for record in history if record.get("val")]
+    evaluated = {record["epoch"]: record["val"] for record in history if record.get("val")}
     for name, label in SCORES.items():
-        values = [100 * record["val"][name] for record in evaluated]
-        scores.plot(_epochs(evaluated), values, label=label, **style)
+        scores.plot(list(evaluated), [100 * val[name] for val in evaluated.values()], label=label, **style)
     scores.set(title="validation scores (crop protocol)", xlabel="epoch", ylabel="%", ylim=(0, 100))
-    rate.plot(_epochs(history), [record["lr"] for record in history], color="tab:gray", **style)
+    rate.plot(epochs, [record["lr"] for record in history], color="tab:gray", **style)
     rate.set(title="learning rate of the backbone", xlabel="epoch", ylim=(0, None))
     for axes in (losses, scores, rate):
         axes.grid(alpha=0.3)
@@ -33,7 +33,3 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     if evaluated:
         scores.legend(frameon=False)
     save_figure(figure, path)
-
-
-def _epochs(history: Sequence[dict[str, Any]]) -> list[int]:
-    return [record["epoch"] for record in history]

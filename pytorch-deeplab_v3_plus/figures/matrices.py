@@ -8,20 +8,20 @@ import numpy as np
 from figures.plotting import new_figure, plain_text, save_figure
 
 
-@plain_text
+@plain_text()
 def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], title: str) -> None:
     """Draw a confusion matrix (K, K) of pixel counts, rows the truth; cells show shares of their row in percent."""
     total = counts.sum(1, keepdims=True)
     share = 100 * counts / np.maximum(total, 1)
-    size = 2.2 + 0.42 * len(class_names)
-    figure = new_figure(size + 0.6, size)
+    height = 2.2 + 0.42 * len(class_names)
+    figure = new_figure(height + 0.6, height)
     axes = figure.subplots()
     shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(*counts.shape):
-        if share[row, column] >= 0.5:
-            dark = share[row, column] > 60
-            text = f"{share[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        part = share[row, column]
+        if part >= 0.5:
+            color = "white" if part > 60 else "black"
+            axes.text(column, row, f"{part:.0f}", ha="center", va="center", fontsize=7, color=color)
     names = [name if total[k] else f"({name})" for k, name in enumerate(class_names)]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -31,7 +31,7 @@ def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], t
     save_figure(figure, path)
 
 
-@plain_text
+@plain_text()
 def save_gradient(path: Path, gradient: np.ndarray, title: str) -> None:
     """Draw a gradient (H, W) in colours that diverge from zero."""
     height, width = gradient.shape

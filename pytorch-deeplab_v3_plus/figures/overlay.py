@@ -20,24 +20,17 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
     """
     counts = np.bincount(labels.ravel(), minlength=len(class_names))
     entries = [(k, f"{class_names[k]} {share(count / labels.size)}") for k, count in enumerate(counts) if count]
-    size = viewing_size(image.size)
+    longest = max(image.size)
+    scale = -(-SMALLEST // longest) if longest < SMALLEST else min(1.0, LARGEST / longest)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
     shrinks = size[0] < image.width
     picture = np.asarray(image.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST))
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
-    opacity = np.where(labels > 0, TINT, 0.0)
+    opacity = np.where(labels > 0, TINT, 0.0)[..., None]
     opacity[_borders(labels, width=max(1, round(min(size) / 300)))] = 1.0
-    opacity = opacity[..., None]
     tinted = Image.fromarray((picture * (1 - opacity) + colour(labels) * opacity).round().astype(np.uint8))
     return _with_legend(tinted, entries)
-
-
-def viewing_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (width, height) at which an image of `size` is shown."""
-    longest = max(size)
-    if longest < SMALLEST:
-        return tuple(side * -(-SMALLEST // longest) for side in size)
-    return tuple(max(1, round(side * min(1.0, LARGEST / longest))) for side in size)
 
 
 def share(part: float) -> str:

@@ -1,8 +1,8 @@
 """What every figure drawn with Matplotlib shares."""
 
-import functools
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +10,23 @@ from common.files import replace_file
 from figures.fonts import families, warn_of_missing_characters
 
 
-def plain_text(draw: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a function to draw its texts literally, not as mathematics, in fonts of any language."""
+@contextlib.contextmanager
+def plain_text() -> Iterator[None]:
+    """Draw texts literally, not as mathematics, in fonts of any language; a function is decorated @plain_text()."""
+    from matplotlib import rc_context  # here, because matplotlib takes a second to import
 
-    @functools.wraps(draw)
-    def with_plain_text(*args: Any, **kwargs: Any) -> None:
-        from matplotlib import rc_context  # here, because matplotlib takes a second to import
+    settings = {"text.parse_math": False, "font.family": families()}
+    with rc_context(settings), warnings.catch_warnings():
+        show = warnings.showwarning
 
-        settings = {"text.parse_math": False, "font.family": families()}
-        with rc_context(settings), warnings.catch_warnings():
-            show = warnings.showwarning
+        def show_once(message: Warning | str, *more: Any) -> None:
+            if "missing from" in str(message):
+                warn_of_missing_characters()
+            else:
+                show(message, *more)
 
-            def show_once(message: Warning | str, *more: Any) -> None:
-                if "missing from" in str(message):
-                    warn_of_missing_characters()
-                else:
-                    show(message, *more)
-
-            warnings.showwarning = show_once
-            draw(*args, **kwargs)
-
-    return with_plain_text
+        warnings.showwarning = show_once
+        yield
 
 
 def new_figure(width: float, height: float) -> Any:

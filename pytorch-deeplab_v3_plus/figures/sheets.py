@@ -15,15 +15,17 @@ def evenly_spaced(length: int, rows: int = 6) -> list[int]:
     return np.linspace(0, length - 1, min(rows, length)).astype(int).tolist()
 
 
-@plain_text
+@plain_text()
 def save_contact_sheet(
     path: Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str], title: str, captions: Sequence[str] = ()
 ) -> None:
     """Draw one row per image, with a legend of the classes that occur.
 
-    Each of `rows` maps a column's title to a picture: a PIL image or an array (H, W, 3), shown as it is, or a label map
+    Each row maps the columns' titles to pictures: a PIL image or an array (H, W, 3) is shown as it is, a label map
     (H, W) in the palette's colours; None leaves a gap. `captions` stand at the left of the rows.
     """
+    from matplotlib.patches import Patch
+
     columns = list(rows[0])
     # Upright pictures get narrower cells than their row, so that no row is taller than a square.
     heights = [min(1.0, row[columns[0]].height / row[columns[0]].width) for row in rows]
@@ -45,14 +47,8 @@ def save_contact_sheet(
     for caption, line in zip(captions, axes, strict=False):
         line[0].text(-0.04, 0.5, caption, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=11)
-    _legend(figure, {k: name for k, name in enumerate(class_names) if k in seen})
+    classes = [(colour(k) / 255, name) for k, name in enumerate(class_names) if k in seen]
+    handles = [Patch(facecolor=fill, edgecolor="0.5", label=name) for fill, name in classes]
+    ncols = min(len(handles), 7) or 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
     save_figure(figure, path)
-
-
-def _legend(figure: Any, classes: dict[int, str]) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(facecolor=colour(k) / 255, edgecolor="0.5", label=name) for k, name in classes.items()]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 7) or 1, frameon=False, fontsize=9
-    )

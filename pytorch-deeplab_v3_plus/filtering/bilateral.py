@@ -44,30 +44,21 @@ def bilateral_filter(
     """
     _check(images, values, sigma_rgb, sigma_xy)
     engine = native if images.device.type == "cpu" else torch_lattice
-    with torch.no_grad():
-        return engine.bilateral_filter(
-            images.detach().to(torch.float32),
-            values.detach(),
-            float(sigma_rgb),
-            float(sigma_xy),
-            transpose=transpose,
-            symmetric=symmetric,
-        )
+    images, values = images.detach().to(torch.float32), values.detach()
+    return engine.bilateral_filter(images, values, float(sigma_rgb), float(sigma_xy), transpose, symmetric)
 
 
 def _check(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(f"images: expected shape (N, 3, H, W), found {tuple(images.shape)}")
+    image_shape, shape = tuple(images.shape), tuple(values.shape)
+    if images.dim() != 4 or image_shape[1] != 3:
+        raise ValueError(f"images: expected shape (N, 3, H, W), found {image_shape}")
     if values.dim() != 4:
-        raise ValueError(f"values: expected shape (N, K, H, W), found {tuple(values.shape)}")
-    n, _, h, w = images.shape
-    if (values.shape[0], *values.shape[2:]) != (n, h, w):
-        raise ValueError(
-            f"values: expected shape ({n}, K, {h}, {w}) to match images {tuple(images.shape)}, "
-            f"found {tuple(values.shape)}"
-        )
+        raise ValueError(f"values: expected shape (N, K, H, W), found {shape}")
+    n, _, h, w = image_shape
+    if (shape[0], *shape[2:]) != (n, h, w):
+        raise ValueError(f"values: expected shape ({n}, K, {h}, {w}) to match images {image_shape}, found {shape}")
     if values.numel() == 0:
-        raise ValueError(f"values: expected at least one image, channel and pixel, found shape {tuple(values.shape)}")
+        raise ValueError(f"values: expected at least one image, channel and pixel, found shape {shape}")
     if not values.is_floating_point():
         raise ValueError(f"values: expected a floating-point dtype, found {values.dtype}")
     if images.is_complex():

@@ -13,8 +13,6 @@ with the same weights, to the bit; only the order of summation differs. What mak
   sigma_rgb is at least 1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
@@ -36,13 +34,7 @@ class CodesTooLong(ValueError):
 
 
 def bilateral_filter(
-    images: Tensor,
-    values: Tensor,
-    sigma_rgb: float,
-    sigma_xy: float,
-    *,
-    transpose: bool = False,
-    symmetric: bool = False,
+    images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, transpose: bool = False, symmetric: bool = False
 ) -> Tensor:
     """Filter tensors on the device where they are, as `filtering.bilateral_filter` does; `images` are float32."""
     try:
@@ -50,9 +42,9 @@ def bilateral_filter(
     except CodesTooLong:
         if len(images) == 1:
             raise
-        settings = {"transpose": transpose, "symmetric": symmetric}  # one image at a time has shorter codes
-        parts = zip(images.split(1), values.split(1), strict=True)
-        return torch.cat([bilateral_filter(*part, sigma_rgb, sigma_xy, **settings) for part in parts])
+        settings = sigma_rgb, sigma_xy, transpose, symmetric
+        one_by_one = zip(images.split(1), values.split(1), strict=True)  # one image has shorter codes
+        return torch.cat([bilateral_filter(*one, *settings) for one in one_by_one])
     vertices = lattice.splat(values)
     forwards, backwards = range(SIDE), range(D, -1, -1)
     if symmetric:
@@ -60,24 +52,6 @@ def bilateral_filter(
     else:
         vertices = lattice.blur(vertices, backwards if transpose else forwards)
     return lattice.slice(vertices).to(values.dtype)
-
-
-def build_lattice(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> Lattice:
-    """Build the lattice of images and check that the values are finite; arguments and errors of `bilateral_filter`."""
-    if sigma_rgb >= 1:  # otherwise this range may hold more vertices than codes can number
-        lattice = Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
-        if lattice.covers_images:
-            return lattice
-    low, high = torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))]).tolist()
-    if not all(map(math.isfinite, low + high)):
-        raise _non_finite("images", images)
-    return Lattice(images, values, sigma_rgb, sigma_xy, low, high)
-
-
-def _non_finite(name: str, tensor: Tensor) -> ValueError:
-    values = tensor.flatten().to(torch.float32)
-    index = int(values.isfinite().logical_not_().nonzero()[0])
-    return ValueError(f"{name}: expected finite values, found {values[index].item()} at index {index}")
 
 
 class Lattice:
@@ -166,6 +140,18 @@ class Lattice:
         return pixels.reshape(self.images, -1, self.height, self.width)
 
 
+def build_lattice(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> Lattice:
+    """Build the lattice of images and check that the values are finite; arguments and errors of `bilateral_filter`."""
+    if sigma_rgb >= 1:  # otherwise this range may hold more vertices than codes can number
+        lattice = Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
+        if lattice.covers_images:
+            return lattice
+    low, high = torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))]).tolist()
+    if not all(map(math.isfinite, low + high)):
+        raise _non_finite("images", images)
+    return Lattice(images, values, sigma_rgb, sigma_xy, low, high)
+
+
 def _count_and_check(vertex: Tensor, images: Tensor, values: Tensor, low: float, high: float) -> tuple[int, bool]:
     """Return the number of vertices and whether images lie in low..high; raise ValueError for values not finite."""
     lowest, highest = images.aminmax()
@@ -177,6 +163,12 @@ def _count_and_check(vertex: Tensor, images: Tensor, values: Tensor, low: float,
     if covers_images and not is_finite:
         raise _non_finite("values", values)
     return count, bool(covers_images)
+
+
+def _non_finite(name: str, tensor: Tensor) -> ValueError:
+    values = tensor.flatten().to(torch.float32)
+    index = int(values.isfinite().logical_not_().nonzero()[0])
+    return ValueError(f"{name}: expected finite values, found {values[index].item()} at index {index}")
 
 
 def _sums(indices: Tensor, table: Tensor, starts: Tensor | None = None, weights: Tensor | None = None) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 D = 5  # dimensions: x, y, R, G, B
 SIDE = D + 1  # vertices of a simplex, and its side
 # Elevation makes the columns of the basis orthogonal and the filter's standard deviation 1.
-SCALE = [
-    float(np.float32(1 / math.sqrt((i + 2) * (i + 1)) * float(np.float32(math.sqrt(2 / 3) * SIDE)))) for i in range(D)
-]
+DEVIATION = float(np.float32(math.sqrt(2 / 3) * SIDE))
+SCALE = [float(np.float32(1 / math.sqrt((i + 2) * (i + 1)) * DEVIATION)) for i in range(D)]
 MAX_COORDINATE = 1 << 20  # beyond it float32 cannot resolve where in its simplex a point lies
 MAX_BITS = 62  # of a code
 
