@@ -41,7 +41,7 @@ complaint() {
     found=$(md5sum <"$file") found=${found%% *}
     [[ $found == "$md5" ]] || say "expected the MD5 $md5, found $found ($(wc -c <"$file") bytes)"
   elif ! zip_is_whole "$file" >/dev/null 2>&1; then
-    say "expected a whole ZIP archive, found $(wc -c <"$file") bytes of something else"
+    say "expected a complete ZIP archive, found $(wc -c <"$file") bytes of something else"
   fi
 }
 
@@ -133,7 +133,7 @@ place_pngs() {
 
 ids() { find "$voc/$1" -maxdepth 1 -name "[!.]*.$2" -printf '%f\n' | sed "s/\.$2\$//" | sort; }
 
-# finish FOLDER...: say what the loader will find, and exit; with 2 unless these folders are there and whole.
+# finish FOLDER...: say what the loader will find, and exit; with 2 unless these folders are there and complete.
 finish() {
   local lists=$voc/ImageSets/SegmentationAug folder suffix listed missing state
   local absent="not there: data/VOC2012/fetchVOC2012.sh"

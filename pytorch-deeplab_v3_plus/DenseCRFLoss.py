@@ -42,13 +42,8 @@ class DenseCRFLossFunction(Function):
     ) -> Tensor:
         """Return the energy, a scalar of the segmentations' dtype and device.
 
-        Args:
-            images: (N, 3, H, W), 0..255.
-            segmentations: (N, K, H, W), softmax probabilities.
-            sigma_rgb, sigma_xy: kernel widths in grey levels and in pixels of these tensors.
-            regions_of_interest: (N, H, W), 1 where the loss applies and 0 elsewhere.
-            exact_gradient: backward gives -(A + A') S instead of the original's -2 A S.
-            size_free: divide each image's energy by the kernel mass R' A R of its region R, so that it lies in [-1, 0].
+        Arguments as of DenseCRFLoss, without its checks and scaling: sigma_xy counts pixels of these tensors. The
+        kernel mass of a region R, by which `size_free` divides, is R' A R.
         """
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
         n, k, h, w = segmentations.shape
@@ -92,12 +87,11 @@ class DenseCRFLoss(nn.Module):
         sigma_rgb: kernel width in colour, in grey levels of 0..255.
         sigma_xy: kernel width in position, in pixels before scaling.
         scale_factor: in (0, 1], size at which the energy is evaluated, relative to the input.
-        exact_gradient: use -(A + A') S instead of the original's -2 A S.
+        exact_gradient: use the gradient -(A + A') S instead of the original's -2 A S.
         size_free: divide each image's energy by the kernel mass of its region of interest; the energy is in [-1, 0].
 
-    Raises:
-        ValueError: an argument out of its range, or inputs whose shapes, devices or values do not fit. Values are
-            checked after scaling, as they enter the energy.
+    Raises ValueError for an argument out of its range, and for inputs whose shapes, devices or values do not fit.
+    Values are checked after scaling, as they enter the energy.
     """
 
     def __init__(
@@ -116,12 +110,9 @@ class DenseCRFLoss(nn.Module):
                 raise ValueError(f"{name} must be a positive number, found {value}")
         if not 0 < scale_factor <= 1:
             raise ValueError(f"scale_factor must lie in (0, 1], found {scale_factor}")
-        self.weight = weight
-        self.sigma_rgb = sigma_rgb
-        self.sigma_xy = sigma_xy
-        self.scale_factor = scale_factor
-        self.exact_gradient = exact_gradient
-        self.size_free = size_free
+        self.weight, self.scale_factor = weight, scale_factor
+        self.sigma_rgb, self.sigma_xy = sigma_rgb, sigma_xy
+        self.exact_gradient, self.size_free = exact_gradient, size_free
 
     def forward(self, images: Tensor, segmentations: Tensor, regions_of_interest: Tensor) -> Tensor:
         """Return the weighted energy, a scalar.
@@ -143,15 +134,8 @@ class DenseCRFLoss(nn.Module):
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
             scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         self._check_values(images, scaled.detach(), rois)
-        energy = DenseCRFLossFunction.apply(
-            images,
-            scaled,
-            self.sigma_rgb,
-            self.sigma_xy * self.scale_factor,
-            rois.squeeze(1),
-            self.exact_gradient,
-            self.size_free,
-        )
+        sigma_xy, switches = self.sigma_xy * self.scale_factor, (self.exact_gradient, self.size_free)
+        energy = DenseCRFLossFunction.apply(images, scaled, self.sigma_rgb, sigma_xy, rois.squeeze(1), *switches)
         return (self.weight * energy).to(segmentations.dtype)
 
     def extra_repr(self) -> str:
@@ -162,11 +146,10 @@ class DenseCRFLoss(nn.Module):
 
     @staticmethod
     def _check_form(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
-        if segmentations.dim() != 4 or not segmentations.is_floating_point():
-            raise ValueError(
-                f"segmentations must be floating (N, K, H, W), found {segmentations.dtype} {tuple(segmentations.shape)}"
-            )
-        n, _, h, w = segmentations.shape
+        shape, dtype = tuple(segmentations.shape), segmentations.dtype
+        if len(shape) != 4 or not dtype.is_floating_point:
+            raise ValueError(f"segmentations must be floating (N, K, H, W), found {dtype} {shape}")
+        n, _, h, w = shape
         if images.shape != (n, 3, h, w):
             raise ValueError(f"images must be {(n, 3, h, w)} like the segmentations, found {tuple(images.shape)}")
         if rois.shape != (n, h, w):
@@ -176,8 +159,8 @@ class DenseCRFLoss(nn.Module):
                 f"all inputs must be on one device, found images on {images.device}, segmentations on "
                 f"{segmentations.device}, regions_of_interest on {rois.device}"
             )
-        if 0 in segmentations.shape:
-            raise ValueError(f"segmentations must not be empty, found {tuple(segmentations.shape)}")
+        if 0 in shape:
+            raise ValueError(f"segmentations must not be empty, found {shape}")
 
     @staticmethod
     def _check_values(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
@@ -188,9 +171,8 @@ class DenseCRFLoss(nn.Module):
         if not (low >= -0.5 and high <= 255.5):  # denormalised images miss the range by rounding
             raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
         if high <= 1 and low != high:
-            warnings.warn(
-                f"images lie in {low:g}..{high:g}; DenseCRFLoss expects 0..255, is this a 0..1 image?", stacklevel=3
-            )
+            what = f"images lie in {low:g}..{high:g}; DenseCRFLoss expects 0..255, is this a 0..1 image?"
+            warnings.warn(what, stacklevel=3)
         if not (least >= -0.01 and most <= 1.01):  # written so that NaN is refused too; half precision rounds
             raise ValueError(f"segmentations must be probabilities in 0..1, found values in {least:g}..{most:g}")
         if not binary:

@@ -32,26 +32,16 @@ logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the check."""
-    parser = argparse.ArgumentParser(
-        description="Check every file of a data set before training.", formatter_class=HelpFormatter
-    )
-    parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="data set with JPEGImages/ and pascal_2012_scribble/"
-    )
-    parser.add_argument(
-        "--classes",
-        metavar="FILE",
-        help="class names, one a line, background first (default: FOLDER/classes.txt, otherwise those of PASCAL VOC)",
-    )
-    parser.add_argument(
-        "--fix",
-        metavar="OUT",
-        type=Path,
-        help="also write a corrected copy into this new folder; unchanged images are hard links",
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="for report and pictures (default: run/check/<name of FOLDER>)"
-    )
+    description = "Check every file of a data set before training."
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", type=Path, help="data set with JPEGImages/ and pascal_2012_scribble/")
+    classes = "class names, one a line, background first (default: FOLDER/classes.txt, otherwise those of PASCAL VOC)"
+    add("--classes", metavar="FILE", help=classes)
+    fix = "also write a corrected copy into this new folder; unchanged images are hard links"
+    add("--fix", metavar="OUT", type=Path, help=fix)
+    output = "for report and pictures (default: run/check/<name of FOLDER>)"
+    add("--output", metavar="DIR", type=Path, help=output)
     return parser
 
 

@@ -72,12 +72,12 @@ def graphics() -> str:
         if shutil.which("nvidia-smi"):
             reason = "PyTorch cannot use the driver" if torch.version.cuda else "this PyTorch is without CUDA"
         raise Note(f"none ({reason}): everything runs on the CPU")
-    found = []
+    found = [f"CUDA {torch.version.cuda}"]
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
         found.append(f"{gpu.name} (sm_{gpu.major}{gpu.minor}, {free / GIB:.0f} of {total / GIB:.0f} GiB free)")
-    return f"CUDA {torch.version.cuda}, " + ", ".join(found)
+    return ", ".join(found)
 
 
 def filter_build() -> str:
@@ -123,25 +123,21 @@ def reference_case():
 
 def filter_numbers() -> str:
     """The C++ filter against reference numbers."""
-    import torch
-
     from filtering import bilateral_filter
 
-    found = bilateral_filter(*reference_case(), SIGMA_RGB, SIGMA_XY)
-    return agreement(found.flatten()[::40], torch.tensor(FILTERED), 1e-5)
+    found = bilateral_filter(*reference_case(), SIGMA_RGB, SIGMA_XY).flatten()[::40]
+    return agreement(found, found.new_tensor(FILTERED), 1e-5)
 
 
 def loss_numbers() -> str:
     """The DenseCRF loss and its gradient, which is -2 times the filtered probabilities, against reference numbers."""
-    import torch
-
     from DenseCRFLoss import DenseCRFLoss
 
     image, probabilities = reference_case()
-    loss = DenseCRFLoss(1.0, SIGMA_RGB, SIGMA_XY, 1.0)(image, probabilities.requires_grad_(), torch.ones(1, 18, 24))
+    loss = DenseCRFLoss(1.0, SIGMA_RGB, SIGMA_XY, 1.0)(image, probabilities.requires_grad_(), image.new_ones(1, 18, 24))
     loss.backward()
-    found = torch.cat([loss[None].detach(), probabilities.grad.flatten()[::40]])
-    return agreement(found, torch.tensor([LOSS, *(-2 * value for value in FILTERED)]), 1e-5)
+    found = image.new_tensor([loss.item(), *probabilities.grad.flatten()[::40].tolist()])
+    return agreement(found, found.new_tensor([LOSS, *(-2 * value for value in FILTERED)]), 1e-5)
 
 
 def gpu_numbers() -> str:
@@ -219,19 +215,11 @@ def checks() -> dict[str, Callable[[], str]]:
     """Return the checks by the name of their line."""
     from dataloaders.catalogue import data_set_names
 
-    return {
-        "Python": python,
-        "packages": packages,
-        "processor": processor,
-        "GPU": graphics,
-        "filter's build": filter_build,
-        "filter": filter_numbers,
-        "DenseCRF loss": loss_numbers,
-        "GPU and CPU": gpu_numbers,
-        **{f"data: {name}": functools.partial(data_set, name) for name in data_set_names()},
-        "disk": disk,
-        "shared memory": shared_memory,
-    }
+    found = {"Python": python, "packages": packages, "processor": processor, "GPU": graphics}
+    found |= {"filter's build": filter_build, "filter": filter_numbers, "DenseCRF loss": loss_numbers}
+    found |= {"GPU and CPU": gpu_numbers}
+    found |= {f"data: {name}": functools.partial(data_set, name) for name in data_set_names()}
+    return found | {"disk": disk, "shared memory": shared_memory}
 
 
 def run(check: Callable[[], str]) -> tuple[str, str]:
@@ -259,10 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             line = textwrap.wrap(text, width - 24, break_long_words=False, break_on_hyphens=False)
             print(f"{name:<16}{status:<8}" + ("\n" + 24 * " ").join(line), flush=True)
     failed = sum(result["status"] == "FAILED" for result in results)
-    if as_json:
-        print(json.dumps({"ok": not failed, "checks": results}, indent=1))
-    else:
-        print(f"{failed} of {len(results)} checks failed" if failed else "everything works")
+    summary = f"{failed} of {len(results)} checks failed" if failed else "everything works"
+    print(json.dumps({"ok": not failed, "checks": results}, indent=1) if as_json else summary)
     return 1 if failed else 0
 
 

@@ -34,9 +34,8 @@ logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the import script."""
-    parser = argparse.ArgumentParser(
-        description="Make a data set from what annotation tools write.", formatter_class=HelpFormatter
-    )
+    description = "Make a data set from what annotation tools write."
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     formats = "; ".join(f"{name}: {content}" for name, content in FORMATS.items())
     parser.add_argument("format", choices=tuple(FORMATS), help=f"what SOURCE holds. {formats}")
     parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of annotation files")
@@ -54,14 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     collection = collect(args.format, args.source, options)
     counts = import_labels(args.data, collection, options)
     labelled = counts[:PADDING]
-    classes = zip(collection.class_names, labelled / labelled.sum(), strict=False)
-    logger.info(
-        "%s: %d images, %.2f %% of the pixels labelled: %s",
-        args.data,
-        len(collection.items),
-        100 * labelled.sum() / counts.sum(),
-        ", ".join(f"{name} {share:.1%}" for name, share in classes),
-    )
+    shares = zip(collection.class_names, labelled / labelled.sum(), strict=False)
+    classes = ", ".join(f"{name} {share:.1%}" for name, share in shares)
+    covered = 100 * labelled.sum() / counts.sum()
+    number = len(collection.items)
+    logger.info("%s: %d images, %.2f %% of the pixels labelled: %s", args.data, number, covered, classes)
     return 0
 
 

@@ -6,7 +6,6 @@ Environment variables override the folders named here:
 * ``RLOSS_<DATASET>_ROOT`` (``RLOSS_PASCAL_ROOT``, ...) names the folder of one data set.
 """
 
-import functools
 import os
 import pathlib
 import re
@@ -22,30 +21,21 @@ def root_variable(dataset: str) -> str:
     return f"RLOSS_{re.sub(r'[^A-Z0-9]', '_', dataset.upper())}_ROOT"
 
 
-def _environment_first(db_root_dir):
-    """Let the environment override the folder that ``db_root_dir`` returns.
-
-    It is a decorator so that the function below stays the plain chain into which new data sets are pasted.
-    """
-
-    @functools.wraps(db_root_dir)
-    def overridden(dataset: str) -> str:
-        folder = os.environ.get(root_variable(dataset)) or db_root_dir(dataset)
-        data_root = os.environ.get("DATA_ROOT")
-        if data_root and folder.startswith(DEFAULT_DATA_ROOT + "/"):
-            folder = os.path.join(data_root, folder[len(DEFAULT_DATA_ROOT) + 1 :])
-        return folder
-
-    return overridden
-
-
 class Path:
     """The folders of the data sets."""
 
     @staticmethod
-    @_environment_first
     def db_root_dir(dataset: str) -> str:
-        """Return the folder of the data set named ``dataset``; raise InputError for a name that is not listed."""
+        """Return the folder of a data set; raise InputError for a name that is neither listed nor overridden."""
+        folder = os.environ.get(root_variable(dataset)) or Path.listed(dataset)
+        data_root = os.environ.get("DATA_ROOT")
+        if data_root and folder.startswith(f"{DEFAULT_DATA_ROOT}/"):
+            folder = os.path.join(data_root, folder.removeprefix(f"{DEFAULT_DATA_ROOT}/"))
+        return folder
+
+    @staticmethod
+    def listed(dataset: str) -> str:
+        """Return the folder that this file names for a data set."""
         if dataset == "pascal":
             return "/data/datasets/VOCdevkit/VOC2012/"
         elif dataset == "synthetic":

@@ -25,16 +25,12 @@ logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the simulation."""
-    parser = argparse.ArgumentParser(
-        description="Simulate scribbles from the full ground truth of a data set.", formatter_class=HelpFormatter
-    )
+    description = "Simulate scribbles from the full ground truth of a data set."
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.add_argument("data", metavar="DATA", type=Path, help="data set with SegmentationClassAug/")
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder for the data set with simulated scribbles")
-    parser.add_argument(
-        "--classes",
-        metavar="FILE",
-        help="class names, one a line, background first (default: DATA/classes.txt, otherwise those of PASCAL VOC)",
-    )
+    classes = "class names, one a line, background first (default: DATA/classes.txt, otherwise those of PASCAL VOC)"
+    parser.add_argument("--classes", metavar="FILE", help=classes)
     add_options(parser, StrokeOptions)
     parser.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="chooses the strokes")
     return parser

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.arguments import HelpFormatter, add_options, integers, number, option, switch
+from common.arguments import HelpFormatter, add_options, integers, option, switch
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.loaders import make_data_loader
 from training.checkpoint import LAST
-from training.options import parse_options
+from training.options import HOW_MANY, POSITIVE, parse_options
 from training.two_stages import Comparison, comparison_table, save_comparison
 
 logger = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ TAKEN |= {"--run-root", "--eval-interval", "--no-val"}
 class ComparisonOptions:
     """comparison"""
 
-    stage1_epochs: int = option(20, "epochs of partial cross-entropy alone", type=number(int, 1), metavar="N")
-    stage2_epochs: int = option(10, "epochs of the second stage, for each arm", type=number(int, 1), metavar="N")
+    stage1_epochs: int = option(20, "epochs of partial cross-entropy alone", **HOW_MANY)
+    stage2_epochs: int = option(10, "epochs of the second stage, for each arm", **HOW_MANY)
     stage2_lr: float | None = option(
-        None, "learning rate of stage 2 (default: as stage 1)", type=number(float, 0, above=True), metavar="RATE"
+        None, "learning rate of stage 2 (default: as stage 1)", type=POSITIVE, metavar="RATE"
     )
     seeds: tuple[int, ...] = option(
         (1,), "repeat the comparison with each of these seeds (default: 1)", type=integers, metavar="A,B,..."
@@ -50,17 +50,14 @@ class ComparisonOptions:
         metavar="NAME=WEIGHT",
     )
     full: bool = switch("also train with full supervision, the upper bound")
-    jobs: int = option(1, "trainings that run at the same time", type=number(int, 1), metavar="N")
+    jobs: int = option(1, "trainings that run at the same time", **HOW_MANY)
     output: str = option("run/two_stages", "where all runs and the table go", metavar="FOLDER")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's own options."""
-    parser = argparse.ArgumentParser(
-        description="Two-stage training with and without the DenseCRF loss; further options go to the training script.",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
+    about = "Two-stage training with and without the DenseCRF loss; further options go to the training script."
+    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=False)
     add_options(parser, ComparisonOptions)
     return parser
 
@@ -94,12 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for split in ("val", "fill_in"):
         if getattr(loaders, split) is not None:
             save_comparison(comparison, loaders, comparison.folder / f"{split}.png", split)
-    logger.info(
-        "\nScores of the last epoch, crop protocol (short side %d, centre square)\n\n%s\n\npictures and runs: %s",
-        options.data.crop_size,
-        table,
-        comparison.folder,
-    )
+    title = f"Scores of the last epoch, crop protocol (short side {options.data.crop_size}, centre square)"
+    logger.info("\n%s\n\n%s\n\npictures and runs: %s", title, table, comparison.folder)
     return 0
 
 

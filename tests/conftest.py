@@ -1,11 +1,13 @@
 """A small data set on disk that several test files use."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import dataloaders.datasets
 from dataloaders.labels import UNLABELLED
 from helpers import HEIGHT, WIDTH, write_label
 
@@ -30,3 +32,15 @@ def voc(tmp_path) -> Path:
     (root / "ImageSets/SegmentationAug/val.txt").write_text("i5\ni6\n")
     (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
     return root
+
+
+@pytest.fixture
+def new_data_set(tmp_path, monkeypatch):
+    """Return a function that writes a file into a folder where data sets are looked for."""
+    folder = tmp_path / "datasets"
+    folder.mkdir()
+    monkeypatch.setattr(dataloaders.datasets, "__path__", [*dataloaders.datasets.__path__, str(folder)])
+    yield lambda name, text: (folder / f"{name}.py").write_text(text)
+    for file in folder.glob("*.py"):
+        sys.modules.pop(f"dataloaders.datasets.{file.stem}", None)
+        vars(dataloaders.datasets).pop(file.stem, None)

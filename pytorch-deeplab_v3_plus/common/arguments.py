@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -22,11 +23,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def option(default: Any, help: str, *names: str, **how: Any) -> Any:
     """Return a dataclass field that add_options makes an option of the command line.
 
-    Args:
-        default: value where the option is not given.
-        help: its line in --help.
-        names: how it is spelled; by default --name-of-the-field.
-        how: further arguments of argparse's add_argument (type, choices, metavar, nargs, action).
+    `help` is its line in --help, `names` are its spellings (by default --name-of-the-field), and `how` are further
+    arguments of argparse's add_argument (type, choices, metavar, nargs, action).
     """
     return dataclasses.field(default=default, metadata={"names": names, "help": help, **how})
 
@@ -37,9 +35,9 @@ def switch(help: str, *names: str, default: bool | None = False) -> Any:
 
 
 def add_options(parser: argparse.ArgumentParser, options: type, *, only: Collection[str] | None = None) -> None:
-    """Add the options that a dataclass and its bases declare, a group each, titled by their docstrings' first lines.
+    """Add the options that a dataclass and its bases declare (all, or `only` those fields).
 
-    `only` names the fields to add; None adds all.
+    Each class makes a group, titled by the first line of its docstring.
     """
     known = {field.name: field for field in dataclasses.fields(options)}
     for owner in reversed(options.__mro__):
@@ -83,21 +81,18 @@ def boolean(text: str) -> bool:
 SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
 
 
-def number(kind: type, low: float, *, above: bool = False, high: float = float("inf")) -> Callable[[str], int | float]:
+def number(kind: type, low: float, *, above: bool = False, high: float = math.inf) -> Callable[[str], int | float]:
     """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high; integers of 63 bits."""
     bounds = f"{'greater than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e308 else "")
+    what, limit = ("an integer", 2**63) if kind is int else ("a number", math.inf)
 
     def parse(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
-            value = None
-        if kind is int and value is not None and value >= 2**63:
-            value = None
-        if value is None or not (value > low if above else value >= low) or not value <= high or value == float("inf"):
-            raise argparse.ArgumentTypeError(
-                f"expected {'an integer' if kind is int else 'a number'} {bounds}, found {text!r}"
-            )
+            value = math.nan  # which lies in no range
+        if not (low < value if above else low <= value) or not (value <= high and value < limit):
+            raise argparse.ArgumentTypeError(f"expected {what} {bounds}, found {text!r}")
         return value
 
     return parse

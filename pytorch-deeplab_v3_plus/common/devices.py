@@ -17,10 +17,7 @@ class DeviceOptions:
 
     no_cuda: bool = switch("run on the CPU even where there is a GPU", "--no-cuda", "--no_cuda")
     gpu_ids: tuple[int, ...] = option(
-        (0,),
-        "GPU to use; training runs one process on each of several (default: 0)",
-        type=integers,
-        metavar="IDS",
+        (0,), "GPU to use; training runs one process on each of several (default: 0)", type=integers, metavar="IDS"
     )
 
 
@@ -29,7 +26,7 @@ def choose_device(options: DeviceOptions) -> torch.device:
     if options.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()
-    # torchrun starts as many processes as it is told, whatever --gpu-ids says.
+    # torchrun starts as many processes as its own options say, whatever --gpu-ids says.
     chosen = options.gpu_ids if len(options.gpu_ids) > 1 or not is_launched() else list(range(count))
     absent = [index for index in chosen if index >= count]
     if absent:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn.parallel import DistributedDataParallel
 
-STOPPED = 75  # exit status of a run that a signal has stopped: saved, and to be gone on with (EX_TEMPFAIL)
+STOPPED = 75  # exit status of a run that a signal has stopped, saved and ready to be resumed (EX_TEMPFAIL)
 
 
 def rank() -> int:
@@ -48,7 +48,7 @@ def is_main() -> bool:
 
 
 def launch(command: Sequence[str], processes: int) -> int:
-    """Run a Python script once a device of this machine, as `torchrun --standalone` does, and return its exit status.
+    """Run a Python script once a device of this machine, as `torchrun --standalone` does; return its exit status.
 
     The first process that fails takes the others down; a signal to this process is passed on to all of them.
     """
@@ -56,30 +56,22 @@ def launch(command: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes tell what is wrong themselves
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes report their errors themselves
     # The filter of the DenseCRF loss uses threads; without this each process would take all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with tempfile.TemporaryDirectory() as logs:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            run_id=str(uuid.uuid4()),
-            max_restarts=0,
-        )
+        one_machine = dict(min_nodes=1, max_nodes=1, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+        specs, name = DefaultLogsSpecs(log_dir=logs), str(uuid.uuid4())
+        config = LaunchConfig(nproc_per_node=processes, logs_specs=specs, run_id=name, **one_machine)
         try:
             elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as error:
             # The others fail in turn, and nearly at once: one that was killed is the cause.
             failed, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
-            if failure.exitcode < 0:
-                line = f"error: process {failed} of {processes} was killed by signal {-failure.exitcode}"
-                print(line, file=sys.stderr)
-                return 1
-            return failure.exitcode
+            if failure.exitcode >= 0:
+                return failure.exitcode
+            print(f"error: process {failed} of {processes} was killed by signal {-failure.exitcode}", file=sys.stderr)
+            return 1
         except SignalException:
             return STOPPED
     return 0
@@ -110,7 +102,7 @@ def end(status: int) -> NoReturn:
 def parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """Return `network` such that backward leaves in every process the mean of all processes' gradients.
 
-    Where batch norms are not synchronised, all go on with the running statistics of rank 0.
+    Where batch norms are not synchronised, every process takes over the running statistics of rank 0.
     """
     if world_size() == 1:
         return network
@@ -140,7 +132,6 @@ class DifferentiableSum(Function):
 
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
-        """Return the sum of the tensors that all processes give."""
         return sum_over_processes(tensor)
 
     @staticmethod

@@ -25,21 +25,16 @@ def exit_status(main: Callable[[], int]) -> int:
     """
     try:
         return main()
-    except InputError as error:
-        _show_traceback()
-        line = str(error)
-    except ImportError as error:
-        if (error.name or "").split(".")[0] not in PACKAGES or not isinstance(error, ModuleNotFoundError):
-            raise
-        _show_traceback()
-        line = f"{error}; is everything installed? (make setup)"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    print(f"error: {line}", file=sys.stderr)
-    return 2
-
-
-def _show_traceback() -> None:
-    if os.environ.get("RLOSS_DEBUG", "0") not in ("", "0"):
-        traceback.print_exc()
+    except (InputError, ModuleNotFoundError) as error:
+        advice = ""
+        if isinstance(error, ModuleNotFoundError):
+            if (error.name or "").split(".")[0] not in PACKAGES:
+                raise
+            advice = "; is everything installed? (make setup)"
+        if os.environ.get("RLOSS_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"error: {error}{advice}", file=sys.stderr)
+        return 2

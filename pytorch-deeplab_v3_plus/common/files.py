@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, completely or not at all."""
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -39,7 +39,7 @@ def make_folder(folder: Path, choose: str = "choose another folder") -> None:
 
 
 def synchronise(path: Path) -> None:
-    """Have a file or a folder's list of files written to the disk itself, so that it survives a power cut."""
+    """Have a file, or a folder's list of files, written to the disk itself, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,7 +58,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`, which becomes `folder` when all went well and vanishes when not.
+    """Yield an empty folder beside `folder`, which becomes `folder` when all went well and vanishes otherwise.
 
     Raises InputError where `folder` holds something already, or cannot be written.
     """

@@ -5,7 +5,7 @@ import sys
 
 
 class LineFormatter(logging.Formatter):
-    """A line a message, with WARNING: before what is one."""
+    """One line for each message, with `WARNING: ` before a warning."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if record.levelno == logging.WARNING:

@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds by part of the work. On a GPU they are those of the host, unless `device` is given to wait for."""
+    """Measures seconds by part. On a GPU they are those of the host, unless `device` is given to wait for."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device

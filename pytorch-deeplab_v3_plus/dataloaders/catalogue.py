@@ -28,15 +28,12 @@ def find_data_set(name: str) -> type[VOCSegmentation]:
             f"dataloaders/datasets/{name}.py, or use --data-root FOLDER"
         )
     module = importlib.import_module(f"{datasets.__name__}.{name}")
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, VOCSegmentation) and value.__module__ == module.__name__
-    ]
+    own = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
+    classes = [value for value in own if isinstance(value, type) and issubclass(value, VOCSegmentation)]
     if len(classes) != 1:
         raise InputError(
-            f"expected one class derived from pascal.VOCSegmentation, found {len(classes)} in "
-            f"{module.__file__}: keep one data set a file"
+            f"expected one class derived from pascal.VOCSegmentation, found {len(classes)} in {module.__file__}: keep "
+            "one data set a file"
         )
     return classes[0]
 
@@ -55,7 +52,7 @@ def choose_data_set(options) -> tuple[str, Callable[[str], VOCSegmentation]]:
 
 
 def default_name() -> str:
-    """Return pascal where its folder is found, otherwise synthetic."""
+    """Return pascal where its folder exists, otherwise synthetic."""
     folder = FilePath(Path.db_root_dir("pascal"))
     if folder.is_dir():
         return "pascal"

@@ -13,40 +13,36 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # What Pillow raises on damaged and on forbiddingly large files.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-EXIF_ORIENTATION = 0x0112
-"""The EXIF tag that says how to turn a photograph; 1 is upright."""
+EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright, 5 to 8 swap width and height
 
 
 def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by id (name without suffix): one listing is far quicker than a query for each file.
+    """Return the files of a folder by id (name without suffix); a folder that does not exist has none.
 
-    A folder that does not exist has none. Raises InputError where it cannot be read, or two files have one id.
+    One listing is far quicker than a query for each file. Raises InputError where it fails, or two files have one id.
     """
     try:
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
     files: dict[str, Path] = {}
-    for path in paths:
-        if path.suffix.lower() in suffixes:
-            if path.stem in files:
-                raise InputError(
-                    f"expected one file of each name, found {files[path.stem].name} and {path.name} in {folder}: "
-                    "rename one, or move it elsewhere"
-                )
-            files[path.stem] = path
+    for path in (path for path in paths if path.suffix.lower() in suffixes):
+        if path.stem in files:
+            raise InputError(
+                f"expected one file of each name, found {files[path.stem].name} and {path.name} in {folder}: "
+                "rename one, or move it elsewhere"
+            )
+        files[path.stem] = path
     return files
 
 
 def read_image(path: str | Path) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
-    Grey becomes three equal channels. 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, or the
-    upper 8 of 12 or 8 bits where no value needs more (many cameras). Transparent pixels are shown on white. A
-    photograph with an EXIF rotation is turned upright, because browsers and annotation tools show it so, and its labels
-    are drawn on that. Raises InputError when it cannot be read, or holds floating-point numbers or more than 16 bits,
-    whose range nobody can guess.
+    16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, or the upper 8 of 12 or 8 bits where no value
+    needs more (many cameras). Transparent pixels become white. A photograph with an EXIF rotation is turned upright, as
+    browsers and annotation tools show it. Raises InputError when it cannot be read, or holds floating-point numbers or
+    more than 16 bits, whose range nobody can guess.
     """
     try:
         with Image.open(path) as image:
@@ -79,11 +75,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Return (width, height) as read_image would, from the file's header alone."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(EXIF_ORIENTATION) in _SIDEWAYS
+            sideways = image.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
+            return image.size[::-1] if sideways else image.size
     except _READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
-    return (height, width) if sideways else (width, height)
 
 
 def read_label(path: str | Path, num_classes: int) -> np.ndarray:
@@ -131,9 +126,8 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
     height, width = label.shape
     if size != (width, height):
         raise InputError(
-            f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} "
-            f"(turned upright if it says so), found {width}x{height} in {label_file}: "
-            "draw or export the labels at the size of the image"
+            f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} (turned upright if it says "
+            f"so), found {width}x{height} in {label_file}: draw or export the labels at the size of the image"
         )
 
 

@@ -13,12 +13,7 @@ TRAIN_AND_VAL = "the same picture is used for training and for validation: the s
 
 
 def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray) -> list[str]:
-    """Return a line for each thing that training would silently get wrong.
-
-    Args:
-        train, val: the data sets.
-        counts: of train, by its count_labels.
-    """
+    """Return a line for each thing that training would silently get wrong; `counts` are from train.count_labels()."""
     missing = classes_without_labels(counts, train.class_names)
     lines = [f"{NO_BACKGROUND if name == train.class_names[0] else CLASS_NEVER} ('{name}')" for name in missing]
     if train.label_kind == "scribbles" and not counts[UNLABELLED] and counts[0] > 0.5 * counts.sum():

@@ -2,11 +2,8 @@
 
 import numpy as np
 
-PADDING = 254
-"""Label of the pixels with which a transform pads an image: outside the region where the losses apply."""
-
-UNLABELLED = 255
-"""Label of pixels without a label (not scribbled, or VOC's void border): part of the image, no cross-entropy."""
+PADDING = 254  # pixels with which a transform pads an image: outside the region where the losses apply
+UNLABELLED = 255  # pixels without a label (not scribbled, or VOC's void border): part of the image, no cross-entropy
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import write_text
+from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING
 
 IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
@@ -20,19 +21,30 @@ CLASS_FILE = "classes.txt"
 VAL_EVERY = 5
 
 
+def list_files(folder: Path, kind: str) -> dict[str, Path]:
+    """Return a data set's images or label maps of a kind (IMAGES, SCRIBBLES or TRUTH) by id, as listing does."""
+    return listing(folder / kind, IMAGE_SUFFIXES if kind == IMAGES else (".png",))
+
+
 def list_file(folder: Path, name: str) -> Path:
-    """Return the file that lists the images of `name`: train or val."""
+    """Return the file of the list `name`: train or val."""
     return folder / LISTS / "SegmentationAug" / f"{name}.txt"
 
 
 def read_list(folder: Path, name: str) -> list[str]:
     """Return the image ids in a list, repeated ones included; raise InputError where it cannot be read."""
     path = list_file(folder, name)
+    if not path.exists():
+        raise InputError(f"expected the list of {name} images {path}, one id a line, but it does not exist")
+    return read_lines(path, f"the list of {name} images, one id a line")
+
+
+def read_lines(path: Path, expected: str) -> list[str]:
+    """Return the lines of a text file without blank ones; raise InputError where it is not what was `expected`."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
-        raise InputError(f"expected the list of {name} images {path}, one id a line, but {reason}") from None
+        raise InputError(f"expected {expected}, cannot read {path}: {error}") from None
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -52,7 +64,7 @@ def write_lists(folder: Path, train: Sequence[str], val: Sequence[str]) -> None:
 
 
 def split_by_name(ids: Sequence[str]) -> dict[str, list[str]]:
-    """Split the ids of a folder without lists: every fifth by name validates, of fewer than five simply the last."""
+    """Split the ids of a folder without lists: every fifth by name validates, or the last of fewer than five."""
     ids = sorted(ids)
     val = ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[-1:]
     return {"train": sorted(set(ids) - set(val)), "val": val}
@@ -61,34 +73,30 @@ def split_by_name(ids: Sequence[str]) -> dict[str, list[str]]:
 def find_class_names(
     folder: str | Path, file: str | Path | None = None, otherwise: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """Return the class names in `file`; where none is given, those in the folder's classes.txt, or else `otherwise`.
+    """Return the class names in `file`, else those in the folder's classes.txt, else `otherwise`.
 
-    Raises InputError where there is none of the three, or a file is no list of class names.
+    Raises InputError where there are none, or a file is no list of class names.
     """
     own = Path(folder) / CLASS_FILE
     if file or own.is_file():
         return read_class_names(file or own)
-    if otherwise is None:
-        if not Path(folder).is_dir():
-            raise InputError(f"expected a data set, found no folder {folder}: correct --data-root")
-        raise InputError(
-            f"expected the class names in {own}, which does not exist: write one name a line there, the background "
-            "first, or name another file with --classes FILE"
-        )
-    return tuple(otherwise)
+    if otherwise:
+        return tuple(otherwise)
+    if not Path(folder).is_dir():
+        raise InputError(f"expected a data set, found no folder {folder}: correct --data-root")
+    raise InputError(
+        f"expected the class names in {own}, which does not exist: write one name a line there, the background first, "
+        "or name another file with --classes FILE"
+    )
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names from a text file: one class a line, either ``name`` or, from the first on, ``index name``.
+    """Read class names in the order of their labels: one a line, either ``name`` or, from the first on, ``index name``.
 
-    Returns the names in the order of their labels; raises InputError when the file cannot be read, is not of that
-    form, or names a class twice.
+    Raises InputError when the file cannot be read, is not of that form, or names a class twice.
     """
     path = Path(path)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a text file with one class name a line, cannot read {path}: {error}") from None
+    lines = read_lines(path, "a text file with one class name a line")
     if lines and _begins_with_number(lines[0]):
         for number, line in enumerate(lines):
             if not _begins_with_number(line) or int(line.split()[0]) != number:

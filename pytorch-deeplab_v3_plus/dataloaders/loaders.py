@@ -19,14 +19,10 @@ logger = logging.getLogger(__name__)
 class Loaders(NamedTuple):
     """What make_data_loader returns; a loader's data set is ``loader.dataset``, a VOCSegmentation."""
 
-    name: str
-    """The data set's name: that of ``--dataset``, or of the folder for ``--data-root``."""
-    train: DataLoader | None
-    """Training images, shuffled and augmented; call ``train.batch_sampler.set_epoch(epoch)`` before each epoch."""
-    val: DataLoader
-    """Validation images in the order of their list."""
-    fill_in: DataLoader | None
-    """Training images against their full truth, in order; None where there is no truth."""
+    name: str  # that of --dataset, or of the folder for --data-root
+    train: DataLoader | None  # shuffled and augmented; call train.batch_sampler.set_epoch(epoch) before each epoch
+    val: DataLoader  # in the order of the list
+    fill_in: DataLoader | None  # training images against their full truth, in order; None where there is none
     class_names: tuple[str, ...]
 
     @property
@@ -53,29 +49,18 @@ def make_data_loader(
         rank, world_size: the process that the loaders are for, and how many share each batch.
         min_images: images that each process needs in a training batch; a last batch of fewer is left out.
 
-    Raises:
-        InputError: the data set is unknown or incomplete.
+    Raises InputError where the data set is unknown or incomplete.
     """
     name, open_split = choose_data_set(options)
-    workers = min(options.workers, usable_cpus())
 
     def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, min_images: int = 1) -> DataLoader:
         sampler = SeededSampler(len(dataset), options.seed, shuffle)
-        return DataLoader(
-            dataset,
-            batch_sampler=BatchShare(sampler, batch_size, rank, world_size, min_images),
-            num_workers=workers,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            worker_init_fn=_leave_the_process_group,
-            # Its own, or it would draw from the global one, and dropout would depend on the number of workers.
-            generator=torch.Generator(),
-        )
+        batches = BatchShare(sampler, batch_size, rank, world_size, min_images)
+        return _loader(dataset, options.workers, pin_memory, persistent=True, batch_sampler=batches)
 
     train = fill_in = None
     if "train" in splits:
-        dataset = open_split("train")
-        needed = max(2, min_images * world_size)
+        dataset, needed = open_split("train"), max(2, min_images * world_size)
         _check_batches(dataset, options.batch_size, needed)
         train = loader(dataset, options.batch_size, shuffle=True, min_images=needed)
     val = open_split("val")
@@ -93,10 +78,10 @@ def _check_batches(dataset: VOCSegmentation, batch_size: int, min_images: int) -
     Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
     """
     if len(dataset) < min_images:
+        least = "two" if min_images == 2 else min_images
         raise InputError(
-            f"expected at least {'two' if min_images == 2 else min_images} training images (batch normalisation has "
-            f"no statistics of one), found {len(dataset)} under {dataset.folder}: add images, or cut a large one into "
-            "pieces"
+            f"expected at least {least} training images (batch normalisation has no statistics of one), found "
+            f"{len(dataset)} under {dataset.folder}: add images, or cut a large one into pieces"
         )
     remainder = len(dataset) % batch_size
     if 0 < remainder < min_images:
@@ -131,21 +116,26 @@ def whole_image_loader(
     images: VOCSegmentation, short_side: int, workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
     """Return a loader of single WholeImages, since their sizes differ: every `world_size`-th, starting at `rank`."""
+    sampler = range(rank, len(images), world_size)
+    return _loader(WholeImages(images, short_side), workers, pin_memory, sampler=sampler)
+
+
+def _loader(dataset: Dataset, workers: int, pin_memory: bool, persistent: bool = False, **order) -> DataLoader:
+    workers = min(workers, usable_cpus())
     return DataLoader(
-        WholeImages(images, short_side),
-        sampler=range(rank, len(images), world_size),
-        num_workers=min(workers, usable_cpus()),
+        dataset,
+        num_workers=workers,
         pin_memory=pin_memory,
+        persistent_workers=persistent and workers > 0,
         worker_init_fn=_leave_the_process_group,
+        # Its own, or it would draw from the global one, and dropout would depend on the number of workers.
         generator=torch.Generator(),
+        **order,
     )
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs there are for the loaders of this process, at least 1.
-
-    Those that the process may run on, shared among the processes that torchrun started on this machine.
-    """
+    """Return how many CPUs this process may use, at least 1, shared with those that torchrun started beside it."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 

@@ -6,6 +6,8 @@ from common.arguments import number, option
 from common.errors import InputError
 
 DEFAULT_CROP = 513
+PIXELS = {"type": number(int, 1), "metavar": "PIXELS"}
+COUNT = {"type": number(int, 1), "metavar": "N"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,7 @@ class DataOptions:
     supervision: str = option(
         "scribble", "labels to train on; full is the upper bound to compare with", choices=("scribble", "full")
     )
-    base_size: int = option(
-        DEFAULT_CROP, "short side of a training image before the random scaling", type=number(int, 1), metavar="PIXELS"
-    )
+    base_size: int = option(DEFAULT_CROP, "short side of a training image before the random scaling", **PIXELS)
     scale_range: tuple[float, float] = option(
         (0.5, 2.0),
         "random scaling of a training image; narrower learns faster from few small images (default: 0.5 2)",
@@ -43,13 +43,9 @@ class DataOptions:
         nargs=2,
         metavar=("LOW", "HIGH"),
     )
-    crop_size: int = option(DEFAULT_CROP, "side of the training crop", type=number(int, 1), metavar="PIXELS")
-    batch_size: int | None = option(
-        None, "images in a step, over all devices (default: 4 per device)", type=number(int, 1), metavar="N"
-    )
-    test_batch_size: int | None = option(
-        None, "images in a step of the evaluation (default: as --batch-size)", type=number(int, 1), metavar="N"
-    )
+    crop_size: int = option(DEFAULT_CROP, "side of the training crop", **PIXELS)
+    batch_size: int | None = option(None, "images in a step, over all devices (default: 4 per device)", **COUNT)
+    test_batch_size: int | None = option(None, "images in a step of the evaluation (default: as --batch-size)", **COUNT)
     seed: int = option(1, "random seed for weights, order and augmentation", type=number(int, 0), metavar="N")
 
     def __post_init__(self) -> None:

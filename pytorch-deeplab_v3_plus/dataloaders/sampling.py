@@ -12,8 +12,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
     """Yield (index, sample seed) pairs; order and seeds depend on (seed, epoch) alone, not on the workers."""
 
     def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
-        self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.epoch = 0
+        self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and seeds are yielded next."""
@@ -34,13 +33,9 @@ class SeededSampler(Sampler[tuple[int, int]]):
 class BatchShare(Sampler[list[tuple[int, int]]]):
     """The share of one process in each batch: images `rank`, `rank + world_size`, ... of it.
 
-    The batches are those of a single process; the shares differ by one image at most. A batch too small to have a share
-    for this process is skipped, so that no image is used twice.
-
-    Args:
-        sampler: the order of all images.
-        batch_size: images in a batch, over all processes.
-        drop_below: a last batch of fewer images is left out.
+    The batches, of `batch_size` images in the order of `sampler`, are those of a single process; the shares differ by
+    one image at most. A batch too small to have a share for this process is skipped, so that no image is used twice; a
+    last batch of fewer than `drop_below` images is left out.
     """
 
     def __init__(
@@ -48,8 +43,7 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
     ) -> None:
         remainder = len(sampler) % batch_size
         self.batches = BatchSampler(sampler, batch_size, drop_last=0 < remainder < drop_below)
-        self.rank, self.world_size = rank, world_size
-        self.start = 0
+        self.rank, self.world_size, self.start = rank, world_size, 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the next epoch, and the batch to start at."""

@@ -10,22 +10,16 @@ from PIL import Image, ImageDraw
 
 
 def brush_stroke(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return the pixels under a round brush that is led along a path.
+    """Return the pixels, bool (H, W) of the given shape, under a round brush that is led along a path.
 
-    Args:
-        path: float (points, 2) as x, y, the centre of the first pixel at (0, 0); a single point is a dot.
-        width: of the brush, in pixels.
-        shape: (H, W) of the result; a stroke may leave it.
-
-    Returns:
-        bool (H, W).
+    `path` is float (points, 2) as x, y, the centre of the first pixel at (0, 0), and may leave the picture; a single
+    point is a dot. `width` is that of the brush, in pixels.
     """
     steps = np.ceil(np.abs(np.diff(path, axis=0)).max(axis=1)).astype(int)
     line = [path[:1]]
     for start, end, count in zip(path[:-1], path[1:], steps, strict=True):
         line.append(start + (end - start) * np.arange(1, count + 1)[:, None] / max(count, 1))
-    middle = (width - 1) / 2
-    brush = np.argwhere(np.hypot(*(np.indices((width, width)) - middle)) <= width / 2) - width // 2
+    brush = np.argwhere(np.hypot(*(np.indices((width, width)) - (width - 1) / 2)) <= width / 2) - width // 2
     centres = np.floor(np.concatenate(line) + 0.5).astype(int)
     columns, rows = (centres[:, None] + brush).reshape(-1, 2).T
     inside = (columns >= 0) & (columns < shape[1]) & (rows >= 0) & (rows < shape[0])

@@ -17,8 +17,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's RGB values in [0, 1]: what the pretrained backbones expect."""
 
-BLUR_PASSES = 3
-"""Passes of Pillow's Gaussian blur along each axis; up to radius 1 each reaches one pixel further."""
+Tensors = tuple[torch.Tensor, torch.Tensor]  # image and label
+BLUR_PASSES = 3  # of Pillow's Gaussian blur along each axis; up to radius 1 each reaches one pixel further
 
 
 class TrainTransform:
@@ -34,28 +34,19 @@ class TrainTransform:
         self.shortest, self.longest = (int(base_size * scale) for scale in scale_range)
         self.crop_size = crop_size
 
-    def __call__(
-        self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Transform one pair.
+    def __call__(self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None) -> Tensors:
+        """Transform an image, mode RGB, and its label map, mode L (values, not colours), of the same size.
 
-        Args:
-            image: mode RGB.
-            label: mode L (values, not colours), of the same size.
-            generator: source of all randomness; None takes torch's global one.
-
-        Returns:
-            Image, uint8 (3, crop_size, crop_size), and label, uint8 (crop_size, crop_size).
+        `generator` is the source of all randomness; None takes torch's global one. Returns the image, uint8
+        (3, crop_size, crop_size), and the label, uint8 (crop_size, crop_size).
         """
         crop = self.crop_size
         if _uniform(generator) < 0.5:
             image, label = ImageOps.mirror(image), ImageOps.mirror(label)
         width, height = scaled_size(image.size, _integer(self.shortest, self.longest, generator))
-        left = _integer(0, max(width - crop, 0), generator)
-        top = _integer(0, max(height - crop, 0), generator)
+        left, top = (_integer(0, max(length - crop, 0), generator) for length in (width, height))
         box = (left, top, min(left + crop, width), min(top + crop, height))
-        pixels = np.zeros((crop, crop, 3), dtype=np.uint8)
-        values = np.full((crop, crop), PADDING, dtype=np.uint8)
+        pixels, values = np.zeros((crop, crop, 3), np.uint8), np.full((crop, crop), PADDING, np.uint8)
         inside = np.s_[: box[3] - top, : box[2] - left]
         pixels[inside] = resized_part(image, (width, height), box)
         values[inside] = label.resize((width, height), Image.Resampling.NEAREST).crop(box)
@@ -72,14 +63,12 @@ class EvalTransform:
     def __init__(self, crop_size: int) -> None:
         self.crop_size = crop_size
 
-    def __call__(
-        self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None) -> Tensors:
         """Transform one pair; arguments and results as TrainTransform's, though nothing here is random."""
         size = scaled_size(image.size, self.crop_size)
         box = centre_box(size)
-        label = label.resize(size, Image.Resampling.NEAREST)
-        return to_tensor(resized_part(image, size, box)), to_tensor(label.crop(box))
+        part = label.resize(size, Image.Resampling.NEAREST).crop(box)
+        return to_tensor(resized_part(image, size, box)), to_tensor(part)
 
 
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -131,11 +120,8 @@ def blurred(pixels: np.ndarray, radius: float) -> np.ndarray:
 
     Pillow blurs by passes, along x and then along y, each of which adds the neighbours on both sides (at an edge the
     pixel itself) in fixed point and rounds to 8 bits (Gwosdek et al., "Theoretical Foundations of Gaussian Convolution
-    by Extended Box Filtering", 2011). Here a pass takes all pixels of some rows at once.
-
-    Args:
-        pixels: uint8 (H, W, 3).
-        radius: standard deviation in pixels, in [0, 1].
+    by Extended Box Filtering", 2011). Here a pass takes all pixels of some rows at once. `pixels` are uint8 (H, W, 3);
+    `radius` is the standard deviation in pixels.
     """
     # Pillow computes in single precision.
     variance = np.float32(radius) * np.float32(radius) / np.float32(BLUR_PASSES)
@@ -180,7 +166,7 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([((x - mean).float().double() / std).float() for x, mean, std in channels], dim=-3)
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def to_device(batch: dict[str, Any], device: torch.device) -> Tensors:
     """Bring a batch of the loaders to `device`: normalised images, float32 (N, 3, H, W), and labels, int64 (N, H, W).
 
     Only bytes are transferred; everything else happens on the device, and with pinned memory nothing waits for it.

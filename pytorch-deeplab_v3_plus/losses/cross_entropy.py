@@ -12,26 +12,19 @@ class PartialCrossEntropy(nn.Module):
 
     With m the (weighted) mean over labelled pixels and n the number of images: `ce` is m / n and `focal` is
     0.5 m (1 - e^-m)^2 / n. The division by n is the original's, whose DenseCRF weights were tuned with it; without it
-    (`reduction="mean"`) the balance of the losses does not depend on the batch size. A batch without any label costs 0.
+    (`reduction` `mean`, not `batch`) the balance of the losses does not depend on the batch size. A batch without any
+    label costs 0. `ignore_index` is the label of the pixels that do not count; `class_weights` are (K,) or None.
 
-    A batch may come in parts, over several processes or one after the other: given the `size` of the whole, the losses
-    of the parts add up to that of the whole. For `focal`, which is no sum over pixels, the processes' parts must be
+    A batch may come in parts, over several processes or one after the other: given the `size` of the batch, the losses
+    of its parts add up to its loss. For `focal`, which is no sum over pixels, the processes' parts must be
     passed at the same time.
-
-    Args:
-        kind: `ce` or `focal`.
-        ignore_index: label of the pixels that do not count.
-        class_weights: (K,) or None.
-        reduction: `batch` divides by the number of images once more, `mean` does not.
     """
 
     def __init__(
         self, kind: str = "ce", *, ignore_index: int, class_weights: Tensor | None = None, reduction: str = "batch"
     ) -> None:
         super().__init__()
-        self.kind = kind
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+        self.kind, self.ignore_index, self.reduction = kind, ignore_index, reduction
         self.register_buffer("class_weights", class_weights)
 
     def size(self, labels: Tensor) -> Tensor:
@@ -40,18 +33,15 @@ class PartialCrossEntropy(nn.Module):
         float64 (2,): the number of labelled pixels (the sum of their class weights), and of images.
         """
         labelled = labels != self.ignore_index
-        if self.class_weights is None:
-            count = labelled.sum()
-        else:
-            count = (self.class_weights[labels.masked_fill(~labelled, 0)] * labelled).sum()
+        if self.class_weights is not None:
+            labelled = self.class_weights[labels.masked_fill(~labelled, 0)] * labelled
+        count = labelled.sum()
         return torch.stack([count.double(), torch.full_like(count, len(labels), dtype=torch.float64)])
 
     def forward(self, logits: Tensor, labels: Tensor, size: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar, for logits (N, K, H, W) and labels (N, H, W) int64, `size` as above."""
         logits = logits.to(torch.float32)
-        total = F.cross_entropy(
-            logits, labels, weight=self.class_weights, ignore_index=self.ignore_index, reduction="sum"
-        )
+        total = F.cross_entropy(logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="sum")
         count, images = (self.size(labels) if size is None else size).to(torch.float32)
         mean = torch.where(count > 0, total / count.clamp(min=torch.finfo(torch.float32).tiny), total)
         loss = focal(DifferentiableSum.apply(mean)) / world_size() if self.kind == "focal" else mean

@@ -34,8 +34,7 @@ from torch import Tensor, nn
 import losses
 from common.errors import InputError
 
-INPUTS = ("labels", "logits", "features")
-"""What `forward` may name beside image, probabilities and region of interest."""
+INPUTS = ("labels", "logits", "features")  # what `forward` may name beside the three that it always gets
 
 OTHER_FILES = {"cross_entropy", "options", "registry"}
 FACTORIES: dict[str, Callable[..., nn.Module]] = {}
@@ -87,9 +86,8 @@ def _only_class(module: Any) -> type[nn.Module]:
     modules = [value for value in own if isinstance(value, type) and issubclass(value, nn.Module)]
     classes = [value for value in modules if "weight" in inspect.signature(value).parameters]
     if len(classes) != 1:
-        raise InputError(
-            f"{module.__file__}: expected one nn.Module whose constructor takes a weight, found {len(classes)}"
-        )
+        what = "one nn.Module whose constructor takes a weight"
+        raise InputError(f"{module.__file__}: expected {what}, found {len(classes)}")
     return classes[0]
 
 
@@ -102,35 +100,33 @@ def settings_of(name: str) -> dict[str, Any]:
 def parse_regulariser(text: str) -> RegulariserOptions:
     """Parse NAME=WEIGHT or NAME=WEIGHT,SETTING=VALUE,...; a value has the type of the setting's default.
 
-    Raises:
-        InputError: an unknown name or setting, or a value of another type.
+    Raises InputError for an unknown name or setting, or a value of another type.
     """
-    first, *others = (part.partition("=") for part in text.split(","))
-    name, weight = first[0].strip(), _value(first[2], 0.0, text)
+    (name, _, first), *others = ([word.strip() for word in part.partition("=")] for part in text.split(","))
+    weight = _value(first, 0.0, text)
     if not 0 <= weight < float("inf"):
         raise InputError(f"expected NAME=WEIGHT with a weight of 0 or more, found {text!r}")
     known, settings = settings_of(name), {}
     for setting, _, value in others:
-        if setting.strip() not in known:
-            raise InputError(
-                f"{name} has no setting {setting.strip()!r}; it has: {', '.join(known) or 'none'} (in {text!r})"
-            )
-        settings[setting.strip()] = _value(value, known[setting.strip()], text)
+        if setting not in known:
+            names = ", ".join(known) or "none"
+            raise InputError(f"{name} has no setting {setting!r}; it has: {names} (in {text!r})")
+        settings[setting] = _value(value, known[setting], text)
     missing = [setting for setting, default in known.items() if default is Parameter.empty and setting not in settings]
     if missing:
         raise InputError(f"{name} needs {', '.join(missing)}: give {name}=WEIGHT,{missing[0]}=VALUE, found {text!r}")
     return RegulariserOptions(name, weight, settings)
 
 
-def _value(text: str, default: Any, whole: str) -> Any:
+def _value(text: str, default: Any, given: str) -> Any:
     kind = str if default is None or default is Parameter.empty else type(default)
     try:
         if kind is bool:
-            return {"true": True, "false": False}[text.strip().lower()]
-        return kind(text.strip())
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
     except (ValueError, KeyError):
         expected = {bool: "True or False", int: "an integer", float: "a number"}.get(kind, kind.__name__)
-        raise InputError(f"expected {expected}, found {text.strip()!r} in {whole!r}") from None
+        raise InputError(f"expected {expected}, found {text!r} in {given!r}") from None
 
 
 def build_regulariser(wanted: RegulariserOptions, options: Any = None) -> nn.Module:

@@ -1,12 +1,12 @@
 """Atrous spatial pyramid pooling: one feature map seen at several scales (Chen et al., arXiv:1706.05587)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.initialization import initialize_convolutions
+from modeling.layers import NormLayer, initialize_convolutions
 
 OUT_CHANNELS = 256
 
@@ -14,12 +14,10 @@ OUT_CHANNELS = 256
 class ASPPBranch(nn.Module):
     """Dilated convolution, batch norm, ReLU."""
 
-    def __init__(self, in_channels: int, kernel_size: int, dilation: int, norm_layer: Callable[[int], nn.Module]):
+    def __init__(self, in_channels: int, kernel_size: int, dilation: int, norm_layer: NormLayer):
         super().__init__()
         padding = dilation * (kernel_size // 2)
-        self.atrous_conv = nn.Conv2d(
-            in_channels, OUT_CHANNELS, kernel_size, padding=padding, dilation=dilation, bias=False
-        )
+        self.atrous_conv = nn.Conv2d(in_channels, OUT_CHANNELS, kernel_size, 1, padding, dilation, bias=False)
         self.bn = norm_layer(OUT_CHANNELS)
         self.relu = nn.ReLU()
 
@@ -30,21 +28,14 @@ class ASPPBranch(nn.Module):
 class ASPP(nn.Module):
     """A 1x1 convolution, three dilated 3x3 convolutions and the image mean, side by side, projected to 256 channels.
 
-    In training mode the branch of the image mean has one value per image and channel, so its batch norm needs
-    a batch of at least two images.
-
-    Args:
-        in_channels: channels of the backbone's output.
-        rates: the dilations of the three 3x3 convolutions.
-        norm_layer: makes a normalisation layer from a number of channels.
+    The 3x3 convolutions are dilated by `rates`. In training mode the branch of the image mean has one value per image
+    and channel, so its batch norm needs a batch of at least two images.
     """
 
-    def __init__(self, in_channels: int, rates: Sequence[int], norm_layer: Callable[[int], nn.Module]):
+    def __init__(self, in_channels: int, rates: Sequence[int], norm_layer: NormLayer):
         super().__init__()
         self.aspp1 = ASPPBranch(in_channels, 1, 1, norm_layer)
-        self.aspp2 = ASPPBranch(in_channels, 3, rates[0], norm_layer)
-        self.aspp3 = ASPPBranch(in_channels, 3, rates[1], norm_layer)
-        self.aspp4 = ASPPBranch(in_channels, 3, rates[2], norm_layer)
+        self.aspp2, self.aspp3, self.aspp4 = (ASPPBranch(in_channels, 3, rate, norm_layer) for rate in rates)
         self.global_avg_pool = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(in_channels, OUT_CHANNELS, 1, bias=False),

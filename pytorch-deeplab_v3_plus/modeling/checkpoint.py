@@ -3,9 +3,8 @@
 import codecs
 import os
 import pickle
-import types
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,30 @@ from common.errors import InputError
 from modeling.networks import DEFAULT_NETWORK, build_network, network_class
 
 
-def _numpy_scalar(dtype: np.dtype, data: bytes) -> float:
-    """Stand in for the function by which old files spell a NumPy scalar."""
-    return float(np.frombuffer(data, dtype)[0])
+def _numpy_scalar(core: str) -> Callable[[np.dtype, bytes], float]:
+    """Stand in, under its name, for the function by which old files spell a NumPy scalar."""
+
+    def scalar(dtype: np.dtype, data: bytes) -> float:
+        return float(np.frombuffer(data, dtype)[0])
+
+    scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", "scalar"
+    return scalar
 
 
-def _named(function: Any, module: str, name: str) -> Any:
-    """Return a copy of `function` that pickles under another name."""
-    copy = types.FunctionType(function.__code__, function.__globals__)
-    copy.__module__, copy.__name__, copy.__qualname__ = module, name, name
-    return copy
-
-
-# NumPy 1 and 2.
-_SCALARS = [_named(_numpy_scalar, f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")]
+# The originals' `best_pred` is a NumPy scalar, of NumPy 1 or 2. These names only build a number: no foreign code runs.
+SAFE_GLOBALS = [_numpy_scalar("core"), _numpy_scalar("_core"), codecs.encode]
+SAFE_GLOBALS += [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint, ours or one that the original's authors published, onto the CPU.
 
-    Raises:
-        InputError: the file is missing, cut off, or no checkpoint.
+    Raises InputError where the file is missing, cut off, or no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
-    # The originals' `best_pred` is a NumPy scalar. These names only build a number: no foreign code runs.
-    torch.serialization.add_safe_globals(
-        [*_SCALARS, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, codecs.encode]
-    )
+    torch.serialization.add_safe_globals(SAFE_GLOBALS)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -58,32 +52,25 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{path}: not a whole PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
-        ) from None
+        line = f"{path}: not an intact PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
+        raise InputError(line) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
-    if not all(isinstance(key, str) for key in checkpoint["state_dict"]) or not isinstance(
-        checkpoint.get("model", {}), dict
-    ):
+    weights, settings = checkpoint["state_dict"], checkpoint.get("model", {})
+    if not all(isinstance(key, str) for key in weights) or not isinstance(settings, dict):
         raise InputError(f"{path}: expected weights by name, and 'model' a dict of settings if anything; found others")
-    prefix = "module."  # left by DataParallel in files that saved the wrapper
-    checkpoint["state_dict"] = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
+    # DataParallel left the prefix in files that saved the wrapper.
+    checkpoint["state_dict"] = {key.removeprefix("module."): value for key, value in weights.items()}
     return checkpoint
 
 
 def load_weights(
     model: nn.Module, state_dict: dict[str, torch.Tensor], source: Any, *, new_classifier: bool = False
 ) -> list[str]:
-    """Load `state_dict` into `model` strictly.
+    """Load `state_dict` into `model` strictly; return the keys that were left as they were initialised.
 
-    With `new_classifier`, the last layer of another class count is left as it was initialised.
-
-    Returns:
-        The keys that were left as they were.
-
-    Raises:
-        InputError: keys are missing or unexpected, or shapes differ; `source` is named.
+    Those are the last layer's, where the class count differs and a `new_classifier` is asked for. Raises InputError,
+    which names `source`, where keys are missing or unexpected, or other shapes differ.
     """
     own = model.state_dict()
     differing = [key for key in state_dict if key in own and own[key].shape != state_dict[key].shape]
@@ -99,7 +86,9 @@ def load_weights(
         model.load_state_dict(state_dict)
     except RuntimeError as error:
         problems = " ".join(line.strip() for line in str(error).split("\n")[1:])
-        raise InputError(f"{source}: does not fit this network; is --backbone right? {shortened(problems)}") from None
+        if len(problems) > 400:
+            problems = f"{problems[:400]}... ({len(problems)} characters)"
+        raise InputError(f"{source}: does not fit this network; is --backbone right? {problems}") from None
     return classifier
 
 
@@ -117,15 +106,11 @@ def load_network(
     num_classes: int | None = None,
     output_stride: int | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild the network of a checkpoint.
+    """Return the network of a checkpoint, on the CPU, and its settings.
 
-    Its settings come from the checkpoint; a file without them (the original's) takes the arguments, or else a resnet at
-    stride 16 with the classes that its weights have. Another stride may be asked for; another backbone or class count
-    is an error.
-
-    Returns:
-        The network on the CPU, and its settings: network, backbone, num_classes, output_stride and, where the
-        checkpoint has them, class_names and crop_size.
+    These are network, backbone, num_classes, output_stride and, where the checkpoint has them, class_names and
+    crop_size. A file without settings (the original's) takes the arguments, or else a resnet at stride 16 with the
+    classes that its weights have. Another stride may be asked for; another backbone or class count is an error.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint["state_dict"]
@@ -141,8 +126,3 @@ def load_network(
     settings["output_stride"] = model.output_stride
     load_weights(model, weights, path)
     return model, settings
-
-
-def shortened(text: str, length: int = 400) -> str:
-    """Return `text`, cut after `length` characters."""
-    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"

@@ -1,28 +1,20 @@
 """The decoder of DeepLabv3+: sharpens the pyramid's output with early features (Chen et al., arXiv:1802.02611)."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling import aspp
-from modeling.initialization import initialize_convolutions
+from modeling.layers import NormLayer, initialize_convolutions
 
 LOW_LEVEL_WIDTH = 48
 WIDTH = 256
 
 
 class Decoder(nn.Module):
-    """Joins the pyramid's output, enlarged, with the backbone's low-level features, and classifies every position.
+    """Joins the pyramid's output, enlarged, with the backbone's low-level features, and classifies every position."""
 
-    Args:
-        low_level_channels: channels of the backbone's low-level features.
-        num_classes: number of classes, background included.
-        norm_layer: makes a normalisation layer from a number of channels.
-    """
-
-    def __init__(self, low_level_channels: int, num_classes: int, norm_layer: Callable[[int], nn.Module]):
+    def __init__(self, low_level_channels: int, num_classes: int, norm_layer: NormLayer):
         super().__init__()
         self.conv1 = nn.Conv2d(low_level_channels, LOW_LEVEL_WIDTH, 1, bias=False)
         self.bn1 = norm_layer(LOW_LEVEL_WIDTH)
@@ -43,9 +35,7 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, low_level: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last features (N, 256, H/4, W/4) and their logits (N, num_classes, H/4, W/4).
 
-        Args:
-            x: the pyramid's output, (N, 256, h, w).
-            low_level: (N, low_level_channels, H/4, W/4).
+        `x` is the pyramid's output, (N, 256, h, w), and `low_level` is (N, low_level_channels, H/4, W/4).
         """
         low_level = self.relu(self.bn1(self.conv1(low_level)))  # (N, 48, H/4, W/4)
         x = F.interpolate(x, size=low_level.shape[2:], mode="bilinear", align_corners=True)  # (N, 256, H/4, W/4)

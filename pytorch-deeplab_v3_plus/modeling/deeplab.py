@@ -4,7 +4,6 @@ Parameter names are those of github.com/jfzhang95/pytorch-deeplab-xception, on w
 regularised losses are built: their state dicts load with strict=True.
 """
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,10 @@ class DeepLab(nn.Module):
         output_stride: 16 or 8, how much smaller than the image the backbone's output is (drn: always 8).
         sync_bn: take the batch norms' statistics over all processes of a distributed run.
         freeze_bn: keep the batch norms' running statistics fixed through training; scale and shift are still trained.
-        pretrained: the backbone's first weights: 'none' (random), 'imagenet', or the path of a file
-            (see `modeling.pretrained`).
+        pretrained: the backbone's first weights: 'none' (random), 'imagenet', or a file (see `modeling.pretrained`).
 
     Raises:
-        InputError: for an unknown backbone or output stride, and when the pretrained weights cannot be had or do not
-            fit the backbone.
+        InputError: an unknown backbone or output stride, or pretrained weights that cannot be had or do not fit.
     """
 
     classifier_keys = ("decoder.last_conv.8.weight", "decoder.last_conv.8.bias")
@@ -71,16 +68,13 @@ class DeepLab(nn.Module):
     def train(self, mode: bool = True) -> "DeepLab":
         """Switch between training and evaluation; with `freeze_bn` the batch norms stay in evaluation."""
         super().train(mode)
-        if self.freeze_bn:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for module in self.modules() if self.freeze_bn else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return self
 
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
         """Return the optimizer's groups: the backbone, and all else at `head_rate` times the learning rate."""
-        head = chain(self.aspp.parameters(), self.decoder.parameters())
-        return [
-            {"params": list(self.backbone.parameters()), "lr_scale": 1.0},
-            {"params": list(head), "lr_scale": head_rate},
-        ]
+        head = [*self.aspp.parameters(), *self.decoder.parameters()]
+        backbone = {"params": list(self.backbone.parameters()), "lr_scale": 1.0}
+        return [backbone, {"params": head, "lr_scale": head_rate}]

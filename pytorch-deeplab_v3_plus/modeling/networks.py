@@ -17,9 +17,7 @@ from torch import nn
 from common.errors import InputError
 from modeling.deeplab import DeepLab
 
-NETWORKS: dict[str, type[nn.Module]] = {
-    "deeplabv3plus": DeepLab,
-}
+NETWORKS: dict[str, type[nn.Module]] = {"deeplabv3plus": DeepLab}
 DEFAULT_NETWORK = "deeplabv3plus"
 
 
@@ -35,19 +33,9 @@ def build_network(
 ) -> nn.Module:
     """Build the network that `settings` describe, with random weights but for a `pretrained` backbone.
 
-    Args:
-        settings: as checkpoints hold them under `model`: network (default deeplabv3plus), backbone, num_classes and
-            output_stride; others are ignored.
-        sync_bn, freeze_bn, pretrained: see modeling.deeplab.DeepLab.
-
-    Raises:
-        InputError: an unknown network or backbone, or pretrained weights that cannot be had or do not fit.
+    The settings are those that checkpoints hold under `model`: network (default deeplabv3plus), backbone, num_classes
+    and output_stride; others are ignored. For the rest, and the errors, see modeling.deeplab.DeepLab.
     """
-    return network_class(settings.get("network", DEFAULT_NETWORK))(
-        num_classes=settings["num_classes"],
-        backbone=settings["backbone"],
-        output_stride=settings["output_stride"],
-        sync_bn=sync_bn,
-        freeze_bn=freeze_bn,
-        pretrained=pretrained,
-    )
+    shape = {name: settings[name] for name in ("num_classes", "backbone", "output_stride")}
+    network = network_class(settings.get("network", DEFAULT_NETWORK))
+    return network(**shape, sync_bn=sync_bn, freeze_bn=freeze_bn, pretrained=pretrained)

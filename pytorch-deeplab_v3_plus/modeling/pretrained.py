@@ -1,7 +1,7 @@
 """First weights of a backbone: ImageNet's, a file's, or none.
 
-The mapping is strict: every weight of the backbone is filled, and everything in the file is used but the
-classifier that the segmentation network does not have. Anything else is refused; nothing falls back to random weights.
+Every weight of the backbone is filled, and everything in the file is used but the classifier, which the segmentation
+network does not have. Anything else is refused; nothing falls back to random weights.
 """
 
 import textwrap
@@ -22,54 +22,15 @@ def default_pretrained(backbone: str) -> str:
 
 
 def load_pretrained(backbone: Backbone, source: str | Path) -> None:
-    """Fill `backbone` from `source`.
+    """Fill `backbone` from `source`; raise InputError if the weights cannot be fetched or read, or do not fit.
 
-    Args:
-        source: 'none' leaves the backbone as it is; 'imagenet' takes the published weights from the torch hub folder,
-            downloading them if they are not there; anything else is the path of a file with a backbone's state dict,
-            in our names or in those of the published weights.
-
-    Raises:
-        InputError: if the weights cannot be fetched or read, or do not fit.
+    'none' leaves the backbone as it is; 'imagenet' takes the published weights from the torch hub folder, downloading
+    them if they are not there; anything else is the path of a file with a backbone's state dict, in our names or in
+    those of the published weights.
     """
     if source == "none":
         return
-    if source == "imagenet":
-        url = backbone.imagenet_url()
-        if url is None:
-            raise InputError(
-                f"pretrained 'imagenet': no ImageNet weights are published for {type(backbone).__name__}; "
-                "use 'none' or the path of a file"
-            )
-        origin, weights = url, _fetch(url)
-    else:
-        origin, weights = str(source), _read(Path(source))
-    _fill(backbone, weights, origin)
-
-
-def _fetch(url: str) -> Any:
-    cached = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
-    try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except Exception as error:  # network, disk, checksum, unpickling: too many kinds to list
-        if cached.exists():
-            raise InputError(_unreadable(cached, error)) from error
-        raise InputError(
-            f"the ImageNet weights {url} could not be downloaded ({_first_line(error)}); "
-            f"put that file at {cached}, or use --pretrained none or --pretrained FILE"
-        ) from error
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"pretrained weights: expected 'imagenet', 'none' or a file, found no file {str(path)!r}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise InputError(_unreadable(path, error)) from error
-
-
-def _fill(backbone: Backbone, weights: Any, origin: str) -> None:
+    origin, weights = _read(backbone, source)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(
             f"{origin}: expected a backbone's state dict (names to tensors), found something else; "
@@ -88,9 +49,38 @@ def _fill(backbone: Backbone, weights: Any, origin: str) -> None:
         )
 
 
+def _read(backbone: Backbone, source: str | Path) -> tuple[str, Any]:
+    """Return where the weights come from, and what is there."""
+    origin, path = str(source), Path(source)
+    if source == "imagenet":
+        origin = backbone.imagenet_url()
+        if origin is None:
+            raise InputError(
+                f"pretrained 'imagenet': no ImageNet weights are published for {type(backbone).__name__}; "
+                "use 'none' or the path of a file"
+            )
+        path = Path(torch.hub.get_dir(), "checkpoints", origin.rsplit("/", 1)[-1])
+    elif not path.is_file():
+        raise InputError(f"pretrained weights: expected 'imagenet', 'none' or a file, found no file {str(path)!r}")
+    try:
+        if source == "imagenet":
+            how = {"map_location": "cpu", "check_hash": True, "weights_only": True}
+            return origin, torch.hub.load_state_dict_from_url(origin, **how)
+        return origin, torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # network, disk, checksum, unpickling: too many kinds to list
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if path.exists():
+            what = "found a file that cannot be read as such"
+            line = f"{path}: expected weights written by torch.save, {what} ({reason}); delete it or fetch it again"
+        else:
+            what = f"put that file at {path}, or use --pretrained none or --pretrained FILE"
+            line = f"the ImageNet weights {origin} could not be downloaded ({reason}); {what}"
+        raise InputError(line) from error
+
+
 def _listing(names: list[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "none") + more
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -1,29 +1,28 @@
 """Look at every file of a data set and say what training would trip over, and what it would silently get wrong."""
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from common.errors import InputError
-from dataloaders.images import EXIF_ORIENTATION, IMAGE_SUFFIXES, grey_bits, listing, read_image, value_counts
+from dataloaders.images import EXIF_ORIENTATION, grey_bits, read_image, value_counts
 from dataloaders.inspection import classes_without_labels
 from dataloaders.labels import PADDING, UNLABELLED
-from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH, list_file, read_list, split_by_name
+from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH, list_file, list_files, read_list, split_by_name
+from dataloaders.parallel import in_parallel
 from preparation.label_maps import look_at_label, zero_means_unlabelled
 from preparation.problems import KINDS, NOTE, Item, Problem, Report
 
+SHEET_ROWS = 8
 THUMBNAIL = 32  # side of the grey pictures by which look-alikes are found
 ALIKE = 2.0  # root of the mean squared difference, in grey levels, below which two pictures are the same scene
 DISAGREE = 0.05, 0.2  # share of wrong scribble pixels from which an image, and a whole set, is a problem
-Files = dict[str, dict[str, Path]]
 
 
 def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
@@ -31,8 +30,7 @@ def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
 
     Raises InputError only where there is no data set at all, or two files have one id.
     """
-    files: Files = {IMAGES: listing(folder / IMAGES, IMAGE_SUFFIXES)}
-    files |= {name: listing(folder / name, (".png",)) for name in (SCRIBBLES, TRUTH)}
+    files = {kind: list_files(folder, kind) for kind in (IMAGES, SCRIBBLES, TRUTH)}
     if not files[IMAGES] or not (files[SCRIBBLES] or files[TRUTH]):
         raise InputError(
             f"expected a data set, found no images in {folder / IMAGES} or no label maps in {folder / SCRIBBLES}: "
@@ -40,16 +38,23 @@ def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
         )
     lists, problems = read_lists(folder, files[IMAGES].keys() & files[SCRIBBLES].keys())
     problems += file_problems(files, lists)
-    items = check_items(folder, files, [*lists["train"], *lists["val"]], len(class_names))
+
+    def check(image_id: str) -> Item:
+        found = {kind: files[kind].get(image_id) for kind in files}
+        return check_item(folder, found, Item(image_id), len(class_names))
+
+    ids = [i for i in dict.fromkeys(lists["train"] + lists["val"]) if i in files[IMAGES]]
+    items = {item.id: item for item in in_parallel(ThreadPoolExecutor, check, ids, title="checking", unit="image")}
     problems += [problem for item in items.values() for problem in item.problems]
-    problems += set_problems(lists, items, class_names)
+    report = Report(folder, class_names, lists, items, problems)
+    problems += set_problems(report)
     if not files[TRUTH]:
-        problems.append(Problem("no truth", "", ""))
+        problems.append(Problem("no truth"))
     problems += split_problems(lists, items)
-    return Report(folder, class_names, lists, items, problems)
+    return report
 
 
-def read_lists(folder: Path, scribbled: Sequence[str]) -> tuple[dict[str, list[str]], list[Problem]]:
+def read_lists(folder: Path, scribbled: Collection[str]) -> tuple[dict[str, list[str]], list[Problem]]:
     """Return the ids of train and val, each once, and what is wrong with the lists."""
     if not (folder / LISTS).is_dir():
         return split_by_name(scribbled), []
@@ -66,37 +71,18 @@ def read_lists(folder: Path, scribbled: Sequence[str]) -> tuple[dict[str, list[s
     return lists, problems
 
 
-def file_problems(files: Files, lists: dict[str, list[str]]) -> list[Problem]:
-    """Find files that are missing, or that nothing refers to."""
+def file_problems(files: dict[str, dict[str, Path]], lists: dict[str, list[str]]) -> list[Problem]:
+    """Find files, given by kind and id, that are missing, or that nothing refers to."""
     problems = []
     for name, ids in lists.items():
-        labels = TRUTH if name == "val" and files[TRUTH] else SCRIBBLES
-        problems += [
-            Problem("missing", f"{kind}/{image_id}", f"of the {name} list", image_id)
-            for image_id in ids
-            for kind in (IMAGES, labels)
-            if image_id not in files[kind]
-        ]
+        kinds = IMAGES, TRUTH if name == "val" and files[TRUTH] else SCRIBBLES
+        absent = [(kind, i) for i in ids for kind in kinds if i not in files[kind]]
+        problems += [Problem("missing", f"{kind}/{i}", f"of the {name} list", i) for kind, i in absent]
     listed = {*lists["train"], *lists["val"]}
-    problems += [Problem("not listed", f"{IMAGES}/{i}", "") for i in files[SCRIBBLES] if i not in listed]
+    problems += [Problem("not listed", f"{IMAGES}/{i}") for i in files[SCRIBBLES] if i not in listed]
     for kind in (SCRIBBLES, TRUTH):
-        problems += [Problem("no image", f"{kind}/{i}.png", "") for i in files[kind] if i not in files[IMAGES]]
+        problems += [Problem("no image", f"{kind}/{i}.png") for i in files[kind] if i not in files[IMAGES]]
     return problems
-
-
-def check_items(folder: Path, files: Files, ids: Sequence[str], num_classes: int) -> dict[str, Item]:
-    """Check the files of each image that there is, several at a time."""
-
-    def check(image_id: str) -> Item:
-        return check_item(folder, {kind: files[kind].get(image_id) for kind in files}, Item(image_id), num_classes)
-
-    ids = [image_id for image_id in dict.fromkeys(ids) if image_id in files[IMAGES]]
-    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))  # decoding and hashing release the GIL
-    try:
-        done = tqdm(pool.map(check, ids), total=len(ids), desc="checking", unit="image", disable=None, leave=False)
-        return {item.id: item for item in done}
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_classes: int) -> Item:
@@ -168,76 +154,64 @@ def check_scribbles(label: np.ndarray, file: Path, num_classes: int, found: Call
         found("full masks", file, f"{share:.0%} of the pixels")
 
 
-def set_problems(lists: dict[str, list[str]], items: dict[str, Item], class_names: tuple[str, ...]) -> list[Problem]:
+def set_problems(report: Report) -> list[Problem]:
     """Find what shows only in the whole set."""
-    problems = []
-    if len(lists["train"]) < 2 or not lists["val"]:
-        problems.append(Problem("few images", "", f"{len(lists['train'])} and {len(lists['val'])}"))
-    bits = Counter(item.bits for item in items.values() if item.bits)
+    items, problems = report.items.values(), []
+    train, val = (len(report.lists[name]) for name in ("train", "val"))
+    if train < 2 or not val:
+        problems.append(Problem("few images", "", f"{train} and {val}"))
+    bits = Counter(item.bits for item in items if item.bits)
     if len(bits) > 1:
         problems.append(Problem("grey levels", IMAGES, ", ".join(f"{n} images with {b} bits" for b, n in bits.items())))
     # Where strokes are on 0, a map of nothing but 0 is an image that nobody scribbled on, not pure background.
-    if any(problem.kind == "0 for unlabelled" for item in items.values() for problem in item.problems):
-        problems += [
-            Problem("0 for unlabelled", f"{SCRIBBLES}/{item.id}.png", "nothing but 0", item.id)
-            for item in items.values()
-            if item.scribbles is not None and item.scribbles[0] == item.scribbles.sum()
-        ]
-    scribbles = [items[i].scribbles for i in lists["train"] if i in items and items[i].scribbles is not None]
-    if scribbles:
-        problems += class_problems(scribbles, class_names)
-    truth = sum((item.truth for item in items.values() if item.truth is not None), np.zeros(256, dtype=np.int64))
+    if any(problem.kind == "0 for unlabelled" for problem in report.problems):
+        zeros = [i.id for i in items if i.scribbles is not None and i.scribbles[0] == i.scribbles.sum()]
+        problems += [Problem("0 for unlabelled", f"{SCRIBBLES}/{i}.png", "nothing but 0", i) for i in zeros]
+    if report.scribbles:
+        problems += class_problems(report.scribbles, report.class_names)
+    truth = report.truth
     if truth[UNLABELLED] and truth[0] and not truth[1:PADDING].any():
         problems.append(Problem("255 for the object", TRUTH, f"{truth[UNLABELLED] / truth.sum():.0%} of its pixels"))
-    wrong, compared = (sum(getattr(item, name) for item in items.values()) for name in ("wrong", "compared"))
+    wrong, compared = sum(item.wrong for item in items), sum(item.compared for item in items)
     if wrong > DISAGREE[1] * compared:
-        detail = f"{wrong / compared:.0%} of all labelled pixels"
-        problems.append(Problem("contradiction everywhere", SCRIBBLES, detail))
+        share = f"{wrong / compared:.0%} of all labelled pixels"
+        problems.append(Problem("contradiction everywhere", SCRIBBLES, share))
     return problems
 
 
 def class_problems(scribbles: list[np.ndarray], class_names: tuple[str, ...]) -> list[Problem]:
     """Find classes that are rarely or never labelled, by the pixel counts, int64 (256,), of each training image."""
-    problems = [
-        Problem("no background" if name == class_names[0] else "class never", "", f"'{name}'")
-        for name in classes_without_labels(sum(scribbles), class_names)
-    ]
-    images = sum((counts > 0).astype(int) for counts in scribbles)
-    if 0 < images[0] < 0.5 * len(scribbles):
-        detail = f"{len(scribbles) - images[0]} of {len(scribbles)} images"
-        problems.append(Problem("background in few", "", detail))
-    return problems + [
-        Problem("class rarely", "", f"'{name}' in {count}")
-        for name, count in zip(class_names, images, strict=False)
-        if 0 < count < min(3, len(scribbles))
-    ]
+    never = classes_without_labels(sum(scribbles), class_names)
+    problems = [Problem("no background" if n == class_names[0] else "class never", "", f"'{n}'") for n in never]
+    total, images = len(scribbles), (np.array(scribbles) > 0).sum(0)
+    if 0 < images[0] < 0.5 * total:
+        problems.append(Problem("background in few", "", f"{total - images[0]} of {total} images"))
+    rare = [(name, n) for name, n in zip(class_names, images, strict=False) if 0 < n < min(3, total)]
+    return problems + [Problem("class rarely", "", f"'{name}' in {number}") for name, number in rare]
 
 
 def split_problems(lists: dict[str, list[str]], items: dict[str, Item]) -> list[Problem]:
     """Find pictures that are in both lists, under one id or two, and pictures that look as if they were."""
     train, val = ([items[i] for i in lists[name] if i in items and items[i].digest] for name in ("train", "val"))
+    if not train:
+        return []
     by_digest = {item.digest: item.id for item in train}
-    problems, alike = [], []
+    pictures = np.array([item.thumbnail.ravel() for item in train], dtype=np.float32)
+    lengths, problems = (pictures**2).sum(1), []
     for item in val:
-        if item.digest in by_digest:
-            other = by_digest[item.digest]
-            name = "" if other == item.id else f"as '{item.id}' in the val list"
-            problems.append(Problem("train and val", f"{IMAGES}/{other}", name, other))
-        else:
-            alike.append(item)
-    if alike and train:
-        pictures = np.stack([item.thumbnail.ravel() for item in train]).astype(np.float32)
-        lengths = (pictures**2).sum(1)
-        for item in alike:
-            picture = item.thumbnail.ravel().astype(np.float32)
-            squared = lengths - 2 * (pictures @ picture) + picture @ picture
-            nearest = int(squared.argmin())
-            if squared[nearest] < ALIKE**2 * picture.size:
-                problems.append(Problem("look-alikes", f"{IMAGES}/{item.id}", f"like '{train[nearest].id}'", item.id))
+        if other := by_digest.get(item.digest):
+            detail = "" if other == item.id else f"as '{item.id}' in the val list"
+            problems.append(Problem("train and val", f"{IMAGES}/{other}", detail, other))
+            continue
+        picture = item.thumbnail.ravel().astype(np.float32)
+        squared = lengths - 2 * (pictures @ picture) + picture @ picture
+        nearest = int(squared.argmin())
+        if squared[nearest] < ALIKE**2 * picture.size:
+            problems.append(Problem("look-alikes", f"{IMAGES}/{item.id}", f"like '{train[nearest].id}'", item.id))
     return problems
 
 
-def sheet_rows(report: Report, rows: int = 8) -> dict[str, dict[str, Any]]:
+def sheet_rows(report: Report) -> dict[str, dict[str, Any]]:
     """Return pictures to look at, by id: image, scribbles and truth of images with problems, then of others.
 
     Label maps are uint8 (H, W), None where they cannot be read; unreadable images are left out.
@@ -245,14 +219,14 @@ def sheet_rows(report: Report, rows: int = 8) -> dict[str, dict[str, Any]]:
     listed = [i for i in dict.fromkeys(report.lists["train"] + report.lists["val"]) if i in report.items]
     readable = [i for i in listed if report.items[i].size]
     troubled = {p.id for p in report.problems if KINDS[p.kind].level != NOTE}
-    chosen = [i for i in readable if i in troubled][: rows // 2]
+    chosen = [i for i in readable if i in troubled][: SHEET_ROWS // 2]
     others = [i for i in readable if i not in chosen]
-    chosen += [others[at] for at in np.linspace(0, len(others) - 1, min(rows - len(chosen), len(others))).astype(int)]
-    images = listing(report.folder / IMAGES, IMAGE_SUFFIXES)
-    found: dict[str, dict[str, Any]] = {}
-    for image_id in chosen:
-        found[image_id] = {"image": read_image(images[image_id])}
+    number = min(SHEET_ROWS - len(chosen), len(others))
+    chosen += [others[at] for at in np.linspace(0, len(others) - 1, number).astype(int)]
+    images = list_files(report.folder, IMAGES)
+    found: dict[str, dict[str, Any]] = {i: {"image": read_image(images[i])} for i in chosen}
+    for image_id, row in found.items():
         for name, kind in (("scribbles", SCRIBBLES), ("truth", TRUTH)):
             file = report.folder / kind / f"{image_id}.png"
-            found[image_id][name] = look_at_label(file, len(report.class_names))[0] if file.is_file() else None
+            row[name] = look_at_label(file, len(report.class_names))[0] if file.is_file() else None
     return found

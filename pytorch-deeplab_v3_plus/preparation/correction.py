@@ -1,16 +1,16 @@
 """A corrected copy of a data set."""
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from common.files import link_or_copy, new_folder
-from dataloaders.images import IMAGE_SUFFIXES, listing, read_image, write_label
+from dataloaders.images import read_image, write_label
 from dataloaders.labels import UNLABELLED
-from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, write_class_names, write_lists
+from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, list_files, write_class_names, write_lists
 from preparation.label_maps import look_at_label
 from preparation.problems import KINDS, Report
 
@@ -20,15 +20,15 @@ def write_corrected(report: Report, target: Path) -> Counter:
 
     Returns how often each kind of problem was corrected. Raises InputError when `target` is not empty.
     """
-    kinds_of: dict[str, set[str]] = {}
+    kinds_of, ids = defaultdict(set), defaultdict(set)  # what is wrong with a file; images with a kind of problem
     for problem in report.problems:
-        kinds_of.setdefault(problem.file, set()).add(problem.kind)
-    ids = {kind: {problem.id for problem in report.problems if problem.kind == kind} for kind in KINDS}
+        kinds_of[problem.file].add(problem.kind)
+        ids[problem.kind].add(problem.id)
     missing = ids["missing"] | ids["unreadable"]
     with new_folder(target) as made:
         for name in (IMAGES, SCRIBBLES, TRUTH):
-            for source in listing(report.folder / name, IMAGE_SUFFIXES if name == IMAGES else (".png",)).values():
-                kinds = kinds_of.get(f"{name}/{source.name}", set())
+            for source in list_files(report.folder, name).values():
+                kinds = kinds_of[f"{name}/{source.name}"]
                 (made / name).mkdir(exist_ok=True)
                 if source.stem in ids["unreadable"]:
                     continue
@@ -36,22 +36,20 @@ def write_corrected(report: Report, target: Path) -> Counter:
                     write_image(source, made / name, kinds)
                 else:
                     write_label_map(source, made / name, kinds, len(report.class_names))
-        train = [image_id for image_id in report.lists["train"] if image_id not in missing | ids["train and val"]]
-        write_lists(made, train, [image_id for image_id in report.lists["val"] if image_id not in missing])
+        train, val = ([i for i in report.lists[name] if i not in missing] for name in ("train", "val"))
+        write_lists(made, [i for i in train if i not in ids["train and val"]], val)
         write_class_names(made, report.class_names)
-    return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fixed_by)
+    return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fix)
 
 
 def write_image(source: Path, folder: Path, kinds: set[str]) -> None:
     """Write an image without its EXIF rotation where that is a problem; link it where nothing is."""
-    if "EXIF rotation" in kinds:
-        pixels = np.asarray(read_image(source))
-    elif "EXIF rotation, labels not turned" in kinds:
-        pixels = np.asarray(Image.open(source).convert("RGB"))
-    else:
+    turned, unturned = "EXIF rotation" in kinds, "EXIF rotation, labels not turned" in kinds
+    if not turned and not unturned:
         link_or_copy(source, folder / source.name)
         return
-    Image.fromarray(pixels).save(folder / f"{source.stem}.png")
+    image = read_image(source) if turned else Image.open(source).convert("RGB")
+    Image.fromarray(np.asarray(image)).save(folder / f"{source.stem}.png")  # an array has no EXIF tags
 
 
 def write_label_map(source: Path, folder: Path, kinds: set[str], num_classes: int) -> None:

@@ -16,13 +16,13 @@ import numpy as np
 from common.arguments import number, option, switch
 from common.errors import InputError
 from dataloaders.layout import read_class_names
+from dataloaders.options import PIXELS
 
-FORMATS = {
+FORMATS = {  # what a source of each format holds
     "labelme": "JSON files of labelme",
     "scribblesup": "XML files of ScribbleSup, the scribbles for PASCAL VOC",
     "masks": "pictures whose colours stand for classes",
 }
-"""What a source of each format holds."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ class ImportOptions:
         None, "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt", type=Path, metavar="FILE"
     )
     ignore_unknown: bool = switch("for masks: colours that are not in --colours are unlabelled")
-    width: int = option(
-        3, "width of strokes and dots, in pixels of the photograph", type=number(int, 1), metavar="PIXELS"
-    )
+    width: int = option(3, "width of strokes and dots, in pixels of the photograph", **PIXELS)
     truth: bool = switch(
         "the labels are the full ground truth, to measure with or to simulate scribbles from; what lies outside the "
         "shapes is background"
@@ -73,12 +71,9 @@ class ImportOptions:
 class Labelled(NamedTuple):
     """An image and how to draw its label map."""
 
-    name: str
-    """File name of the image; without its suffix it is the image's id."""
-    image: Path | bytes
-    """The image file, or its content."""
-    source: Path
-    """File that the labels come from, for messages."""
+    name: str  # file name of the image; without its suffix it is the image's id
+    image: Path | bytes  # the image file, or its content
+    source: Path  # file that the labels come from, for messages
     draw: Callable[[tuple[int, int]], np.ndarray]
     """From (width, height) of the upright image to its label map, uint8 (H, W); raises InputError."""
 
@@ -96,7 +91,7 @@ class Collection(NamedTuple):
 
 
 def collect(name: str, source: Path, options: ImportOptions) -> Collection:
-    """Find what a source of the format `name` holds; raise InputError for what is wrong with it or with the options."""
+    """Find what a source of the format `name` holds; raise InputError where it or an option is wrong."""
     return importlib.import_module(f"preparation.{name}").collect(source, options)
 
 

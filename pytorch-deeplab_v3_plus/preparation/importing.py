@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, image_size, listing, value_counts, write_label
+from dataloaders.images import image_size, value_counts, write_label
 from dataloaders.labels import PADDING
 from dataloaders.layout import (
     CLASS_FILE,
@@ -19,6 +19,7 @@ from dataloaders.layout import (
     LISTS,
     SCRIBBLES,
     TRUTH,
+    list_files,
     read_class_names,
     write_class_names,
     write_lists,
@@ -31,54 +32,47 @@ logger = logging.getLogger(__name__)
 def import_labels(folder: Path, collection: Collection, options: ImportOptions) -> np.ndarray:
     """Write images and label maps into a data set, new or existing, and make its lists if it has none.
 
-    Nothing in the folder changes before every label map is drawn.
-
-    Returns:
-        How many pixels have each value, int64 (256,).
-
-    Raises:
-        InputError: a file is wrong, two images have one id, the folder has such labels, or others of other classes.
+    Nothing in the folder changes before every label map is drawn. Returns how many pixels have each value, int64
+    (256,); raises InputError where a file is wrong, two images have one id, or the folder has such labels or others of
+    other classes.
     """
-    items, labels_folder = collection.items, TRUTH if options.truth else SCRIBBLES
-    check_target(folder, labels_folder, collection, options.overwrite)
+    items, kind = collection.items, TRUTH if options.truth else SCRIBBLES
+    check_target(folder, kind, collection, options.overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
-            images, labels = (Path(workshop) / name for name in (IMAGES, labels_folder))
-            present = listing(folder / IMAGES, IMAGE_SUFFIXES)
+            images, labels = (Path(workshop) / name for name in (IMAGES, kind))
+            present = list_files(folder, IMAGES)
             counts = draw_label_maps(items, images, labels, kept=set() if options.overwrite else present.keys())
             move_into_place(images, labels, folder, present)
         write_class_names(folder, collection.class_names)
         if options.new_lists or not (folder / LISTS).exists():
             make_lists(folder, options.val, options.seed)
         else:
-            keep_lists(folder / LISTS, {item.id for item in items})
+            texts = [path.read_text("utf-8-sig", "replace") for path in (folder / LISTS).rglob("*.txt")]
+            unlisted = {item.id for item in items} - set("\n".join(texts).splitlines())
+            more = f"; {len(unlisted)} of these images are in none" if unlisted else ""
+            logger.info("lists: unchanged in %s (--new-lists makes new ones)%s", folder / LISTS, more)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
     return counts
 
 
-def check_target(folder: Path, labels_folder: str, collection: Collection, overwrite: bool) -> None:
+def check_target(folder: Path, kind: str, collection: Collection, overwrite: bool) -> None:
     """Raise InputError where labels would be lost, two images have one id, or classes would be renumbered."""
-    if (folder / labels_folder).exists() and not overwrite:
+    if (folder / kind).exists() and not overwrite:
         raise InputError(
-            f"{folder / labels_folder} exists already: --overwrite replaces the labels of these images and adds new "
-            "ones; or choose another folder"
+            f"{folder / kind} exists already: --overwrite replaces the labels of these images and adds new ones; or "
+            "choose another folder"
         )
     sources: dict[str, Path] = {}
     for item in collection.items:
         if item.id in sources:
-            raise InputError(
-                f"expected one image of each name, found '{item.id}' in {sources[item.id]} and {item.source}: "
-                "rename one"
-            )
+            both = f"{sources[item.id]} and {item.source}"
+            raise InputError(f"expected one image of each name, found '{item.id}' in {both}: rename one")
         sources[item.id] = item.source
-    others = [
-        path
-        for name in (SCRIBBLES, TRUTH)
-        for image_id, path in listing(folder / name, (".png",)).items()
-        if name != labels_folder or image_id not in sources
-    ]
+    present = [(name, *file) for name in (SCRIBBLES, TRUTH) for file in list_files(folder, name).items()]
+    others = [path for name, image_id, path in present if name != kind or image_id not in sources]
     file = folder / CLASS_FILE
     if file.is_file() and (others or not overwrite) and read_class_names(file) != tuple(collection.class_names):
         raise InputError(
@@ -96,12 +90,12 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
     images.mkdir()
     labels.mkdir()
     for item in tqdm(items, desc="importing", unit="file", disable=None, leave=False):
-        label = item.draw(image_size(io.BytesIO(item.image) if isinstance(item.image, bytes) else item.image))
+        carried = isinstance(item.image, bytes)
+        label = item.draw(image_size(io.BytesIO(item.image) if carried else item.image))
         counts += value_counts(label)
         write_label(labels / f"{item.id}.png", label)
         if item.id not in kept:
-            content = item.image if isinstance(item.image, bytes) else item.image.read_bytes()
-            (images / item.name).write_bytes(content)
+            (images / item.name).write_bytes(item.image if carried else item.image.read_bytes())
     return counts
 
 
@@ -119,7 +113,7 @@ def move_into_place(images: Path, labels: Path, folder: Path, present: dict[str,
 
 def make_lists(folder: Path, val_share: float, seed: int) -> None:
     """Choose the images for training and for validation: for the latter, where there is ground truth, only with it."""
-    scribbles, truth = (listing(folder / name, (".png",)) for name in (SCRIBBLES, TRUTH))
+    scribbles, truth = (list_files(folder, kind) for kind in (SCRIBBLES, TRUTH))
     labels = scribbles or truth
     candidates = sorted(labels.keys() & truth.keys()) if truth else sorted(labels)
     if len(labels) < 3 or len(candidates) < 2:
@@ -137,34 +131,21 @@ def make_lists(folder: Path, val_share: float, seed: int) -> None:
     logger.info("lists: %d images for training, %d for validation", len(labels) - len(val), len(val))
 
 
-def keep_lists(lists: Path, ids: set[str]) -> None:
-    """Say that the lists stay as they are, and how many of the imported images are in none."""
-    texts = [path.read_text("utf-8-sig", "replace") for path in lists.rglob("*.txt")]
-    unlisted = ids - set("\n".join(texts).splitlines())
-    more = f"; {len(unlisted)} of these images are in none" if unlisted else ""
-    logger.info("lists: unchanged in %s (--new-lists makes new ones)%s", lists, more)
-
-
 def stratified_split(classes: dict[str, set[int]], share: float, seed: int) -> tuple[list[str], list[str]]:
     """Split ids for training and validation so that each class goes to both in the same proportion.
 
     The classes are distributed one after the other, the rarest first, because it has the least choice (Sechidis,
     Tsoumakas and Vlahavas 2011). A class of a single image goes to training.
 
-    Args:
-        classes: the classes in each image, by id; at least two ids.
-        share: of the ids that are held out for validation, in (0, 1).
-        seed: chooses which.
-
-    Returns:
-        Training ids and validation ids, each in order; of two and more ids neither is empty.
+    `classes` has the classes in each image, by id, of at least two; `share`, in (0, 1), of them is held out for
+    validation; `seed` chooses which. Returns training ids and validation ids, each in order, neither empty.
     """
     order = sorted(classes)
     np.random.default_rng(seed).shuffle(order)
     members = {value: [i for i in order if value in classes[i]] for value in set().union(*classes.values())}
     total = min(max(1, round(share * len(order))), len(order) - 1)
-    val: set[str] = set()
     train: set[str] = set()
+    val: set[str] = set()
     for value in sorted(members, key=lambda value: (len(members[value]), value)):
         ids = members[value]
         wanted = min(round(share * len(ids)) - len(val & set(ids)), total - len(val))
@@ -172,5 +153,5 @@ def stratified_split(classes: dict[str, set[int]], share: float, seed: int) -> t
             if image_id not in val | train:
                 (val if wanted > 0 else train).add(image_id)
                 wanted -= 1
-    val |= set() if val else {order[0]}
+    val = val or {order[0]}
     return sorted(set(order) - val), sorted(val)

@@ -14,11 +14,10 @@ def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str 
     """Read a label map as far as possible; return class numbers, uint8 (H, W), the kind of problem, and its details."""
     try:
         label = read_label(file, num_classes)
+        with Image.open(file) as image:
+            return label, "palette" if has_foreign_palette(image, label) else None, ""
     except InputError as error:
         detail = str(error)
-    else:
-        with Image.open(file) as image:
-            return label, *(("palette", "") if has_foreign_palette(image, label) else (None, ""))
     try:
         with Image.open(file) as image:
             image.load()
@@ -34,10 +33,10 @@ def has_foreign_palette(image: Image.Image, label: np.ndarray) -> bool:
     """Whether every colour in use is one of VOC's, but under another number."""
     if image.mode != "P":
         return False
-    own = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-    values = [value for value in np.unique(label) if value < len(own)]
-    voc = {tuple(colour): value for value, colour in enumerate(voc_palette().tolist())}
-    meant = [voc.get(tuple(own[value].tolist())) for value in values]
+    own = np.array(image.getpalette("RGB")).reshape(-1, 3).tolist()
+    values = [value for value in np.unique(label).tolist() if value < len(own)]
+    voc = voc_palette().tolist()
+    meant = [voc.index(own[value]) if own[value] in voc else None for value in values]
     return None not in meant and meant != values
 
 

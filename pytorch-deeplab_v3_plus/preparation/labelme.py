@@ -1,7 +1,6 @@
 """The format labelme: its JSON files, beside or apart from their photographs."""
 
 import base64
-import binascii
 import io
 import json
 from pathlib import Path
@@ -13,11 +12,9 @@ from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, annotation_files, class_names_of, collect_shapes
 
-# Our kinds of shapes by labelme's names: its `points` and `linestrip` have any number of points.
-_KINDS = {name: name for name in ("point", "line", "polygon", "rectangle", "circle", "mask")}
-_KINDS |= {"points": "point", "linestrip": "line"}
-
 _MIN_POINTS = {"point": 1, "line": 2, "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
+# Our kinds of shapes by labelme's names: its `points` and `linestrip` have any number of points.
+_KINDS = {name: name for name in _MIN_POINTS} | {"points": "point", "linestrip": "line"}
 
 
 def collect(source: Path, options: ImportOptions) -> Collection:
@@ -36,12 +33,11 @@ def read_labelme(path: Path) -> Annotation:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         shapes = tuple(_labelme_shape(shape) for shape in content["shapes"])
         size = content.get("imageWidth"), content.get("imageHeight")
-        data = content.get("imageData")
-        image_bytes = base64.b64decode(data) if data else None
+        image_bytes = base64.b64decode(content.get("imageData") or "")
         image_name = content.get("imagePath")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"expected a JSON file of labelme, cannot read {path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
             f"expected a JSON file of labelme, found {reason} in {path}: save it again in labelme, or remove it"

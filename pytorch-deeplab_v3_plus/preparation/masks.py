@@ -1,8 +1,8 @@
 """The format masks: pictures whose colours stand for classes."""
 
+import functools
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -10,8 +10,11 @@ from PIL import Image
 from common.errors import InputError
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
+from dataloaders.layout import read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
 from preparation.shapes import UNLABELLED_NAMES, annotation_files, check_size, image_of
+
+Colour = tuple[int, int, int]
 
 
 def collect(source: Path, options: ImportOptions) -> Collection:
@@ -20,45 +23,36 @@ def collect(source: Path, options: ImportOptions) -> Collection:
     Raises InputError for a bad colour table, and where a mask has no photograph or colours that are not in the table.
     """
     need("masks", options, images="the photographs", colours="the class of each colour")
-    table, photographs, items = read_colours(options.colours), listing(options.images, IMAGE_SUFFIXES), []
+    class_names, values = read_colours(options.colours)
+
+    def draw(path: Path, size: tuple[int, int]) -> np.ndarray:
+        label = read_coloured(path, values, options.ignore_unknown)
+        check_size(path, label.shape[::-1], size)
+        return label
+
+    photographs, items = listing(options.images, IMAGE_SUFFIXES), []
     for path in annotation_files(source, *IMAGE_SUFFIXES):
         image = image_of(path, photographs, options.images)
         if image.samefile(path):
             raise InputError(
                 f"expected a mask and its photograph, found one file for both, {path}: put them into different folders"
             )
-
-        def draw(size: tuple[int, int], path: Path = path) -> np.ndarray:
-            label = read_coloured(path, table, options.ignore_unknown)
-            check_size(path, label.shape[::-1], size)
-            return label
-
-        items.append(Labelled(image.name, image, path, draw))
-    return Collection(items, table.class_names)
+        items.append(Labelled(image.name, image, path, functools.partial(draw, path)))
+    return Collection(items, class_names)
 
 
-class ColourTable(NamedTuple):
-    """Which colour stands for which class."""
-
-    class_names: tuple[str, ...]
-    values: dict[tuple[int, int, int], int]
-
-
-def read_colours(path: Path) -> ColourTable:
+def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     """Read a colour table: one class a line, background first, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
 
-    The names unlabelled, ignore and void stand for pixels without a class. Raises InputError for anything else.
+    Returns the class names and the label value of each colour; names such as unlabelled, ignore and void stand for
+    pixels without a class. Raises InputError for anything else.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a colour table, cannot read {path}: {error}") from None
+    rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
     names: list[str] = []
-    values: dict[tuple[int, int, int], int] = {}
-    for line in lines:
-        if not line or line.startswith("#"):
+    values: dict[Colour, int] = {}
+    for line in read_lines(path, "a colour table"):
+        if line.startswith("#"):
             continue
-        rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
         match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>[^:]+):{rgb}:.*", line)
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
@@ -75,19 +69,14 @@ def read_colours(path: Path) -> ColourTable:
         raise InputError(
             f"expected 2 to {PADDING} classes, found {len(names)} in {path}: one a line, the background first"
         )
-    return ColourTable(tuple(names), values)
+    return tuple(names), values
 
 
-def read_coloured(path: Path, table: ColourTable, ignore_unknown: bool = False) -> np.ndarray:
-    """Read a picture whose colours are classes; transparent pixels are unlabelled.
+def read_coloured(path: Path, values: dict[Colour, int], ignore_unknown: bool) -> np.ndarray:
+    """Read a picture whose colours have these label values, as uint8 (H, W); transparent pixels are unlabelled.
 
-    Args:
-        path: any picture that Pillow reads without loss; of a palette the colours count, not the numbers.
-        table: class of each colour.
-        ignore_unknown: whether colours that are not in the table are unlabelled instead of an error.
-
-    Returns:
-        uint8 (H, W).
+    Of a palette the colours count, not the numbers. Colours that are not among them are an InputError, or unlabelled
+    with `ignore_unknown`.
     """
     try:
         with Image.open(path) as image:
@@ -96,11 +85,11 @@ def read_coloured(path: Path, table: ColourTable, ignore_unknown: bool = False) 
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
     label = np.full(pixels.shape[:2], UNLABELLED, dtype=np.uint8)
     codes = np.where(pixels[..., 3] < 128, -1, pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2])
-    unknown: list[tuple[int, int]] = []
+    unknown: list[tuple[int, Colour]] = []
     for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
         colour = int(code) >> 16, int(code) >> 8 & 255, int(code) & 255
-        if colour in table.values:
-            label[codes == code] = table.values[colour]
+        if colour in values:
+            label[codes == code] = values[colour]
         elif code >= 0:
             unknown.append((int(count), colour))
     if unknown and not ignore_unknown:

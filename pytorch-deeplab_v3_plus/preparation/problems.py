@@ -1,5 +1,6 @@
 """The kinds of problems that a data set can have, and the report on what was found."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,7 @@ class Kind(NamedTuple):
     level: str
     meaning: str
     advice: str
-    fixed_by: str | None = None
-    """What a corrected copy does about it, where that is safe."""
+    fix: str | None = None  # what a corrected copy does about it, where that is safe
 
 
 LEFT_OUT = "is left out of the lists"
@@ -28,75 +28,48 @@ KINDS = {
     "train and val": Kind(ERROR, TRAIN_AND_VAL, "remove it from one list", "is kept for validation only"),
     "missing": Kind(ERROR, "a listed file is missing", "add the file, or remove the id from the list", LEFT_OUT),
     "unreadable": Kind(ERROR, "a file cannot be read", "replace it, or remove the id from the list", LEFT_OUT),
-    "label mode": Kind(
-        ERROR,
-        "a label map is not an 8-bit PNG of class numbers (mode P or L)",
-        "colours: import_scribbles.py masks; else save the class numbers with 8 bits",
-    ),
-    "label mode, plain": Kind(
-        ERROR,
-        "a label map is not an 8-bit PNG of class numbers, but its content is unambiguous",
-        "save the class numbers with 8 bits",
-        "is written as class numbers",
-    ),
+    "label mode": Kind(ERROR, "a label map is not an 8-bit PNG of class numbers (mode P or L)",
+        "colours: import_scribbles.py masks; else save the class numbers with 8 bits"),
+    "label mode, plain": Kind(ERROR, "a label map is not an 8-bit PNG of class numbers, but its content is unambiguous",
+        "save the class numbers with 8 bits", "is written as class numbers"),
     "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
-    "label size": Kind(
-        ERROR, "a label map does not have the size of its image", "draw or export it at the image's size"
-    ),
-    "EXIF rotation, labels not turned": Kind(
-        ERROR,
+    "label size": Kind(ERROR, "a label map does not have the size of its image",
+        "draw or export it at the image's size"),
+    "EXIF rotation, labels not turned": Kind(ERROR,
         "a photograph carries an EXIF rotation, and its labels fit it only without",
-        "save the photograph without its EXIF tag",
-        "is saved unrotated, without the tag",
-    ),
-    "0 for unlabelled": Kind(
-        ERROR,
-        "thin strokes on 0 and no 255: unlabelled pixels would be trained as background",
-        "write 255 where nothing is drawn",
-        "gets 255 for 0 (its background strokes, if any, are lost)",
-    ),
+        "save the photograph without its EXIF tag", "is saved unrotated, without the tag"),
+    "0 for unlabelled": Kind(ERROR, "thin strokes on 0 and no 255: unlabelled pixels would be trained as background",
+        "write 255 where nothing is drawn", "gets 255 for 0 (its background strokes, if any, are lost)"),
     "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or remove the id"),
     "no background": Kind(ERROR, NO_BACKGROUND, "scribble the background too"),
     "background in few": Kind(WARNING, "most images have no background scribbles", "scribble the background too"),
     "class never": Kind(WARNING, CLASS_NEVER, "label it or drop it"),
     "class rarely": Kind(WARNING, "a class is labelled in one or two images only", "label it in more images"),
-    "255 for the object": Kind(
-        WARNING, "the ground truth is 0 and 255 only, and 255 means 'not labelled'", "give the object the value 1"
-    ),
-    "value 254": Kind(
-        WARNING, "a label map holds 254, which means padding: no loss applies there", "write 255 for unlabelled"
-    ),
-    "contradiction": Kind(
-        WARNING, "scribbles contradict the ground truth of their image", "look at the contact sheet: which is right?"
-    ),
-    "contradiction everywhere": Kind(
-        ERROR, "the scribbles contradict the ground truth", "do both number the classes alike?"
-    ),
-    "palette": Kind(
-        WARNING,
-        "a palette has VOC's colours in another order: numbers count, not colours",
-        "if the colours are right: import_scribbles.py masks",
-    ),
+    "255 for the object": Kind(WARNING, "the ground truth is 0 and 255 only, and 255 means 'not labelled'",
+        "give the object the value 1"),
+    "value 254": Kind(WARNING, "a label map holds 254, which means padding: no loss applies there",
+        "write 255 for unlabelled"),
+    "contradiction": Kind(WARNING, "scribbles contradict the ground truth of their image",
+        "look at the contact sheet: which is right?"),
+    "contradiction everywhere": Kind(ERROR, "the scribbles contradict the ground truth",
+        "do both number the classes alike?"),
+    "palette": Kind(WARNING, "a palette has VOC's colours in another order: numbers count, not colours",
+        "if the colours are right: import_scribbles.py masks"),
     "full masks": Kind(NOTE, "scribbles that label nearly every pixel", "nothing, if that is intended"),
     "look-alikes": Kind(WARNING, "a validation image looks like a training image", "are they the same scene?"),
     "few images": Kind(ERROR, "fewer than two training images or no validation image", "add images"),
     "no truth": Kind(NOTE, "there is no ground truth", "scores are then measured on the scribbles of the val list"),
     "not listed": Kind(NOTE, "a scribbled image is in no list", "add its id to a list to use it"),
     "no image": Kind(WARNING, "a label map has no image", "do the file names match?"),
-    "grey levels": Kind(
-        WARNING,
+    "grey levels": Kind(WARNING,
         "16-bit images differ in how many bits they use: different 8 of them are read, so the brightness differs",
-        "save all with 8 bits, scaled alike",
-    ),
+        "save all with 8 bits, scaled alike"),
     "16 bits": Kind(NOTE, "an image of 16 bits is read with 8", "nothing: inference reads it the same way"),
     "transparency": Kind(NOTE, "transparent pixels are read as white", "nothing, if that is intended"),
-    "EXIF rotation": Kind(
-        NOTE,
+    "EXIF rotation": Kind(NOTE,
         "a photograph carries an EXIF rotation and is turned upright: its labels must be drawn upright too",
-        "nothing, if the contact sheet looks right",
-        "is saved upright, without the tag",
-    ),
-}
+        "nothing, if the contact sheet looks right", "is saved upright, without the tag"),
+}  # fmt: skip
 EXAMPLES = 3  # files named for each kind of problem in the text
 
 
@@ -104,11 +77,9 @@ class Problem(NamedTuple):
     """One thing that is wrong."""
 
     kind: str
-    file: str
-    """Relative to the data set's folder; empty where it is about the whole set."""
-    detail: str
-    id: str = ""
-    """The image's, where it is about one."""
+    file: str = ""  # relative to the data set's folder; empty where it is about the whole set
+    detail: str = ""
+    id: str = ""  # the image's, where it is about one
 
 
 @dataclass
@@ -118,14 +89,11 @@ class Item:
     id: str
     problems: list[Problem] = field(default_factory=list)
     size: tuple[int, int] | None = None
-    scribbles: np.ndarray | None = None
-    """Pixels of each value, int64 (256,)."""
-    truth: np.ndarray | None = None
-    wrong: int = 0
-    """Scribbled pixels that contradict the truth."""
-    compared: int = 0
-    bits: int | None = None
-    """Bits in use, of a 16-bit image."""
+    scribbles: np.ndarray | None = None  # pixels of each value, int64 (256,)
+    truth: np.ndarray | None = None  # the same
+    wrong: int = 0  # scribbled pixels that contradict the truth
+    compared: int = 0  # pixels with a class in both
+    bits: int | None = None  # in use, of a 16-bit image
     digest: bytes = b""
     thumbnail: np.ndarray | None = None
 
@@ -136,10 +104,21 @@ class Report:
 
     folder: Path
     class_names: tuple[str, ...]
-    lists: dict[str, list[str]]
-    """Ids of train and val."""
+    lists: dict[str, list[str]]  # ids of train and val
     items: dict[str, Item]
     problems: list[Problem]
+
+    @property
+    def scribbles(self) -> list[np.ndarray]:
+        """Pixels of each value, int64 (256,), in the scribbles of each training image whose scribbles can be read."""
+        items = (self.items[i] for i in self.lists["train"] if i in self.items)
+        return [item.scribbles for item in items if item.scribbles is not None]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Pixels of each value, int64 (256,), in all truth that can be read."""
+        counts = (item.truth for item in self.items.values() if item.truth is not None)
+        return sum(counts, np.zeros(256, dtype=np.int64))
 
     def count(self, level: str) -> int:
         """Return how many problems have a level."""
@@ -147,35 +126,23 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain numbers, lists and text."""
-        none = np.zeros(256, dtype=np.int64)
-        train = [self.items[i].scribbles for i in self.lists["train"] if i in self.items]
-        train = [counts for counts in train if counts is not None]
-        scribbles, scribbled = sum(train, none), sum((counts > 0 for counts in train), none)
-        truth = sum((item.truth for item in self.items.values() if item.truth is not None), none)
-        found = sorted({item.size for item in self.items.values() if item.size}, key=lambda size: size[0] * size[1])
+        train = np.array([np.zeros(256, dtype=np.int64), *self.scribbles])
+        scribbles = train.sum(0)
+        keys = "name", "scribbled_pixels", "scribbled_images", "truth_pixels"
+        columns = self.class_names, scribbles.tolist(), (train > 0).sum(0).tolist(), self.truth.tolist()
+        found = sorted({item.size for item in self.items.values() if item.size}, key=math.prod)
         sizes = [f"{width}x{height}" for width, height in found] or ["unknown"]
-        kinds = sorted({problem.kind for problem in self.problems}, key=_order)
+        kinds = {problem.kind for problem in self.problems}
+        ordered = [k for level in (ERROR, WARNING, NOTE) for k in KINDS if k in kinds and KINDS[k].level == level]
+        files = {k: [{"file": p.file, "detail": p.detail} for p in self.problems if p.kind == k] for k in ordered}
         return {
             "folder": str(self.folder),
             "images": {name: len(ids) for name, ids in self.lists.items()},
             "sizes": {"smallest": sizes[0], "largest": sizes[-1], "different": len(sizes)},
             "labelled_share": round(float(scribbles[: len(self.class_names)].sum() / max(1, scribbles.sum())), 6),
-            "classes": [
-                {
-                    "name": name,
-                    "scribbled_pixels": int(scribbles[value]),
-                    "scribbled_images": int(scribbled[value]),
-                    "truth_pixels": int(truth[value]),
-                }
-                for value, name in enumerate(self.class_names)
-            ],
-            "problems": [self._of_kind(kind) for kind in kinds],
+            "classes": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=False)],
+            "problems": [{"kind": kind, **KINDS[kind]._asdict(), "files": files[kind]} for kind in ordered],
         }
-
-    def _of_kind(self, kind: str) -> dict[str, Any]:
-        level, meaning, advice, fix = KINDS[kind]
-        files = [{"file": problem.file, "detail": problem.detail} for problem in self.problems if problem.kind == kind]
-        return {"kind": kind, "level": level, "meaning": meaning, "advice": advice, "fix": fix, "files": files}
 
     def as_text(self) -> str:
         """Return a page to read."""
@@ -203,7 +170,3 @@ class Report:
             lines += [f"    -> {kind['advice']}" + (f"; --fix: {kind['fix']}" if kind["fix"] else "")]
         lines += ["", ", ".join(f"{self.count(level)} {level}s" for level in (ERROR, WARNING, NOTE))]
         return "\n".join(lines)
-
-
-def _order(kind: str) -> tuple[int, int]:
-    return (ERROR, WARNING, NOTE).index(KINDS[kind].level), list(KINDS).index(kind)

@@ -1,7 +1,9 @@
 """What people draw on an image, and the label map that it becomes."""
 
+import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,25 +26,20 @@ class Shape(NamedTuple):
     """One thing that was drawn, in pixels of the image, the centre of the first pixel at (0, 0)."""
 
     label: str
-    kind: str
-    """point, line (any number of points in a row), polygon, rectangle, circle or mask."""
+    kind: str  # point, line (any number of points in a row), polygon, rectangle, circle or mask
     points: np.ndarray
     """Float (points, 2): x, y. Of a rectangle two corners, of a circle centre and rim, of a mask its first corner."""
-    mask: np.ndarray | None = None
-    """Bool (h, w), for a mask."""
+    mask: np.ndarray | None = None  # bool (h, w), for a mask
 
 
 class Annotation(NamedTuple):
     """What was drawn on one image."""
 
     source: Path
-    image_name: str | None
-    """File that the source names, relative to its own folder."""
-    size: tuple[int, int] | None
-    """Width and height on which it was drawn, where the source says so."""
+    image_name: str | None  # file that the source names, relative to its own folder
+    size: tuple[int, int] | None  # width and height on which it was drawn, where the source says so
     shapes: tuple[Shape, ...]
-    image_bytes: bytes | None = None
-    """The image file itself, where the source carries it."""
+    image_bytes: bytes = b""  # the image file itself, where the source carries it
 
 
 def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]) -> dict[str, int]:
@@ -53,22 +50,18 @@ def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]
     """
     known = dict.fromkeys(UNLABELLED_NAMES, UNLABELLED) | dict.fromkeys(BACKGROUND_NAMES, 0)
     known |= {name.casefold(): value for value, name in enumerate(class_names)}
-    values, unknown = {}, {}
-    for annotation in annotations:
-        for shape in annotation.shapes:
-            value = known.get(shape.label.casefold())
-            if value is None:
-                unknown.setdefault(shape.label, []).append(annotation.source)
-            else:
-                values[shape.label] = value
-    if unknown:
-        label, files = max(unknown.items(), key=lambda item: len(item[1]))
-        others = f" (and {', '.join(sorted(set(unknown) - {label}))})" if len(unknown) > 1 else ""
+    drawn = [(shape.label, annotation.source) for annotation in annotations for shape in annotation.shapes]
+    times = Counter(label for label, _ in drawn if label.casefold() not in known)
+    if times:
+        label, count = times.most_common(1)[0]
+        first = next(source for name, source in drawn if name == label)
+        others = f" (and {', '.join(sorted(times.keys() - {label}))})" if len(times) > 1 else ""
+        more = f" and {count - 1} other shapes" if count > 1 else ""
         raise InputError(
-            f"expected labels out of {', '.join(class_names)}, found '{label}'{others} in {files[0]}"
-            f"{f' and {len(files) - 1} other shapes' if len(files) > 1 else ''}: correct the labels or the class list"
+            f"expected labels out of {', '.join(class_names)}, found '{label}'{others} in {first}{more}: "
+            "correct the labels or the class list"
         )
-    return values
+    return {label: known[label.casefold()] for label, _ in drawn}
 
 
 def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
@@ -90,7 +83,7 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
         raise InputError(
             f"expected 1 to {PADDING - 1} classes beside the background, found {len(others)} in what was drawn"
         )
-    return ("background", *others)
+    return "background", *others
 
 
 def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarray:
@@ -101,10 +94,8 @@ def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarra
     points = shape.points
     if shape.kind in ("point", "line"):
         paths = [points] if shape.kind == "line" else points[:, None]
-        covered = np.zeros(size[::-1], dtype=bool)
-        for path in paths:
-            covered |= brush_stroke(path, width, size[::-1])
-        return covered
+        strokes = (brush_stroke(path, width, size[::-1]) for path in paths)
+        return functools.reduce(np.logical_or, strokes)
     picture = Image.new("1", size)
     pen = ImageDraw.Draw(picture)
     if shape.kind == "polygon":
@@ -123,9 +114,8 @@ def annotation_files(folder: Path, *suffixes: str) -> list[Path]:
     """Return the files of a folder with these suffixes, or raise InputError where there are none."""
     files = list(listing(folder, suffixes).values())
     if not files:
-        raise InputError(
-            f"expected files {', '.join('*' + s for s in suffixes)}, found none in {folder}: name their folder"
-        )
+        names = ", ".join(f"*{suffix}" for suffix in suffixes)
+        raise InputError(f"expected files {names}, found none in {folder}: name their folder")
     return files
 
 
@@ -136,15 +126,22 @@ def image_of(source: Path, photographs: dict[str, Path], folder: Path) -> Path:
     return photographs[source.stem]
 
 
-def collect_shapes(
-    annotations: Sequence[Annotation], options: ImportOptions, class_names: tuple[str, ...]
-) -> Collection:
+def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_names: tuple[str, ...]) -> Collection:
     """Join annotations with their images and with the values of their labels, for a format that draws shapes.
 
     Images on which nothing is drawn are left out, unless that means background. Raises InputError for a label that is
     no class, or an annotation without its image.
     """
     values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
+
+    def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
+        if annotation.size:
+            check_size(annotation.source, annotation.size, size)
+        label = np.full(size[::-1], outside, dtype=np.uint8)
+        for shape in annotation.shapes:  # later ones over earlier ones
+            label[covered_pixels(shape, size, options.width)] = values[shape.label]
+        return label
+
     photographs = listing(options.images, IMAGE_SUFFIXES) if options.images else {}
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
     items = []
@@ -154,16 +151,7 @@ def collect_shapes(
             name = image.name
         else:
             name, image = named_image(annotation)
-
-        def draw(size: tuple[int, int], annotation: Annotation = annotation) -> np.ndarray:
-            if annotation.size:
-                check_size(annotation.source, annotation.size, size)
-            label = np.full(size[::-1], outside, dtype=np.uint8)
-            for shape in annotation.shapes:  # later ones over earlier ones
-                label[covered_pixels(shape, size, options.width)] = values[shape.label]
-            return label
-
-        items.append(Labelled(name, image, annotation.source, draw))
+        items.append(Labelled(name, image, annotation.source, functools.partial(draw, annotation)))
     if len(drawn) < len(annotations):
         logger.info("left out: %d images on which nothing is drawn", len(annotations) - len(drawn))
     return Collection(items, class_names)
@@ -171,13 +159,12 @@ def collect_shapes(
 
 def named_image(annotation: Annotation) -> tuple[str, Path | bytes]:
     """Return name and file (or content) of the image that an annotation names or carries."""
-    name = Path(annotation.image_name or annotation.source.name)
-    path = annotation.source.parent / name
+    path = annotation.source.parent / (annotation.image_name or annotation.source.name)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return path.name, path
     if annotation.image_bytes:
-        is_jpeg = annotation.image_bytes.startswith(b"\xff\xd8")
-        return f"{name.stem}{'.jpg' if is_jpeg else '.png'}", annotation.image_bytes
+        suffix = ".jpg" if annotation.image_bytes.startswith(b"\xff\xd8") else ".png"
+        return path.stem + suffix, annotation.image_bytes
     raise InputError(
         f"expected the photograph {path} that {annotation.source} names, found none: put it there, or name the folder "
         "of the photographs with --images"

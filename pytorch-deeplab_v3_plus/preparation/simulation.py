@@ -1,19 +1,18 @@
 """A data set with scribbles simulated from its ground truth."""
 
 import functools
-import os
 import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import link_or_copy, new_folder
-from dataloaders.images import IMAGE_SUFFIXES, listing, read_label, value_counts, write_label
-from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH
+from dataloaders.images import read_label, value_counts, write_label
+from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH, list_files
+from dataloaders.parallel import in_parallel
 from dataloaders.synthetic.scribbles import StrokeOptions, simulate_scribbles
 
 
@@ -24,18 +23,16 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, opt
     the scribbles have each value, int64 (256,); raises InputError where there is no truth, a label map is wrong, or the
     target is not empty.
     """
-    truth = listing(folder / TRUTH, (".png",))
+    truth = list_files(folder, TRUTH)
     if not truth:
         raise InputError(f"expected ground truth to simulate scribbles from, found no *.png in {folder / TRUTH}")
     counts = np.zeros(256, dtype=np.int64)
     with new_folder(target) as made:
         (made / SCRIBBLES).mkdir()
         simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, options)
-        with ProcessPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            done = pool.map(simulate, truth.values(), chunksize=4)
-            for some in tqdm(done, total=len(truth), desc="simulating", unit="image", disable=None, leave=False):
-                counts += some
-        for path in listing(folder / IMAGES, IMAGE_SUFFIXES).values():
+        for some in in_parallel(ProcessPoolExecutor, simulate, truth.values(), title="simulating", unit="image"):
+            counts += some
+        for path in list_files(folder, IMAGES).values():
             link_or_copy(path, made / IMAGES / path.name)
         (made / TRUTH).mkdir()
         for path in truth.values():

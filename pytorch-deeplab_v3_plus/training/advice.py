@@ -1,5 +1,6 @@
-"""Early warnings: is a run long enough, has it learned anything yet?"""
+"""Early warnings: is a run long enough, do its losses balance, has it learned anything yet?"""
 
+import logging
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,13 @@ from torch import Tensor
 
 from losses.cross_entropy import focal
 
+logger = logging.getLogger(__name__)
+
 FEW_STEPS = 100  # of fine-tuning; measured, see docs/data.md
 EARLY = 100  # steps after which the loss of a pretrained network has to have fallen
 EARLY_FROM_RANDOM = 300  # of a random one; after 100 it often has not, and learns well later
 FALLEN = 0.95  # below this share of the loss of guessing
+NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 
 
 def steps_advice(steps_per_epoch: int, epochs: int) -> str | None:
@@ -37,9 +41,9 @@ def guessing_loss(
 ) -> float:
     """Return the lowest loss of a network that gives every pixel the same probabilities, whatever the image shows.
 
-    They are the classes' (weighted) frequencies, and the cross-entropy is their entropy. Arguments as of
-    losses.cross_entropy.PartialCrossEntropy, with the labelled pixels of each class and the images of each batch of an
-    epoch, over which the loss is averaged.
+    They are the (weighted) frequencies of the classes, of which `class_counts` (K,) are the labelled pixels, and the
+    cross-entropy is their entropy. With the reduction `batch` it is divided by the images of each batch of an epoch
+    (`batch_sizes`), in the mean. For the rest see PartialCrossEntropy.
     """
     share = class_counts.double() * (1 if class_weights is None else class_weights.double())
     share /= share.sum()
@@ -53,13 +57,9 @@ def progress_advice(
 ) -> str | None:
     """Return what to do about a cross-entropy that is still that of guessing, once, after `early` steps; else None.
 
-    Args:
-        history: the records of the epochs so far (of scores.jsonl).
-        steps_per_epoch: steps in an epoch.
-        guessing: what guessing_loss gave.
-        early: EARLY, or EARLY_FROM_RANDOM.
+    `history` are the records of the epochs so far (of scores.jsonl), and `guessing` is what guessing_loss gave.
     """
-    epochs = max(2, -(-early // steps_per_epoch))  # the first epoch's mean holds the start
+    epochs = max(2, -(-early // steps_per_epoch))  # the first epoch's mean includes the start
     loss = history[-1]["losses"]["cross_entropy"]
     if len(history) != epochs or loss < FALLEN * guessing:
         return None
@@ -68,3 +68,35 @@ def progress_advice(
         f"classes are gives {guessing:.3g}: nothing is learned yet. Look at the scribbles over their images, try "
         "another --lr (a tenth, or ten times this), or start from a trained network (--resume MODEL --ft)"
     )
+
+
+def report_shares(terms: dict[str, Tensor], logits: Tensor) -> None:
+    """Log the share of the regularisers in the loss and in its gradient at the logits, and warn where it is odd."""
+    sizes = {name: abs(term.item()) for name, term in terms.items()}
+    slopes = {name: slope(term, logits) for name, term in terms.items()}
+    for name in list(terms)[1:]:
+        of_loss = sizes[name] / (sum(sizes.values()) or 1.0)
+        of_gradient = slopes[name] / (sum(slopes.values()) or 1.0)
+        shares = (percentage(of_loss), percentage(of_gradient))
+        logger.info("%s: %s of the loss, %s of its gradient in the first step", name, *shares)
+        if max(of_loss, of_gradient) < NEGLIGIBLE:
+            logger.warning(
+                "%s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
+                "loss shrinks with the image; --size-free with a weight of about 1 does not)",
+                name,
+            )
+        elif of_gradient > OVERWHELMING:
+            logger.warning("%s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name)
+
+
+def slope(term: Tensor, logits: Tensor) -> float:
+    """Return the norm of a term's gradient at the logits."""
+    if not term.requires_grad:
+        return 0.0
+    (gradient,) = torch.autograd.grad(term, logits, retain_graph=True, allow_unused=True)
+    return 0.0 if gradient is None else gradient.norm().item()
+
+
+def percentage(share: float) -> str:
+    """Return a share as text with two digits that count."""
+    return f"{100 * share:.2g} %"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from common import distributed
 from common.devices import choose_device, describe_device, describe_precision
@@ -20,16 +21,14 @@ from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.checkpoint import class_mismatch, load_weights
 from modeling.networks import build_network
 from modeling.pretrained import default_pretrained
-from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, steps_advice
-from training.balance import report_shares
+from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, report_shares, steps_advice
 from training.journal import Journal, SilentJournal
 from training.options import TrainOptions
 from training.resume import Start, find_start, restore
 from training.step import TrainingStep
 from training.trainer import Trainer
 
-Notes = list[tuple[int, str]]
-"""Lines for the log, with their levels."""
+Notes = list[tuple[int, str]]  # lines for the log, with their levels
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +36,7 @@ logger = logging.getLogger(__name__)
 def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] | None = None) -> Trainer:
     """Return a trainer whose fit() trains as `options` say; in a run of several processes, each calls it.
 
-    Args:
-        options: of the training.
-        regularisers: further ones, by name, beside those that the options name (see losses.registry).
+    `regularisers` are further ones, by name, beside those that the options name (see losses.registry).
 
     Raises:
         InputError: the options, the data, a checkpoint or the run's folder cannot be used.
@@ -60,7 +57,8 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     }
     pretrained = options.pretrained or ("none" if start.checkpoint else default_pretrained(options.backbone))
     model, notes = build_model(options, settings, pretrained, start, device)
-    step = build_step(options, model, label_counts[: loaders.num_classes], regularisers or {})
+    class_counts = label_counts[: loaders.num_classes]
+    step = build_step(options, model, class_counts, regularisers or {})
     journal = open_journal(options, parent, start.folder)
     try:
         log_data(options, loaders, label_counts, device)
@@ -68,7 +66,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         log_network(options, model, origin, notes)
         log_optimisation(options, len(loaders.train), step)
         early = EARLY if start.checkpoint or pretrained != "none" else EARLY_FROM_RANDOM
-        guessing = loss_of_guessing(options, loaders, label_counts, step.criterion.class_weights)
+        guessing = loss_of_guessing(step.criterion, class_counts, loaders.train, options.data.batch_size)
         advise = functools.partial(progress_advice, steps_per_epoch=len(loaders.train), guessing=guessing, early=early)
         trainer = Trainer(options, start.path, model, settings, loaders, step, journal, advise)
         if start.checkpoint and not options.ft:
@@ -97,9 +95,8 @@ def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, Ten
         for loader in filter(None, (loaders.val, loaders.fill_in)):
             loader.dataset.count_labels()  # what is wrong there is found now, not after hours
     if not counts[: loaders.num_classes].any():
-        raise InputError(
-            f"expected {dataset.label_kind}, found no labelled pixel in all training images of {dataset.folder}"
-        )
+        images = f"all training images of {dataset.folder}"
+        raise InputError(f"expected {dataset.label_kind}, found no labelled pixel in {images}")
     return loaders, counts
 
 
@@ -120,12 +117,11 @@ def build_model(
                 f"{start.path}: {mismatch}; give the classes of its training, or --ft to start from its weights"
             )
         if fresh:
-            classes = settings["num_classes"]
-            text = f"new classifier for {classes} classes: {', '.join(fresh)} start from random weights"
-            notes.append((logging.INFO, text))
+            new = f"new classifier for {settings['num_classes']} classes"
+            notes.append((logging.INFO, f"{new}: {', '.join(fresh)} start from random weights"))
         elif mismatch:
-            text = f"{start.path} {mismatch}; its classifier is kept, since their number is the same"
-            notes.append((logging.WARNING, text))
+            kept = "its classifier is kept, since their number is the same"
+            notes.append((logging.WARNING, f"{start.path} {mismatch}; {kept}"))
     model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     if distributed.rank():
         torch.manual_seed(seed + distributed.rank())  # its own dropout
@@ -137,30 +133,19 @@ def build_step(
 ) -> TrainingStep:
     """Return the step that trains `model`; `class_counts` (K,) are the labelled pixels of each class."""
     device = next(model.parameters()).device
+    weights = balanced_class_weights(class_counts) if options.use_balanced_weights else None
     criterion = PartialCrossEntropy(
-        options.loss_type,
-        ignore_index=UNLABELLED,
-        class_weights=balanced_class_weights(class_counts) if options.use_balanced_weights else None,
-        reduction=options.ce_reduction,
-    )
+        options.loss_type, ignore_index=UNLABELLED, class_weights=weights, reduction=options.ce_reduction
+    ).to(device)
     named = {wanted.name: build_regulariser(wanted, options) for wanted in options.regularisers}
+    named = {name: module.to(device) for name, module in {**named, **regularisers}.items()}
+    groups = model.parameter_groups(options.head_rate)
     optimizer = torch.optim.SGD(
-        model.parameter_groups(options.head_rate),
-        lr=options.lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
+        groups, options.lr, options.momentum, weight_decay=options.weight_decay, nesterov=options.nesterov
     )
-    return TrainingStep(
-        distributed.parallel(torch.compile(model) if options.compile else model, device),
-        optimizer,
-        criterion.to(device),
-        {name: module.to(device) for name, module in {**named, **regularisers}.items()},
-        amp=options.amp,
-        accumulate=options.accumulate,
-        min_images=options.min_images,
-        inspect=report_shares,
-    )
+    network = distributed.parallel(torch.compile(model) if options.compile else model, device)
+    how = {"amp": options.amp, "accumulate": options.accumulate, "min_images": options.min_images}
+    return TrainingStep(network, optimizer, criterion, named, **how, inspect=report_shares)
 
 
 def open_journal(options: TrainOptions, parent: Path, folder: Path | None) -> Journal:
@@ -175,18 +160,12 @@ def open_journal(options: TrainOptions, parent: Path, folder: Path | None) -> Jo
     return journal
 
 
-def loss_of_guessing(
-    options: TrainOptions, loaders: Loaders, label_counts: Tensor, class_weights: Tensor | None
-) -> float:
+def loss_of_guessing(criterion: PartialCrossEntropy, class_counts: Tensor, loader: DataLoader, batch: int) -> float:
     """Return the cross-entropy of a network that has learned only how frequent the classes are."""
-    batch, images = options.data.batch_size, len(loaders.train.dataset)
-    return guessing_loss(
-        label_counts[: loaders.num_classes],
-        [min(batch, images - number * batch) for number in range(len(loaders.train))],
-        class_weights=None if class_weights is None else class_weights.cpu(),
-        kind=options.loss_type,
-        reduction=options.ce_reduction,
-    )
+    sizes = [min(batch, len(loader.dataset) - number * batch) for number in range(len(loader))]
+    weights = None if criterion.class_weights is None else criterion.class_weights.cpu()
+    how = {"kind": criterion.kind, "reduction": criterion.reduction}
+    return guessing_loss(class_counts, sizes, class_weights=weights, **how)
 
 
 def log_data(options: TrainOptions, loaders: Loaders, label_counts: Tensor, device: torch.device) -> None:

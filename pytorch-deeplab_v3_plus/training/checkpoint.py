@@ -57,11 +57,7 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest intact checkpoint of a run, or None where the run has not saved any.
-
-    Raises:
-        InputError: there are files, but none is intact.
-    """
+    """Return the newest intact checkpoint of a run, None where it has saved none, or raise InputError."""
     problem = None
     for path in newest_first(folder):
         try:
@@ -71,9 +67,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             logger.warning("%s; taking the checkpoint before it", error)
             problem = error
     if problem:
-        raise InputError(
-            f"{folder}: expected an intact checkpoint to resume from, found none; delete the folder"
-        ) from None
+        raise InputError(f"{folder}: expected an intact checkpoint to resume from, found none; delete the folder")
     return None
 
 

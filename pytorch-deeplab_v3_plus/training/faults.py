@@ -1,4 +1,4 @@
-"""What ends a training before its time: signals, and PyTorch's errors told in one line."""
+"""What ends a training before its time: signals, and errors of PyTorch's, explained in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Turns SIGTERM and SIGINT, inside a `with` block, into a wish to stop; a second SIGINT (Ctrl-C) stops at once."""
+    """Turns SIGTERM and SIGINT, in a `with` block, into a request to stop; a second SIGINT (Ctrl-C) stops at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -43,9 +43,8 @@ class StopRequest:
         self.signal = signal.Signals(number)
 
 
-# What PyTorch's RuntimeErrors say, and what it means.
-WORKER_DIED = "DataLoader worker (pid"
-CPU_MEMORY = "can't allocate memory"
+# What PyTorch's RuntimeErrors say.
+WORKER_DIED, CPU_MEMORY = "DataLoader worker (pid", "can't allocate memory"
 PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
 
 
@@ -55,18 +54,16 @@ def one_line_errors(options: TrainOptions) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        line = explained(error, options)
-        if line is None:
-            raise
-        raise InputError(f"{line}; --resume auto continues from the last checkpoint") from None
+        if line := explained(error, options):
+            raise InputError(f"{line}; --resume auto continues from the last checkpoint") from None
+        raise
 
 
 def explained(error: RuntimeError, options: TrainOptions) -> str | None:
     """Return what an error of PyTorch's means and what to do about it, or None for an unknown one."""
     text = str(error)
     if isinstance(error, torch.cuda.OutOfMemoryError) or CPU_MEMORY in text:
-        what = text.split(". ")[0] if isinstance(error, torch.cuda.OutOfMemoryError) else "out of memory"
-        data = options.data
+        what, data = "out of memory" if CPU_MEMORY in text else text.split(". ")[0], options.data
         return (
             f"{what}; lower --batch-size ({data.batch_size}), --crop-size ({data.crop_size}) or --rloss-scale "
             f"({options.rloss_scale:g}), or raise --accumulate ({options.accumulate}), which keeps the batch, or "
@@ -78,6 +75,5 @@ def explained(error: RuntimeError, options: TrainOptions) -> str | None:
             f"({options.data.workers}); in a container, give it shared memory (docker run --ipc=host)"
         )
     if any(words in text for words in PROCESS_DIED):
-        reason = text.split("\n")[0]
-        return f"another process of this training has ended, and its own message says why ({reason})"
+        return f"another process of this training has ended, and its own message says why ({text.splitlines()[0]})"
     return None

@@ -17,7 +17,7 @@ from PIL import Image
 from common.errors import InputError
 from common.files import write_text
 from common.logs import LineFormatter
-from training.balance import percentage
+from training.advice import percentage
 from training.run_folder import SCORES, STEPS, new_run
 
 logger = logging.getLogger(__name__)
@@ -43,21 +43,16 @@ class _LogFile(logging.FileHandler):
 class _EventFile:
     """A file for tensorboardX's thread: an error there would end the thread, and the run would wait for it for ever."""
 
-    PREFIX = "rloss"  # of a path that tensorboardX is to open with this class
+    PREFIX = "rloss"  # of a path that tensorboardX is to open with this object
+    error: OSError | None = None
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.error: OSError | None = None
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by tensorboardX)
+    def open(self, path: str) -> _EventFile:
+        """Open `path`, which begins with the prefix."""
+        self.path = path.removeprefix(f"{self.PREFIX}:")
+        self._file = open(self.path, "wb")  # noqa: SIM115 (closed by tensorboardX)
+        return self
 
-    @classmethod
-    def open(cls, path: str) -> _EventFile:
-        """Open `path`, which begins with the prefix, as tensorboardX's registry asks for."""
-        cls.latest = cls(path.removeprefix(f"{cls.PREFIX}:"))
-        return cls.latest
-
-    @staticmethod
-    def directory_check(path: str) -> None:
+    def directory_check(self, path: str) -> None:
         """Do nothing: the folder is there."""
 
     def write(self, data: bytes) -> None:
@@ -82,15 +77,9 @@ class _EventFile:
 class Journal:
     """Writes parameters.txt (settings), log.txt, steps.jsonl, scores.jsonl and TensorBoard events into a run's folder.
 
-    Epochs and steps count from 1.
-
-    Args:
-        parent: `<root>/<dataset>/<checkname>`.
-        settings: what parameters.txt lists.
-        folder: a run to continue; None makes the folder of the next number.
-
-    Raises:
-        InputError: the folder cannot be written, or another process is writing it.
+    Epochs and steps count from 1. `folder` is a run to continue; None makes that of the next number in `parent`,
+    which is `<root>/<dataset>/<checkname>`. Raises InputError where the folder cannot be written, or another process
+    is writing it.
     """
 
     def __init__(self, parent: Path, settings: dict[str, Any], folder: Path | None = None) -> None:
@@ -105,13 +94,12 @@ class Journal:
                 leftover.unlink()
             lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
             self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
-            register_writer_factory(_EventFile.PREFIX, _EventFile)
+            self._event_file = _EventFile()
+            register_writer_factory(_EventFile.PREFIX, self._event_file)
             self._events = SummaryWriter(logdir=f"{_EventFile.PREFIX}:{self.folder}")
-            self._event_file = _EventFile.latest
         except BlockingIOError:
-            raise InputError(
-                f"{self.folder}: another process is training in this folder; wait for it, or choose another --checkname"
-            ) from None
+            what = "another process is training in this folder"
+            raise InputError(f"{self.folder}: {what}; wait for it, or choose another --checkname") from None
         except OSError as error:
             raise InputError(f"{parent}: cannot be written ({error.strerror}); choose --run-root") from None
         self._log.setFormatter(LineFormatter("%(asctime)s %(message)s"))
@@ -131,13 +119,10 @@ class Journal:
             raise cannot_write(path, error) from None
 
     def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int, steps_per_epoch: int) -> None:
-        """Take over the records of a run that continues after `step`; later ones, written before it was killed, go.
+        """Take over, from its folder `source`, the records of a run that continues after `step` (over all epochs).
 
-        Args:
-            history: the records of its finished epochs.
-            source: its folder, this one or another.
-            step: steps of the whole training that its checkpoint has seen.
-            steps_per_epoch: renumbers the epochs of earlier versions, which counted from 0.
+        `history` are those of its finished epochs; later ones, written before it was killed, are dropped. The epochs of
+        earlier versions, which counted from 0, are renumbered by `steps_per_epoch`.
         """
         self.write(SCORES, "".join(json.dumps(record) + "\n" for record in history))
         kept = []
@@ -167,9 +152,8 @@ class Journal:
                 self.scalars({f"train/{name}": value}, at)
         self.record(entry, STEPS)
         text = " ".join(f"{name.replace('cross_entropy', 'ce')} {value:.3g}" for name, value in entry["losses"].items())
-        return (
-            f"{text}, {entry['images_per_second']:.1f} img/s, {percentage(entry['waiting_for_data'])} waiting for data"
-        )
+        waiting = percentage(entry["waiting_for_data"])
+        return f"{text}, {entry['images_per_second']:.1f} img/s, {waiting} waiting for data"
 
     def epoch(self, record: dict[str, Any], epochs: int, class_names: Sequence[str]) -> None:
         """Record an epoch of `epochs` and log its line."""
@@ -177,8 +161,7 @@ class Journal:
         self.scalars({"train/lr": record["lr"]}, record["epoch"])
         losses = ", ".join(f"{name.replace('_', '-')} {value:.4g}" for name, value in record["losses"].items())
         line = f"epoch {record['epoch']}/{epochs}: {losses}, {record['images_per_second']} images/s"
-        scores = record.get("val")
-        if scores:
+        if scores := record.get("val"):
             line += f", val mIoU (crop) {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
             shown = {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}
             by_class = zip(class_names, scores["iou"], strict=True)
@@ -198,14 +181,7 @@ class SilentJournal(Journal):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, name: str, text: str) -> None: ...
+    def _ignore(self, *_: Any) -> None:
+        """Write nothing."""
 
-    def record(self, entry: dict[str, Any], file: str = SCORES) -> None: ...
-
-    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int, steps_per_epoch: int) -> None: ...
-
-    def scalars(self, values: dict[str, float], at: int) -> None: ...
-
-    def picture(self, name: str, path: Path, epoch: int) -> None: ...
-
-    def close(self) -> None: ...
+    write = record = rewind = scalars = picture = close = _ignore

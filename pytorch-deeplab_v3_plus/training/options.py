@@ -23,8 +23,8 @@ from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
-# What trains small images from random weights, and a DenseCRF loss that regularises them: the original's rows for these
-# sizes do not (docs/small_images.md).
+# Recipes by image size, as differences from the defaults. SMALL trains small images from random weights, with a loss
+# that regularises them: the original's rows for these sizes do not (docs/small_images.md).
 SMALL = dict(scale_range=(0.9, 1.3), batch_size=8, lr=0.01, ce_reduction="mean", channels_last=True)
 SMALL |= dict(densecrfloss=2.0, size_free=True, rloss_scale=1.0, sigma_rgb=12.0)
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,14 +33,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "256": dict(crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0),
     "513": dict(crop_size=513, base_size=513, batch_size=4, densecrfloss=2e-9, rloss_scale=1.0, sigma_xy=80.0),
 }
-"""Recipes by image size, as differences from the defaults."""
-
 IMAGES_PER_DEVICE = 4
-BASE_RATE = 0.007
-"""Learning rate for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original."""
+BASE_RATE = 0.007  # for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original
 
-
-COUNT, POSITIVE, WEIGHT = number(int, 1), number(float, 0, above=True), number(float, 0)
+POSITIVE, WEIGHT, SHARE = number(float, 0, above=True), number(float, 0), number(float, 0, above=True, high=1)
+HOW_MANY, EPOCHS, STEPS = ({"type": number(int, 1), "metavar": metavar} for metavar in ("N", "EPOCHS", "STEPS"))
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,7 @@ class LossOptions(DenseCRFOptions):
     densecrfloss: float = option(
         0.0, "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off", type=WEIGHT
     )
-    rloss_scale: float = option(
-        1.0, "scale of the DenseCRF loss's input: below 1 it is faster", type=number(float, 0, above=True, high=1)
-    )
+    rloss_scale: float = option(1.0, "scale of the DenseCRF loss's input: below 1 it is faster", type=SHARE)
     exact_gradient: bool = switch("exact gradient of the lattice filter instead of the original's")
     regulariser: tuple[str, ...] | None = option(
         None,
@@ -116,7 +111,7 @@ class LossOptions(DenseCRFOptions):
 class OptimisationOptions:
     """optimisation"""
 
-    epochs: int = option(50, "passes over the images", type=COUNT, metavar="N")
+    epochs: int = option(50, "passes over the images", **HOW_MANY)
     start_epoch: int = option(
         0, "epoch to begin with (--resume sets it)", "--start_epoch", "--start-epoch", type=number(int, 0), metavar="N"
     )
@@ -124,8 +119,7 @@ class OptimisationOptions:
         1,
         "split each batch into N micro-batches: the gradient of the whole batch with the memory of one of them (batch "
         "norm sees the micro-batches)",
-        type=COUNT,
-        metavar="N",
+        **HOW_MANY,
     )
     lr: float | None = option(
         None,
@@ -138,7 +132,7 @@ class OptimisationOptions:
     )
     lr_scheduler: str = option("poly", "learning-rate schedule", choices=SCHEDULES)
     lr_step: int | None = option(
-        None, "with --lr-scheduler step: epochs between drops (default: a third of --epochs)", type=COUNT, metavar="N"
+        None, "with --lr-scheduler step: epochs between drops (default: a third of --epochs)", **HOW_MANY
     )
     momentum: float = option(0.9, "SGD momentum", type=number(float, 0, high=1), metavar="M")
     weight_decay: float = option(5e-4, "SGD weight decay", type=WEIGHT, metavar="D")
@@ -163,40 +157,26 @@ class RunOptions:
         metavar="FILE",
     )
     ft: bool = switch("with --resume: take only the weights; epoch, optimizer and best score start afresh")
-    eval_interval: int = option(
-        1, "epochs between evaluations (the last epoch is always evaluated)", type=COUNT, metavar="EPOCHS"
-    )
+    eval_interval: int = option(1, "epochs between evaluations (the last epoch is always evaluated)", **EPOCHS)
     save_interval: int | None = option(
-        None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", type=COUNT, metavar="N"
+        None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", **HOW_MANY
     )
-    keep: int | None = option(None, "of those, keep only the newest N (default: all)", type=COUNT, metavar="N")
+    keep: int | None = option(None, "of those, keep only the newest N (default: all)", **HOW_MANY)
     save_steps: int | None = option(
-        None,
-        "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)",
-        type=COUNT,
-        metavar="N",
+        None, "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)", **HOW_MANY
     )
     log_interval: int = option(
-        10,
-        "steps between two lines of steps.jsonl; the losses are read from the device only then",
-        type=COUNT,
-        metavar="STEPS",
+        10, "steps between two lines of steps.jsonl; the losses are read from the device only then", **STEPS
     )
     benchmark: int | None = option(
-        None,
-        "take N steps, print the time of each part of a step and the peak memory, and write nothing",
-        type=COUNT,
-        metavar="N",
+        None, "take N steps, print the time of each part of a step and the peak memory, and write nothing", **HOW_MANY
     )
     no_val: bool = switch("train without evaluation")
 
 
 @dataclass(frozen=True)
 class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, NetworkOptions):
-    """All options of a training; those of its data are `data`.
-
-    Raises InputError for options that contradict each other or the machine.
-    """
+    """All options of a training; raises InputError for those that contradict each other or the machine."""
 
     data: DataOptions = DataOptions()
 
@@ -255,11 +235,9 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             )
         least = self.min_images * devices * self.accumulate
         if batch_size < least:
-            raise InputError(
-                f"--batch-size {batch_size}: {devices} process{'es' * (devices > 1)} with --accumulate "
-                f"{self.accumulate} need at least {least} images in a step"
-                + ("" if self.sync_bn or self.freeze_bn else ", since batch normalisation has no statistics of one")
-            )
+            who = f"{devices} process{'es' * (devices > 1)} with --accumulate {self.accumulate}"
+            why = "" if self.sync_bn or self.freeze_bn else ", since batch normalisation has no statistics of one"
+            raise InputError(f"--batch-size {batch_size}: {who} need at least {least} images in a step{why}")
 
     def settings(self) -> dict[str, Any]:
         """Return every option by its name on the command line, those of the data included, as plain values."""
@@ -286,10 +264,8 @@ def parse_with_preset(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the training script."""
-    parser = argparse.ArgumentParser(
-        description="Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss.",
-        formatter_class=HelpFormatter,
-    )
+    about = "Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss."
+    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter)
     add_preset(parser, "a recipe for images of this size")
     add_options(parser, DataOptions)
     add_options(parser, TrainOptions)
@@ -299,9 +275,8 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_options(argv: Sequence[str] | None = None) -> TrainOptions:
     """Parse the command line of training and fill in what follows from other options.
 
-    Raises:
-        InputError: options that contradict each other.
-        SystemExit: status 2 for a value out of its range, 0 for --help and --regulariser help.
+    Raises InputError for options that contradict each other, and SystemExit for a value out of its range (status 2) and
+    after --help and --regulariser help (status 0).
     """
     parser = build_parser()
     namespace = parse_with_preset(parser, argv)

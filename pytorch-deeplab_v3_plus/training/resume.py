@@ -12,9 +12,9 @@ from common.errors import InputError
 from common.files import replace_file
 from modeling.checkpoint import load_checkpoint
 from training.checkpoint import BEST, newest_checkpoint, random_states, set_random_states
-from training.epoch_losses import EpochLosses
 from training.options import TrainOptions
 from training.run_folder import BEST_SCORE, final_scores, newest_run
+from training.step import EpochLosses
 
 if TYPE_CHECKING:
     from training.trainer import Trainer
@@ -28,10 +28,8 @@ class Ended(Exception):
 class Start:
     """Where a training starts."""
 
-    folder: Path | None = None
-    """The run to continue, None for a new one."""
-    path: Path | None = None
-    """The checkpoint to start from, and its content."""
+    folder: Path | None = None  # the run to continue, None for a new one
+    path: Path | None = None  # the checkpoint to start from, and its content
     checkpoint: dict[str, Any] | None = None
 
 
@@ -82,8 +80,7 @@ def image_order(trainer: Trainer) -> dict[str, int]:
 def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     """Have a trainer continue where `checkpoint`, read from `source`, stopped; its weights are loaded already.
 
-    Raises:
-        InputError: the checkpoint holds no training, or one that cannot be continued with these options.
+    Raises InputError where it holds no training, or one that cannot be continued with these options.
     """
     _check_resumable(trainer, checkpoint, source)
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
@@ -111,10 +108,11 @@ def _check_resumable(trainer: Trainer, checkpoint: dict[str, Any], source: Path)
             "more, or start afresh from its weights with --ft"
         )
     for name, value in image_order(trainer).items() if checkpoint.get("step") else ():
-        if checkpoint["order"][name] != value:
+        before = checkpoint["order"][name]
+        if before != value:
             raise InputError(
-                f"{source}: stopped within an epoch of other batches: {name} was {checkpoint['order'][name]} and is "
-                f"{value}; give the earlier value, or start afresh from its weights with --ft"
+                f"{source}: stopped within an epoch of other batches: {name} was {before} and is {value}; give the "
+                "earlier value, or start afresh from its weights with --ft"
             )
 
 

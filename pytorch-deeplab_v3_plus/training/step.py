@@ -1,8 +1,9 @@
-"""One optimizer step: the losses of a batch, their gradients, and the update."""
+"""One optimizer step: the losses of a batch, their gradients, and the update; and the losses of an epoch's steps."""
 
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,16 +16,14 @@ from dataloaders.transforms import normalize
 from losses.registry import apply_regulariser, takes
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Terms = dict[str, Tensor]
-"""The losses by name, scalars."""
+Terms = dict[str, Tensor]  # the losses by name, scalars
 
 
-class Whole(NamedTuple):
+class Totals(NamedTuple):
     """What the micro-batches of a batch, over all processes, have in common."""
 
     images: int
-    size: Tensor
-    """What the cross-entropy is divided by (see PartialCrossEntropy.size)."""
+    size: Tensor  # what the cross-entropy is divided by (see PartialCrossEntropy.size)
 
 
 class NotFinite(Exception):
@@ -35,36 +34,23 @@ class NotFinite(Exception):
         self.name, self.value, self.step, self.image_ids = name, value, step, image_ids
 
 
+@dataclass(eq=False, repr=False)
 class TrainingStep:
-    """An optimizer step on a batch, of which each process has its share.
+    """An optimizer step on a batch, of which each process has its share."""
 
-    Args:
-        network: what images pass through: the model itself, or the model compiled or in DistributedDataParallel.
-        optimizer: of its parameters.
-        criterion: a PartialCrossEntropy.
-        regularisers: by name (see losses.registry).
-        amp: off, bf16 or fp16: precision of the network; losses stay in float32.
-        accumulate: split each batch into so many micro-batches.
-        min_images: fewest images in a micro-batch.
-        inspect: called once, with the losses and the logits of the first micro-batch, before its backward pass.
-    """
+    network: nn.Module  # what images pass through: the model, or what compile or DistributedDataParallel makes of it
+    optimizer: torch.optim.Optimizer
+    criterion: nn.Module  # a PartialCrossEntropy
+    regularisers: Mapping[str, nn.Module] = field(default_factory=dict)  # by name (see losses.registry)
+    _: KW_ONLY
+    amp: str = "off"  # off, bf16 or fp16: precision of the network; losses stay in float32
+    accumulate: int = 1  # how many micro-batches a batch is split into ...
+    min_images: int = 1  # ... each of at least so many images
+    # Called once, with the losses and the logits of the first micro-batch, before its backward pass.
+    inspect: Callable[[Terms, Tensor], None] | None = None
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        criterion: nn.Module,
-        regularisers: Mapping[str, nn.Module] | None = None,
-        *,
-        amp: str = "off",
-        accumulate: int = 1,
-        min_images: int = 1,
-        inspect: Callable[[Terms, Tensor], None] | None = None,
-    ) -> None:
-        self.network, self.optimizer, self.criterion = network, optimizer, criterion
-        self.regularisers = dict(regularisers or {})
-        self.amp, self.accumulate, self.min_images, self.inspect = amp, accumulate, min_images, inspect
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.clock = Stopwatch()
         self.images = 0  # since reset(), over all processes
 
@@ -81,11 +67,8 @@ class TrainingStep:
     def __call__(self, batch: dict[str, Any]) -> Terms:
         """Take the step; return what this process's share adds to each loss, without waiting for the device.
 
-        Args:
-            batch: of the loaders: 'image', uint8 (n, 3, H, W), and 'label', uint8 (n, H, W).
-
-        Raises:
-            NotFinite: the cross-entropy, where a regulariser refuses what the network gives.
+        Of `batch` it takes 'image', uint8 (n, 3, H, W), and 'label', uint8 (n, H, W). Raises NotFinite where a
+        regulariser refuses what the network gives because the cross-entropy is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.gradients(batch)
@@ -110,23 +93,21 @@ class TrainingStep:
         processes = distributed.world_size()
         images = int(distributed.sum_over_processes(torch.tensor(len(image))))
         self.images += images
-        whole = Whole(images, distributed.sum_over_processes(self.criterion.size(labels)))
+        totals = Totals(images, distributed.sum_over_processes(self.criterion.size(labels)))
         # The same number everywhere, as each forward pass of synchronised batch norms is one of all processes.
         parts = max(1, min(self.accumulate, images // processes // self.min_images))
         losses: Terms = {}
-        for number, part in enumerate(
-            zip(*(t.tensor_split(parts) for t in (image, inputs, labels, region)), strict=True)
-        ):
-            last = number == parts - 1
-            with contextlib.nullcontext() if last else distributed.without_reduction(self.network):
-                terms = self.terms(*part, whole)
+        split = zip(*(values.tensor_split(parts) for values in (image, inputs, labels, region)), strict=True)
+        for number, part in enumerate(split, 1):
+            with contextlib.nullcontext() if number == parts else distributed.without_reduction(self.network):
+                terms = self.terms(*part, totals)
                 with self.clock.part("backward"):
                     # Times the processes, since their gradients are averaged.
                     self.scaler.scale(torch.stack(list(terms.values())).sum() * processes).backward()
             losses = {name: losses.get(name, 0) + term.detach() for name, term in terms.items()}
         return losses
 
-    def terms(self, image: Tensor, inputs: Tensor, labels: Tensor, region: Tensor, whole: Whole) -> Terms:
+    def terms(self, image: Tensor, inputs: Tensor, labels: Tensor, region: Tensor, totals: Totals) -> Terms:
         """Return what a micro-batch adds to each loss of the whole batch; `inputs` are the normalised images."""
         wants_features = any(takes(regulariser, "features") for regulariser in self.regularisers.values())
         half = torch.autocast(self.device.type, AMP_TYPES.get(self.amp), enabled=self.amp != "off")
@@ -134,7 +115,7 @@ class TrainingStep:
             output = self.network(inputs, with_features=True) if wants_features else (self.network(inputs),)
         logits, *features = (values.float() for values in output)
         with self.clock.part("cross_entropy"):
-            terms = {"cross_entropy": self.criterion(logits, labels, whole.size)}
+            terms = {"cross_entropy": self.criterion(logits, labels, totals.size)}
         probabilities = logits.softmax(1) if self.regularisers else None
         more = {"labels": labels, "logits": logits, "features": features[0] if features else None}
         for name, regulariser in self.regularisers.items():
@@ -142,16 +123,46 @@ class TrainingStep:
                 try:
                     value = apply_regulariser(regulariser, image.float(), probabilities, region, **more)
                 except ValueError:
-                    self._refuse_infinite(terms)  # then the regulariser is not to blame
+                    for earlier, term in terms.items():  # where one is infinite, this regulariser is not to blame
+                        if not term.isfinite():
+                            raise NotFinite(earlier, term.item()) from None
                     raise
-                terms[name] = value * (len(image) / whole.images)
+                terms[name] = value * (len(image) / totals.images)
         if self.inspect is not None:
             inspect, self.inspect = self.inspect, None
             inspect(terms, logits)
         return terms
 
-    @staticmethod
-    def _refuse_infinite(terms: Terms) -> None:
-        for name, term in terms.items():
-            if not math.isfinite(term.item()):
-                raise NotFinite(name, term.item()) from None
+
+class EpochLosses:
+    """The losses of an epoch's steps; `values` holds those read so far: name -> one number a step, of all processes."""
+
+    def __init__(self, values: dict[str, list[float]] | None = None) -> None:
+        self.values = values or {}
+        self._pending: list[tuple[int, list[str], Terms]] = []
+
+    def add(self, step: int, image_ids: list[str], losses: Terms) -> None:
+        """Note the losses of a step, which the device may still be computing."""
+        self._pending.append((step, image_ids, losses))
+
+    def read(self) -> None:
+        """Fetch what was noted; raise NotFinite where a loss is not finite.
+
+        It is the one place where training itself waits for the device. (The DenseCRF loss waits in each step, to check
+        its input and, on a GPU, for the size of its lattice.)
+        """
+        if not self._pending:
+            return
+        names = list(self._pending[0][2])
+        read = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self._pending]).cpu()
+        for (step, image_ids, _), row in zip(self._pending, read.tolist(), strict=True):
+            for name, value in zip(names, row, strict=True):
+                if not math.isfinite(value):
+                    raise NotFinite(name, value, step, image_ids)
+        self._pending.clear()
+        for name, column in zip(names, distributed.sum_over_processes(read).T.tolist(), strict=True):
+            self.values.setdefault(name, []).extend(column)
+
+    def means(self, start: int = 0) -> dict[str, float]:
+        """Return the mean of each loss that was read, from step `start` (counted from 0) on."""
+        return {name: sum(values[start:]) / len(values[start:]) for name, values in self.values.items()}

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +16,36 @@ from common import distributed
 from common.errors import InputError
 from dataloaders import Loaders
 from evaluation import evaluate
-from training.checkpoint import (
-    BEST,
-    BEST_OF_RUNS,
-    BY_EPOCH,
-    keep_newest,
-    newest_finite,
-    save_checkpoint,
-    save_last,
-)
-from training.epoch_losses import EpochLosses
+from training.checkpoint import BEST, BEST_OF_RUNS, BY_EPOCH, keep_newest, newest_finite, save_checkpoint, save_last
 from training.faults import Stopped, StopRequest
-from training.final_evaluation import final_evaluation
 from training.journal import Journal
 from training.options import TrainOptions
-from training.pictures import draw_curves, draw_validation
+from training.results import draw_curves, draw_validation, final_evaluation
 from training.resume import training_state
 from training.run_folder import BEST_SCORE, best_of_other_runs
 from training.schedule import rate_factor
-from training.step import NotFinite, TrainingStep
+from training.step import EpochLosses, NotFinite, TrainingStep
 
 SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
-    """Train a network from its options to its final scores (see training.build.build_trainer).
+    """Trains a network from its options to its final scores (see training.build.build_trainer)."""
 
-    Args:
-        options: resolved.
-        start: the checkpoint that the weights come from, if any.
-        model: the network, on its device.
-        settings: what rebuilds the network, kept in the checkpoints.
-        loaders: of this process.
-        step: takes the optimizer steps.
-        journal: of the run's folder.
-        advise: from the records of the epochs so far to a warning, or None.
-    """
+    options: TrainOptions  # resolved
+    start: Path | None  # the checkpoint that the weights come from
+    model: nn.Module  # on its device
+    settings: dict[str, Any]  # what rebuilds the model, kept in the checkpoints
+    loaders: Loaders  # of this process
+    step: TrainingStep
+    journal: Journal
+    advise: Callable[[Sequence[dict[str, Any]]], str | None]  # from the records of the epochs so far to a warning
 
-    def __init__(
-        self,
-        options: TrainOptions,
-        start: Path | None,
-        model: nn.Module,
-        settings: dict[str, Any],
-        loaders: Loaders,
-        step: TrainingStep,
-        journal: Journal,
-        advise: Callable[[Sequence[dict[str, Any]]], str | None] = lambda history: None,
-    ) -> None:
-        self.options, self.start, self.model, self.settings = options, start, model, settings
-        self.loaders, self.step, self.journal, self.advise = loaders, step, journal, advise
-        self.epoch, self.steps_done = options.start_epoch, 0  # finished epochs, and steps of the next one
+    def __post_init__(self) -> None:
+        self.epoch, self.steps_done = self.options.start_epoch, 0  # finished epochs, and steps of the next one
         self.losses = EpochLosses()
         self.history: list[dict[str, Any]] = []  # a record for each finished epoch
         self.best_before = -1.0  # of what the history does not know
@@ -89,15 +67,15 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train to the last epoch and return the final scores.
 
-        Raises:
-            Stopped: a signal came; everything is saved.
-            InputError: a loss is not finite, or a file cannot be written.
+        Raises Stopped where a signal came and everything is saved, and InputError where a loss is not finite or a file
+        cannot be written.
         """
         try:
             with self.stop:
                 while self.epoch < self.options.epochs:
                     record = self.train_epoch()
-                    if self._is_evaluated(record["epoch"]):
+                    due = record["epoch"] % self.options.eval_interval == 0 or record["epoch"] == self.options.epochs
+                    if due and not self.options.no_val:
                         self.save()  # here, as an evaluation may take long and be stopped
                         record["val"] = self.evaluate(self.loaders.val, "evaluating")
                     self.end_epoch(record)
@@ -111,13 +89,12 @@ class Trainer:
     def train_epoch(self) -> dict[str, Any]:
         """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""
         epoch, total = self.epoch + 1, self.steps_per_epoch
-        self.loaders.train.batch_sampler.set_epoch(self.epoch, start=self.steps_done)
+        first, title = self.steps_done, f"epoch {epoch}/{self.options.epochs}"
+        self.loaders.train.batch_sampler.set_epoch(self.epoch, start=first)
         self.model.train()
         self.step.reset()
-        first = self.steps_done
-        hidden = None if distributed.is_main() else True
-        description = f"epoch {epoch}/{self.options.epochs}"
-        bar = tqdm(desc=description, unit="step", initial=first, total=total, leave=False, disable=hidden)
+        hidden = None if distributed.is_main() else True  # None: only without a terminal
+        bar = tqdm(desc=title, unit="step", initial=first, total=total, leave=False, disable=hidden)
         with bar, logging_redirect_tqdm():
             for batch in self.timed(self.loaders.train):
                 lr = self.set_rate(self.steps_done)
@@ -144,7 +121,7 @@ class Trainer:
         try:
             losses = self.step(batch)
         except NotFinite as error:
-            raise self._diverged(NotFinite(error.name, error.value, self.steps_done + 1, batch["name"])) from None
+            raise self._diverged(error, self.steps_done + 1, batch["name"]) from None
         self.steps_done += 1
         self.losses.add(self.steps_done, batch["name"], losses)
 
@@ -161,13 +138,8 @@ class Trainer:
     def set_rate(self, step: int) -> float:
         """Set the learning rates for a step of this epoch, counted from 0, and return the backbone's."""
         options, total = self.options, self.steps_per_epoch
-        factor = rate_factor(
-            options.lr_scheduler,
-            self.epoch * total + step,
-            options.epochs * total,
-            epoch=self.epoch,
-            epochs_per_drop=options.lr_step,
-        )
+        drops = {"epoch": self.epoch, "epochs_per_drop": options.lr_step}
+        factor = rate_factor(options.lr_scheduler, self.epoch * total + step, options.epochs * total, **drops)
         for group in self.step.optimizer.param_groups:
             group["lr"] = options.lr * factor * group["lr_scale"]
         return options.lr * factor
@@ -197,21 +169,16 @@ class Trainer:
         try:
             self.losses.read()
         except NotFinite as failed:
-            raise self._diverged(failed) from None
+            raise self._diverged(failed, failed.step, failed.image_ids) from None
 
-    def _diverged(self, failed: NotFinite) -> InputError:
-        good = newest_finite(self.journal.folder, self.start)
+    def _diverged(self, failed: NotFinite, step: int, image_ids: Sequence[str]) -> InputError:
+        good = newest_finite(self.journal.folder, self.start) or "none yet"
         return InputError(
-            f"the loss {failed.name} became {failed.value} at epoch {self.epoch + 1}, step {failed.step}, images "
-            f"{', '.join(failed.image_ids)}; lower --lr or the weights, or look at these files; last good checkpoint: "
-            f"{good or 'none yet'}"
+            f"the loss {failed.name} became {failed.value} at epoch {self.epoch + 1}, step {step}, images "
+            f"{', '.join(image_ids)}; lower --lr or the weights, or look at these files; last good checkpoint: {good}"
         )
 
     # Evaluation and the end of an epoch
-
-    def _is_evaluated(self, epoch: int) -> bool:
-        wanted = epoch % self.options.eval_interval == 0 or epoch == self.options.epochs
-        return wanted and not self.options.no_val
 
     def evaluate(self, batches: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
         """Return the scores of the network, in float32; a signal stops it."""
@@ -226,14 +193,13 @@ class Trainer:
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch, redraw the pictures and keep its checkpoints."""
-        best_before, scores = self.best, record.get("val")
+        best_before = self.best
         self.history.append(record)
         self.epoch, self.steps_done, self.losses = self.epoch + 1, 0, EpochLosses()
         self.journal.epoch(record, self.options.epochs, self.loaders.class_names)
-        advice = self.advise(self.history)
-        if advice:
+        if advice := self.advise(self.history):
             logger.warning("%s", advice)
-        if (scores or self.epoch == self.options.epochs) and distributed.is_main():
+        if (record.get("val") or self.epoch == self.options.epochs) and distributed.is_main():
             self.draw()
         improved = self.best > best_before
         folder, copies = self.journal.folder, []
@@ -259,7 +225,7 @@ class Trainer:
         """Score the last network by both protocols and return val, fill_in (both crop) and val_full."""
         scores: dict[str, Any] = {}
         if not self.options.no_val:
-            # A run that was told to end earlier than before may end between two evaluations.
+            # A run resumed with fewer --epochs may end between two evaluations.
             val = self.history[-1].get("val")
             folder = self.journal.folder / "evaluation"
             scores = final_evaluation(self.model, self.loaders, self.options, folder, val, self.until_stopped)

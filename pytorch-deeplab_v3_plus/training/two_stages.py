@@ -3,7 +3,7 @@
 For each seed: stage 1 trains with partial cross-entropy alone. Stage 2 starts from its weights, twice, with the same
 number of steps, rate, schedule, augmentation and seed: once with partial cross-entropy alone and once with the
 regulariser. Full supervision, if asked for, runs the same two stages on the full truth. Each training is a run of
-train_withdensecrfloss.py. Finished trainings are skipped; an interrupted first stage resumes, a second restarts.
+train_withdensecrfloss.py. Finished ones are skipped; an interrupted first stage resumes, a second restarts.
 """
 
 import json
@@ -29,15 +29,14 @@ from figures.sheets import evenly_spaced, save_contact_sheet
 from modeling.checkpoint import load_network
 from prediction import segment
 from training.checkpoint import LAST
-from training.run_folder import final_scores
+from training.run_folder import PREFIX, SCORES, final_scores
 
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 UNREGULARISED = ("--densecrfloss", "0")
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""The final scores of each arm, seed by seed (see training.monitor.final_scores)."""
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # the final scores of each arm, seed by seed
 
 
 class Training(NamedTuple):
@@ -48,42 +47,25 @@ class Training(NamedTuple):
     title: str
     options: tuple[str, ...]
 
-    def command(self) -> list[str]:
-        """Return the command line."""
-        return [sys.executable, str(SCRIPT), "--run-root", str(self.root), "--checkname", self.name, *self.options]
-
 
 def ended_run(root: Path, name: str) -> Path | None:
     """Return the folder of the run `name` under `root` once it has ended, else None."""
-    for path in root.glob(f"*/{name}/experiment_*/scores.jsonl"):
-        if final_scores(path.parent):
-            return path.parent
-    return None
+    runs = (path.parent for path in root.glob(f"*/{name}/{PREFIX}*/{SCORES}"))
+    return next(filter(final_scores, runs), None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second stages that start from the same first one.
+    """Second stages that start from the same first one."""
 
-    Args:
-        folder: where all runs go.
-        seeds: each makes a first stage of its own, and the second stages from there.
-        stage_epochs: lengths of the two stages, in epochs.
-        options: of all trainings.
-        variants: regularised second stages, name -> further options.
-        full: whether full supervision runs the two stages as well.
-        stage2_lr: rate of the second stages; None: as the first.
-        evaluations: about how many of them during a training.
-    """
-
-    folder: Path
-    seeds: tuple[int, ...]
-    stage_epochs: tuple[int, int]
-    options: tuple[str, ...]
-    variants: Mapping[str, tuple[str, ...]]
-    full: bool
-    stage2_lr: float | None = None
-    evaluations: int = 10
+    folder: Path  # where all runs go
+    seeds: tuple[int, ...]  # each makes a first stage of its own, and the second stages from there
+    stage_epochs: tuple[int, int]  # lengths of the two stages
+    options: tuple[str, ...]  # of all trainings
+    variants: Mapping[str, tuple[str, ...]]  # regularised second stages: name -> further options
+    full: bool  # whether full supervision runs the two stages as well
+    stage2_lr: float | None = None  # rate of the second stages; None: as the first
+    evaluations: int = 10  # about how many during a training
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
@@ -94,16 +76,14 @@ class Comparison:
         return arms | ({"full": ("--supervision", "full", *UNREGULARISED)} if self.full else {})
 
     def first_stage(self) -> list[Training]:
-        """Return the trainings of the first stage, which go on where they were cut off."""
+        """Return the trainings of the first stage, which resume where they were interrupted."""
         labels = {"stage1": "scribble"} | ({"stage1_full": "full"} if self.full else {})
-        return [
-            self._training(
-                *(seed, name, f"stage 1, {label} labels", 0),
-                ("--supervision", label, *UNREGULARISED, "--resume", "auto"),
-            )
-            for seed in self.seeds
-            for name, label in labels.items()
-        ]
+        trainings = []
+        for seed in self.seeds:
+            for name, label in labels.items():
+                options = ("--supervision", label, *UNREGULARISED, "--resume", "auto")
+                trainings.append(self._training(seed, name, f"stage 1, {label} labels", 0, options))
+        return trainings
 
     def second_stage(self) -> list[Training]:
         """Return the trainings of the second stage; the first has to have ended."""
@@ -118,52 +98,41 @@ class Comparison:
 
     def run_folder(self, seed: int, name: str) -> Path | None:
         """Return the folder of a training that has ended, else None."""
-        return ended_run(self._root(seed), name)
+        return ended_run(self.folder / f"seed_{seed}", name)
 
     def results(self) -> Results:
         """Return the final scores."""
         return {arm: [final_scores(self.run_folder(seed, arm)) for seed in self.seeds] for arm in self.arms}
 
-    def _root(self, seed: int) -> Path:
-        return self.folder / f"seed_{seed}"
-
     def _training(self, seed: int, name: str, title: str, stage: int, options: tuple[str, ...]) -> Training:
         epochs = self.stage_epochs[stage]
         interval = max(1, epochs // self.evaluations)
         settings = ("--seed", str(seed), "--epochs", str(epochs), "--eval-interval", str(interval))
-        return Training(
-            self._root(seed), name, f"seed {seed}, {title}: {epochs} epochs", (*self.options, *settings, *options)
-        )
+        title = f"seed {seed}, {title}: {epochs} epochs"
+        return Training(self.folder / f"seed_{seed}", name, title, (*self.options, *settings, *options))
 
     def train(self, jobs: int) -> None:
         """Train what has not ended before, up to `jobs` trainings at a time."""
-        self._check_folder()
+        self._take_folder()
         train_all(self.first_stage(), jobs)
         train_all(self.second_stage(), jobs)
 
-    def _check_folder(self) -> None:
+    def _take_folder(self) -> None:
         """Make the folder; refuse one that holds another comparison."""
-        settings = {
-            "options": list(self.options),
-            "variants": {name: list(options) for name, options in self.variants.items()},
-            "stage_epochs": list(self.stage_epochs),
-            "stage2_lr": self.stage2_lr,
-        }
-        text = json.dumps(settings, indent=1) + "\n"
+        settings = {"options": self.options, "variants": dict(self.variants), "stage_epochs": self.stage_epochs}
+        text = json.dumps(settings | {"stage2_lr": self.stage2_lr}, indent=1) + "\n"
         path = self.folder / "comparison.json"
         make_folder(self.folder, "choose another --output")
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise InputError(
-                f"{path}: this folder holds a comparison with other settings; choose another --output, or delete it"
-            )
+            what = "this folder holds a comparison with other settings"
+            raise InputError(f"{path}: {what}; choose another --output, or delete it")
         write_text(path, text)
 
 
 def train_all(trainings: Iterable[Training], jobs: int) -> None:
     """Train what has not ended before, up to `jobs` at a time. SIGTERM stops them all, each at a checkpoint.
 
-    Raises:
-        InputError: a training failed; the others that run are awaited.
+    Raises InputError where a training failed, after waiting for the others that run.
     """
     todo = [training for training in trainings if not ended_run(training.root, training.name)]
     at_once = max(1, min(jobs, len(todo)))
@@ -176,7 +145,7 @@ def train_all(trainings: Iterable[Training], jobs: int) -> None:
                 future.result()
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(error, Exception):  # a signal: without it they would go on alone
+            if not isinstance(error, Exception):  # a signal, after which they would run on alone
                 for process in tuple(running):
                     process.terminate()
             raise
@@ -186,24 +155,26 @@ def train_all(trainings: Iterable[Training], jobs: int) -> None:
 
 def _train(training: Training, at_once: int, running: set[subprocess.Popen]) -> None:
     """Run one training in a process of its own, which is in `running` for that time."""
-    command = training.command()
+    place = ("--run-root", str(training.root), "--checkname", training.name)
+    command = [sys.executable, str(SCRIPT), *place, *training.options]
+    short_title = training.title.split(":")[0]
     logger.info("=== %s", training.title)
-    options: dict[str, Any] = {}
+    how: dict[str, Any] = {}
     if at_once > 1:
         threads = str(max(1, (os.cpu_count() or 1) // at_once))
-        options = {"env": {"OMP_NUM_THREADS": threads, **os.environ}, "text": True}
-        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        how = {"env": {"OMP_NUM_THREADS": threads, **os.environ}, "text": True}
+        how |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     last: deque[str] = deque(maxlen=20)
-    with subprocess.Popen(command, **options) as process:
+    with subprocess.Popen(command, **how) as process:
         running.add(process)
-        for line in process.stdout or ():  # the whole log is in the run's folder
+        for line in process.stdout or ():  # all of it is in the run's log
             last.append(line)
             if line.startswith(("epoch", "WARNING", "error")):
-                logger.info("%s: %s", training.title.split(":")[0], line.rstrip())
+                logger.info("%s: %s", short_title, line.rstrip())
     running.remove(process)
     if process.returncode or not ended_run(training.root, training.name):
         if last:
-            logger.info("%s ended with\n%s", training.title.split(":")[0], "".join(last))
+            logger.info("%s ended with\n%s", short_title, "".join(last))
         raise InputError(f"training stopped with status {process.returncode}; the command was: {shlex.join(command)}")
 
 
@@ -259,11 +230,8 @@ def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
 
 def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split: str) -> None:
     """Draw images of `split` with their scribbles, what each arm of the first seed predicts, and the truth."""
-    loader = getattr(loaders, split)
-    dataset = loader.dataset
-    networks = {
-        ARMS[arm]: load_network(comparison.run_folder(comparison.seeds[0], arm) / LAST) for arm in comparison.arms
-    }
+    dataset, seed = getattr(loaders, split).dataset, comparison.seeds[0]
+    networks = {ARMS[arm]: load_network(comparison.run_folder(seed, arm) / LAST) for arm in comparison.arms}
     rows = []
     for index in evenly_spaced(len(dataset)):
         image, scribble, truth = dataset.pictures(index)

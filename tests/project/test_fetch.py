@@ -229,7 +229,7 @@ def test_a_wrong_checksum_is_refused_and_the_next_mirror_taken(fetch, archives):
 
 
 @pytest.mark.parametrize("tool", ["wget", "curl"])
-@pytest.mark.parametrize(("kind", "said"), [("gone", "404"), ("page", "expected a whole ZIP archive")])
+@pytest.mark.parametrize(("kind", "said"), [("gone", "404"), ("page", "expected a complete ZIP archive")])
 def test_a_dead_link_is_one_line_that_says_how_to_go_on(fetch, tmp_path, archives, kind, said, tool):
     if not shutil.which(tool):
         pytest.skip(f"no {tool} here")

@@ -1,5 +1,6 @@
 """The notebook: it runs, in short, and what is stored in it is what its text says."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -36,9 +37,10 @@ def stored():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
+@pytest.mark.slow
 def test_it_runs(stored, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
-    monkeypatch.setenv("RLOSS_TOUR_STEPS", "2")
+    monkeypatch.setenv("RLOSS_TOUR_EPOCHS", "1")
     code = tmp_path / "pytorch-deeplab_v3_plus"
     shutil.copytree(HOME / code.name, code, ignore=shutil.ignore_patterns("__pycache__", "run"))
     (tmp_path / "notebooks").mkdir()
@@ -48,8 +50,13 @@ def test_it_runs(stored, tmp_path, monkeypatch):
         stored, timeout=300, kernel_name="python3", resources=where
     ).execute()  # raises what a cell raises
     assert pictures_of(stored) == pictures
-    assert (tmp_path / "run/tour/tour.pth.tar").is_file()
-    assert (tmp_path / "run/tour/val_0001_prediction.png").is_file()
+    output = tmp_path / "run/tour"
+    assert (output / "val_0001_prediction.png").is_file()
+    for name, with_loss in {"partial_ce": False, "more_partial_ce": False, "densecrf": True}.items():
+        run = output / "runs/data" / name / "experiment_0"
+        assert (run / "checkpoint_last.pth.tar").is_file()
+        epochs = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+        assert ("densecrf" in epochs[0]["losses"]) == with_loss
 
 
 def test_it_is_stored_as_it_ran(stored):
@@ -65,12 +72,12 @@ def test_it_is_stored_as_it_ran(stored):
 
 def test_the_stored_numbers_are_what_the_text_says(stored):
     text = text_of(stored)
-    assert number(r"(\d+) steps in", text) == 150
-    before = number(r"([\d.]+)  after section 2", text)
-    more = number(r"([\d.]+)  partial CE\n", text)
-    with_loss = number(r"([\d.]+)  with DenseCRF loss", text)
-    assert before > number(r"background everywhere would have ([\d.]+)", text)
-    assert with_loss > more + 1  # "gains some points"
+    assert number(r"(\d+) steps, ", text) == 300
+    first, more, with_loss = (number(rf"mIoU(?: +[\d.]+){{{n}}} +([\d.]+)", text) for n in range(3))
+    assert first == number(r"against their full truth: ([\d.]+)", text)
+    assert first > number(r"background everywhere would have ([\d.]+)", text)
+    assert first < more and with_loss > more + 1  # "helps a little", "gains some points over that"
     assert number(r"right on the scribbles: (\d+)", text) > 90  # "nearly all of them"
+    assert number(r"four validation images: ([\d.]+)", text) < 30  # "expect little on a new one"
     predicted, truth = (number(rf"(-[\d.]+)  {name}", text) for name in ("partial CE's prediction", "the truth"))
     assert number(r"(-[\d.]+)  background everywhere", text) == -1 < truth < predicted

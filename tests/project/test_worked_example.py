@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from common.errors import exit_status
@@ -29,6 +30,7 @@ def run(words: list[str]) -> None:
     assert exit_status(lambda: script.main(options)) == 0, shlex.join(words)
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # the page runs them in the code's folder, and all that they write goes to run/
     printed: dict[str, str] = {}

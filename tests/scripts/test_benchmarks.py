@@ -95,6 +95,7 @@ def test_step_memory_grows_with_the_batch():
     assert 3 * few < many < 9 * few and few_half <= few and many_half < many
 
 
+@pytest.mark.slow
 def test_study(voc, monkeypatch, capsys):
     monkeypatch.setitem(
         study.STUDIES, "40", study.Study(33, {"weak": study.loss(1, 4, 10)}, ("--batch-size", "2"), (1, 1))

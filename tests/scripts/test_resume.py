@@ -47,6 +47,7 @@ def train_under(strikes: list[str], voc: Path, run_root: Path, words: list[str])
     return run_root / "voc" / "deeplab-mobilenet" / "experiment_0", result
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_anywhere_ends_as_one_that_never_was(voc):
     """In a step, an evaluation, before and while a file is written; stopped by both signals; by Ctrl-C twice."""
     words = ["--epochs", "3", "--eval-interval", "2", "--log-interval", "1", "--save-steps", "1"]

@@ -188,19 +188,16 @@ def test_rates_and_evaluations_by_epoch(voc):
     assert groups[1]["lr"] == pytest.approx(10 * groups[0]["lr"]) == pytest.approx(10 * records[2]["lr"])
 
 
-def test_the_documented_data_set_fine_tunes(voc, monkeypatch, tmp_path):
+def test_the_documented_data_set_fine_tunes(voc, new_data_set, monkeypatch, tmp_path):
     """The document's three steps: an entry in mypath.py (here its environment variable), a file, the command."""
-    import dataloaders.datasets
-
-    (tmp_path / "your_dataset.py").write_text(
+    monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", str(voc))
+    new_data_set(
+        "your_dataset",
         "from dataloaders.datasets import pascal\nfrom mypath import Path\n\n"
         "class YourDatasetSegmentation(pascal.VOCSegmentation):\n"
         "    def __init__(self, args, root=Path.db_root_dir('your_dataset'), **kwargs):\n"
-        "        super(YourDatasetSegmentation, self).__init__(args, root, **kwargs)\n"
+        "        super(YourDatasetSegmentation, self).__init__(args, root, **kwargs)\n",
     )
-    monkeypatch.setattr(dataloaders.datasets, "__path__", [*dataloaders.datasets.__path__, str(tmp_path)])
-    monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", str(voc))
-    monkeypatch.delitem(sys.modules, "dataloaders.datasets.your_dataset", raising=False)
     assert train(voc, "--epochs", 1, "--no-val") == 0
     model = run_folder(voc) / "checkpoint_last.pth.tar"
     words = [
@@ -455,6 +452,7 @@ def test_full_supervision_and_balanced_focal_loss(voc, capsys):
     assert not statistics.any()  # frozen at their start
 
 
+@pytest.mark.slow
 def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     out = voc.parent / "two"
     words = [
@@ -553,6 +551,7 @@ def test_a_signal_to_the_comparison_ends_its_trainings(tmp_path):
             os.kill(int(path.read_text()), 0)
 
 
+@pytest.mark.slow
 def test_a_comparison_of_another_regulariser_leaves_the_other_arms_without(voc):
     out = voc.parent / "two"
     words = [*SMALL, *data(voc), "--stage1-epochs", 1, "--stage2-epochs", 1, "--output", out]

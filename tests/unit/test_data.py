@@ -1,7 +1,6 @@
 """Data sets on disk, their loaders, and the joint transforms."""
 
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,6 @@ import torch
 from PIL import Image
 
 import bench_loader
-import dataloaders.datasets
 import mypath
 import plain_route
 from dataloaders.catalogue import find_data_set
@@ -483,18 +481,6 @@ class YourDatasetSegmentation(pascal.VOCSegmentation):
     def __init__(self, args, root=Path.db_root_dir('your_dataset'), **kwargs):
         super(YourDatasetSegmentation, self).__init__(args, root, **kwargs)
 """
-
-
-@pytest.fixture
-def new_data_set(tmp_path, monkeypatch):
-    """Return a function that writes a file into a folder where data sets are looked for."""
-    folder = tmp_path / "datasets"
-    folder.mkdir()
-    monkeypatch.setattr(dataloaders.datasets, "__path__", [*dataloaders.datasets.__path__, str(folder)])
-    yield lambda name, text: (folder / f"{name}.py").write_text(text)
-    for file in folder.glob("*.py"):
-        sys.modules.pop(f"dataloaders.datasets.{file.stem}", None)
-        vars(dataloaders.datasets).pop(file.stem, None)
 
 
 def test_the_documented_class_works_as_it_stands(voc, new_data_set, monkeypatch):

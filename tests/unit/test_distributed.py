@@ -46,6 +46,7 @@ def assert_same(found: dict, names: list[str]) -> None:
             assert error < 1e-5, (name, key)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
     names = list(CASES)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]

@@ -298,7 +298,7 @@ def test_broken_files_are_named(tmp_path, network):
         load_checkpoint(path)
     save_checkpoint(path, {"state_dict": network.state_dict()})
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(InputError, match=f"{path}: not a whole PyTorch checkpoint"):
+    with pytest.raises(InputError, match=f"{path}: not an intact PyTorch checkpoint"):
         load_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(InputError, match="expected a checkpoint with a 'state_dict'"):

@@ -73,7 +73,7 @@ class Stopwatch {
 template <int D>
 class PermutohedralLattice {
  public:
-    // The largest elevated coordinate: beyond it float32 no longer tells where in its simplex a point lies.
+    // The largest elevated coordinate: beyond it float32 no longer resolves where in its simplex a point lies.
     static constexpr double max_coordinate = 1 << 20;
 
     // The most codes that vertices may need, which leaves 64-bit arithmetic some room. The documented settings need 24
@@ -278,8 +278,8 @@ BILATERAL_INLINE void PermutohedralLattice<D>::find_simplex(const Floats (&eleva
     }
 
     // Rounding may have left the hyperplane, by off_plane (D+1). As many coordinates, those that were rounded furthest,
-    // move back by D+1, and the ranks turn round. The residuals were exact, so correcting them rounds as computing them
-    // anew would.
+    // move back by D+1, and the ranks turn round. The residuals were exact, so correcting them rounds as recomputing them
+    // would.
     BILATERAL_UNROLL
     for (int i = 0; i <= D; ++i) {
         const Ints turn = (rank[i] > D) - (rank[i] < 0);

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 with scribbles, and the base of every other data set of its layout (dataloaders/layout.py)."""
 
 import logging
-import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as FilePath
 
@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, check_sizes, image_size, listing, read_image, read_label, value_counts
+from dataloaders.images import check_sizes, image_size, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import (
     CLASS_FILE,
@@ -23,10 +22,12 @@ from dataloaders.layout import (
     VAL_EVERY,
     check_once,
     list_file,
+    list_files,
     read_class_names,
     read_list,
     split_by_name,
 )
+from dataloaders.parallel import in_parallel
 from dataloaders.transforms import EvalTransform, TrainTransform
 from mypath import Path
 
@@ -40,72 +41,47 @@ HOW_TO_GET_VOC = (
 
 
 class VOCSegmentation(Dataset):
-    """Images with label maps, for training or for evaluation.
+    """Images with label maps, in the order of `ids`; `label_kind` is 'scribbles' or 'truth'.
 
     Splits:
-        train: the train list, augmented; scribbles, or full ground truth if ``options.supervision`` is ``'full'``.
+        train: the train list, augmented; scribbles, or full ground truth if the supervision is 'full'.
         val: the val list, evaluation view, ground truth; the scribbles where the folder has no ground truth at all.
         fill_in: those of the train list that have ground truth, evaluation view: how well do scribbles become masks?
-
-    Attributes:
-        class_names, num_classes: what the labels mean.
-        ids: image ids in the order of the list.
-        label_kind: ``'scribbles'`` or ``'truth'``: what the items' labels are.
     """
 
     NUM_CLASSES = len(VOC_CLASSES)
     CLASSES = VOC_CLASSES
 
-    def __init__(
-        self,
-        args,
-        base_dir: str | os.PathLike | None = None,
-        split: str = "train",
-        class_names: tuple[str, ...] | None = None,
-    ) -> None:
+    def __init__(self, args, base_dir=None, split: str = "train", class_names: Sequence[str] | None = None) -> None:
         """List the split and check that every file of it exists.
 
-        Args:
-            args: DataOptions, or any object with its base_size, scale_range, crop_size and supervision.
-            base_dir: the folder; None takes the one that mypath.py has for 'pascal'.
-            split: 'train', 'val' or 'fill_in'.
-            class_names: names in the order of their labels; None takes those of the class or of its folder.
-
-        Raises:
-            InputError: a folder, list, image or label is missing, or a list is empty or names an id twice.
+        `args` has the base_size, scale_range, crop_size and supervision of DataOptions; `base_dir` None takes mypath's
+        folder of 'pascal', and `class_names` None those of the class or of the folder. Raises InputError where a
+        folder, list, image or label is missing, or a list is empty or names an id twice.
         """
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")
         self.folder, self.split = FilePath(base_dir or Path.db_root_dir("pascal")), split
         self.class_names = tuple(class_names or self._own_class_names())
         self.num_classes = len(self.class_names)
-        self.transform = (
-            TrainTransform(args.base_size, args.crop_size, args.scale_range)
-            if split == "train"
-            else EvalTransform(args.crop_size)
-        )
-        self._listings: dict[str, dict[str, FilePath]] = {}
-        has_truth = bool(self._files(TRUTH))
-        wants_truth = args.supervision == "full" if split == "train" else has_truth or split == "fill_in"
-        self.label_kind = "truth" if wants_truth else "scribbles"
-        self.ids = self._read_ids(TRUTH if wants_truth else SCRIBBLES)
-        self.image_files = self._listed_files(IMAGES, ".jpg")
-        self.label_files = self._listed_files(TRUTH if wants_truth else SCRIBBLES, ".png")
+        if split == "train":
+            self.transform = TrainTransform(args.base_size, args.crop_size, args.scale_range)
+        else:
+            self.transform = EvalTransform(args.crop_size)
+        self._files = {kind: list_files(self.folder, kind) for kind in (IMAGES, SCRIBBLES, TRUTH)}
+        wants_truth = args.supervision == "full" if split == "train" else bool(self._files[TRUTH]) or split == "fill_in"
+        self.label_kind, labels = ("truth", TRUTH) if wants_truth else ("scribbles", SCRIBBLES)
+        self.ids = self._read_ids()
+        self.image_files, self.label_files = self._listed_files(IMAGES, ".jpg"), self._listed_files(labels, ".png")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor | str]:
-        """Return one sample.
+        """Return 'image', uint8 (3, crop_size, crop_size), 'label', uint8 (crop_size, crop_size), and 'name', the id.
 
-        Args:
-            key: an index, or (index, seed): the augmentation then depends on the seed alone.
-
-        Returns:
-            'image': uint8 (3, crop_size, crop_size); 'label': uint8 (crop_size, crop_size); 'name': the image's id.
-
-        Raises:
-            InputError: a file is damaged, of the wrong kind, or does not fit its partner.
+        A key (index, seed) makes the augmentation depend on the seed alone. Raises InputError where a file is damaged,
+        of the wrong kind, or does not fit its partner.
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -121,15 +97,14 @@ class VOCSegmentation(Dataset):
 
     def pictures(self, index: int) -> tuple[Image.Image, np.ndarray | None, np.ndarray | None]:
         """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where there is no file."""
-        files = (self._files(folder).get(self.ids[index]) for folder in (SCRIBBLES, TRUTH))
+        files = (self._files[kind].get(self.ids[index]) for kind in (SCRIBBLES, TRUTH))
         labels = (None if file is None else read_label(file, self.num_classes) for file in files)
         return read_image(self.image_files[index]), *labels
 
     def count_labels(self) -> np.ndarray:
-        """Read every label map once, check its values and its size against its image, and count.
+        """Read every label map once and check its values and its size; raise InputError for the first wrong file.
 
-        Returns how many pixels have each value, int64 (256,), before any transform; raises InputError for the first
-        file that is wrong. A progress bar shows on a terminal.
+        Returns how many pixels have each value, int64 (256,), before any transform.
         """
 
         def count(image_file: FilePath, label_file: FilePath) -> np.ndarray:
@@ -137,15 +112,9 @@ class VOCSegmentation(Dataset):
             check_sizes(image_file, image_size(image_file), label_file, label)
             return value_counts(label)
 
-        total = np.zeros(256, dtype=np.int64)
-        pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))  # decoding releases the GIL
-        try:
-            counts = pool.map(count, self.image_files, self.label_files)
-            for some in tqdm(counts, total=len(self), desc="checking labels", unit="file", disable=None, leave=False):
-                total += some
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return total
+        files = self.image_files, self.label_files
+        counts = in_parallel(ThreadPoolExecutor, count, *files, title="checking labels", unit="file")
+        return sum(counts, np.zeros(256, dtype=np.int64))
 
     def _own_class_names(self) -> tuple[str, ...]:
         """Return the CLASSES of this class, or the names in the folder's classes.txt where it merely inherits VOC's."""
@@ -167,29 +136,29 @@ class VOCSegmentation(Dataset):
             )
         return names
 
-    def _read_ids(self, labels: str) -> list[str]:
+    def _read_ids(self) -> list[str]:
         name = "val" if self.split == "val" else "train"
         ids = self._read_list(name) if (self.folder / LISTS).is_dir() else self._split_by_name()[name]
         if self.split != "fill_in":
             return ids
-        with_truth = [image_id for image_id in ids if image_id in self._files(labels)]
+        with_truth = [image_id for image_id in ids if image_id in self._files[TRUTH]]
         if 0 < len(with_truth) < len(ids):
             logger.info("fill-in score: %d of %d training images have ground truth", len(with_truth), len(ids))
         return with_truth
 
     def _read_list(self, name: str) -> list[str]:
-        path = list_file(self.folder, name)
         try:
             ids = read_list(self.folder, name)
         except InputError as error:
             raise InputError(f"{error}: {self._advice()}") from None
+        path = list_file(self.folder, name)
         if not ids:
             raise InputError(f"expected image ids, found none in {path}: write one id a line")
         check_once(ids, "image", path, "remove the repeated lines")
         return ids
 
     def _split_by_name(self) -> dict[str, list[str]]:
-        images, scribbles = (self._files(folder, required=True) for folder in (IMAGES, SCRIBBLES))
+        images, scribbles = (self._need(kind) for kind in (IMAGES, SCRIBBLES))
         ids = images.keys() & scribbles.keys()
         if len(ids) < 2:
             raise InputError(
@@ -205,24 +174,20 @@ class VOCSegmentation(Dataset):
             )
         return lists
 
-    def _files(self, folder: str, required: bool = False) -> dict[str, FilePath]:
-        """Return the files of a subfolder by image id; it is listed once."""
-        if required and not (self.folder / folder).is_dir():
+    def _need(self, kind: str) -> dict[str, FilePath]:
+        if not (self.folder / kind).is_dir():
             raise InputError(
-                f"the {self.split} images of {type(self).__name__} need the folder {self.folder / folder}, which does "
+                f"the {self.split} images of {type(self).__name__} need the folder {self.folder / kind}, which does "
                 f"not exist: {self._advice()}"
             )
-        if folder not in self._listings:
-            suffixes = IMAGE_SUFFIXES if folder == IMAGES else (".png",)
-            self._listings[folder] = listing(self.folder / folder, suffixes)
-        return self._listings[folder]
+        return self._files[kind]
 
-    def _listed_files(self, folder: str, suffix: str) -> list[FilePath]:
-        files = self._files(folder, required=True)
+    def _listed_files(self, kind: str, suffix: str) -> list[FilePath]:
+        files = self._need(kind)
         missing = [image_id for image_id in self.ids if image_id not in files]
         if missing:
             raise InputError(
-                f"the {self.split} list names '{missing[0]}', but {self.folder / folder / (missing[0] + suffix)} does "
+                f"the {self.split} list names '{missing[0]}', but {self.folder / kind / (missing[0] + suffix)} does "
                 f"not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}"
             )
         return [files[image_id] for image_id in self.ids]

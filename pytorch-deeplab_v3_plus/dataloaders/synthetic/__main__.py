@@ -2,16 +2,16 @@
 
 import argparse
 
+from common.arguments import HelpFormatter
 from common.errors import exit_status
 from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 
 
 def main() -> int:
     """Parse the command line and draw; return the exit status."""
+    description = "Draw a data set of textured objects in PASCAL VOC's layout."
     parser = argparse.ArgumentParser(
-        prog="python -m dataloaders.synthetic",
-        description="Draw a data set of textured objects in PASCAL VOC's layout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "python -m dataloaders.synthetic", description=description, formatter_class=HelpFormatter
     )
     parser.add_argument("folder", help="folder of the data set; one that was drawn there before is replaced")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses the pictures")

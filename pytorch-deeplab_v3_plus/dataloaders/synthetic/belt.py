@@ -8,7 +8,6 @@ pictures, with colours.txt) and FOLDER/new/ (6 without annotations). docs/worked
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError, exit_status
-from dataloaders.synthetic.objects import Figure
-from dataloaders.synthetic.scenes import light_direction, paste, photograph, places, scrap, shrunk, twig
+from dataloaders.synthetic.objects import Figure, scrap, twig
+from dataloaders.synthetic.scenes import light_direction, paste, photograph, places, shrunk
 from dataloaders.synthetic.scribbles import simulate_strokes
-from dataloaders.synthetic.textures import blend, clouds, polygon, smoothstep, to_segment
+from dataloaders.synthetic.textures import Colours, blend, clouds, polygon, smoothstep, to_segment
 
 WIDTH, HEIGHT = 200, 150
 PHOTOGRAPHS, NEW = 60, 6
@@ -87,15 +86,14 @@ def draw_belt(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         thing, radius, angle = (twig, scrap)[rng.integers(2)], rng.uniform(8, 18), rng.uniform(0, 6.3)
         paste(canvas, thing, centre, radius, angle, light, colours, rng)
     for centre_x, centre_y, radius in places(shape, int(rng.integers(3, 7)), rng):
-        value = int(rng.integers(len(PARTS))) + 1
+        value, angle = int(rng.integers(len(PARTS))) + 1, rng.uniform(0, 2 * np.pi)
         name = list(PARTS)[value - 1]
-        angle = rng.uniform(0, 2 * np.pi)
         coverage = paste(canvas, PARTS[name], (centre_x, centre_y), radius, angle, light, material(name, rng), rng)
         label[shrunk(coverage) > 0.5] = value
     return photograph(canvas, rng), label
 
 
-def material(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def material(name: str, rng: np.random.Generator) -> Colours:
     """Choose three shades of a part's colour, as `paste` needs them: steel bolts, brass nuts, plastic gears."""
     colour = {"bolt": STEEL, "nut": BRASS}.get(name, PLASTIC[rng.integers(len(PLASTIC))])
     colour = np.clip(np.array(colour) * rng.uniform(0.8, 1.15) + rng.normal(0, 0.03, 3), 0.05, 0.95).astype(np.float32)
@@ -122,27 +120,25 @@ def draw_photographs(folder: Path, seed: int) -> None:
         for number in tqdm(range(PHOTOGRAPHS + NEW), unit="photograph", disable=None, leave=False):
             rng = np.random.default_rng([seed, number])
             image, label = draw_belt(rng)
-            where = folder / ("photographs" if number < PHOTOGRAPHS else "new")
-            Image.fromarray(image).save(where / f"part_{number:03d}.jpg", quality=92)
+            name, where = f"part_{number:03d}", folder / ("photographs" if number < PHOTOGRAPHS else "new")
+            Image.fromarray(image).save(where / f"{name}.jpg", quality=92)
             if number < PHOTOGRAPHS:
-                annotation = labelme_file(label, f"part_{number:03d}.jpg", rng)
-                (where / f"part_{number:03d}.json").write_text(json.dumps(annotation, indent=2))
-                Image.fromarray(palette[label]).save(folder / "masks" / f"part_{number:03d}.png")
+                annotation = labelme_file(label, f"{name}.jpg", rng)
+                (where / f"{name}.json").write_text(json.dumps(annotation, indent=2))
+                Image.fromarray(palette[label]).save(folder / "masks" / f"{name}.png")
         table = "".join(f"{red} {green} {blue} {name}\n" for name, (red, green, blue) in COLOURS.items())
         (folder / "colours.txt").write_text(table)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Parse the command line and draw; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataloaders.synthetic.belt",
-        description="Draw photographs of parts on a belt, with labelme files.",
-    )
+    description = "Draw photographs of parts on a belt, with labelme files."
+    parser = argparse.ArgumentParser("python -m dataloaders.synthetic.belt", description=description)
     parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="chooses the pictures (default: 1)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     draw_photographs(args.folder, args.seed)
     return 0
 

@@ -1,19 +1,20 @@
 """Draw a data set into a folder of PASCAL VOC's layout."""
 
+import functools
 import json
 import logging
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from common.errors import InputError
 from dataloaders.images import write_label
 from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, write_class_names, write_lists
+from dataloaders.parallel import in_parallel
 from dataloaders.synthetic.objects import OBJECTS
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.synthetic.scribbles import simulate_scribbles
@@ -21,9 +22,7 @@ from dataloaders.synthetic.scribbles import simulate_scribbles
 logger = logging.getLogger(__name__)
 
 CLASS_NAMES = ("background", *OBJECTS)
-VERSION = 1
-"""Raise it with every change that draws other pictures: older sets are then redrawn."""
-
+VERSION = 1  # to be raised with every change that draws other pictures: older sets are then redrawn
 SEED, TRAIN, VAL = 1, 300, 80
 STAMP = "drawn.json"
 
@@ -32,15 +31,9 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
     """Draw a data set of PASCAL VOC's layout into ``folder``.
 
     It is drawn beside the folder and moved there when complete, so that an interrupted run leaves nothing half-made,
-    and the first of two simultaneous runs to finish is kept. Picture n of a split depends on seed, split and n alone.
-
-    Args:
-        folder: replaced if it holds an earlier drawn set; must not hold anything else.
-        seed: not negative; chooses the pictures.
-        train, val: numbers of pictures, at least 2 and 1.
-
-    Raises:
-        InputError: the folder holds something else, or cannot be written.
+    and the first of two simultaneous runs to finish is kept. Picture n of a split depends on the seed (not negative),
+    split and n alone; `train` and `val` are the numbers of pictures, at least 2 and 1. An earlier drawn set is
+    replaced. Raises InputError where the folder holds anything else, or cannot be written.
     """
     folder = Path(folder).resolve()
     logger.info("drawing the synthetic data set, %d pictures, into %s", train + val, folder)
@@ -52,10 +45,7 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # A process of the loader may still write while an interrupted run cleans up: what it leaves is out of the way.
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-        ) as workshop:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workshop:
             drawn = Path(workshop) / "drawn"
             draw_pictures(drawn, seed, train, val)
             (drawn / STAMP).write_text(json.dumps(stamp) + "\n")
@@ -74,18 +64,27 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
 
 
 def draw_pictures(folder: Path, seed: int, train: int, val: int) -> None:
-    """Draw the pictures, in several processes, and write class names and lists beside them."""
+    """Draw the pictures, many of them in several processes, and write class names and lists beside them."""
     for name in (IMAGES, TRUTH, SCRIBBLES):
         (folder / name).mkdir(parents=True)
     train_ids, val_ids = [f"train_{n:04d}" for n in range(train)], [f"val_{n:04d}" for n in range(val)]
-    pictures = _Pictures(folder, seed, train_ids + val_ids)
-    # PyTorch's loader is a pool of processes that this project relies on anyway.
-    workers = min(8, os.cpu_count() or 1) if len(pictures) > 32 else 0
-    drawing = DataLoader(pictures, batch_size=None, num_workers=workers)
-    for _ in tqdm(drawing, unit="picture", disable=None, desc="drawing the synthetic data set", leave=False):
-        pass
+    ids, draw = train_ids + val_ids, functools.partial(draw_picture, folder, seed)
+    if len(ids) > 32:
+        list(in_parallel(ProcessPoolExecutor, draw, ids, title="drawing the synthetic data set", unit="picture"))
+    else:
+        list(map(draw, ids))
     write_lists(folder, train_ids, val_ids)
     write_class_names(folder, CLASS_NAMES)
+
+
+def draw_picture(folder: Path, seed: int, image_id: str) -> None:
+    """Draw one picture with its truth and its scribbles."""
+    split, number = image_id.split("_")
+    rng = np.random.default_rng([seed, ("train", "val").index(split), int(number)])
+    image, label = draw_scene(rng)
+    Image.fromarray(image).save(folder / IMAGES / f"{image_id}.jpg", quality=92)
+    for kind, values in ((TRUTH, label), (SCRIBBLES, simulate_scribbles(label, rng))):
+        write_label(folder / kind / f"{image_id}.png", values)
 
 
 def ensure_drawn(folder: str | os.PathLike) -> None:
@@ -103,23 +102,3 @@ def read_stamp(folder: str | os.PathLike) -> dict[str, int] | None:
         return json.loads((Path(folder) / STAMP).read_text())
     except (OSError, ValueError):
         return None
-
-
-class _Pictures(Dataset):
-    """Drawing by index, so that the processes of a loader share the work."""
-
-    def __init__(self, folder: Path, seed: int, ids: list[str]) -> None:
-        self.folder, self.seed, self.ids = folder, seed, ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> int:
-        image_id = self.ids[index]
-        split, number = image_id.split("_")
-        rng = np.random.default_rng([self.seed, ("train", "val").index(split), int(number)])
-        image, label = draw_scene(rng)
-        Image.fromarray(image).save(self.folder / IMAGES / f"{image_id}.jpg", quality=92)
-        for folder, values in ((TRUTH, label), (SCRIBBLES, simulate_scribbles(label, rng))):
-            write_label(self.folder / folder / f"{image_id}.png", values)
-        return index

@@ -9,20 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataloaders.synthetic.textures import blend, cells, clouds, polygon, rounded, smoothstep, to_segment
+from dataloaders.synthetic.textures import blend, cells, clouds, polygon, rounded, smoothstep, to_segment, turned
 
 
 class Figure(NamedTuple):
     """An object in its own coordinates."""
 
-    inside: np.ndarray
-    """(H, W): distance to the outline, positive inside."""
-    colours: np.ndarray
-    """(H, W, 3): surface colours before lighting."""
-    height: np.ndarray
-    """(H, W): relief towards the viewer, for shading."""
-    gloss: float
-    """Strength of the highlight."""
+    inside: np.ndarray  # (H, W): distance to the outline, positive inside
+    colours: np.ndarray  # (H, W, 3): surface colours before lighting
+    height: np.ndarray  # (H, W): relief towards the viewer, for shading
+    gloss: float  # strength of the highlight
 
 
 def leaf(x, y, rng, colours) -> Figure:
@@ -91,11 +87,8 @@ def mushroom(x, y, rng, colours) -> Figure:
     is_stem = smoothstep(0.0, 0.02, stem) * (dome < 0.0) + smoothstep(0.0, 0.02, stem) * is_gill * (y > brim + 0.05)
     fibres = clouds(x.shape, 8, rng, 1.5)
     surface = blend(surface, (0.4 * accent + 0.48) * (1 + 0.06 * fibres[..., None]), np.clip(is_stem, 0, 1))
-    height = (
-        0.7 * np.sqrt(np.clip(dome, 0, 0.45)) * (1 - is_gill)
-        + 0.03 * spots
-        + 0.5 * np.sqrt(np.clip(stem, 0, thick)) * np.clip(is_stem, 0, 1)
-    )
+    cap_height = 0.7 * np.sqrt(np.clip(dome, 0, 0.45)) * (1 - is_gill) + 0.03 * spots
+    height = cap_height + 0.5 * np.sqrt(np.clip(stem, 0, thick)) * np.clip(is_stem, 0, 1)
     return Figure(np.maximum(dome, stem), surface, height, 0.3)
 
 
@@ -122,12 +115,9 @@ def butterfly(x, y, rng, colours) -> Figure:
     surface = blend(surface, 0.35 * main, 0.65 * veins)
     dark = 0.12 + 0.22 * accent
     surface = blend(surface, dark, 0.95 * (1 - smoothstep(0.07, 0.115, wings)))
-    dots = np.abs(((angle * 4.2) % 1) - 0.5)
-    surface = blend(
-        surface,
-        np.float32(0.93),
-        (1 - smoothstep(0.16, 0.28, dots)) * smoothstep(0.018, 0.035, wings) * (1 - smoothstep(0.06, 0.075, wings)),
-    )
+    dots = 1 - smoothstep(0.16, 0.28, np.abs(((angle * 4.2) % 1) - 0.5))
+    hem = dots * smoothstep(0.018, 0.035, wings) * (1 - smoothstep(0.06, 0.075, wings))
+    surface = blend(surface, np.float32(0.93), hem)
     for centre_x, centre_y, radius in ((0.66 * spread, -0.56, 0.13), (0.46, 0.42, 0.11)):
         ring = np.hypot(side - centre_x, y - centre_y) / radius
         surface = blend(surface, dark, 1 - smoothstep(0.9, 1.1, ring))
@@ -139,8 +129,45 @@ def butterfly(x, y, rng, colours) -> Figure:
     return Figure(np.maximum(np.maximum(wings, body), feeler), surface, height, 0.1)
 
 
-OBJECTS = {"leaf": leaf, "starfish": starfish, "mushroom": mushroom, "butterfly": butterfly}
-"""Drawing function of each class, in the order of the labels 1, 2, ..."""
+# --- clutter: things that belong to the background ------------------------------------------------------------------
 
-TILT = {"leaf": 60, "starfish": 180, "mushroom": 30, "butterfly": 60}
-"""How far an object is turned at most, in degrees either way."""
+
+def stone(x, y, rng, colours) -> Figure:
+    angles = np.linspace(0, 2 * np.pi, 8)[:-1]
+    corners = [(np.cos(a) * rng.uniform(0.5, 0.95), np.sin(a) * rng.uniform(0.4, 0.75)) for a in angles]
+    inside = polygon(x, y, rounded(corners, 3))
+    surface = blend(colours[0], colours[1], 0.25 + 0.12 * clouds(x.shape, 12, rng, 1.3))
+    return Figure(inside, surface, 0.7 * np.sqrt(np.clip(inside, 0, 0.6)), 0.15)
+
+
+def twig(x, y, rng, colours) -> Figure:
+    knee, tip = (0.2, rng.uniform(-0.25, 0.25)), (1.5, rng.uniform(-0.4, 0.4))
+    fork = (0.9, tip[1] + (0.7 if rng.random() < 0.5 else -0.7))
+    parts = [((-1.5, 0.0), knee, 0.13), (knee, tip, 0.10), (knee, fork, 0.07)]
+    inside = np.max([thick - to_segment(x, y, start, end)[0] for start, end, thick in parts], axis=0)
+    surface = colours[0] * (0.85 + 0.12 * clouds(x.shape, 10, rng, 1.3))[..., None]
+    return Figure(inside, surface, np.sqrt(np.clip(inside, 0, 0.15)), 0.1)
+
+
+def scrap(x, y, rng, colours) -> Figure:
+    wide, high = rng.uniform(0.5, 0.95), rng.uniform(0.35, 0.7)
+    inside = np.minimum(wide - np.abs(x + 0.2 * y), high - np.abs(y))
+    stripes = smoothstep(0.0, 0.3, np.sin(x * rng.uniform(5, 14)))
+    return Figure(inside, blend(colours[0], colours[1], 0.7 * stripes), 0.05 * clouds(x.shape, 30, rng, 3), 0.1)
+
+
+def petals(x, y, rng, colours) -> Figure:
+    inside = np.full(x.shape, -9, dtype=np.float32)
+    surface = np.broadcast_to(colours[0], (*x.shape, 3))
+    for _ in range(rng.integers(3, 7)):
+        angle, at_x, at_y = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 0.9)
+        along, across = turned(x - at_x, y - at_y, angle)
+        petal = (1 - np.hypot(along / 0.42, across / 0.22)) * 0.22
+        surface = blend(surface, colours[0] * rng.uniform(0.75, 1.15), smoothstep(-0.01, 0.02, petal))
+        inside = np.maximum(inside, petal)
+    return Figure(inside, surface, 0.4 * np.sqrt(np.clip(inside, 0, 0.3)), 0.1)
+
+
+OBJECTS = {"leaf": leaf, "starfish": starfish, "mushroom": mushroom, "butterfly": butterfly}  # in the labels' order
+TILT = {"leaf": 60, "starfish": 180, "mushroom": 30, "butterfly": 60}  # at most, in degrees either way
+CLUTTER = (stone, stone, twig, scrap, petals)

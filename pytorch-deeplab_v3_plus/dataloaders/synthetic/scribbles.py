@@ -15,19 +15,18 @@ STROKES = 4  # at most, in one component
 KEEP_AWAY = 2.0  # pixels between a stroke and the boundary, less in thin parts
 FARTHEST = 20  # distances to the boundary are measured up to here; beyond, a stroke wanders freely
 NODES = 400  # of the grid on which a path is searched
+PART = number(float, 0, above=True, high=1)
 
 
 @dataclass(frozen=True)
 class StrokeOptions:
     """strokes"""
 
-    share: float = option(0.03, "share of the pixels to cover with strokes", type=number(float, 0, above=True, high=1))
+    share: float = option(0.03, "share of the pixels to cover with strokes", type=PART)
     smallest: float = option(
         0.004, "objects below this share of the picture get no stroke", type=number(float, 0, high=1), metavar="SHARE"
     )
-    length: float = option(
-        1.0, "part of each stroke to keep", type=number(float, 0, above=True, high=1), metavar="RATIO"
-    )
+    length: float = option(1.0, "part of each stroke to keep", type=PART, metavar="RATIO")
     drop: float = option(0.0, "share of the strokes to leave out", type=number(float, 0, high=1), metavar="RATIO")
     jitter: float = option(
         0.0,
@@ -39,39 +38,27 @@ class StrokeOptions:
     points: bool = switch("a dot on each object instead of strokes")
 
 
-AS_USUAL = StrokeOptions()
+USUAL = StrokeOptions()
 
 
 class Stroke(NamedTuple):
     """One movement of the pen."""
 
-    value: int
-    """Class that it stands for."""
-    path: np.ndarray
-    """Float (points, 2): x, y."""
-    width: int
-    """Of the pen, in pixels."""
-    room: np.ndarray
-    """Bool (H, W): its component without the pixels near the boundary, which a careful hand avoids."""
-    first: bool
-    """Whether it is the first of its component, which runs through all of it."""
+    value: int  # class that it stands for
+    path: np.ndarray  # float (points, 2): x, y
+    width: int  # of the pen, in pixels
+    room: np.ndarray  # bool (H, W): its component without the pixels near the boundary, which a careful hand avoids
+    first: bool  # whether it is the first of its component, which runs through all of it
 
 
-def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = AS_USUAL) -> np.ndarray:
+def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = USUAL) -> np.ndarray:
     """Draw strokes into every connected component of every class.
 
     A stroke follows the middle of its component, swayed by a slow random curve; the components share the ink in
     proportion to the square roots of their areas. Without jitter every pixel of a stroke has the class that the ground
     truth has there. The same `rng` draws the same strokes for every `length` and `drop`: the sparser set is a subset of
-    the fuller one.
-
-    Args:
-        label: ground truth, uint8 (H, W); 254 and 255 are no class.
-        rng: source of all randomness.
-        options: which strokes.
-
-    Returns:
-        uint8 (H, W): class numbers on the strokes, 255 elsewhere.
+    the fuller one. `label` is the ground truth, uint8 (H, W), in which 254 and 255 are no class; the result, uint8
+    (H, W), has class numbers on the strokes, 255 elsewhere.
     """
     scribbles = np.full_like(label, UNLABELLED)
     hand = rng.spawn(1)[0]  # its own stream: it does not disturb the strokes
@@ -88,9 +75,7 @@ def simulate_scribbles(label: np.ndarray, rng: np.random.Generator, options: Str
     return scribbles
 
 
-def simulate_strokes(
-    label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = AS_USUAL
-) -> Iterator[Stroke]:
+def simulate_strokes(label: np.ndarray, rng: np.random.Generator, options: StrokeOptions = USUAL) -> Iterator[Stroke]:
     """Yield the strokes of a picture; arguments as simulate_scribbles's."""
     found = [component for value in np.unique(label[label < PADDING]) for component in components(label == value)]
     found = [component for component in found if component.mean() >= options.smallest]
@@ -129,58 +114,52 @@ def sway(path: np.ndarray, distance: np.ndarray, rng: np.random.Generator) -> np
         path[1:-1] = 0.25 * path[:-2] + 0.5 * path[1:-1] + 0.25 * path[2:]
     direction = np.gradient(path, axis=0)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True) + 1e-6
-    columns = np.clip(path[:, 0].astype(int), 0, distance.shape[1] - 1)
-    rows = np.clip(path[:, 1].astype(int), 0, distance.shape[0] - 1)
+    columns, rows = np.clip(path.T.astype(int), 0, [[distance.shape[1] - 1], [distance.shape[0] - 1]])
     phase = np.arange(len(path)) * rng.uniform(0.08, 0.25) + rng.uniform(0, 2 * np.pi)
     offset = 0.3 * distance[rows, columns] * np.sin(phase)
     return path + np.stack([-direction[:, 1], direction[:, 0]], axis=1) * offset[:, None]
 
 
 def middle_path(distance: np.ndarray, rng: np.random.Generator, longest: bool) -> np.ndarray:
-    """Find a path along the middle of a region, float (points, 2) as x, y.
+    """Find a path along the middle of a region, float (points, 2) as x, y, from the `distance` to its boundary, (H, W).
 
-    Args:
-        distance: to the boundary, (H, W), 0 outside the region.
-        rng: chooses where the search begins.
-        longest: whether the path starts where a first one ended, and so runs through the whole region.
+    With `longest` it starts where a first one ended, and so runs through the whole region.
     """
     step = max(1, round(np.sqrt(np.count_nonzero(distance) / NODES)))
     offset = step // 2
     grid = distance[offset::step, offset::step]
     if not grid.any():
         grid, step, offset = distance, 1, 0
+    grid = np.pad(grid, 1)
     start = int(rng.choice(np.flatnonzero(grid >= 0.5 * grid.max())))
     for _ in range(2 if longest else 1):
         path = path_to_farthest(grid, start)
         start = path[-1]
     rows, columns = np.divmod(path, grid.shape[1])
-    points = np.stack([columns, rows], axis=1) * float(step) + offset
+    points = np.stack([columns - 1, rows - 1], axis=1) * float(step) + offset
     return points if len(points) > 1 else np.repeat(points, 2, axis=0) + [[-1.0, 0.0], [1.0, 0.0]]
 
 
 def path_to_farthest(grid: np.ndarray, start: int) -> list[int]:
-    """Search the cheapest paths from a node (Dijkstra), the middle being cheap; return the most expensive of them."""
-    height, width = grid.shape
-    price = (1 / (0.15 + grid / grid.max()) ** 2).ravel().tolist()
-    inside = (grid > 0).ravel().tolist()
+    """Search the cheapest paths from a node (Dijkstra), the middle being cheap; return the most expensive of them.
+
+    `grid` has the distance to the boundary, 0 outside and in its own first and last rows and columns.
+    """
+    width = grid.shape[1]
+    price = np.where(grid > 0, 1 / (0.15 + grid / grid.max()) ** 2, np.inf).ravel().tolist()
+    steps = [(step, 1.0) for step in (-width, width, -1, 1)]
+    steps += [(step, 1.414) for step in (-width - 1, -width + 1, width - 1, width + 1)]
     cost, came_from, queue = {start: 0.0}, {start: start}, [(0.0, start)]
-    done: set[int] = set()
-    node = start
     while queue:
-        _, nearest = heapq.heappop(queue)
-        if nearest in done:
-            continue
-        done.add(nearest)
+        spent, nearest = heapq.heappop(queue)
+        if spent > cost[nearest]:
+            continue  # it was reached on a cheaper path
         node = nearest  # the last node to be settled is the farthest
-        row, column = divmod(node, width)
-        for step_y, step_x in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)):
-            if 0 <= row + step_y < height and 0 <= column + step_x < width:
-                other = node + step_y * width + step_x
-                if inside[other] and other not in done:
-                    reached = cost[node] + price[other] * (1.414 if step_y and step_x else 1.0)
-                    if reached < cost.get(other, np.inf):
-                        cost[other], came_from[other] = reached, node
-                        heapq.heappush(queue, (reached, other))
+        for step, length in steps:
+            other, reached = node + step, spent + price[node + step] * length
+            if reached < cost.get(other, np.inf):
+                cost[other], came_from[other] = reached, node
+                heapq.heappush(queue, (reached, other))
     path = [node]
     while path[-1] != start:
         path.append(came_from[path[-1]])

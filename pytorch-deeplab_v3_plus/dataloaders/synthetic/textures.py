@@ -14,6 +14,8 @@ NATURAL_COLOURS = (
     (0.72, 0.28, 0.56), (0.82, 0.30, 0.56), (0.92, 0.38, 0.70), (0.97, 0.52, 0.62), (0.08, 0.15, 0.42),
     (0.60, 0.10, 0.72), (0.10, 0.10, 0.86),
 )  # fmt: skip
+Point = tuple[float, float]
+Colours = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def colour(rng: np.random.Generator) -> np.ndarray:
@@ -46,13 +48,10 @@ def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
 def clouds(
     shape: tuple[int, int], scale: float, rng: np.random.Generator, slope: float = 2.0, stretch: float = 1.0
 ) -> np.ndarray:
-    """Return noise of mean 0 and deviation 1 whose spectrum falls off as in natural scenes.
+    """Return noise (H, W) of mean 0 and deviation 1 whose spectrum falls off as in natural scenes.
 
-    Args:
-        shape: (H, W).
-        scale: size of the largest features, in pixels.
-        slope: how fast the amplitude falls with the frequency: 1 is rough, 3 is smooth.
-        stretch: features are this many times longer along x than along y.
+    `scale` is the size of the largest features in pixels; with `slope` 1 it is rough, with 3 smooth; features are
+    `stretch` times longer along x than along y.
     """
     height, width = (length + -length % 8 for length in shape)  # transforms of a prime length are slow
     frequency_y = np.fft.fftfreq(height)[:, None].astype(np.float32)
@@ -79,16 +78,12 @@ def blur(array: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def cells(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut the plane into cells around one jittered point in each unit square (Worley noise).
+    """Cut the plane into cells around one jittered point in each unit square (Worley noise), at x, y in cell sizes.
 
-    Args:
-        x, y: coordinates (H, W), in cell sizes.
-
-    Returns:
-        Distance to the nearest point, how much farther the second nearest is (0 on the border between two cells), and
-        a random number in [0, 1) for each cell.
+    Returns the distance to the nearest point, how much farther the second nearest is (0 on the border between two
+    cells), and a random number in [0, 1) for each cell.
     """
-    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    column, row = (np.floor(along).astype(np.int64) for along in (x, y))
     column, row = column - column.min() + 1, row - row.min() + 1
     inside_x, inside_y = x - np.floor(x), y - np.floor(y)
     jitter = rng.random((3, row.max() + 2, column.max() + 2), dtype=np.float32)
@@ -111,9 +106,7 @@ def turned(x: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
     return np.stack([x * cosine + y * sine, y * cosine - x * sine])
 
 
-def to_segment(
-    x: np.ndarray, y: np.ndarray, start: tuple[float, float], end: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
+def to_segment(x: np.ndarray, y: np.ndarray, start: Point, end: Point) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance from (x, y) to a segment, and where along it (0 to 1) the nearest point lies."""
     direction_x, direction_y = end[0] - start[0], end[1] - start[1]
     along = ((x - start[0]) * direction_x + (y - start[1]) * direction_y) / (direction_x**2 + direction_y**2)
@@ -121,7 +114,7 @@ def to_segment(
     return np.hypot(x - start[0] - along * direction_x, y - start[1] - along * direction_y), along
 
 
-def polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:
+def polygon(x: np.ndarray, y: np.ndarray, corners: list[Point]) -> np.ndarray:
     """Return the distance from (x, y) to the outline of a polygon, positive inside, negative outside."""
     distance = np.full(x.shape, np.inf, dtype=np.float32)
     inside = np.zeros(x.shape, dtype=bool)
@@ -135,7 +128,7 @@ def polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) ->
     return np.where(inside, distance, -distance)
 
 
-def rounded(corners: list[tuple[float, float]], rounds: int = 2) -> list[tuple[float, float]]:
+def rounded(corners: list[Point], rounds: int = 2) -> list[Point]:
     """Cut the corners of a polygon (Chaikin 1974) until it is a smooth curve."""
     points = np.array(corners, dtype=np.float64)
     for _ in range(rounds):

@@ -5,13 +5,11 @@ output is always 8 times smaller than the image. The last two stages, plain conv
 the gridding that dilation leaves behind.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from modeling.backbone.base import Backbone
 from modeling.backbone.resnet import bottleneck_stage, without_fc
-from modeling.initialization import initialize_convolutions
+from modeling.layers import NormLayer, initialize_convolutions
 
 
 class DRND54(Backbone):
@@ -20,7 +18,7 @@ class DRND54(Backbone):
     out_channels = 512
     low_level_channels = 256
 
-    def __init__(self, output_stride: int, norm_layer: Callable[[int], nn.Module]):
+    def __init__(self, output_stride: int, norm_layer: NormLayer):
         super().__init__(output_stride=8)
 
         def plain(in_channels: int, out_channels: int, kernel_size: int, stride: int, dilation: int) -> nn.Sequential:
@@ -47,8 +45,7 @@ class DRND54(Backbone):
         low_level = self.layer3(x)  # (N, 256, H/4, W/4)
         x = self.layer4(low_level)  # (N, 512, H/8, W/8)
         x = self.layer6(self.layer5(x))  # (N, 2048, H/8, W/8)
-        x = self.layer8(self.layer7(x))  # (N, 512, H/8, W/8)
-        return x, low_level
+        return self.layer8(self.layer7(x)), low_level  # (N, 512, H/8, W/8)
 
     @staticmethod
     def imagenet_url() -> str:

@@ -6,14 +6,14 @@ border is the expansion of zeros, not zero.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.backbone.base import Backbone
-from modeling.initialization import initialize_convolutions
+from modeling.layers import NormLayer, initialize_convolutions
 
 STAGES = (  # expansion, channels, blocks, stride of the first block
     (1, 16, 1, 1),
@@ -33,13 +33,7 @@ class InvertedResidual(nn.Module):
     """1x1 expansion, 3x3 depthwise convolution, 1x1 projection; a shortcut where the shapes allow it."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        dilation: int,
-        expansion: int,
-        norm_layer: Callable[[int], nn.Module],
+        self, in_channels: int, out_channels: int, stride: int, dilation: int, expansion: int, norm_layer: NormLayer
     ):
         super().__init__()
         width = in_channels * expansion
@@ -70,14 +64,11 @@ class MobileNetV2(Backbone):
     out_channels = 320
     low_level_channels = 24
 
-    def __init__(self, output_stride: int, norm_layer: Callable[[int], nn.Module]):
+    def __init__(self, output_stride: int, norm_layer: NormLayer):
         super().__init__(output_stride)
         channels, current_stride, rate = 32, 2, 1
-        layers = [
-            nn.Sequential(
-                nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), norm_layer(channels), nn.ReLU6(inplace=True)
-            )
-        ]
+        first = nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False)
+        layers = [nn.Sequential(first, norm_layer(channels), nn.ReLU6(inplace=True))]
         for expansion, out_channels, blocks, stride in STAGES:
             dilation = 1
             if current_stride == output_stride:  # no more strides: dilate from the next stage on
@@ -92,8 +83,7 @@ class MobileNetV2(Backbone):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # (N, 3, H, W)
         low_level = self.features[:LOW_LEVEL_DEPTH](image)  # (N, 24, H/4, W/4)
-        x = self.features[LOW_LEVEL_DEPTH:](low_level)  # (N, 320, H/16, W/16)
-        return x, low_level
+        return self.features[LOW_LEVEL_DEPTH:](low_level), low_level  # (N, 320, H/16, W/16)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in list(state_dict):
@@ -115,7 +105,7 @@ class MobileNetV2(Backbone):
 
 
 def _flat_name(name: str) -> str:
-    """`features.5.conv.1.0.weight` of torchvision (layer 0 of group 1) -> `features.5.conv.3.weight`."""
+    """Return for `features.5.conv.1.0.weight` of torchvision (layer 0 of group 1) `features.5.conv.3.weight`."""
     match = re.fullmatch(r"(features\.\d+\.conv)\.(\d)(?:\.(\d))?\.(\w+)", name)
     if match is None:
         return name

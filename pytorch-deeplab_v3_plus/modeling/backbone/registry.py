@@ -1,7 +1,5 @@
 """The backbones by name. A new one is a file with a `Backbone` class and a line here."""
 
-from collections.abc import Callable
-
 from torch import nn
 
 from common.errors import InputError
@@ -10,6 +8,7 @@ from modeling.backbone.drn import DRND54
 from modeling.backbone.mobilenet import MobileNetV2
 from modeling.backbone.resnet import ResNet101
 from modeling.backbone.xception import AlignedXception65
+from modeling.layers import NormLayer
 
 BACKBONES: dict[str, type[Backbone]] = {
     "mobilenet": MobileNetV2,
@@ -21,22 +20,16 @@ OUTPUT_STRIDES = (16, 8)
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """The class of the backbone `name`; raises InputError with the list of names for an unknown one."""
+    """Return the class of the backbone `name`, or raise InputError with the list of names."""
     if name not in BACKBONES:
         raise InputError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}")
     return BACKBONES[name]
 
 
-def build_backbone(name: str, output_stride: int, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> Backbone:
-    """Build the backbone `name` with random weights.
+def build_backbone(name: str, output_stride: int, norm_layer: NormLayer = nn.BatchNorm2d) -> Backbone:
+    """Build the backbone `name` with random weights; raise InputError for an unknown name or output stride.
 
-    Args:
-        name: a key of `BACKBONES`.
-        output_stride: 16 or 8. What the network really has is its `output_stride` (drn: always 8).
-        norm_layer: makes a normalisation layer from a number of channels.
-
-    Raises:
-        InputError: for an unknown name or output stride.
+    The stride is 16 or 8. What the network really has is its `output_stride` (drn: always 8).
     """
     if output_stride not in OUTPUT_STRIDES:
         raise InputError(f"output stride: expected one of {OUTPUT_STRIDES}, found {output_stride!r}")

@@ -4,12 +4,12 @@ The bottleneck has its stride in the 3x3 convolution; the names and shapes are t
 IMAGENET1K_V1 weights it takes. The last stage has the multi-grid 1, 2, 4 of DeepLabv3 (arXiv:1706.05587).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from modeling.backbone.base import Backbone
-from modeling.initialization import initialize_convolutions
+from modeling.layers import NormLayer, initialize_convolutions
 
 EXPANSION = 4  # output channels of a bottleneck for each channel of its 3x3 convolution
 
@@ -24,7 +24,7 @@ class Bottleneck(nn.Module):
         stride: int,
         dilation: int,
         downsample: nn.Module | None,
-        norm_layer: Callable[[int], nn.Module],
+        norm_layer: NormLayer,
     ):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
@@ -44,20 +44,19 @@ class Bottleneck(nn.Module):
 
 
 def bottleneck_stage(
-    in_channels: int, width: int, stride: int, dilations: Sequence[int], norm_layer: Callable[[int], nn.Module]
+    in_channels: int, width: int, stride: int, dilations: Sequence[int], norm_layer: NormLayer
 ) -> nn.Sequential:
-    """One bottleneck for each dilation; the first has the stride and a projection as its shortcut."""
+    """Return one bottleneck for each dilation; the first has the stride and a projection as its shortcut."""
     out_channels = EXPANSION * width
-    projection = nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), norm_layer(out_channels)
-    )
+    convolution = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+    projection = nn.Sequential(convolution, norm_layer(out_channels))
     first = Bottleneck(in_channels, width, stride, dilations[0], projection, norm_layer)
     rest = [Bottleneck(out_channels, width, 1, dilation, None, norm_layer) for dilation in dilations[1:]]
     return nn.Sequential(first, *rest)
 
 
 def without_fc(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without the ImageNet classifier `fc`."""
+    """Return the weights without the ImageNet classifier `fc`."""
     return {name: value for name, value in weights.items() if not name.startswith("fc.")}
 
 
@@ -67,7 +66,7 @@ class ResNet101(Backbone):
     out_channels = 2048
     low_level_channels = 256
 
-    def __init__(self, output_stride: int, norm_layer: Callable[[int], nn.Module]):
+    def __init__(self, output_stride: int, norm_layer: NormLayer):
         super().__init__(output_stride)
         stride3, dilation3, dilation4 = {16: (2, 1, 2), 8: (1, 2, 4)}[output_stride]
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -85,8 +84,7 @@ class ResNet101(Backbone):
         low_level = self.layer1(self.maxpool(x))  # (N, 256, H/4, W/4)
         x = self.layer2(low_level)  # (N, 512, H/8, W/8)
         x = self.layer3(x)  # (N, 1024, H/16, W/16)
-        x = self.layer4(x)  # (N, 2048, H/16, W/16)
-        return x, low_level
+        return self.layer4(x), low_level  # (N, 2048, H/16, W/16)
 
     @staticmethod
     def imagenet_url() -> str:

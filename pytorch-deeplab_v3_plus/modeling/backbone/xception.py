@@ -4,12 +4,10 @@ Max pooling is replaced by strided separable convolutions, and batch norm follow
 those of the published checkpoints. No ImageNet weights: the original never really loaded any.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from modeling.backbone.base import Backbone
-from modeling.initialization import initialize_convolutions
+from modeling.layers import NormLayer, initialize_convolutions
 
 MIDDLE_BLOCKS = range(4, 20)
 
@@ -17,14 +15,7 @@ MIDDLE_BLOCKS = range(4, 20)
 class SeparableConv2d(nn.Module):
     """3x3 depthwise convolution, batch norm, 1x1 convolution."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        dilation: int,
-        norm_layer: Callable[[int], nn.Module],
-    ):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dilation: int, norm_layer: NormLayer):
         super().__init__()
         self.conv1 = nn.Conv2d(
             in_channels, in_channels, 3, stride, padding=dilation, dilation=dilation, groups=in_channels, bias=False
@@ -37,14 +28,7 @@ class SeparableConv2d(nn.Module):
 
 
 class Block(nn.Module):
-    """Three separable convolutions with a shortcut around them.
-
-    Args:
-        widths: output channels of the three convolutions.
-        stride: stride of the last convolution and of the shortcut.
-        dilations: dilation of each convolution.
-        start_with_relu: whether a ReLU comes first.
-    """
+    """Three separable convolutions with a shortcut around them; the last of them and the shortcut have the stride."""
 
     def __init__(
         self,
@@ -53,7 +37,7 @@ class Block(nn.Module):
         stride: int,
         dilations: tuple[int, int, int],
         start_with_relu: bool,
-        norm_layer: Callable[[int], nn.Module],
+        norm_layer: NormLayer,
     ):
         super().__init__()
         self.skip = None
@@ -62,13 +46,10 @@ class Block(nn.Module):
             self.skipbn = norm_layer(widths[-1])
         layers: list[nn.Module] = []
         for width, conv_stride, dilation in zip(widths, (1, 1, stride), dilations, strict=True):
-            layers += [
-                nn.ReLU(inplace=True),
-                SeparableConv2d(in_channels, width, conv_stride, dilation, norm_layer),
-                norm_layer(width),
-            ]
+            separable = SeparableConv2d(in_channels, width, conv_stride, dilation, norm_layer)
+            layers += [nn.ReLU(inplace=True), separable, norm_layer(width)]
             in_channels = width
-        self.rep = nn.Sequential(*layers[0 if start_with_relu else 1 :])
+        self.rep = nn.Sequential(*(layers if start_with_relu else layers[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.rep(x)  # a leading ReLU works in place: from here on x is rectified, for the shortcut too
@@ -83,10 +64,9 @@ class AlignedXception65(Backbone):
     out_channels = 2048
     low_level_channels = 128
 
-    def __init__(self, output_stride: int, norm_layer: Callable[[int], nn.Module]):
+    def __init__(self, output_stride: int, norm_layer: NormLayer):
         super().__init__(output_stride)
         stride3, dilation, exit_dilation = {16: (2, 1, 2), 8: (1, 2, 4)}[output_stride]
-
         self.conv1 = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
         self.bn1 = norm_layer(32)
         self.relu = nn.ReLU(inplace=True)
@@ -96,8 +76,7 @@ class AlignedXception65(Backbone):
         self.block2 = Block(128, (256, 256, 256), 2, (1, 1, 1), False, norm_layer)
         self.block3 = Block(256, (728, 728, 728), stride3, (1, 1, 1), True, norm_layer)
         for number in MIDDLE_BLOCKS:
-            block = Block(728, (728, 728, 728), 1, (dilation, dilation, dilation), True, norm_layer)
-            self.add_module(f"block{number}", block)
+            self.add_module(f"block{number}", Block(728, (728,) * 3, 1, (dilation,) * 3, True, norm_layer))
         # The last convolution of block20 is not dilated, at either output stride.
         self.block20 = Block(728, (728, 1024, 1024), 1, (dilation, dilation, 1), True, norm_layer)
         self.conv3 = SeparableConv2d(1024, 1536, 1, exit_dilation, norm_layer)
@@ -119,5 +98,4 @@ class AlignedXception65(Backbone):
         x = self.relu(self.block20(x))  # (N, 1024, H/16, W/16)
         x = self.relu(self.bn3(self.conv3(x)))  # (N, 1536, H/16, W/16)
         x = self.relu(self.bn4(self.conv4(x)))  # (N, 1536, H/16, W/16)
-        x = self.relu(self.bn5(self.conv5(x)))  # (N, 2048, H/16, W/16)
-        return x, low_level
+        return self.relu(self.bn5(self.conv5(x))), low_level  # (N, 2048, H/16, W/16)

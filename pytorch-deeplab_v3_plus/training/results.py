@@ -1,7 +1,7 @@
-"""The scores at the end of a training, by both protocols."""
+"""What a run shows of its network: the curves, some validation images, and the scores at the end."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,35 @@ from torch import nn
 
 from common import distributed
 from dataloaders import Loaders
+from dataloaders.datasets.pascal import VOCSegmentation
 from evaluation import Protocol, evaluate, evaluate_split, score_table, write_report
+from figures.colours import scribble_picture
+from figures.curves import save_curves
+from figures.sheets import evenly_spaced, save_contact_sheet
+from prediction import segment
+from training.journal import Journal
 from training.options import TrainOptions
 
 logger = logging.getLogger(__name__)
+
+
+def draw_curves(journal: Journal, history: Sequence[dict[str, Any]]) -> None:
+    """Draw curves.png from the records of the epochs so far."""
+    path = journal.folder / "curves.png"
+    save_curves(path, history)
+    journal.picture("curves", path, history[-1]["epoch"])
+
+
+def draw_validation(journal: Journal, epoch: int, model: nn.Module, images: VOCSegmentation, size: int) -> None:
+    """Draw validation.png: images with their scribbles, predictions and truth; the network sees them at `size`."""
+    rows = []
+    for index in evenly_spaced(len(images)):
+        image, scribble, truth = images.pictures(index)
+        row = {"image": image, "scribbles": scribble_picture(image, scribble)}
+        rows.append({**row, "prediction": segment(model, image, size), "truth": truth})
+    path = journal.folder / "validation.png"
+    save_contact_sheet(path, rows, images.class_names, f"validation images after epoch {epoch}")
+    journal.picture("validation", path, epoch)
 
 
 def final_evaluation(
@@ -23,12 +48,10 @@ def final_evaluation(
     val: dict[str, Any] | None,
     wrap: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> dict[str, Any]:
-    """Score the network, log the table and write the report; return val, fill_in (both crop) and val_full.
+    """Score the network, log the table and write the report to `folder`; return val, fill_in (both crop) and val_full.
 
-    Args:
-        folder: where the report goes.
-        val: scores of the validation images by the crop protocol, where they are known.
-        wrap: gets the batches of an evaluation and returns what is evaluated: may raise between two of them.
+    `val` are the scores of the validation images by the crop protocol, where they are known. `wrap` gets the batches of
+    an evaluation and returns what is evaluated: it may raise between two of them.
     """
     crop, full = (Protocol(view, options.data.crop_size) for view in ("crop", "full"))
     scores = {"val": val or evaluate(model, wrap(loaders.val), loaders.num_classes, "evaluating")}

@@ -1,0 +1,35 @@
+"""Work on many files at once."""
+
+import os
+import signal
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import parent_process
+from threading import Thread
+
+from tqdm import tqdm
+
+
+def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, title: str, unit: str) -> Iterator:
+    """Yield work(...) for the items in turn, several at a time, with a progress bar on a terminal.
+
+    An error cancels what has not begun. Threads are for decoding, which releases the GIL; for the rest, processes.
+    """
+    start = _follow_the_parent if pool_type is ProcessPoolExecutor else None
+    pool = pool_type(max_workers=min(16, os.cpu_count() or 1), initializer=start)
+    try:
+        results = pool.map(work, *items, chunksize=4)
+        yield from tqdm(results, total=len(items[0]), desc=title, unit=unit, disable=None, leave=False)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_the_parent() -> None:
+    """Leave Ctrl-C to the main process, and end when that does, even where it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent_process().join()
+    os._exit(1)
