@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from filtering import bilateral_filter
+from filtering.bilateral import bilateral_filter
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from common import distributed
 from dataloaders import Loaders
 from dataloaders.datasets.pascal import VOCSegmentation
-from evaluation import Protocol, evaluate, evaluate_split, score_table, write_report
+from evaluation import Protocol, evaluate, evaluate_and_report, score_table
 from figures.colours import scribble_picture
 from figures.curves import save_curves
 from figures.sheets import evenly_spaced, save_contact_sheet
@@ -59,15 +58,13 @@ def final_evaluation(
     if loaders.fill_in is not None:
         scores["fill_in"] = evaluate(model, wrap(loaders.fill_in), loaders.num_classes, "fill-in")
         columns["fill-in crop"] = scores["fill_in"]
-    pinned = next(model.parameters()).is_cuda
-    tally = evaluate_split(model, loaders, "val", full, options.data.workers, pinned, wrap=wrap)
-    scores["val_full"] = columns["val full"] = tally.scores()
+    reported, _ = evaluate_and_report(model, loaders, ["val"], [full], folder, options.data.workers, wrap)
+    columns |= reported
+    scores["val_full"] = reported["val full"]
     logger.info("\nScores of the last epoch in %%\n\n%s\n", score_table(columns, loaders.class_names))
     for protocol in (crop, full):
         logger.info("%s: %s", protocol.name, protocol)
     if "fill_in" in scores:
         unseen = ", which training never saw" if loaders.train.dataset.label_kind == "scribbles" else ""
         logger.info("val: the validation images. fill-in: the training images against their full truth%s.", unseen)
-    if distributed.is_main():
-        write_report(folder, "val full", model, loaders.val.dataset, full, tally)
     return scores
