@@ -144,15 +144,15 @@ train-small: setup ## train in two stages on small images (40x40): minutes on a 
 
 .PHONY: train-standard
 train-standard: setup ## train the published recipe at 513x513 (needs a GPU)
-	@$(IN) python $(CODE)/train_withdensecrfloss.py $(DATA_OPTION) --backbone mobilenet --epochs 60 --batch-size 12 \
+	@$(IN) python $(CODE)/train_withdensecrfloss.py $(DATA_OPTION) --backbone mobilenet --workers 6 --epochs 60 --batch-size 12 \
 	  --lr 0.007 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-xy 100 --eval-interval 2 --save-interval 2 --run-root run $(OPTIONS)
 
-inference evaluate: NETWORK = $(or $(CHECKPOINT),$(shell ls -t run/*/model.pth.tar run/*/*/model_best.pth.tar 2>/dev/null | head -1))
+inference evaluate: NETWORK = $(or $(CHECKPOINT),$(shell ls -t $(foreach run,run $(CODE)/run,$(run)/*/model.pth.tar $(run)/*/*/model_best.pth.tar) 2>/dev/null | head -1))
 inference evaluate: MOUNTS = $(call mount,$(NETWORK)):ro
 
 .PHONY: network
 network:
-	@test -e "$(NETWORK)" || { echo "error: no trained network $(or $(CHECKPOINT),under run/): train first (make train-small)" \
+	@test -e "$(NETWORK)" || { echo "error: no trained network $(or $(CHECKPOINT),under run/ or $(CODE)/run/): train first (make train-small)" \
 	  "or give CHECKPOINT=" >&2; exit 2; }
 	@echo "checkpoint: $(NETWORK)" >&2
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.arguments import add_switch, number
+from common.arguments import SWITCH, number
 from common.errors import InputError, exit_status
 from DenseCRFLoss import DenseCRFLoss
 from measuring import (
@@ -72,8 +72,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sigma-rgb", type=width, default=15.0, help="kernel width in colour")
     parser.add_argument("--sigma-xy", type=width, default=100.0, help="kernel width in pixels of the crop")
     parser.add_argument("--precision", choices=AMP, default="float32", help="of the network")
-    add_switch(parser, "--channels-last", help="keep the network's tensors in channels-last memory")
-    add_switch(parser, "--exact-gradient", help="take the loss's exact gradient")
+    layout = "keep the network's tensors in channels-last memory"
+    parser.add_argument("--channels-last", default=False, help=layout, **SWITCH)
+    parser.add_argument("--exact-gradient", default=False, help="take the loss's exact gradient", **SWITCH)
     parser.add_argument("--steps", type=number(int, 2), default=20 if gpu else 5, help="timed steps of each kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)

@@ -28,7 +28,7 @@ from dataloaders.options import DEFAULT_CROP
 from modeling.checkpoint import load_network
 from prediction.export import export_onnx
 from prediction.options import InferenceOptions
-from prediction.run import Segmenter
+from prediction.segmenter import Segmenter
 from training.options import PRESETS, add_preset, parse_with_preset
 
 # Of a preset's settings, those of the DenseCRF loss; its crop size is used where the checkpoint holds none.

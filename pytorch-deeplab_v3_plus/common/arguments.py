@@ -104,8 +104,3 @@ def integers(text: str) -> list[int]:
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"expected each number once, found {text!r}")
     return numbers
-
-
-def add_switch(group: Any, *names: str, help: str, default: bool | None = False) -> None:
-    """Add a boolean option that works bare and with True or False behind it."""
-    group.add_argument(*names, default=default, help=help, **SWITCH)

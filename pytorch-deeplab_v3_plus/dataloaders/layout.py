@@ -7,6 +7,7 @@ ImageSets/SegmentationAug/{train,val}.txt   one image id a line; without ImageSe
 classes.txt                                 one class name a line, the background first
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from common.errors import InputError
 from common.files import write_text
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING
+
+logger = logging.getLogger(__name__)
 
 IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
 CLASS_FILE = "classes.txt"
@@ -81,6 +84,7 @@ def find_class_names(
     if file or own.is_file():
         return read_class_names(file or own)
     if otherwise:
+        logger.info("%s does not exist: taking the class names of PASCAL VOC", own)
         return tuple(otherwise)
     if not Path(folder).is_dir():
         raise InputError(f"expected a data set, found no folder {folder}: correct --data-root")

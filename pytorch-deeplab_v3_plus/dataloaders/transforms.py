@@ -1,11 +1,10 @@
 """Joint transforms of an image and its label map, as in the original (PIL based, same order, same rounding).
 
 All randomness comes from the torch.Generator that is passed in, so that a sample depends on its seed alone, not on the
-worker that loads it. Samples stay uint8 until `to_device` brings a batch to the device and normalises it there.
+worker that loads it. Samples stay uint8; a batch is normalised on the device.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -164,21 +163,6 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     scaled = images.to(torch.float32) / 255
     channels = zip(scaled.double().unbind(-3), IMAGENET_MEAN, IMAGENET_STD, strict=True)
     return torch.stack([((x - mean).float().double() / std).float() for x, mean, std in channels], dim=-3)
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> Tensors:
-    """Bring a batch of the loaders to `device`: normalised images, float32 (N, 3, H, W), and labels, int64 (N, H, W).
-
-    Only bytes are transferred; everything else happens on the device, and with pinned memory nothing waits for it.
-    """
-    images, labels = (batch[name].to(device, non_blocking=True) for name in ("image", "label"))
-    return normalize(images), labels.long()
-
-
-def denormalize(images: torch.Tensor) -> torch.Tensor:
-    """Undo the normalisation: float (..., 3, H, W) in, the same shape, dtype and device in [0, 255] out."""
-    channels = zip(images.unbind(-3), IMAGENET_MEAN, IMAGENET_STD, strict=True)
-    return torch.stack([(x * std + mean) * 255.0 for x, mean, std in channels], dim=-3)
 
 
 def _uniform(generator: torch.Generator | None) -> float:

@@ -66,7 +66,7 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
 
 def regulariser_names() -> list[str]:
     """Return the names that --regulariser takes."""
-    files = {module.name for module in pkgutil.iter_modules(losses.__path__)}
+    files = {module.name for module in pkgutil.iter_modules(losses.__path__) if not module.name.startswith("_")}
     return sorted(files - OTHER_FILES | FACTORIES.keys())
 
 
@@ -157,7 +157,11 @@ def describe_regularisers() -> str:
     """Return a text that lists every regulariser with its settings and their defaults."""
     lines = []
     for name in regulariser_names():
-        text = inspect.cleandoc(find_regulariser(name).__doc__ or "no description")
+        try:
+            text = inspect.cleandoc(find_regulariser(name).__doc__ or "no description")
+        except InputError as error:
+            lines.append(f"{name}: cannot be used: {error}")
+            continue
         lines.append(f"{name}: {text.splitlines()[0]}")
         lines += [f"    {setting}={default}" for setting, default in settings_of(name).items()]
     return "\n".join(lines)

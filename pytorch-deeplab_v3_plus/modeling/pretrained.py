@@ -81,14 +81,3 @@ def _read(backbone: Backbone, source: str | Path) -> tuple[str, Any]:
 def _listing(names: list[str]) -> str:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return (", ".join(names[:8]) or "none") + more
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    return (
-        f"{path}: expected weights written by torch.save, found a file that cannot be read as such "
-        f"({_first_line(error)}); delete it or fetch it again"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from common.parallel import in_parallel
 from dataloaders.images import EXIF_ORIENTATION, grey_bits, read_image, value_counts
 from dataloaders.inspection import classes_without_labels
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH, list_file, list_files, read_list, split_by_name
-from dataloaders.parallel import in_parallel
 from preparation.label_maps import look_at_label, zero_means_unlabelled
 from preparation.problems import KINDS, NOTE, Item, Problem, Report
 

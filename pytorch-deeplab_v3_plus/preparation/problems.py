@@ -168,5 +168,6 @@ class Report:
             lines += [f"    {': '.join(filter(None, entry.values()))}" for entry in files[:EXAMPLES]]
             lines += [f"    ... and {len(files) - EXAMPLES:,} more"] if len(files) > EXAMPLES else []
             lines += [f"    -> {kind['advice']}" + (f"; --fix: {kind['fix']}" if kind["fix"] else "")]
-        lines += ["", ", ".join(f"{self.count(level)} {level}s" for level in (ERROR, WARNING, NOTE))]
+        counts = [(self.count(level), level) for level in (ERROR, WARNING, NOTE)]
+        lines += ["", ", ".join(f"{count} {level}{'s' * (count != 1)}" for count, level in counts)]
         return "\n".join(lines)

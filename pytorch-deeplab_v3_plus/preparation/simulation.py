@@ -10,9 +10,9 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import link_or_copy, new_folder
+from common.parallel import in_parallel
 from dataloaders.images import read_label, value_counts, write_label
 from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH, list_files
-from dataloaders.parallel import in_parallel
 from dataloaders.synthetic.scribbles import StrokeOptions, simulate_scribbles
 
 

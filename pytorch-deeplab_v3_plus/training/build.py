@@ -19,6 +19,7 @@ from dataloaders.labels import UNLABELLED
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.checkpoint import class_mismatch, load_weights
+from modeling.data_parallel import data_parallel
 from modeling.networks import build_network
 from modeling.pretrained import default_pretrained
 from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, report_shares, steps_advice
@@ -143,7 +144,7 @@ def build_step(
     optimizer = torch.optim.SGD(
         groups, options.lr, options.momentum, weight_decay=options.weight_decay, nesterov=options.nesterov
     )
-    network = distributed.parallel(torch.compile(model) if options.compile else model, device)
+    network = data_parallel(torch.compile(model) if options.compile else model, device)
     how = {"amp": options.amp, "accumulate": options.accumulate, "min_images": options.min_images}
     return TrainingStep(network, optimizer, criterion, named, **how, inspect=report_shares)
 

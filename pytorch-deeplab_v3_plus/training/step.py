@@ -14,6 +14,7 @@ from common.stopwatch import Stopwatch
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.transforms import normalize
 from losses.registry import apply_regulariser, takes
+from modeling.data_parallel import without_reduction
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Terms = dict[str, Tensor]  # the losses by name, scalars
@@ -99,7 +100,7 @@ class TrainingStep:
         losses: Terms = {}
         split = zip(*(values.tensor_split(parts) for values in (image, inputs, labels, region)), strict=True)
         for number, part in enumerate(split, 1):
-            with contextlib.nullcontext() if number == parts else distributed.without_reduction(self.network):
+            with contextlib.nullcontext() if number == parts else without_reduction(self.network):
                 terms = self.terms(*part, totals)
                 with self.clock.part("backward"):
                     # Times the processes, since their gradients are averaged.

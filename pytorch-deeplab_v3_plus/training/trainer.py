@@ -36,7 +36,7 @@ class Trainer:
     """Trains a network from its options to its final scores (see training.build.build_trainer)."""
 
     options: TrainOptions  # resolved
-    start: Path | None  # the checkpoint that the weights come from
+    origin: Path | None  # the checkpoint that the weights come from
     model: nn.Module  # on its device
     settings: dict[str, Any]  # what rebuilds the model, kept in the checkpoints
     loaders: Loaders  # of this process
@@ -172,7 +172,7 @@ class Trainer:
             raise self._diverged(failed, failed.step, failed.image_ids) from None
 
     def _diverged(self, failed: NotFinite, step: int, image_ids: Sequence[str]) -> InputError:
-        good = newest_finite(self.journal.folder, self.start) or "none yet"
+        good = newest_finite(self.journal.folder, self.origin) or "none yet"
         return InputError(
             f"the loss {failed.name} became {failed.value} at epoch {self.epoch + 1}, step {step}, images "
             f"{', '.join(image_ids)}; lower --lr or the weights, or look at these files; last good checkpoint: {good}"

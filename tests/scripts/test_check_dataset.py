@@ -177,7 +177,7 @@ def test_the_script_reports_and_draws(voc, capsys):
     printed = capsys.readouterr().out
     assert "5 training and 2 validation images, 30x20 pixels, scribbles on 4.33%" in printed
     assert "WARNING: a class is labelled in one or two images only (1x)" in printed and "'dog' in 2" in printed
-    assert "0 errors, 1 warnings, 0 notes" in printed
+    assert "0 errors, 1 warning, 0 notes" in printed
     assert (out / "report.txt").read_text() in printed
     assert json.loads((out / "report.json").read_text())["problems"][0]["kind"] == "class rarely"
     assert np.asarray(Image.open(out / "sheet.png").convert("RGB")).std() > 30
@@ -227,7 +227,7 @@ def test_a_corrected_copy_trains(voc, capsys):
     printed = capsys.readouterr().out
     for kind in ("0 for unlabelled", "label mode, plain", "EXIF rotation", "missing", "listed twice", "train and val"):
         assert f"corrected: {kind} (" in printed
-    assert "ERROR: no image has background scribbles" in printed and "1 errors" in printed
+    assert "ERROR: no image has background scribbles" in printed and "1 error" in printed
     assert {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()} == before
     assert (out / TRAIN_LIST).read_text().split() == ["i1", "i2", "i3", "i4"]
     assert (label(out / SCRIBBLES / "i6.png") == UNLABELLED).all()  # nobody scribbled there

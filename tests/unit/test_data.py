@@ -22,11 +22,9 @@ from dataloaders.sampling import SeededSampler
 from dataloaders.transforms import (
     EvalTransform,
     TrainTransform,
-    denormalize,
     normalize,
     resize_short_side,
     resized_part,
-    to_device,
     to_tensor,
 )
 from helpers import HEIGHT, WIDTH, arguments, call, custom, data, message, write_label
@@ -171,14 +169,13 @@ def test_short_side_scales_as_the_original():
     assert resize_short_side(Image.new("RGB", (333, 500)), 100).size == (100, 150)
 
 
-def test_normalisation_and_back():
+def test_normalisation():
     image, _ = pair_with_position(12, 9)
     pixels = to_tensor(image)
     tensor = normalize(pixels)
     assert tensor.dtype == torch.float32 and tensor.is_contiguous()
     red = np.asarray(image)[3, 4, 0]
     assert tensor[0, 3, 4].item() == pytest.approx((red / 255 - 0.485) / 0.229, abs=1e-6)
-    assert torch.allclose(denormalize(torch.stack([tensor, tensor])), torch.stack([pixels, pixels]).float(), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (37, 90), (7, 5), (1, 1), (150, 40)])
@@ -199,10 +196,9 @@ def test_every_pixel_is_that_of_the_plain_route(size, crop_size):
 
 
 def same_as_float(found, expected) -> None:
-    batch = {"image": found[0].unsqueeze(0), "label": found[1].unsqueeze(0)}
-    images, labels = to_device(batch, torch.device("cpu"))
-    assert images.is_contiguous() and images.dtype == torch.float32 and labels.dtype == torch.int64
-    assert torch.equal(images[0], expected[0]) and torch.equal(labels[0], expected[1])
+    image, label = normalize(found[0]), found[1].long()
+    assert image.is_contiguous() and image.dtype == torch.float32
+    assert torch.equal(image, expected[0]) and torch.equal(label, expected[1])
 
 
 def test_a_part_of_a_scaled_image_is_that_of_the_whole():

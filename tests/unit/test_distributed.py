@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.distributed import SyncBatchNormOnCPU
 from common.errors import InputError
 from dataloaders.sampling import BatchShare, SeededSampler
 from gradients_of_a_batch import CASES, gradients
 from helpers import CODE, ENVIRONMENT, SMALL, data, run_folder
+from modeling.data_parallel import SyncBatchNormOnCPU
 from training.options import parse_options
 
 HERE = Path(__file__).parents[1]

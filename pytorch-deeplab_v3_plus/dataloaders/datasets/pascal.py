@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.errors import InputError
+from common.parallel import in_parallel
 from dataloaders.images import check_sizes, image_size, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import (
@@ -27,7 +28,6 @@ from dataloaders.layout import (
     read_list,
     split_by_name,
 )
-from dataloaders.parallel import in_parallel
 from dataloaders.transforms import EvalTransform, TrainTransform
 from mypath import Path
 

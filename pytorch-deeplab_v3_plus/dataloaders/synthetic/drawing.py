@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from common.parallel import in_parallel
 from dataloaders.images import write_label
 from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, write_class_names, write_lists
-from dataloaders.parallel import in_parallel
 from dataloaders.synthetic.objects import OBJECTS
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.synthetic.scribbles import simulate_scribbles
