@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Collection
+from numbers import Real
 from typing import Any, TypeVar
 
 from common.errors import InputError
@@ -64,8 +65,8 @@ def check_values(options: Any) -> None:
         try:
             if choices is not None and value not in choices and value != field.default:
                 raise argparse.ArgumentTypeError(f"expected one of {', '.join(map(str, choices))}, found {value!r}")
-            if parse is not None and isinstance(value, int | float) and not isinstance(value, bool):
-                parse(repr(value))
+            if parse is not None and isinstance(value, Real) and not isinstance(value, bool):
+                parse(str(value))
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--{field.name.replace('_', '-')}: {error}") from None
 

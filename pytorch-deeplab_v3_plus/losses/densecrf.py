@@ -1,5 +1,6 @@
 """The DenseCRF loss as a regulariser (see DenseCRFLoss.py)."""
 
+from common.errors import InputError
 from DenseCRFLoss import DenseCRFLoss
 from losses.options import DenseCRFOptions
 
@@ -17,4 +18,8 @@ class DenseCRF(DenseCRFLoss):
         exact_gradient: bool = False,
         size_free: bool = False,
     ) -> None:
-        super().__init__(weight, sigma_rgb, sigma_xy, rloss_scale, exact_gradient=exact_gradient, size_free=size_free)
+        how = {"exact_gradient": exact_gradient, "size_free": size_free}
+        try:
+            super().__init__(weight, sigma_rgb, sigma_xy, rloss_scale, **how)
+        except ValueError as error:
+            raise InputError(f"regulariser densecrf: {error}") from None

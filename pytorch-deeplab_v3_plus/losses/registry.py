@@ -27,6 +27,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class RegulariserOptions:
 def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Return a decorator that makes a class or function available as `name`, in place of the class of losses/NAME.py.
 
-    It is called as the class would be. One with a parameter `options` gets the options of the training as well.
+    It is called as the class would be. A second positional parameter gets the options of the training, as attributes.
     """
 
     def decorate(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -129,15 +130,12 @@ def _value(text: str, default: Any, given: str) -> Any:
         raise InputError(f"expected {expected}, found {text!r} in {given!r}") from None
 
 
-def build_regulariser(wanted: RegulariserOptions, options: Any = None) -> nn.Module:
-    """Build a regulariser; `options`, those of the training, are for the ones that ask for them."""
-    factory, settings = find_regulariser(wanted.name), dict(wanted.settings)
-    if "options" in inspect.signature(factory).parameters:
-        settings["options"] = options
-    try:
-        return factory(wanted.weight, **settings)
-    except ValueError as error:
-        raise InputError(f"regulariser {wanted.name}: {error}") from error
+def build_regulariser(wanted: RegulariserOptions, options: Mapping[str, Any]) -> nn.Module:
+    """Build a regulariser; `options`, those of the training by name, are for builders that take them (see register)."""
+    factory = find_regulariser(wanted.name)
+    positional = [p for p in inspect.signature(factory).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    more = [SimpleNamespace(**options)] if len(positional) > 1 and positional[1].default is Parameter.empty else []
+    return factory(wanted.weight, *more, **wanted.settings)
 
 
 def apply_regulariser(
@@ -149,8 +147,8 @@ def apply_regulariser(
 
 
 def takes(regulariser: nn.Module, name: str) -> bool:
-    """Return whether a regulariser's `forward` names the input `name`."""
-    return name in inspect.signature(regulariser.forward).parameters
+    """Return whether a regulariser's `forward` names the input `name` behind the three that it is always given."""
+    return name in list(inspect.signature(regulariser.forward).parameters)[3:]
 
 
 def describe_regularisers() -> str:
@@ -159,8 +157,8 @@ def describe_regularisers() -> str:
     for name in regulariser_names():
         try:
             text = inspect.cleandoc(find_regulariser(name).__doc__ or "no description")
-        except InputError as error:
-            lines.append(f"{name}: cannot be used: {error}")
+        except Exception as error:  # of somebody's own file, which must not hide the others
+            lines.append(f"{name}: cannot be used: {error!r}")
             continue
         lines.append(f"{name}: {text.splitlines()[0]}")
         lines += [f"    {setting}={default}" for setting, default in settings_of(name).items()]

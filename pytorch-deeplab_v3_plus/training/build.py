@@ -70,6 +70,8 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         guessing = loss_of_guessing(step.criterion, class_counts, loaders.train, options.data.batch_size)
         advise = functools.partial(progress_advice, steps_per_epoch=len(loaders.train), guessing=guessing, early=early)
         trainer = Trainer(options, start.path, model, settings, loaders, step, journal, advise)
+        if options.benchmark:
+            return trainer
         if start.checkpoint and not options.ft:
             restore(trainer, start.checkpoint, start.path)
         elif start.folder:
@@ -138,7 +140,7 @@ def build_step(
     criterion = PartialCrossEntropy(
         options.loss_type, ignore_index=UNLABELLED, class_weights=weights, reduction=options.ce_reduction
     ).to(device)
-    named = {wanted.name: build_regulariser(wanted, options) for wanted in options.regularisers}
+    named = {wanted.name: build_regulariser(wanted, options.settings()) for wanted in options.regularisers}
     named = {name: module.to(device) for name, module in {**named, **regularisers}.items()}
     groups = model.parameter_groups(options.head_rate)
     optimizer = torch.optim.SGD(

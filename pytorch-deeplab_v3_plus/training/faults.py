@@ -30,6 +30,7 @@ class StopRequest:
         return self.signal is not None
 
     def __enter__(self) -> StopRequest:
+        self.signal = None
         self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
         return self
 

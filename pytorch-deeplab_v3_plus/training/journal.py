@@ -87,16 +87,19 @@ class Journal:
         from tensorboardX.record_writer import register_writer_factory
 
         try:
-            self.folder = folder or new_run(parent)
-            self._log = _LogFile(self.folder / "log.txt", encoding="utf-8")
-            fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however
-            for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
-                leftover.unlink()
-            lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
-            self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
-            self._event_file = _EventFile()
-            register_writer_factory(_EventFile.PREFIX, self._event_file)
-            self._events = SummaryWriter(logdir=f"{_EventFile.PREFIX}:{self.folder}")
+            with contextlib.ExitStack() as undo:
+                self.folder = folder or new_run(parent)
+                self._log = _LogFile(self.folder / "log.txt", encoding="utf-8")
+                undo.callback(self._log.close)
+                fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however
+                for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
+                    leftover.unlink()
+                lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
+                self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
+                self._event_file = _EventFile()
+                register_writer_factory(_EventFile.PREFIX, self._event_file)
+                self._events = SummaryWriter(logdir=f"{_EventFile.PREFIX}:{self.folder}")
+                undo.pop_all()
         except BlockingIOError:
             what = "another process is training in this folder"
             raise InputError(f"{self.folder}: {what}; wait for it, or choose another --checkname") from None

@@ -6,8 +6,10 @@ import argparse
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.arguments import HelpFormatter, add_options, check_values, number, option, options_from, switch
@@ -62,16 +64,6 @@ class NetworkOptions:
     freeze_bn: bool = switch("keep the running statistics of batch norm fixed")
 
 
-def regulariser_text(text: str) -> str:
-    """Return `text` where it describes a regulariser, or is the word help."""
-    try:
-        if text != "help":
-            parse_regulariser(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
 @dataclass(frozen=True)
 class LossOptions(DenseCRFOptions):
     """losses"""
@@ -92,7 +84,6 @@ class LossOptions(DenseCRFOptions):
     regulariser: tuple[str, ...] | None = option(
         None,
         "a further regularised loss, by its name in losses/; repeatable. 'help' lists them all with their settings",
-        type=regulariser_text,
         action="append",
         metavar="NAME=WEIGHT[,SETTING=VALUE...]",
     )
@@ -102,9 +93,9 @@ class LossOptions(DenseCRFOptions):
         """The regularisers that are asked for, parsed; --densecrfloss first."""
         wanted = [parse_regulariser(text) for text in self.regulariser or ()]
         if self.densecrfloss:
-            settings = {name: getattr(self, name) for name in settings_of("densecrf")}
-            wanted.insert(0, RegulariserOptions("densecrf", self.densecrfloss, settings))
-        return wanted
+            wanted.insert(0, RegulariserOptions("densecrf", self.densecrfloss))
+        own = {name: getattr(self, name) for name in settings_of("densecrf")}
+        return [replace(one, settings={**own, **one.settings}) if one.name == "densecrf" else one for one in wanted]
 
 
 @dataclass(frozen=True)
@@ -191,8 +182,9 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             raise InputError(
                 "--accumulate: the focal loss needs the mean over the whole batch at once; use --loss-type ce"
             )
-        if self.data.crop_size * self.rloss_scale < 1:
-            raise InputError(f"--rloss-scale {self.rloss_scale:g} leaves nothing of --crop-size {self.data.crop_size}")
+        for scale in [self.rloss_scale, *(one.settings.get("rloss_scale", 1) for one in self.regularisers)]:
+            if self.data.crop_size * scale < 1:
+                raise InputError(f"--rloss-scale {scale:g} leaves nothing of --crop-size {self.data.crop_size}")
         if self.ft and self.resume in (None, "auto"):
             raise InputError("--ft starts from a trained network: name its checkpoint with --resume FILE")
         names = [wanted.name for wanted in self.regularisers]
@@ -240,9 +232,14 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             raise InputError(f"--batch-size {batch_size}: {who} need at least {least} images in a step{why}")
 
     def settings(self) -> dict[str, Any]:
-        """Return every option by its name on the command line, those of the data included, as plain values."""
+        """Return every option by its name on the command line, those of the data included, as plain values.
+
+        Checkpoints hold them, so that paths become text and NumPy's numbers Python's.
+        """
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
-        return {**asdict(self.data), **own}
+        settings = {**asdict(self.data), **own}
+        settings = {name: str(value) if isinstance(value, PurePath) else value for name, value in settings.items()}
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
 
 
 def add_preset(parser: argparse.ArgumentParser, help: str) -> None:

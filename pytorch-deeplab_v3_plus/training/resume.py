@@ -71,10 +71,12 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def image_order(trainer: Trainer) -> dict[str, int]:
-    """Return what decides, with the epoch and the step, which images come next."""
+def image_order(trainer: Trainer) -> dict[str, int | str]:
+    """Return what decides, with the epoch and the step, which images come next, and which losses they have."""
     data, dataset = trainer.options.data, trainer.loaders.train.dataset
-    return {"--seed": data.seed, "--batch-size": data.batch_size, "training images": len(dataset)}
+    losses = ", ".join(["cross_entropy", *sorted(trainer.step.regularisers)])
+    order = {"--seed": data.seed, "--batch-size": data.batch_size, "training images": len(dataset)}
+    return order | {"losses": losses}
 
 
 def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
@@ -108,11 +110,11 @@ def _check_resumable(trainer: Trainer, checkpoint: dict[str, Any], source: Path)
             "more, or start afresh from its weights with --ft"
         )
     for name, value in image_order(trainer).items() if checkpoint.get("step") else ():
-        before = checkpoint["order"][name]
+        before = checkpoint["order"].get(name, value)  # earlier versions did not keep the losses
         if before != value:
             raise InputError(
-                f"{source}: stopped within an epoch of other batches: {name} was {before} and is {value}; give the "
-                "earlier value, or start afresh from its weights with --ft"
+                f"{source}: stopped within an epoch of other batches or losses: {name} was {before} and is {value}; "
+                "give the earlier value, or start afresh from its weights with --ft"
             )
 
 

@@ -84,7 +84,11 @@ class Trainer:
             logger.info("stopped and saved; --resume auto continues from here: %s", self.journal.folder)
             raise
         finally:
-            self.journal.close()
+            self.close()
+
+    def close(self) -> None:
+        """Release the run's folder without training."""
+        self.journal.close()
 
     def train_epoch(self) -> dict[str, Any]:
         """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -121,3 +122,25 @@ def test_a_preset_is_a_whole_recipe(size, caplog):
         options = parse_options(["--preset", size])
     assert [wanted.name for wanted in options.regularisers] == ["densecrf"]
     assert f"preset {size}: " in caplog.text and f"crop_size {options.data.crop_size}" in caplog.text
+
+
+def test_paths_and_numpys_numbers_become_plain_in_a_checkpoint(voc):
+    options = small(voc, run_root=voc.parent / "run", epochs=np.int64(1), lr=np.float64(0.01), no_val=True)
+    build_trainer(options).fit()
+    kept = load_checkpoint(run_folder(voc) / "checkpoint_last.pth.tar")["options"]
+    assert (kept["run_root"], kept["epochs"], kept["lr"]) == (str(voc.parent / "run"), 1, 0.01)
+
+
+def test_a_trainer_that_is_not_used_releases_its_run(voc):
+    build_trainer(small(voc)).close()
+    assert build_trainer(small(voc, resume="auto", no_val=True)).fit() == {}
+
+
+def test_a_benchmark_of_a_resumed_run_writes_nothing(voc, capsys):
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    before = sorted((path, path.stat().st_mtime_ns) for path in (voc.parent / "run").rglob("*"))
+    for resume in (last, "auto"):
+        assert train(voc, "--epochs", 3, "--benchmark", 1, "--resume", resume) == 0
+        assert "whole step" in capsys.readouterr().out
+    assert sorted((path, path.stat().st_mtime_ns) for path in (voc.parent / "run").rglob("*")) == before

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+import losses
 from common.errors import InputError
+from dataloaders import DataOptions
 from losses import build_regulariser, parse_regulariser, register
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from losses.registry import FACTORIES, apply_regulariser, describe_regularisers, settings_of
+from training import TrainOptions
 
 LOGITS = torch.tensor([[[[2.0, 0.0, 1.0]], [[0.0, 0.0, 3.0]]]] * 2)  # (2, 2, 1, 3)
 LABELS = torch.tensor([[[0, 1, 255]], [[255, 255, 1]]])
@@ -96,7 +99,7 @@ def test_settings_are_the_keywords_of_the_constructor(disc):
     assert settings_of("disc") == {"radius": 5, "sigma_rgb": 0.1, "wrap": False}
     wanted = parse_regulariser("disc=0.5,radius=3,wrap=true")
     assert (wanted.name, wanted.weight, wanted.settings) == ("disc", 0.5, {"radius": 3, "wrap": True})
-    built = build_regulariser(wanted)
+    built = build_regulariser(wanted, {})
     assert (built.weight, built.radius, built.sigma_rgb, built.wrap) == (0.5, 3, 0.1, True)
     assert "disc: Prefers round things." in describe_regularisers() and "    radius=5" in describe_regularisers()
 
@@ -117,20 +120,47 @@ def test_what_cannot_be_parsed_is_named(disc, text, said):
 
 
 def test_forward_gets_what_it_names(disc):
-    built, (image, soft, region) = build_regulariser(parse_regulariser("disc=1")), torch.rand(3, 2, 3, 4, 4)
+    built, (image, soft, region) = build_regulariser(parse_regulariser("disc=1"), {}), torch.rand(3, 2, 3, 4, 4)
     apply_regulariser(built, image, soft, region, labels="labels", logits="logits", features="features")
     assert built.seen == ("labels", "logits")
 
 
-def test_a_builder_may_ask_for_the_options_of_the_training():
-    """The way in which regularisers were declared before they had settings."""
-
-    @register("old")
-    def build(weight, options):
-        return Disc(weight, sigma_rgb=options["sigma_rgb"])
-
+@pytest.mark.parametrize("name", ["options", "args"])
+def test_a_builder_may_ask_for_the_options_of_the_training(name):
+    """The way in which regularisers were declared before they had settings: `options` was the parsed command line."""
+    scope = {"Disc": Disc}
+    exec(f"def build(weight, {name}): return Disc(weight * {name}.batch_size, sigma_rgb={name}.sigma_rgb)", scope)
+    register("old")(scope["build"])
     try:
-        built = build_regulariser(parse_regulariser("old=2"), {"sigma_rgb": 7.0})
-        assert (built.weight, built.sigma_rgb) == (2.0, 7.0)
+        settings = TrainOptions(sigma_rgb=7.0, data=DataOptions(batch_size=4)).settings()
+        built = build_regulariser(parse_regulariser("old=2"), settings)
+        assert (built.weight, built.sigma_rgb) == (8.0, 7.0)
     finally:
         del FACTORIES["old"]
+
+
+def test_the_first_three_inputs_may_have_any_names():
+    class Old(nn.Module):
+        def forward(self, images, labels, region):
+            return labels.mean()
+
+    soft = torch.rand(2, 3, 4, 4)
+    inputs = {"labels": None, "logits": None, "features": None}
+    assert apply_regulariser(Old(), soft, soft, soft, **inputs) == soft.mean()
+
+
+def test_densecrf_by_name_takes_the_options_of_the_loss():
+    options = TrainOptions(regulariser=("densecrf=2,sigma_rgb=9",), sigma_xy=20.0, size_free=True)
+    (wanted,) = options.regularisers
+    built = build_regulariser(wanted, options.settings())
+    assert (built.weight, built.sigma_rgb, built.sigma_xy, built.size_free) == (2, 9, 20, True)
+
+
+def test_a_file_that_cannot_be_used_does_not_hide_the_others(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "_helpers.py").write_text("")
+    monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
+    text = describe_regularisers()
+    assert "broken: cannot be used: ZeroDivisionError" in text and "densecrf: " in text and "_helpers" not in text
+    with pytest.raises(ZeroDivisionError):
+        TrainOptions(regulariser=("broken=1",))

@@ -124,11 +124,9 @@ class VOCSegmentation(Dataset):
             in_folder = read_class_names(file)
             if definer is VOCSegmentation is not type(self):
                 names = in_folder
-            if names != in_folder:
-                raise InputError(
-                    f"expected the classes of {type(self).__name__} ({', '.join(names)}), found others in {file} "
-                    f"({', '.join(in_folder)}): correct one, or remove the attribute CLASSES or the file"
-                )
+            elif names != in_folder and self.split == "val":  # once, as there is always this split
+                kept = f"those of the class {type(self).__name__} ({', '.join(names)}) are taken"
+                logger.warning("%s names other classes (%s): %s", file, ", ".join(in_folder), kept)
         if self.NUM_CLASSES not in (len(names), VOCSegmentation.NUM_CLASSES):
             raise InputError(
                 f"{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {len(names)} class names: set CLASSES "
