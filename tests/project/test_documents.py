@@ -254,8 +254,8 @@ def test_python_examples_compile(path):
             compile(code, str(path), "exec")
 
 
-@pytest.mark.parametrize("path", [HOME / "CONTRIBUTING.md", DOCS / "losses.md"], ids=lambda path: path.name)
-def test_the_regulariser_that_a_page_writes_down_works(path):
+def test_the_regulariser_that_contributing_writes_down_works():
+    path = HOME / "CONTRIBUTING.md"
     name, code = example_loss(text_of(path))
     known = {}
     exec(compile(code, str(path), "exec"), known)
@@ -310,6 +310,19 @@ def test_the_format_that_contributing_writes_down_works(tmp_path, voc):
     assert label[4, 3] == 1 and label[15, 20] == 0 and label[10, 10] == 255
 
 
+def test_the_training_in_python_that_the_page_on_training_writes_down_works(voc, tmp_path, monkeypatch, capsys):
+    (code,) = blocks(text_of(DOCS / "training.md"), "python")
+    for documented, small in {"DATA": f"{voc} --classes {tmp_path}/classes.txt", "--epochs 20": "--epochs 1"}.items():
+        assert code.count(documented) == 1
+        code = code.replace(documented, small)
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(compile(code, "training.md", "exec"), known)
+    assert {"val", "val_full", "fill_in"} == known["scores"].keys()
+    assert known["trainer"].journal.folder.is_dir()
+    assert re.search(r"mIoU 0\.\d{3}; run folder run/voc/deeplab-mobilenet/experiment_0\n", capsys.readouterr().out)
+
+
 def test_targets_and_settings_of_make_exist():
     makefile = (HOME / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
@@ -343,6 +356,26 @@ def test_messages_in_the_tables_of_troubles_are_those_of_the_code():
                     assert SOURCES_OF_MESSAGES.get(message, message) in source, f"{path.name}: {message}"
                     found += 1
     assert found > 30
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
+def test_nothing_is_left_to_fill_in(path):
+    assert "<!--" not in path.read_text(encoding="utf-8")
+
+
+# Files that a reader is told to write, and one of an earlier version.
+ABSENT_FILES = {
+    *("losses/NAME.py", "backbone/tiny.py", "modeling/fcn.py", "datasets/leaves.py", "datasets/your_dataset.py"),
+    *("preparation/points.py", "benchmarks/study.py"),
+}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
+def test_files_that_sentences_name_exist(path):
+    folders = [path.parent, HOME, CODE]
+    for span in spans(text_of(path)):
+        if re.fullmatch(r"(\.\./)?([\w-]+/)+[\w.-]+\.(py|sh|md|ipynb|hpp|cpp|i)", span):
+            assert span.endswith(tuple(ABSENT_FILES)) or any((folder / span).exists() for folder in folders), span
 
 
 def titles(path: Path) -> list[str]:
