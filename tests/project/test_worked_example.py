@@ -48,7 +48,7 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
     ]
     assert "48 training and 12 validation images, 200x150 pixels" in printed["check_dataset.py"]
     assert "0 errors, 0 warnings, 0 notes" in printed["check_dataset.py"]
-    assert "check_dataset.py tells more" not in printed["train_withdensecrfloss.py"]
+    assert "see check_dataset.py" not in printed["train_withdensecrfloss.py"]
     assert (tmp_path / "run/parts/deeplab-mobilenet/experiment_0/validation.png").is_file()
     for name in ("bolt", "gear", "nut", "mIoU"):
         assert name in printed["evaluate.py"]

@@ -1,13 +1,14 @@
 """Draw a synthetic data set: ``python -m dataloaders.synthetic FOLDER --seed N``."""
 
 import argparse
+from collections.abc import Sequence
 
 from common.arguments import HelpFormatter
 from common.errors import exit_status
 from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and draw; return the exit status."""
     description = "Draw a data set of textured objects in PASCAL VOC's layout."
     parser = argparse.ArgumentParser(
@@ -17,7 +18,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED, help="chooses the pictures")
     parser.add_argument("--train", type=int, default=TRAIN, help="number of training pictures")
     parser.add_argument("--val", type=int, default=VAL, help="number of validation pictures")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.seed < 0 or args.train < 2 or args.val < 1:
         parser.error("expected --seed of at least 0, --train of at least 2 and --val of at least 1")
     draw_dataset(args.folder, args.seed, args.train, args.val)

@@ -8,6 +8,7 @@ pictures, with colours.txt) and FOLDER/new/ (6 without annotations). docs/worked
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -132,13 +133,13 @@ def draw_photographs(folder: Path, seed: int) -> None:
         raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and draw; return the exit status."""
     description = "Draw photographs of parts on a belt, with labelme files."
     parser = argparse.ArgumentParser("python -m dataloaders.synthetic.belt", description=description)
     parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="chooses the pictures (default: 1)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     draw_photographs(args.folder, args.seed)
     return 0
 
