@@ -1,4 +1,4 @@
-"""First weights of a backbone: ImageNet's, a file's, or none.
+"""First weights of a backbone: ImageNet's, bundled with the project or downloaded, a file's, or none.
 
 Every weight of the backbone is filled, and everything in the file is used but the classifier, which the segmentation
 network does not have. Anything else is refused; nothing falls back to random weights.
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from modeling.backbone import backbone_class
+from modeling.backbone import BACKBONES, backbone_class
 from modeling.backbone.base import Backbone
+
+BUNDLED = Path(__file__).resolve().parents[2] / "data" / "weights"  # its NOTICE.md says where they come from
 
 
 def default_pretrained(backbone: str) -> str:
@@ -24,9 +26,9 @@ def default_pretrained(backbone: str) -> str:
 def load_pretrained(backbone: Backbone, source: str | Path) -> None:
     """Fill `backbone` from `source`; raise InputError if the weights cannot be fetched or read, or do not fit.
 
-    'none' leaves the backbone as it is; 'imagenet' takes the published weights from the torch hub folder, downloading
-    them if they are not there; anything else is the path of a file with a backbone's state dict, in our names or in
-    those of the published weights.
+    'none' leaves the backbone as it is; 'bundled' takes the ImageNet weights that come with this project; 'imagenet'
+    takes the published ones from the torch hub folder, downloading them if they are not there; anything else is the
+    path of a file with a backbone's state dict, in our names or in those of the published weights.
     """
     if source == "none":
         return
@@ -60,8 +62,18 @@ def _read(backbone: Backbone, source: str | Path) -> tuple[str, Any]:
                 "use 'none' or the path of a file"
             )
         path = Path(torch.hub.get_dir(), "checkpoints", origin.rsplit("/", 1)[-1])
-    elif not path.is_file():
-        raise InputError(f"pretrained weights: expected 'imagenet', 'none' or a file, found no file {str(path)!r}")
+    elif source == "bundled":
+        if backbone.bundled is None:
+            names = ", ".join(name for name, known in BACKBONES.items() if known.bundled)
+            raise InputError(
+                f"pretrained 'bundled': this project has weights for {names} alone, not for {type(backbone).__name__}; "
+                "use 'imagenet', 'none' or the path of a file"
+            )
+        path = BUNDLED / backbone.bundled
+        origin = str(path)
+    if source != "imagenet" and not path.is_file():
+        kinds = "'bundled', 'imagenet', 'none' or a file"
+        raise InputError(f"pretrained weights: expected {kinds}, found no file {str(path)!r}")
     try:
         if source == "imagenet":
             how = {"map_location": "cpu", "check_hash": True, "weights_only": True}
@@ -73,7 +85,8 @@ def _read(backbone: Backbone, source: str | Path) -> tuple[str, Any]:
             what = "found a file that cannot be read as such"
             line = f"{path}: expected weights written by torch.save, {what} ({reason}); delete it or fetch it again"
         else:
-            what = f"put that file at {path}, or use --pretrained none or --pretrained FILE"
+            ours = "--pretrained bundled (weights that come with this project), " if backbone.bundled else ""
+            what = f"put that file at {path}, or use {ours}--pretrained none or --pretrained FILE"
             line = f"the ImageNet weights {origin} could not be downloaded ({reason}); {what}"
         raise InputError(line) from error
 

@@ -63,7 +63,8 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     journal = open_journal(options, parent, start.folder)
     try:
         log_data(options, loaders, label_counts, device)
-        origin = start.path or {"none": "random weights", "imagenet": "ImageNet"}.get(pretrained, pretrained)
+        names = {"none": "random weights", "imagenet": "ImageNet", "bundled": "ImageNet (bundled)"}
+        origin = start.path or names.get(pretrained, pretrained)
         log_network(options, model, origin, notes)
         log_optimisation(options, len(loaders.train), step)
         early = EARLY if start.checkpoint or pretrained != "none" else EARLY_FROM_RANDOM

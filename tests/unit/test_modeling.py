@@ -425,6 +425,7 @@ def test_failed_download_says_so(name):
         DeepLab(21, name, pretrained=default_pretrained(name))
     assert BACKBONES[name].imagenet_url() in str(caught.value)
     assert torch.hub.get_dir() in str(caught.value)
+    assert ("--pretrained bundled" in str(caught.value)) == (name == "mobilenet")
     assert "\n" not in caught.value.args[0]
 
 

@@ -11,6 +11,7 @@ class Backbone(nn.Module):
     out_channels: int  # of the deep features
     low_level_channels: int  # of the low-level features, which are 4 times smaller than the image
     output_stride: int  # how many times smaller than the image the deep features are
+    bundled: str | None = None  # the file of data/weights/ with ImageNet weights, where there is one
 
     def __init__(self, output_stride: int):
         super().__init__()

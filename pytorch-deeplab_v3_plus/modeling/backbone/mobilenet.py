@@ -63,6 +63,7 @@ class MobileNetV2(Backbone):
 
     out_channels = 320
     low_level_channels = 24
+    bundled = "mobilenet_v2.pth"
 
     def __init__(self, output_stride: int, norm_layer: NormLayer):
         super().__init__(output_stride)
