@@ -53,8 +53,8 @@ class NetworkOptions:
     )
     pretrained: str | None = option(
         None,
-        "initial weights of the backbone: imagenet (downloaded), bundled (ImageNet's for mobilenet, which come with this "
-        "project), none, or a file of weights (default: imagenet; none for xception, for which no weights are "
+        "initial weights of the backbone: imagenet (downloaded), bundled (ImageNet's for mobilenet, which come with "
+        "this project), none, or a file of weights (default: imagenet; none for xception, for which no weights are "
         "published, and with --resume)",
         metavar="WHAT",
     )
