@@ -1,27 +1,32 @@
 """Train in two stages to measure what the DenseCRF loss is worth.
 
-    python train_two_stages.py --preset 40 --dataset synthetic --backbone mobilenet --pretrained none --seeds 1,2,3
+    python train_two_stages.py --data-root DATA --full --seeds 1,2,3
 
 Stage 1 is partial cross-entropy alone; stage 2 continues from it with and without the DenseCRF loss, for the same
-number of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help). Prints and keeps a
-table of mIoU and a sheet of pictures; repeated with the same --output it skips finished trainings.
+number of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help); with neither a
+preset nor a regularised loss, the preset for small images of this size is taken. Prints and keeps a table of mIoU and a
+sheet of pictures; repeated with the same --output it skips finished trainings.
 """
 
 import argparse
 import logging
+import math
 import shutil
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from common.arguments import HelpFormatter, add_options, integers, option, switch
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
+from dataloaders.images import image_size
 from dataloaders.loaders import make_data_loader
 from training.checkpoint import LAST
-from training.options import HOW_MANY, POSITIVE, parse_options
+from training.options import HOW_MANY, POSITIVE, add_preset, parse_options
 from training.two_stages import Comparison, comparison_table, save_comparison
 
 logger = logging.getLogger(__name__)
@@ -31,14 +36,35 @@ TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision"
 TAKEN |= {"--run-root", "--eval-interval", "--no-val"}
 
 
+class Stages(NamedTuple):
+    """How long the stages of a preset are, and the rate of the second."""
+
+    steps: tuple[int, int]
+    lr: float
+
+
+STAGES = {"40": Stages((1200, 800), 0.002), "80": Stages((1200, 800), 0.002)}
+LARGEST = {"40": 60, "80": math.inf}  # short side in pixels of the images for which a preset is taken unasked
+
+
 @dataclass(frozen=True)
 class ComparisonOptions:
     """comparison"""
 
-    stage1_epochs: int = option(20, "epochs of partial cross-entropy alone", **HOW_MANY)
-    stage2_epochs: int = option(10, "epochs of the second stage, for each arm", **HOW_MANY)
+    stage1_epochs: int | None = option(
+        None,
+        "epochs of partial cross-entropy alone (default: 20; with the presets for small images, as many as make "
+        f"{STAGES['80'].steps[0]} steps)",
+        **HOW_MANY,
+    )
+    stage2_epochs: int | None = option(
+        None,
+        "epochs of the second stage, for each arm (default: 10; with those presets, as many as make "
+        f"{STAGES['80'].steps[1]} steps)",
+        **HOW_MANY,
+    )
     stage2_lr: float | None = option(
-        None, "learning rate of stage 2 (default: as stage 1)", type=POSITIVE, metavar="RATE"
+        None, "learning rate of stage 2 (default: as stage 1, or the preset's)", type=POSITIVE, metavar="RATE"
     )
     seeds: tuple[int, ...] = option(
         (1,), "repeat the comparison with each of these seeds (default: 1)", type=integers, metavar="A,B,..."
@@ -58,8 +84,30 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's own options."""
     about = "Two-stage training with and without the DenseCRF loss; further options go to the training script."
     parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=False)
+    add_preset(parser, "a recipe for images of this size")
     add_options(parser, ComparisonOptions)
     return parser
+
+
+def default_preset(words: Sequence[str]) -> str | None:
+    """Return the preset for these options of the training: None where they name a regularised loss themselves.
+
+    It is the one for small images that suits the short side of the training images (their median).
+    """
+    options = parse_options(words)
+    if options.regularisers:
+        return None
+    files = make_data_loader(options.data).train.dataset.image_files
+    side = statistics.median(min(image_size(file)) for file in files)
+    name = next(name for name, largest in LARGEST.items() if side <= largest)
+    logger.info("neither a preset nor a regularised loss is asked for: --preset %s, as short sides are %g", name, side)
+    return name
+
+
+def lengths(own: argparse.Namespace, stages: Stages | None, steps_per_epoch: int) -> tuple[int, int]:
+    """Return the epochs of both stages."""
+    usual = (20, 10) if stages is None else [math.ceil(steps / steps_per_epoch) for steps in stages.steps]
+    return own.stage1_epochs or usual[0], own.stage2_epochs or usual[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,19 +118,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if word.split("=")[0] in TAKEN:
             raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
     regularised = [word for text in own.regulariser or () for word in ("--regulariser", text)]
+    own.preset = own.preset or default_preset([*rest, *regularised])
+    rest = ["--preset", own.preset, *rest] if own.preset else rest
     options = parse_options([*rest, *regularised])
     if not options.regularisers:
         raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
+    loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
+    stages = STAGES.get(own.preset)
     comparison = Comparison(
         folder=Path(own.output),
         seeds=tuple(own.seeds),
-        stage_epochs=(own.stage1_epochs, own.stage2_epochs),
+        stage_epochs=lengths(own, stages, len(loaders.train)),
         options=tuple(rest),
         variants={"regularised": tuple(regularised)},
         full=own.full,
-        stage2_lr=own.stage2_lr,
+        stage2_lr=own.stage2_lr or (stages and stages.lr),
     )
-    loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
     comparison.train(own.jobs)
     trained = comparison.run_folder(own.seeds[0], "regularised") / LAST
     replace_file(comparison.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))

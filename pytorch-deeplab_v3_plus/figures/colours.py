@@ -17,15 +17,25 @@ def colour(labels: np.ndarray) -> np.ndarray:
 
 def faded(image: Image.Image) -> np.ndarray:
     """Return a pale grey version, uint8 (H, W, 3), of an image."""
-    grey = np.asarray(image.convert("L").convert("RGB")).astype(np.float32)
-    return (0.45 * grey + 0.55 * 255).astype(np.uint8)
+    return blended(image.convert("L"), 255, 0.55)
+
+
+def blended(image: Image.Image, colours: np.ndarray | int, opacity: float) -> np.ndarray:
+    """Lay colours, (H, W, 3) or one grey level, over an image; return uint8 (H, W, 3)."""
+    picture = np.asarray(image.convert("RGB")).astype(np.float32)
+    return ((1 - opacity) * picture + opacity * colours).astype(np.uint8)
+
+
+def mask_picture(image: Image.Image, labels: np.ndarray) -> np.ndarray:
+    """Draw a label map (H, W) in the palette's colours over its image in grey, which shows where the borders are."""
+    return blended(image.convert("L"), colour(labels), 0.65)
 
 
 def scribble_picture(image: Image.Image, scribble: np.ndarray | None) -> np.ndarray | None:
-    """Draw scribbles (H, W), 255 where there are none, over a faded version of their image; None without scribbles."""
+    """Draw scribbles (H, W), 255 where there are none, over a pale version of their image; None without scribbles."""
     if scribble is None:
         return None
-    picture = faded(image)
+    picture = blended(image, 255, 0.4)
     drawn = scribble < PADDING
     picture[drawn] = colour(scribble)[drawn]
     return picture

@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 FEW_STEPS = 100  # of fine-tuning; measured, see docs/data.md
 EARLY = 100  # steps after which the loss of a pretrained network has to have fallen
 EARLY_FROM_RANDOM = 300  # of a random one; after 100 it often has not, and learns well later
+EXPECT_OF_RANDOM = (
+    "from random weights expect ragged blobs until after thousands of steps, and classes that are confused; "
+    "--pretrained bundled (with --backbone mobilenet) or imagenet starts far ahead"
+)
 FALLEN = 0.95  # below this share of the loss of guessing
 NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 

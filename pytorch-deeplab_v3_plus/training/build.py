@@ -22,12 +22,22 @@ from modeling.checkpoint import class_mismatch, load_weights
 from modeling.data_parallel import data_parallel
 from modeling.networks import build_network
 from modeling.pretrained import default_pretrained
-from training.advice import EARLY, EARLY_FROM_RANDOM, guessing_loss, progress_advice, report_shares, steps_advice
+from training.advice import (
+    EARLY,
+    EARLY_FROM_RANDOM,
+    EXPECT_OF_RANDOM,
+    guessing_loss,
+    progress_advice,
+    report_shares,
+    steps_advice,
+)
 from training.journal import Journal, SilentJournal
 from training.options import TrainOptions
 from training.resume import Start, find_start, restore
 from training.step import TrainingStep
 from training.trainer import Trainer
+
+RANDOM = "random weights"
 
 Notes = list[tuple[int, str]]  # lines for the log, with their levels
 
@@ -63,7 +73,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     journal = open_journal(options, parent, start.folder)
     try:
         log_data(options, loaders, label_counts, device)
-        names = {"none": "random weights", "imagenet": "ImageNet", "bundled": "ImageNet (bundled)"}
+        names = {"none": RANDOM, "imagenet": "ImageNet", "bundled": "ImageNet (bundled)"}
         origin = start.path or names.get(pretrained, pretrained)
         log_network(options, model, origin, notes)
         log_optimisation(options, len(loaders.train), step)
@@ -192,6 +202,8 @@ def log_network(options: TrainOptions, model: nn.Module, origin: Any, notes: Not
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     shape = f"{options.network} {options.backbone}, output stride {model.output_stride}"
     logger.info("network: %s, %.1f million parameters, backbone from %s", shape, millions, origin)
+    if origin == RANDOM:
+        logger.info("%s", EXPECT_OF_RANDOM)
     for level, note in notes:
         logger.log(level, "%s", note)
 

@@ -19,22 +19,30 @@ from common.errors import InputError
 from dataloaders.options import DataOptions
 from losses.options import DenseCRFOptions
 from losses.registry import RegulariserOptions, describe_regularisers, parse_regulariser, settings_of
-from modeling.backbone import BACKBONES, OUTPUT_STRIDES
+from modeling.backbone import BACKBONES, OUTPUT_STRIDES, backbone_class
 from modeling.networks import DEFAULT_NETWORK, NETWORKS
 from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
-# Recipes by image size, as differences from the defaults. SMALL trains small images from random weights, with a loss
-# that regularises them: the original's rows for these sizes do not (docs/small_images.md).
-SMALL = dict(scale_range=(0.9, 1.3), batch_size=8, lr=0.01, ce_reduction="mean", channels_last=True)
-SMALL |= dict(densecrfloss=2.0, size_free=True, rloss_scale=1.0, sigma_rgb=12.0)
+# Recipes by image size, as differences from the defaults. Those for small images have a loss that regularises them,
+# which the original's rows for 40 and 80 pixels do not (docs/small_images.md).
+SMALL = dict(backbone="mobilenet", pretrained="bundled", scale_range=(0.9, 1.3), batch_size=8, lr=0.004)
+SMALL |= dict(
+    ce_reduction="mean", channels_last=True, densecrfloss=2.0, size_free=True, rloss_scale=1.0, sigma_rgb=12.0
+)
+ORIGINAL = dict(backbone="mobilenet", lr=0.01, densecrfloss=2e-9)
 PRESETS: dict[str, dict[str, Any]] = {
     "40": dict(SMALL, crop_size=65, base_size=65, sigma_xy=14.0),
     "80": dict(SMALL, crop_size=129, base_size=129, sigma_xy=24.0),
+    "40-original": dict(
+        ORIGINAL, crop_size=64, base_size=64, batch_size=32, rloss_scale=0.25, sigma_xy=20.0, sigma_rgb=10.0
+    ),
+    "80-original": dict(ORIGINAL, crop_size=128, base_size=128, batch_size=16, rloss_scale=0.5, sigma_xy=40.0),
     "256": dict(crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0),
     "513": dict(crop_size=513, base_size=513, batch_size=4, densecrfloss=2e-9, rloss_scale=1.0, sigma_xy=80.0),
 }
+FROM_RANDOM = {name: dict(lr=0.01) for name in ("40", "80")}  # what changes in a preset with --pretrained none
 IMAGES_PER_DEVICE = 4
 BASE_RATE = 0.007  # for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original
 
@@ -255,6 +263,12 @@ def parse_with_preset(
     preset = parser.parse_args(argv).preset
     if preset:
         known = {name: value for name, value in PRESETS[preset].items() if settings is None or name in settings}
+        parser.set_defaults(**known)
+        given = parser.parse_args(argv)
+        if "pretrained" in known and backbone_class(given.backbone).bundled is None:
+            known["pretrained"] = None  # this backbone's usual weights
+        if settings is None and given.pretrained == "none":
+            known |= FROM_RANDOM.get(preset, {})
         parser.set_defaults(**known)
         logger.info("preset %s: %s", preset, ", ".join(f"{name} {value}" for name, value in known.items()))
     return parser.parse_args(argv)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from common.errors import InputError
 from common.files import make_folder, write_text
 from dataloaders.loaders import Loaders
-from figures.colours import scribble_picture
+from figures.comparison import Compared, close_up
 from figures.sheets import evenly_spaced, save_contact_sheet
 from modeling.checkpoint import load_network
 from prediction import segment
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 UNREGULARISED = ("--densecrfloss", "0")
+LEAST_INTERVAL = 5  # epochs between two evaluations
+COMPARED = 3  # images in the sheet that compares the arms
 ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # the final scores of each arm, seed by seed
 
@@ -51,7 +53,7 @@ class Training(NamedTuple):
 def ended_run(root: Path, name: str) -> Path | None:
     """Return the folder of the run `name` under `root` once it has ended, else None."""
     runs = (path.parent for path in root.glob(f"*/{name}/{PREFIX}*/{SCORES}"))
-    return next(filter(final_scores, runs), None)
+    return next((run for run in runs if final_scores(run) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Comparison:
     variants: Mapping[str, tuple[str, ...]]  # regularised second stages: name -> further options
     full: bool  # whether full supervision runs the two stages as well
     stage2_lr: float | None = None  # rate of the second stages; None: as the first
-    evaluations: int = 10  # about how many during a training
+    evaluations: int = 10  # about how many during a second stage
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
@@ -81,7 +83,7 @@ class Comparison:
         trainings = []
         for seed in self.seeds:
             for name, label in labels.items():
-                options = ("--supervision", label, *UNREGULARISED, "--resume", "auto")
+                options = ("--supervision", label, *UNREGULARISED, "--resume", "auto", "--no-val")
                 trainings.append(self._training(seed, name, f"stage 1, {label} labels", 0, options))
         return trainings
 
@@ -106,7 +108,7 @@ class Comparison:
 
     def _training(self, seed: int, name: str, title: str, stage: int, options: tuple[str, ...]) -> Training:
         epochs = self.stage_epochs[stage]
-        interval = max(1, epochs // self.evaluations)
+        interval = max(LEAST_INTERVAL, epochs // self.evaluations)
         settings = ("--seed", str(seed), "--epochs", str(epochs), "--eval-interval", str(interval))
         title = f"seed {seed}, {title}: {epochs} epochs"
         return Training(self.folder / f"seed_{seed}", name, title, (*self.options, *settings, *options))
@@ -229,15 +231,24 @@ def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
 
 
 def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split: str) -> None:
-    """Draw images of `split` with their scribbles, what each arm of the first seed predicts, and the truth."""
+    """Draw images of `split` with their scribbles, what each arm of the first seed predicts, and the truth.
+
+    The last row is a close-up of the place in them where the regulariser corrects most.
+    """
     dataset, seed = getattr(loaders, split).dataset, comparison.seeds[0]
     networks = {ARMS[arm]: load_network(comparison.run_folder(seed, arm) / LAST) for arm in comparison.arms}
-    rows = []
-    for index in evenly_spaced(len(dataset)):
+    compared = []
+    for index in evenly_spaced(len(dataset), COMPARED):
         image, scribble, truth = dataset.pictures(index)
-        row = {"image": image, "scribbles": scribble_picture(image, scribble)}
-        for title, (model, settings) in networks.items():
-            row[title] = segment(model, image, settings["crop_size"])
-        rows.append({**row, "truth": truth})
+        predictions = {
+            title: segment(model, image, settings["crop_size"]) for title, (model, settings) in networks.items()
+        }
+        compared.append(Compared(image, scribble, truth, predictions))
+    place = close_up(compared, ARMS["partial_ce"], ARMS["regularised"])
+    rows = [one.row(place[1] if place and place[0] == number else None) for number, one in enumerate(compared)]
+    if place:
+        rows.append(compared[place[0]].cut(place[1]).row())
     kind = "validation images" if split == "val" else "training images (only the scribbles were seen)"
-    save_contact_sheet(path, rows, loaders.class_names, kind)
+    kind += "; below, a close-up of the framed square" if place else ""
+    seen = set().union(*(one.classes for one in compared))
+    save_contact_sheet(path, rows, loaders.class_names, kind, classes=seen)

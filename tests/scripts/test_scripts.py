@@ -508,8 +508,26 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     assert "other settings" in one_line(capsys)
     assert call(train_two_stages, *words, "--epochs", 3) == 2
     assert "--epochs is set by the stages themselves" in one_line(capsys)
-    assert call(train_two_stages, *SMALL, *data(voc), "--output", out) == 2
+    assert call(train_two_stages, "--preset", "40", "--densecrfloss", 0, *SMALL, *data(voc), "--output", out) == 2
     assert "there is nothing to compare" in one_line(capsys)
+
+
+@pytest.mark.parametrize(("side", "preset"), [(40, "40"), (60, "40"), (61, "80"), (300, "80")])
+def test_two_stages_take_the_preset_for_the_size_of_the_images(voc, side, preset, caplog):
+    for path in voc.glob("JPEGImages/*"):
+        Image.new("RGB", (2 * side, side)).save(path)
+    with caplog.at_level("INFO"):
+        assert train_two_stages.default_preset(data(voc)) == preset
+    assert f"--preset {preset}, as short sides are {side}" in caplog.text
+    assert train_two_stages.default_preset([*data(voc), "--densecrfloss", "1"]) is None
+
+
+def test_the_stages_of_a_preset_have_its_steps():
+    parser = train_two_stages.build_parser()
+    stages = train_two_stages.STAGES["80"]
+    assert train_two_stages.lengths(parser.parse_args([]), stages, 38) == (32, 22)  # 1200 and 800 steps
+    assert train_two_stages.lengths(parser.parse_args(["--stage2-epochs", "3"]), stages, 2000) == (1, 3)
+    assert train_two_stages.lengths(parser.parse_args([]), None, 38) == (20, 10)
 
 
 def stub_training(folder: Path, body: str) -> tuple[Path, list[Training]]:
