@@ -153,13 +153,18 @@ def build_step(
     ).to(device)
     named = {wanted.name: build_regulariser(wanted, options.settings()) for wanted in options.regularisers}
     named = {name: module.to(device) for name, module in {**named, **regularisers}.items()}
-    groups = model.parameter_groups(options.head_rate)
-    optimizer = torch.optim.SGD(
-        groups, options.lr, options.momentum, weight_decay=options.weight_decay, nesterov=options.nesterov
-    )
+    optimizer = build_optimizer(options, model.parameter_groups(options.head_rate))
     network = data_parallel(torch.compile(model) if options.compile else model, device)
     how = {"amp": options.amp, "accumulate": options.accumulate, "min_images": options.min_images}
     return TrainingStep(network, optimizer, criterion, named, **how, inspect=report_shares)
+
+
+def build_optimizer(options: TrainOptions, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer that `options` name for the groups of a network's parameters."""
+    common = {"lr": options.lr, "weight_decay": options.weight_decay}
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **common)
+    return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov, **common)
 
 
 def open_journal(options: TrainOptions, parent: Path, folder: Path | None) -> Journal:
@@ -215,7 +220,7 @@ def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: Training
     batch += f" over {processes} processes" * (processes > 1)
     steps = f"{epochs * steps_per_epoch} steps ({epochs} epochs of {steps_per_epoch})"
     rates = f"learning rate {options.lr:g} (head {options.head_rate * options.lr:g}), {options.lr_scheduler}"
-    logger.info("optimisation: %s, %s, %s", steps, batch, rates)
+    logger.info("optimisation: %s, %s, %s, %s", steps, batch, options.optimizer, rates)
     if advice := steps_advice(steps_per_epoch, epochs):
         logger.warning("%s", advice)
     for name, regulariser in step.regularisers.items():

@@ -44,7 +44,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 FROM_RANDOM = {name: dict(lr=0.01) for name in ("40", "80")}  # what changes in a preset with --pretrained none
 IMAGES_PER_DEVICE = 4
-BASE_RATE = 0.007  # for a batch of IMAGES_PER_DEVICE images a device; it grows with the batch, as in the original
+BASE_RATE = 0.007  # of SGD for a batch of IMAGES_PER_DEVICE images a device; grows with the batch, as in the original
+ADAMW_RATE = 2e-4
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}
+OPTIMIZERS = tuple(WEIGHT_DECAY)
 
 POSITIVE, WEIGHT, SHARE = number(float, 0, above=True), number(float, 0), number(float, 0, above=True, high=1)
 HOW_MANY, EPOCHS, STEPS = ({"type": number(int, 1), "metavar": metavar} for metavar in ("N", "EPOCHS", "STEPS"))
@@ -123,7 +126,8 @@ class OptimisationOptions:
     )
     lr: float | None = option(
         None,
-        f"learning rate of the backbone (default: {BASE_RATE} x batch size / {IMAGES_PER_DEVICE} per device)",
+        f"learning rate of the backbone (default: {BASE_RATE} x batch size / {IMAGES_PER_DEVICE} per device; with "
+        f"adamw {ADAMW_RATE:g})",
         type=POSITIVE,
         metavar="RATE",
     )
@@ -134,8 +138,9 @@ class OptimisationOptions:
     lr_step: int | None = option(
         None, "with --lr-scheduler step: epochs between drops (default: a third of --epochs)", **HOW_MANY
     )
+    optimizer: str = option("sgd", "sgd, as in the original, or adamw, which learns in fewer steps", choices=OPTIMIZERS)
     momentum: float = option(0.9, "SGD momentum", type=number(float, 0, high=1), metavar="M")
-    weight_decay: float = option(5e-4, "SGD weight decay", type=WEIGHT, metavar="D")
+    weight_decay: float | None = option(None, "weight decay (default: 5e-4, with adamw 0.01)", type=WEIGHT, metavar="D")
     nesterov: bool = switch("Nesterov momentum")
     amp: str = option(
         "off", "mixed precision for the network; losses and evaluation stay in float32", choices=("off", "bf16", "fp16")
@@ -215,11 +220,14 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         gpu_ids = self.gpu_ids[:1] if self.no_cuda or not torch.cuda.is_available() else self.gpu_ids
         devices = world_size() if is_launched() else len(gpu_ids)
         batch_size = self.data.batch_size or IMAGES_PER_DEVICE * devices
+        rate = BASE_RATE / (IMAGES_PER_DEVICE * devices) * batch_size if self.optimizer == "sgd" else ADAMW_RATE
+        decay = WEIGHT_DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
         options = replace(
             self,
             data=replace(self.data, batch_size=batch_size, test_batch_size=self.data.test_batch_size or batch_size),
             gpu_ids=tuple(gpu_ids),
-            lr=self.lr or BASE_RATE / (IMAGES_PER_DEVICE * devices) * batch_size,
+            lr=self.lr or rate,
+            weight_decay=decay,
             sync_bn=devices > 1 if self.sync_bn is None else self.sync_bn,
             lr_step=self.lr_step or max(1, self.epochs // 3),
             checkname=self.checkname or f"deeplab-{self.backbone}",

@@ -103,6 +103,9 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
 def _check_resumable(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     if "epoch" not in checkpoint or "optimizer" not in checkpoint:
         raise InputError(f"{source}: holds weights but no training state to resume; start from them with --ft")
+    before, now = checkpoint.get("options", {}).get("optimizer", "sgd"), trainer.options.optimizer
+    if before != now:
+        raise InputError(f"{source}: was trained with {before}; give --optimizer {before}, or start afresh with --ft")
     # In its own folder a run may still lack its end.
     if checkpoint["epoch"] >= trainer.options.epochs and source.parent != trainer.journal.folder:
         raise InputError(

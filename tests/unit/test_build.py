@@ -144,3 +144,17 @@ def test_a_benchmark_of_a_resumed_run_writes_nothing(voc, capsys):
         assert train(voc, "--epochs", 3, "--benchmark", 1, "--resume", resume) == 0
         assert "whole step" in capsys.readouterr().out
     assert sorted((path, path.stat().st_mtime_ns) for path in (voc.parent / "run").rglob("*")) == before
+
+
+def test_adamw_has_its_own_defaults_and_resumes_only_itself(voc, capsys):
+    options = parse_options(["--optimizer", "adamw", "--crop-size", "65"])
+    assert (options.lr, options.weight_decay) == (2e-4, 0.01)
+    assert parse_options(["--optimizer", "adamw", "--lr", "0.1", "--weight-decay", "0"]).weight_decay == 0
+    assert train(voc, "--epochs", 1, "--no-val", "--optimizer", "adamw") == 0
+    last = run_folder(voc) / "checkpoint_last.pth.tar"
+    groups = load_checkpoint(last)["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.01] and "betas" in groups[0]
+    capsys.readouterr()
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", last) == 2
+    assert f"{last}: was trained with adamw; give --optimizer adamw" in capsys.readouterr().err
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", last, "--optimizer", "adamw") == 0
