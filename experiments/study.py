@@ -1,4 +1,4 @@
-"""Which settings of the DenseCRF loss suit small images? A study over several seeds, judged by fill-in and val mIoU.
+"""What is the DenseCRF loss worth, and with which settings? Studies over several seeds, judged by fill-in and val mIoU.
 
     PYTHONPATH=pytorch-deeplab_v3_plus python experiments/study.py --study 40 --data-root FOLDER --classes FILE --jobs 2
 
@@ -6,8 +6,9 @@ For each seed it trains stage 1 with partial cross-entropy alone and, from those
 one without the DenseCRF loss and one for each of its settings. Both stages also run with full supervision, the upper
 bound. Fill-in is the mIoU on the training images against their full truth, which training on scribbles never sees.
 FOLDER is any data set with full truth; the numbers of epochs suit about sixty training images of 40 pixels and thirty
-of 128. It writes study.md (table), study.png and study.json to --output; repeated, it keeps the trainings that have
-ended. docs/small_images.md shows what it found.
+of 128; the studies `photographs` start from ImageNet weights and suit hundreds. It writes study.md (table), study.png
+and study.json to --output; repeated, it keeps the trainings that have ended. docs/small_images.md and docs/results.md
+show what it found.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.arguments import HelpFormatter, integers, number
 from common.errors import InputError, exit_status
 from common.files import write_text
 from common.logs import configure_logging
 from dataloaders import DataOptions, Loaders, make_data_loader
+from evaluation import Protocol, evaluate_split
 from figures.plotting import new_figure, save_figure
+from filtering.mean_field import MeanField
+from modeling.checkpoint import load_network
+from training.checkpoint import LAST
 from training.two_stages import (
     ARMS,
     Comparison,
@@ -40,11 +46,18 @@ from training.two_stages import (
 logger = logging.getLogger(__name__)
 
 COMMON = (
-    *("--backbone", "mobilenet", "--pretrained", "none", "--out-stride", "16", "--batch-size", "8", "--lr", "0.01"),
-    *("--scale-range", "0.9", "1.3", "--ce-reduction", "mean", "--size-free", "--channels-last", "--amp", "bf16"),
+    *("--backbone", "mobilenet", "--out-stride", "16", "--batch-size", "8"),
+    *("--ce-reduction", "mean", "--size-free", "--channels-last", "--amp", "bf16"),
 )
 """Options of every training."""
-STAGE2_LR = 0.003
+RANDOM = ("--pretrained", "none", "--lr", "0.01", "--scale-range", "0.9", "1.3")
+PRETRAINED = ("--pretrained", "bundled", "--optimizer", "adamw", "--scale-range", "0.75", "1.5")
+SCORES = {"fill_in": "fill-in", "val": "val", "val_full": "val full", "boundary": "boundary", "refined": "with a CRF"}
+"""Titles of the scores, of which a table has those that are known."""
+SHARED = {"fill_in", "val_full"}
+"""Scores for which a table also says what share of the gap to full supervision is closed."""
+WHOLE = " (val full, boundary to 4 pixels and with a CRF: every pixel of whole images)"
+BAND = "4"  # of the boundary mIoU, in pixels
 COLOURS = {"partial_ce": "tab:orange", "full": "tab:green"}  # in the figure; others are blue
 
 
@@ -58,13 +71,17 @@ class Study:
         options: of every training, in addition to `COMMON`.
         epochs: of stage 1 and of stage 2.
         full: whether full supervision is trained too.
+        stage2_lr: rate of stage 2.
+        whole: whether whole images are scored too, plainly and with a mean-field CRF on top.
     """
 
     crop: int
     variants: Mapping[str, tuple[str, ...]]
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = RANDOM
     epochs: tuple[int, int] = (150, 40)
     full: bool = True
+    stage2_lr: float = 0.003
+    whole: bool = False
 
 
 def loss(weight: float, sigma_xy: float, sigma_rgb: float, *more: str) -> tuple[str, ...]:
@@ -87,7 +104,9 @@ STUDIES = {
             "exact gradient": loss(2, 8, 12, "--exact-gradient"),
         },
     ),
-    "40-stride-8": Study(65, {"weight 2, sigma xy 14, rgb 12": loss(2, 14, 12)}, ("--out-stride", "8"), full=False),
+    "40-stride-8": Study(
+        65, {"weight 2, sigma xy 14, rgb 12": loss(2, 14, 12)}, (*RANDOM, "--out-stride", "8"), full=False
+    ),
     "40-crop-49": Study(49, {"weight 2, sigma xy 10.5, rgb 12": loss(2, 10.5, 12)}, full=False),
     "128": Study(
         129,
@@ -96,25 +115,60 @@ STUDIES = {
             "sigma xy 36": loss(2, 36, 12),
             "weight 5": loss(5, 24, 12),
         },
-        ("--batch-size", "4"),
+        (*RANDOM, "--batch-size", "4"),
         (300, 40),
+    ),
+    "photographs": Study(
+        129,
+        {"weight 2, sigma xy 40, rgb 15": loss(2, 40, 15)},
+        PRETRAINED,
+        (8, 8),
+        stage2_lr=1e-4,
+        whole=True,
     ),
 }
 """By size of the images in pixels, and what differs from the first study of that size."""
 
 
 def table(results: Results) -> str:
-    """Return a Markdown table: fill-in and val of every arm, its gain, and the share of the gap that it closes."""
-    lines = ["| | fill-in | gain | of the gap | val | gain |", "| --- | --- | --- | --- | --- | --- |"]
+    """Return a Markdown table: of every arm each score, its gain, and the share of the gap that it closes."""
+    scores = [score for score in SCORES if all(score in final for finals in results.values() for final in finals)]
+    heads = [(SCORES[score], "gain", *(["of the gap"] if score in SHARED else [])) for score in scores]
+    titles = [title for head in heads for title in head]
+    lines = ["| | " + " | ".join(titles) + " |", "| --- " * (len(titles) + 1) + "|"]
     for arm in results:
         cells = []
-        for score in ("fill_in", "val"):
+        for score in scores:
             gain = mean_and_spread(gains(results, arm, score), sign="+")
             cells += [mean_and_spread(percents(results, arm, score)), "" if arm == "partial_ce" else gain]
-        share = "full" in results and arm not in ("partial_ce", "full")
-        cells.insert(2, share_of_gap(results, arm, "fill_in") if share else "")
+            if score in SHARED:
+                share = "full" in results and arm not in ("partial_ce", "full")
+                cells.append(share_of_gap(results, arm, score) if share else "")
         lines.append(f"| {ARMS.get(arm, arm)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def final_results(comparison: Comparison, loaders: Loaders, study: Study, workers: int) -> Results:
+    """Return the final scores of every arm: of crops, and of whole images where the study asks for them."""
+    results = {arm: [dict(final) for final in finals] for arm, finals in comparison.results().items()}
+    for arm, finals in results.items():
+        for seed, final in zip(comparison.seeds, finals, strict=True):
+            whole = final.pop("val_full")
+            if study.whole:
+                run = comparison.run_folder(seed, arm)
+                final |= {"val_full": whole, "boundary": {"miou": whole["boundary"][BAND]}}
+                final["refined"] = refined(run, loaders, Protocol("full", study.crop, crf=MeanField()), workers)
+    return results
+
+
+def refined(run: Path, loaders: Loaders, protocol: Protocol, workers: int) -> dict[str, Any]:
+    """Return the scores of a run's last network by `protocol`, which are kept beside those of the training."""
+    kept = run / "evaluation" / f"{protocol.name}.json"
+    if not kept.is_file():
+        network, _ = load_network(run / LAST)
+        scores = evaluate_split(network, loaders, "val", protocol, workers).scores()
+        write_text(kept, json.dumps(scores) + "\n")
+    return json.loads(kept.read_text(encoding="utf-8"))
 
 
 def draw(path: Path, results: Results) -> None:
@@ -166,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options=(*COMMON, *study.options, *size, *data),
         variants=study.variants,
         full=study.full,
-        stage2_lr=STAGE2_LR,
+        stage2_lr=study.stage2_lr,
         evaluations=1,
     )
     # Bad input is found here, not after hours.
@@ -177,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if loaders.fill_in is None:
         raise InputError(f"{args.data_root}: expected full truth of the training images, found none")
     comparison.train(args.jobs)
-    results = comparison.results()
+    results = final_results(comparison, loaders, study, args.workers)
     text = f"{heading(study, loaders, args.seeds, results)}\n\n{table(results)}\n"
     write_text(comparison.folder / "study.md", text)
     write_text(comparison.folder / "study.json", json.dumps(results, indent=1) + "\n")
@@ -188,11 +242,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def heading(study: Study, loaders: Loaders, seeds: Sequence[int], results: Results) -> str:
     """Return the line above the table: the data, the trainings, and what the numbers are."""
+    protocol = "crop protocol" + (WHOLE if study.whole else "")
     return (
         f"{len(loaders.train.dataset)} training and {len(loaders.val.dataset)} validation images, crop {study.crop}; "
-        f"{study.epochs[0]} epochs of partial CE, then {study.epochs[1]} of each row; mIoU in %, crop protocol, last "
-        f"epoch, mean ± standard deviation over the seeds {', '.join(map(str, seeds))}; background everywhere: "
-        f"fill-in {background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}"
+        f"{study.epochs[0]} epochs of partial CE, then {study.epochs[1]} of each row; mIoU in %, {protocol}, last "
+        f"epoch, mean ± standard deviation over the seeds {', '.join(map(str, seeds))}; background everywhere: fill-in "
+        f"{background_everywhere(results, 'fill_in'):.1f}, val {background_everywhere(results, 'val'):.1f}"
     )
 
 

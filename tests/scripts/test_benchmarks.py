@@ -98,7 +98,9 @@ def test_step_memory_grows_with_the_batch():
 @pytest.mark.slow
 def test_study(voc, monkeypatch, capsys):
     monkeypatch.setitem(
-        study.STUDIES, "40", study.Study(33, {"weak": study.loss(1, 4, 10)}, ("--batch-size", "2"), (1, 1))
+        study.STUDIES,
+        "40",
+        study.Study(33, {"weak": study.loss(1, 4, 10)}, (*study.RANDOM, "--batch-size", "2"), (1, 1), whole=True),
     )
     out = voc.parent / "study"
     words = ["--study", "40", "--data-root", str(voc), "--seeds", "2", "--output", str(out), "--classes"]
@@ -115,7 +117,10 @@ def test_study(voc, monkeypatch, capsys):
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[2:] == ["| partial CE", "| weak", "| full supervision"]
     options = torch.load(next(out.glob("seed_2/voc/weak/*/checkpoint_last.pth.tar")), weights_only=True)["options"]
-    assert (options["densecrfloss"], options["sigma_xy"], options["lr"]) == (1, 4, study.STAGE2_LR)
+    assert (options["densecrfloss"], options["sigma_xy"], options["lr"]) == (1, 4, 0.003)
+    assert set(finals["weak"][0]) == set(study.SCORES)
+    plain, refined = (finals["weak"][0][score]["frequency"] for score in ("val_full", "refined"))
+    assert plain == refined  # the same pixels
     with Image.open(out / "study.png") as image:
         image.verify()
     shutil.rmtree(voc / "SegmentationClassAug")
