@@ -8,7 +8,10 @@ For N images with soft segmentations S_k (one column per class k, zeroed outside
 
 where A is the Gaussian affinity of all pixel pairs in position (sigma_xy, pixels) and colour (sigma_rgb, grey levels
 of 0..255): A_ij = exp(-|p_i - p_j|^2 / 2 sigma_xy^2 - |c_i - c_j|^2 / 2 sigma_rgb^2), approximated on a permutohedral
-lattice (Adams, Baek and Davis 2010). It is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1,
+lattice (Adams, Baek and Davis 2010). With `normalised_kernel` it is D^-1/2 A D^-1/2 instead, where D holds the sums of
+A's rows over the region of interest, as in the inference of Krähenbühl and Koltun (NIPS 2011): every pixel then weighs
+about the same, whereas the plain kernel leaves those of textured objects, which few others resemble, next to nothing.
+The energy is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1,
 which is constant because the S_k sum to one; hence the negative sign. The more alike pixels agree, the lower it is.
 
 The gradient is -(A + A') S / N. On a sparse lattice the axis-by-axis blur makes A slightly asymmetric; the original
@@ -39,6 +42,7 @@ class DenseCRFLossFunction(Function):
         regions_of_interest: Tensor,
         exact_gradient: bool = False,
         size_free: bool = False,
+        normalised_kernel: bool = False,
     ) -> Tensor:
         """Return the energy, a scalar of the segmentations' dtype and device.
 
@@ -47,6 +51,9 @@ class DenseCRFLossFunction(Function):
         """
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
         n, k, h, w = segmentations.shape
+        if normalised_kernel:  # D^-1/2 on both sides of A: here, and after the filter
+            sums = bilateral_filter(images, rois, sigma_rgb, sigma_xy, symmetric=exact_gradient)
+            rois = rois * sums.clamp_min_(1e-20).rsqrt_()
         # One tensor for all that is to be filtered, so that there is one lattice.
         values = torch.empty(n, k + size_free, h, w, device=segmentations.device)
         values[:, k:] = rois
@@ -72,7 +79,7 @@ class DenseCRFLossFunction(Function):
         a_s, factor = ctx.saved_tensors
         gradient = a_s * (factor * grad_output.to(torch.float32))
         # No gradient with respect to images, sigmas, regions and options.
-        return None, gradient.to(ctx.dtype), None, None, None, None, None
+        return None, gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
 class DenseCRFLoss(nn.Module):
@@ -89,6 +96,7 @@ class DenseCRFLoss(nn.Module):
         scale_factor: in (0, 1], size at which the energy is evaluated, relative to the input.
         exact_gradient: use the gradient -(A + A') S instead of the original's -2 A S.
         size_free: divide each image's energy by the kernel mass of its region of interest; the energy is in [-1, 0].
+        normalised_kernel: use D^-1/2 A D^-1/2 in place of A, so that pixels that few others resemble weigh as much.
 
     Raises ValueError for an argument out of its range, and for inputs whose shapes, devices or values do not fit.
     Values are checked after scaling, as they enter the energy.
@@ -103,6 +111,7 @@ class DenseCRFLoss(nn.Module):
         *,
         exact_gradient: bool = False,
         size_free: bool = False,
+        normalised_kernel: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
@@ -113,6 +122,7 @@ class DenseCRFLoss(nn.Module):
         self.weight, self.scale_factor = weight, scale_factor
         self.sigma_rgb, self.sigma_xy = sigma_rgb, sigma_xy
         self.exact_gradient, self.size_free = exact_gradient, size_free
+        self.normalised_kernel = normalised_kernel
 
     def forward(self, images: Tensor, segmentations: Tensor, regions_of_interest: Tensor) -> Tensor:
         """Return the weighted energy, a scalar.
@@ -134,14 +144,16 @@ class DenseCRFLoss(nn.Module):
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
             scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         self._check_values(images, scaled.detach(), rois)
-        sigma_xy, switches = self.sigma_xy * self.scale_factor, (self.exact_gradient, self.size_free)
+        sigma_xy = self.sigma_xy * self.scale_factor
+        switches = self.exact_gradient, self.size_free, self.normalised_kernel
         energy = DenseCRFLossFunction.apply(images, scaled, self.sigma_rgb, sigma_xy, rois.squeeze(1), *switches)
         return (self.weight * energy).to(segmentations.dtype)
 
     def extra_repr(self) -> str:
         return (
             f"weight={self.weight:g}, sigma_rgb={self.sigma_rgb:g}, sigma_xy={self.sigma_xy:g}, "
-            f"scale_factor={self.scale_factor:g}, exact_gradient={self.exact_gradient}, size_free={self.size_free}"
+            f"scale_factor={self.scale_factor:g}, exact_gradient={self.exact_gradient}, size_free={self.size_free}, "
+            f"normalised_kernel={self.normalised_kernel}"
         )
 
     @staticmethod

@@ -1,8 +1,10 @@
 """The device that a process computes on: choosing it, naming it, its memory."""
 
+import re
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -34,6 +36,16 @@ def choose_device(options: DeviceOptions) -> torch.device:
     if local_rank() >= len(chosen):
         raise InputError(f"process {local_rank() + 1} of this machine has no GPU: there are {len(chosen)}")
     return torch.device("cuda", chosen[local_rank()])
+
+
+def has_fast_bfloat16(cuda: bool) -> bool:
+    """Return whether the GPU, or without `cuda` the CPU, has instructions for bfloat16; others are slower in it."""
+    if cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()) is not None
+    except OSError:  # not Linux
+        return False
 
 
 def describe_device(device: torch.device) -> str:

@@ -17,8 +17,9 @@ class DenseCRF(DenseCRFLoss):
         rloss_scale: float = 1.0,
         exact_gradient: bool = False,
         size_free: bool = False,
+        normalised_kernel: bool = False,
     ) -> None:
-        how = {"exact_gradient": exact_gradient, "size_free": size_free}
+        how = {"exact_gradient": exact_gradient, "size_free": size_free, "normalised_kernel": normalised_kernel}
         try:
             super().__init__(weight, sigma_rgb, sigma_xy, rloss_scale, **how)
         except ValueError as error:

@@ -19,3 +19,7 @@ class DenseCRFOptions:
         "divide the DenseCRF loss by the kernel mass of each image, so that it lies in [-1, 0] and a weight means the "
         "same at every image size"
     )
+    normalised_kernel: bool = switch(
+        "normalise the kernel of the DenseCRF loss by its sums, so that pixels of textured objects, which few others "
+        "resemble, weigh as much as those of plain grounds"
+    )

@@ -118,7 +118,8 @@ class Segmenter:
             logger.warning("%s: --rloss-scale %g leaves nothing of it; no gradient", name, options.rloss_scale)
             return
         kernel = options.sigma_rgb, options.sigma_xy, options.rloss_scale
-        loss = DenseCRFLoss(options.rloss_weight, *kernel, size_free=options.size_free)
+        how = {"size_free": options.size_free, "normalised_kernel": options.normalised_kernel}
+        loss = DenseCRFLoss(options.rloss_weight, *kernel, **how)
         image, soft = inputs.to(logits.device).float()[None], logits.softmax(0)[None].requires_grad_()
         value = loss(image, soft, torch.ones_like(image[:, 0]))
         value.backward()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common.arguments import HelpFormatter, add_options, check_values, number, option, options_from, switch
-from common.devices import DeviceOptions
+from common.devices import DeviceOptions, has_fast_bfloat16
 from common.distributed import is_launched, world_size
 from common.errors import InputError
 from dataloaders.options import DataOptions
@@ -27,14 +27,13 @@ logger = logging.getLogger(__name__)
 
 # Recipes by image size, as differences from the defaults. Those for small images have a loss that regularises them,
 # which the original's rows for 40 and 80 pixels do not (docs/small_images.md).
-SMALL = dict(backbone="mobilenet", pretrained="bundled", scale_range=(0.9, 1.3), batch_size=8, lr=0.004)
-SMALL |= dict(
-    ce_reduction="mean", channels_last=True, densecrfloss=2.0, size_free=True, rloss_scale=1.0, sigma_rgb=12.0
-)
+SMALL = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", lr=2e-4, batch_size=8, amp="auto")
+SMALL |= dict(scale_range=(0.9, 1.3), ce_reduction="mean", channels_last=True)
+SMALL |= dict(densecrfloss=5.0, size_free=True, normalised_kernel=True, rloss_scale=1.0, sigma_rgb=6.0)
 ORIGINAL = dict(backbone="mobilenet", lr=0.01, densecrfloss=2e-9)
 PRESETS: dict[str, dict[str, Any]] = {
-    "40": dict(SMALL, crop_size=65, base_size=65, sigma_xy=14.0),
-    "80": dict(SMALL, crop_size=129, base_size=129, sigma_xy=24.0),
+    "40": dict(SMALL, crop_size=65, base_size=65, sigma_xy=20.0),
+    "80": dict(SMALL, crop_size=129, base_size=129, sigma_xy=40.0),
     "40-original": dict(
         ORIGINAL, crop_size=64, base_size=64, batch_size=32, rloss_scale=0.25, sigma_xy=20.0, sigma_rgb=10.0
     ),
@@ -42,7 +41,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "256": dict(crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0),
     "513": dict(crop_size=513, base_size=513, batch_size=4, densecrfloss=2e-9, rloss_scale=1.0, sigma_xy=80.0),
 }
-FROM_RANDOM = {name: dict(lr=0.01) for name in ("40", "80")}  # what changes in a preset with --pretrained none
+# What changes in a preset with --pretrained none.
+RANDOM = dict(optimizer="sgd", lr=0.01, densecrfloss=2.0, normalised_kernel=False, sigma_rgb=12.0)
+FROM_RANDOM = {"40": dict(RANDOM, sigma_xy=14.0), "80": dict(RANDOM, sigma_xy=24.0)}
 IMAGES_PER_DEVICE = 4
 BASE_RATE = 0.007  # of SGD for a batch of IMAGES_PER_DEVICE images a device; grows with the batch, as in the original
 ADAMW_RATE = 2e-4
@@ -143,7 +144,10 @@ class OptimisationOptions:
     weight_decay: float | None = option(None, "weight decay (default: 5e-4, with adamw 0.01)", type=WEIGHT, metavar="D")
     nesterov: bool = switch("Nesterov momentum")
     amp: str = option(
-        "off", "mixed precision for the network; losses and evaluation stay in float32", choices=("off", "bf16", "fp16")
+        "off",
+        "mixed precision for the network; losses and evaluation stay in float32; auto: bf16 where the device has "
+        "instructions for it, else off",
+        choices=("off", "auto", "bf16", "fp16"),
     )
     channels_last: bool = switch("channels-last memory format: faster on many CPUs and GPUs")
     compile: bool = switch("compile the network with torch.compile: minutes at the start, then faster")
@@ -217,7 +221,8 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
 
     def resolved(self) -> TrainOptions:
         """Return the options with every default filled in that depends on others or on the machine, and checked."""
-        gpu_ids = self.gpu_ids[:1] if self.no_cuda or not torch.cuda.is_available() else self.gpu_ids
+        cuda = torch.cuda.is_available() and not self.no_cuda
+        gpu_ids = self.gpu_ids if cuda else self.gpu_ids[:1]
         devices = world_size() if is_launched() else len(gpu_ids)
         batch_size = self.data.batch_size or IMAGES_PER_DEVICE * devices
         rate = BASE_RATE / (IMAGES_PER_DEVICE * devices) * batch_size if self.optimizer == "sgd" else ADAMW_RATE
@@ -228,6 +233,7 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             gpu_ids=tuple(gpu_ids),
             lr=self.lr or rate,
             weight_decay=decay,
+            amp=("bf16" if has_fast_bfloat16(cuda) else "off") if self.amp == "auto" else self.amp,
             sync_bn=devices > 1 if self.sync_bn is None else self.sync_bn,
             lr_step=self.lr_step or max(1, self.epochs // 3),
             checkname=self.checkname or f"deeplab-{self.backbone}",

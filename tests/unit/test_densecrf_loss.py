@@ -49,11 +49,13 @@ def test_loss_and_gradient_of_the_original(file):
     assert relative_error(probabilities.grad, torch.from_numpy(data["grad"])) < 1e-5
 
 
+@pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("size_free", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_exact_gradient_against_finite_differences(size_free, scale):
+def test_exact_gradient_against_finite_differences(size_free, scale, normalised):
     image, probabilities, region = case(dtype=torch.float64)
-    layer = DenseCRFLoss(1.0, 15, 20, scale, exact_gradient=True, size_free=size_free)
+    how = {"exact_gradient": True, "size_free": size_free, "normalised_kernel": normalised}
+    layer = DenseCRFLoss(1.0, 15, 20, scale, **how)
     probabilities.requires_grad_()
     layer(image, probabilities, region).backward()
     gradient = probabilities.grad
@@ -125,6 +127,36 @@ def test_size_free_is_the_energy_over_the_kernel_mass_of_each_image():
         expected += (energy / mass).item() / len(image)
     found = DenseCRFLoss(1.0, 15, 20, 1.0, size_free=True)(image, probabilities, region)
     assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_normalised_kernel_against_its_matrix():
+    """The kernel's matrix is read off the filter, pixel by pixel, and normalised by the sums over the region."""
+    image, probabilities, region = case(height=4, width=5, classes=2, images=1)
+    unit = torch.eye(20).reshape(1, 20, 4, 5)
+    matrix = bilateral_filter(image, unit, 15, 3, symmetric=True)[0].flatten(1).T  # (pixel, pixel)
+    inside = region.flatten().float()
+    root = (matrix @ inside).clamp_min(1e-20).rsqrt() * inside
+    normalised = root[:, None] * matrix * root
+    s = probabilities[0].flatten(1)
+    energy = (s @ normalised * s).sum()
+    for size_free, expected in ((False, -energy), (True, -energy / normalised.sum())):
+        layer = DenseCRFLoss(1.0, 15, 3, 1.0, exact_gradient=True, size_free=size_free, normalised_kernel=True)
+        assert layer(image, probabilities, region).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_normalised_kernel_weighs_a_speckled_patch_like_a_plain_one():
+    """Half of the image is plain and half noise; the gradient at each is compared, for the two kernels."""
+    torch.manual_seed(0)
+    image = torch.full((1, 3, 32, 32), 128.0)
+    image[..., 16:] = 255 * torch.rand(1, 3, 32, 16)
+    ratios = []
+    for normalised in (False, True):
+        s = torch.full((1, 2, 32, 32), 0.5, requires_grad=True)
+        layer = DenseCRFLoss(1.0, 15, 10, 1.0, size_free=True, normalised_kernel=normalised)
+        layer(image, s, torch.ones(1, 32, 32)).backward()
+        plain, speckled = s.grad[..., :16].abs().mean(), s.grad[..., 16:].abs().mean()
+        ratios.append((speckled / plain).item())
+    assert ratios[0] < 0.1 and 0.5 < ratios[1] < 1.5
 
 
 @pytest.mark.parametrize("size_free", [False, True])
