@@ -61,16 +61,27 @@ def progress_advice(
 ) -> str | None:
     """Return what to do about a cross-entropy that is still that of guessing, once, after `early` steps; else None.
 
-    `history` are the records of the epochs so far (of scores.jsonl), and `guessing` is what guessing_loss gave.
+    With a regularised loss also where it is so again, which is a collapse. `history` are the records of the epochs so
+    far (of scores.jsonl), and `guessing` is what guessing_loss gave.
     """
     epochs = max(2, -(-early // steps_per_epoch))  # the first epoch's mean includes the start
-    loss = history[-1]["losses"]["cross_entropy"]
-    if len(history) != epochs or loss < FALLEN * guessing:
+    losses = history[-1]["losses"]
+    lost = [record["losses"]["cross_entropy"] >= FALLEN * guessing for record in history]
+    regularisers = " and ".join(name for name in losses if name != "cross_entropy")
+    risen = regularisers and len(lost) > 1 and not lost[-2]
+    if not lost[-1] or not (risen or len(lost) == epochs):
         return None
+    comparison = f"the cross-entropy is {losses['cross_entropy']:.3g} after {len(lost) * steps_per_epoch} steps"
+    comparison += f", and guessing by how frequent the classes are gives {guessing:.3g}"
+    if risen:
+        return (
+            f"{comparison}: the network collapses to few classes, because {regularisers} outweighs the scribbles. "
+            "Lower its weight to a half or less, or --lr, or narrow its kernel"
+        )
     return (
-        f"the cross-entropy is {loss:.3g} after {epochs * steps_per_epoch} steps, and guessing by how frequent the "
-        f"classes are gives {guessing:.3g}: nothing is learned yet. Look at the scribbles over their images, try "
-        "another --lr (a tenth, or ten times this), or start from a trained network (--resume MODEL --ft)"
+        f"{comparison}: nothing is learned yet. Look at the scribbles over their images, try another --lr (a tenth, or "
+        "ten times this), or start from a trained network (--resume MODEL --ft)"
+        + (f"; or lower the weight of {regularisers}" if regularisers else "")
     )
 
 

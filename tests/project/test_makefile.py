@@ -118,15 +118,14 @@ def test_help_lists_every_target_and_setting():
     assert "[auto]" in text and f"[{A100}]" in text and f"[{PLAIN}]" in make("NO_GPU=1").stdout
 
 
-def test_train_small_compares_with_a_regulariser():
-    words = command("train-small", "train_two_stages.py", "DATASET=synthetic", "SEEDS=1,2", "FULL=1")
+def test_train_small_compares_with_a_regulariser_and_the_upper_bound():
+    words = command("train-small", "train_two_stages.py", "DATASET=synthetic", "SEEDS=1,2")
     own, rest = train_two_stages.build_parser().parse_known_args(words)
-    options = parse_options(rest)
-    assert (own.seeds, own.full, options.data.dataset, options.pretrained) == ([1, 2], True, "synthetic", "none")
-    assert rest[rest.index("--preset") + 1] == "40"
-    assert [(wanted.name, wanted.weight) for wanted in options.regularisers] == [
-        ("densecrf", 0.5)
-    ] and options.size_free
+    options = parse_options(["--preset", own.preset, *rest])
+    assert (own.seeds, own.full, options.data.dataset, options.pretrained) == ([1, 2], True, "synthetic", "bundled")
+    (regulariser,) = options.regularisers
+    assert regulariser.name == "densecrf" and options.size_free and options.normalised_kernel
+    assert "--full" not in command("train-small", "train_two_stages.py", "FULL=")
 
 
 def test_train_standard_is_the_published_recipe():

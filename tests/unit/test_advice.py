@@ -63,3 +63,15 @@ def test_training_warns_of_both(voc, capsys, monkeypatch):
     assert "optimisation: 6 steps (3 epochs of 2)" in printed
     assert "WARNING: 6 steps in all are few" in printed and "--epochs 50" in printed
     assert printed.count("nothing is learned yet") == 1
+
+
+def test_a_collapse_is_noticed_when_it_happens():
+    def told(*cross_entropies: float, **others: float) -> str | None:
+        history = [{"losses": {"cross_entropy": value, **others}} for value in cross_entropies]
+        return progress_advice(history, 75, 1.3)
+
+    assert told(0.8, 0.7, densecrf=-6) is None
+    assert "collapses to few classes, because densecrf outweighs" in told(0.8, 1.5, densecrf=-6)
+    assert told(0.8, 1.5, 1.6, densecrf=-6) is None  # once
+    assert "lower the weight of densecrf" in told(1.6, 1.5, densecrf=-6)  # a second stage that begins with it
+    assert "nothing is learned" in told(0.8, 1.5) and "densecrf" not in told(0.8, 1.5)
