@@ -37,7 +37,7 @@ from training.two_stages import Comparison
 logger = logging.getLogger(__name__)
 
 CLASSES = ("background", "cup", "cat", "person")
-SIZE, WEIGHT, SIGMA_RGB, SIGMA_XY = 257, 2.0, 12.0, 48.0
+SIZE, WEIGHT, SIGMA_RGB, SIGMA_XY = 257, 5.0, 6.0, 80.0
 STEPS = (60, 60)  # of both stages; one step is all photographs
 WIDTH = 7  # of a stroke, in pixels
 BACKGROUND, CUP, CAT, PERSON = range(4)
@@ -107,7 +107,7 @@ def gradient_picture(network: torch.nn.Module, image: Image.Image) -> np.ndarray
 
     pixels = to_tensor(resize_short_side(image, SIZE)).float()[None]
     soft = probabilities(network, pixels).clone().requires_grad_()
-    loss = DenseCRFLoss(WEIGHT, SIGMA_RGB, SIGMA_XY, 1.0, size_free=True)
+    loss = DenseCRFLoss(WEIGHT, SIGMA_RGB, SIGMA_XY, 1.0, size_free=True, normalised_kernel=True)
     loss(pixels, soft, torch.ones_like(pixels[:, 0])).backward()
     # Among the classes only differences matter.
     objects = (soft.grad[:, 1:].amin(1) - soft.grad[:, 0])[0].numpy()
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options=("--preset", "80", *size, "--data-root", str(folder / "data"), "--workers", "0", "--no-val"),
         variants={"regularised": loss},
         full=False,
-        stage2_lr=0.002,
+        stage2_lr=2e-4,
     )
     comparison.train(jobs=1)
     rows = []

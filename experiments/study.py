@@ -6,9 +6,9 @@ For each seed it trains stage 1 with partial cross-entropy alone and, from those
 one without the DenseCRF loss and one for each of its settings. Both stages also run with full supervision, the upper
 bound. Fill-in is the mIoU on the training images against their full truth, which training on scribbles never sees.
 FOLDER is any data set with full truth; the numbers of epochs suit about sixty training images of 40 pixels and thirty
-of 128; the studies `photographs` start from ImageNet weights and suit hundreds. It writes study.md (table), study.png
-and study.json to --output; repeated, it keeps the trainings that have ended. docs/small_images.md and docs/results.md
-show what it found.
+of 128. The studies `drawn` (for a set of dataloaders.synthetic) and `photographs` start from ImageNet weights and suit
+hundreds. It writes study.md (table), study.png and study.json to --output; repeated, it keeps the trainings that have
+ended. docs/small_images.md and docs/results.md show what it found.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ COMMON = (
 """Options of every training."""
 RANDOM = ("--pretrained", "none", "--lr", "0.01", "--scale-range", "0.9", "1.3")
 PRETRAINED = ("--pretrained", "bundled", "--optimizer", "adamw", "--scale-range", "0.75", "1.5")
+NORMALISED = "--normalised-kernel"
 SCORES = {"fill_in": "fill-in", "val": "val", "val_full": "val full", "boundary": "boundary", "refined": "with a CRF"}
 """Titles of the scores, of which a table has those that are known."""
 SHARED = {"fill_in", "val_full"}
@@ -118,12 +119,26 @@ STUDIES = {
         (*RANDOM, "--batch-size", "4"),
         (300, 40),
     ),
+    "drawn": Study(
+        129,
+        {
+            "weight 5, sigma xy 40, rgb 6": loss(5, 40, 6, NORMALISED),
+            "weight 2": loss(2, 40, 6, NORMALISED),
+            "sigma xy 24": loss(5, 24, 6, NORMALISED),
+            "sigma rgb 12": loss(5, 40, 12, NORMALISED),
+            "plain kernel": loss(5, 40, 6),
+            "plain kernel, weight 2, sigma xy 24, rgb 12": loss(2, 24, 12),
+        },
+        (*PRETRAINED, "--scale-range", "0.9", "1.3"),
+        (5, 5),
+        stage2_lr=2e-4,
+    ),
     "photographs": Study(
         129,
-        {"weight 2, sigma xy 40, rgb 15": loss(2, 40, 15)},
+        {"weight 3, sigma xy 40, rgb 6": loss(3, 40, 6, NORMALISED)},
         PRETRAINED,
-        (8, 8),
-        stage2_lr=1e-4,
+        (6, 6),
+        stage2_lr=2e-4,
         whole=True,
     ),
 }
