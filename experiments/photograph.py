@@ -25,12 +25,12 @@ from common.errors import InputError, exit_status
 from common.logs import configure_logging
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import CLASS_FILE
-from dataloaders.transforms import resize_short_side, to_tensor
+from dataloaders.transforms import normalize, resize_short_side, to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import mask_picture, scribble_picture
 from figures.sheets import save_contact_sheet
 from modeling.checkpoint import load_network
-from prediction import probabilities, segment
+from prediction import segment
 from training.checkpoint import LAST
 from training.two_stages import Comparison
 
@@ -106,7 +106,9 @@ def gradient_picture(network: torch.nn.Module, image: Image.Image) -> np.ndarray
     from matplotlib import colormaps
 
     pixels = to_tensor(resize_short_side(image, SIZE)).float()[None]
-    soft = probabilities(network, pixels).clone().requires_grad_()
+    with torch.no_grad():
+        soft = network(normalize(pixels)).softmax(1)
+    soft.requires_grad_()
     loss = DenseCRFLoss(WEIGHT, SIGMA_RGB, SIGMA_XY, 1.0, size_free=True, normalised_kernel=True)
     loss(pixels, soft, torch.ones_like(pixels[:, 0])).backward()
     # Among the classes only differences matter.

@@ -114,4 +114,4 @@ def slope(term: Tensor, logits: Tensor) -> float:
 
 def percentage(share: float) -> str:
     """Return a share as text with two digits that count."""
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.2g} %"

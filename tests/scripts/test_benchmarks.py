@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import photograph
 import study
 from common.errors import exit_status
 
@@ -144,3 +146,16 @@ def test_the_studys_table_by_hand():
     ]
     del results["full"]
     assert "| weight 2 | 64.0 ± 0.0 | +3.0 ± 1.4 |  | 21.0 ± 0.0 | +1.0 ± 0.0 |" in study.table(results)
+
+
+@pytest.mark.slow
+def test_photograph(tmp_path, monkeypatch):
+    for name, value in {"STEPS": (1, 1), "SIZE": 65, "SIGMA_XY": 20.0}.items():
+        monkeypatch.setattr(photograph, name, value)
+    assert photograph.main(["--output", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "photograph.png") as picture:
+        assert picture.width > 800 and len(picture.convert("RGB").getcolors(1 << 24)) > 1000
+    for name, image in photograph.photographs().items():
+        strokes = photograph.draw_strokes(name, image.size)
+        drawn = set(np.unique(strokes).tolist())
+        assert len(drawn) == 3 and {0, 255} < drawn and 0.01 < (strokes < 255).mean() < 0.1
