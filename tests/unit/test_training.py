@@ -18,7 +18,7 @@ from modeling.checkpoint import load_checkpoint, load_network, load_weights
 from modeling.deeplab import DeepLab
 from training.checkpoint import save_checkpoint
 from training.journal import Journal
-from training.options import parse_options
+from training.options import FROM_RANDOM, PRESETS, parse_options
 from training.run_folder import best_of_other_runs
 from training.schedule import rate_factor
 from training.two_stages import comparison_table
@@ -127,14 +127,35 @@ def test_booleans_work_bare_and_spelled_out(words, value):
 
 def test_a_preset_is_beaten_by_options_beside_it():
     args = options("--preset", "80", "--crop-size", "96")
-    assert (args.data.base_size, args.data.crop_size, args.data.batch_size, args.sigma_xy) == (129, 96, 8, 24)
+    assert (args.data.base_size, args.data.crop_size, args.data.batch_size, args.sigma_xy) == (129, 96, 8, 40)
+
+
+def test_a_preset_for_small_images_differs_from_random_weights_and_for_other_backbones():
+    bundled, random = options("--preset", "80"), options("--preset", "80", "--pretrained", "none")
+    assert (bundled.backbone, bundled.pretrained, bundled.optimizer, bundled.lr) == (
+        "mobilenet",
+        "bundled",
+        "adamw",
+        2e-4,
+    )
+    assert (random.pretrained, random.optimizer, random.lr, random.weight_decay) == ("none", "sgd", 0.01, 5e-4)
+    assert bundled.normalised_kernel and not random.normalised_kernel
+    assert options("--preset", "80", "--pretrained", "none", "--lr", "0.5").lr == 0.5
+    assert options("--preset", "80", "--backbone", "resnet").pretrained is None  # the usual weights of that backbone
+    assert (
+        options("--preset", "80", "--backbone", "resnet", "--pretrained", "bundled").pretrained == "bundled"
+    )  # refused
 
 
 def test_the_page_on_training_gives_the_presets():
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    for size in ("40", "80", "256", "513"):
-        row = next(line for line in text.split("\n") if line.startswith(f"| `{size}` |"))
-        args = options("--preset", size)
+    rows = {f"| `{name}` |": ["--preset", name] for name in PRESETS}
+    rows |= {
+        f"| `{name}` with `--pretrained none` |": ["--preset", name, "--pretrained", "none"] for name in FROM_RANDOM
+    }
+    for start, words in rows.items():
+        row = next(line for line in text.split("\n") if line.startswith(start))
+        args = options(*words)
         settings = (args.data.crop_size, args.data.batch_size, args.rloss_scale, args.sigma_xy, args.sigma_rgb)
         assert [float(cell) for cell in row.split("|")[2:7]] == list(settings)
         assert args.data.base_size == args.data.crop_size
