@@ -12,7 +12,7 @@ DATA_ROOT ?= /data/datasets# folder of the data sets
 DATASET ?=# data set; empty: pascal where VOC is found, otherwise synthetic
 SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
 JOBS ?= 3# trainings of train-small side by side
-FULL ?= 1# FULL=: train-small without full supervision
+FULL ?= 1# FULL=0: train-small without full supervision
 CHECKPOINT ?=# network for inference and evaluate; empty: the newest under run/
 IMAGE_PATH ?=# image for inference
 OUTPUT ?= run/inference# folder for the pictures of inference
@@ -135,11 +135,12 @@ download-data: ## download PASCAL VOC and the scribbles into DATA_ROOT (gigabyte
 	@data/VOC2012/fetchVOC2012.sh
 	@data/pascal_scribble/fetchPascalScribble.sh
 
+# No processes that load images: these are small, and three trainings share the cores.
 .PHONY: train-small
 train-small: setup ## train in two stages on small images from the bundled weights: minutes on a laptop; ends with a table
 	@$(IN) python $(CODE)/train_two_stages.py --preset 80 $(DATA_OPTION) --workers 0 \
-	  --stage1-epochs 5 --stage2-epochs 5 --stage2-lr 0.0002 \
-	  --seeds $(SEEDS) --jobs $(JOBS) $(if $(FULL),--full) --output run/train-small $(OPTIONS)
+	  --stage1-epochs 5 --stage2-epochs 5 \
+	  --seeds $(SEEDS) --jobs $(JOBS) $(if $(filter-out 0,$(FULL)),--full) --output run/train-small $(OPTIONS)
 	@echo "next:  make inference IMAGE_PATH=/path/to/image.jpg   segment an image with this network (README: your own images)"
 
 .PHONY: train-standard

@@ -101,7 +101,7 @@ def write_data(folder: Path) -> None:
 def gradient_picture(network: torch.nn.Module, image: Image.Image) -> np.ndarray:
     """Return where the DenseCRF loss wants more (blue) and less (red) of the objects, uint8 (H, W, 3).
 
-    It is the gradient with respect to the probability of the background, at what `network` predicts.
+    It is the gradient at what `network` predicts: of the object that the loss wants most, less the background's.
     """
     from matplotlib import colormaps
 

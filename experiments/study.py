@@ -142,7 +142,7 @@ STUDIES = {
         whole=True,
     ),
 }
-"""By size of the images in pixels, and what differs from the first study of that size."""
+"""By the images, or their size in pixels, and what differs from the first study of that size."""
 
 
 def table(results: Results) -> str:
@@ -209,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the study."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     parser.add_argument(
-        "--study", choices=STUDIES, required=True, help="which one: the size of the images, and what differs"
+        "--study", choices=STUDIES, required=True, help="which one: the images or their size, and what differs"
     )
     parser.add_argument("--data-root", required=True, metavar="FOLDER", help="data set with full truth")
     parser.add_argument("--classes", metavar="FILE", help="its class names (default: FOLDER/classes.txt)")

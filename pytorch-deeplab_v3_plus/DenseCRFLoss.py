@@ -54,7 +54,7 @@ class DenseCRFLossFunction(Function):
         if normalised_kernel:  # D^-1/2 on both sides of A: here, and after the filter
             sums = bilateral_filter(images, rois, sigma_rgb, sigma_xy, symmetric=exact_gradient)
             rois = rois * sums.clamp_min_(1e-20).rsqrt_()
-        # One tensor for all that is to be filtered, so that there is one lattice.
+        # One tensor for all that is to be filtered now, so that there is one lattice.
         values = torch.empty(n, k + size_free, h, w, device=segmentations.device)
         values[:, k:] = rois
         s = torch.mul(segmentations, rois, out=values[:, :k])

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Segment images with a trained network.", formatter_class=HelpFormatter
     )
-    what = "that of the training: kernel of the DenseCRF loss, and --crop_size where the checkpoint does not hold it"
+    what = "kernel of the DenseCRF loss, as in training from pretrained weights, and --crop_size where the checkpoint has none"
     add_preset(parser, what)
     add_options(parser, InferenceOptions)
     return parser

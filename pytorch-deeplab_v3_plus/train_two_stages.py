@@ -15,7 +15,7 @@ import shutil
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from common.logs import configure_logging
 from dataloaders.images import image_size
 from dataloaders.loaders import make_data_loader
 from training.checkpoint import LAST
-from training.options import HOW_MANY, POSITIVE, add_preset, parse_options
+from training.options import HOW_MANY, POSITIVE, TrainOptions, add_preset, parse_options
 from training.two_stages import Comparison, comparison_table, save_comparison
 
 logger = logging.getLogger(__name__)
@@ -37,13 +37,15 @@ TAKEN |= {"--run-root", "--eval-interval", "--no-val"}
 
 
 class Stages(NamedTuple):
-    """How long the stages of a preset are, and the rate of the second."""
+    """How long the stages of a preset are, and the rate of the second with the preset's optimizer."""
 
     steps: tuple[int, int]
+    optimizer: str
     lr: float
 
 
-STAGES = {"40": Stages((1200, 800), 0.002), "80": Stages((1200, 800), 0.002)}
+# Of the presets for small images.
+STAGES, STAGES_FROM_RANDOM = Stages((600, 600), "adamw", 2e-4), Stages((1350, 360), "sgd", 0.003)
 LARGEST = {"40": 60, "80": math.inf}  # short side in pixels of the images for which a preset is taken unasked
 
 
@@ -54,13 +56,13 @@ class ComparisonOptions:
     stage1_epochs: int | None = option(
         None,
         "epochs of partial cross-entropy alone (default: 20; with the presets for small images, as many as make "
-        f"{STAGES['80'].steps[0]} steps)",
+        f"{STAGES.steps[0]} steps; from random weights {STAGES_FROM_RANDOM.steps[0]})",
         **HOW_MANY,
     )
     stage2_epochs: int | None = option(
         None,
         "epochs of the second stage, for each arm (default: 10; with those presets, as many as make "
-        f"{STAGES['80'].steps[1]} steps)",
+        f"{STAGES.steps[1]} steps; from random weights {STAGES_FROM_RANDOM.steps[1]})",
         **HOW_MANY,
     )
     stage2_lr: float | None = option(
@@ -94,7 +96,8 @@ def default_preset(words: Sequence[str]) -> str | None:
 
     It is the one for small images that suits the short side of the training images (their median).
     """
-    options = parse_options(words)
+    # The images are the same by any preset, but not the batch, which other words may need.
+    options = parse_options(["--preset", "80", "--densecrfloss", "0", *words])
     if options.regularisers:
         return None
     files = make_data_loader(options.data).train.dataset.image_files
@@ -102,6 +105,13 @@ def default_preset(words: Sequence[str]) -> str | None:
     name = next(name for name, largest in LARGEST.items() if side <= largest)
     logger.info("neither a preset nor a regularised loss is asked for: --preset %s, as short sides are %g", name, side)
     return name
+
+
+def stages_of(preset: str | None, options: TrainOptions) -> Stages | None:
+    """Return the stages of a preset for small images, None for others."""
+    if preset not in LARGEST:
+        return None
+    return STAGES_FROM_RANDOM if options.pretrained == "none" else STAGES
 
 
 def lengths(own: argparse.Namespace, stages: Stages | None, steps_per_epoch: int) -> tuple[int, int]:
@@ -124,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.regularisers:
         raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
     loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
-    stages = STAGES.get(own.preset)
+    if own.full:
+        make_data_loader(replace(options.data, supervision="full"))
+    stages = stages_of(own.preset, options)
     comparison = Comparison(
         folder=Path(own.output),
         seeds=tuple(own.seeds),
@@ -132,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options=tuple(rest),
         variants={"regularised": tuple(regularised)},
         full=own.full,
-        stage2_lr=own.stage2_lr or (stages and stages.lr),
+        stage2_lr=own.stage2_lr or (stages.lr if stages and stages.optimizer == options.optimizer else None),
     )
     comparison.train(own.jobs)
     trained = comparison.run_folder(own.seeds[0], "regularised") / LAST

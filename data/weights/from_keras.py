@@ -12,7 +12,7 @@ and for its images: (x / 255 - mean) / std. Three things differ between the two,
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import h5py
 import numpy as np
@@ -59,8 +59,13 @@ def convert(model: h5py.Group) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    source, target = sys.argv[1:]
-    with h5py.File(source) as file:
-        groups = file["model_weights"]
-        (name,) = (name for name in groups if name.startswith("mobilenetv2"))
-        torch.save(convert(groups[name]), target)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", help="Keras's .h5")
+    parser.add_argument("target", help="PyTorch's .pth")
+    args = parser.parse_args()
+    try:
+        with h5py.File(args.source) as file:
+            models = [group for name, group in file["model_weights"].items() if name.startswith("mobilenetv2")]
+            torch.save(convert(*models), args.target)
+    except (OSError, KeyError, TypeError) as error:
+        parser.error(f"{args.source}: expected the weights of one Keras MobileNetV2 ({error})")

@@ -12,6 +12,8 @@ from common.arguments import integers, option, switch
 from common.distributed import is_launched, local_rank
 from common.errors import InputError
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 @dataclass(frozen=True)
 class DeviceOptions:
@@ -43,7 +45,7 @@ def has_fast_bfloat16(cuda: bool) -> bool:
     if cuda:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()) is not None
+        return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", CPUINFO.read_text()) is not None
     except OSError:  # not Linux
         return False
 

@@ -58,9 +58,9 @@ def framed(picture: np.ndarray, box: tuple[int, int, int, int] | None) -> np.nda
 def close_up(compared: Sequence[Compared], before: str, after: str) -> tuple[int, tuple[int, int, int, int]] | None:
     """Return which image, and the square of it, in which `after` is right and `before` wrong in most pixels.
 
-    Pixels in which it is the other way round count against it. Returns None where no image has truth.
+    Pixels in which it is the other way round count against it. Returns None where there is no such square.
     """
-    best: tuple[int, int, tuple[int, int, int, int]] | None = None
+    most, best = 0, None
     for number, one in enumerate(compared):
         if one.truth is None:
             continue
@@ -70,6 +70,6 @@ def close_up(compared: Sequence[Compared], before: str, after: str) -> tuple[int
         sums = np.pad(gained, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
         within = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
         top, left = (int(place) for place in np.unravel_index(within.argmax(), within.shape))
-        if best is None or within.max() > best[0]:
-            best = int(within.max()), number, (left, top, left + side, top + side)
-    return best and best[1:]
+        if within.max() > most:
+            most, best = int(within.max()), (number, (left, top, left + side, top + side))
+    return best

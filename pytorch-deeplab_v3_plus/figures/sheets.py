@@ -33,7 +33,7 @@ def save_contact_sheet(
 
     columns = list(rows[0])
     # Upright pictures get narrower cells than their row, so that no row is taller than a square.
-    shapes = [np.shape(row[columns[0]]) for row in rows]
+    shapes = [next(np.shape(picture) for picture in row.values() if picture is not None) for row in rows]
     heights = [min(1.0, height / width) for height, width, *_ in shapes]
     figure = new_figure(2.3 * len(columns), 2.4 * sum(heights) + 0.9)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)

@@ -28,7 +28,8 @@ class DeepLab(nn.Module):
         output_stride: 16 or 8, how much smaller than the image the backbone's output is (drn: always 8).
         sync_bn: take the batch norms' statistics over all processes of a distributed run.
         freeze_bn: keep the batch norms' running statistics fixed through training; scale and shift are still trained.
-        pretrained: the backbone's first weights: 'none' (random), 'imagenet', or a file (see `modeling.pretrained`).
+        pretrained: the backbone's first weights: 'none' (random), 'bundled', 'imagenet', or a file (see
+            `modeling.pretrained`).
 
     Raises:
         InputError: an unknown backbone or output stride, or pretrained weights that cannot be had or do not fit.

@@ -19,7 +19,7 @@ EXPECT_OF_RANDOM = (
     "from random weights expect ragged blobs until after thousands of steps, and classes that are confused; "
     "--pretrained bundled (with --backbone mobilenet) or imagenet starts far ahead"
 )
-FALLEN = 0.95  # below this share of the loss of guessing
+FALLEN, LEARNED = 0.95, 0.8  # shares of the loss of guessing below which it has fallen, and something is learned
 NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 
 
@@ -66,12 +66,13 @@ def progress_advice(
     """
     epochs = max(2, -(-early // steps_per_epoch))  # the first epoch's mean includes the start
     losses = history[-1]["losses"]
-    lost = [record["losses"]["cross_entropy"] >= FALLEN * guessing for record in history]
+    *earlier, loss = (record["losses"]["cross_entropy"] for record in history)
     regularisers = " and ".join(name for name in losses if name != "cross_entropy")
-    risen = regularisers and len(lost) > 1 and not lost[-2]
-    if not lost[-1] or not (risen or len(lost) == epochs):
+    learned = [value < LEARNED * guessing for value in earlier]
+    risen = regularisers and any(learned) and all(value < FALLEN * guessing for value in earlier[learned.index(True) :])
+    if loss < FALLEN * guessing or not (risen or len(history) == epochs):
         return None
-    comparison = f"the cross-entropy is {losses['cross_entropy']:.3g} after {len(lost) * steps_per_epoch} steps"
+    comparison = f"the cross-entropy is {loss:.3g} after {len(history) * steps_per_epoch} steps"
     comparison += f", and guessing by how frequent the classes are gives {guessing:.3g}"
     if risen:
         return (

@@ -21,13 +21,14 @@ from losses.options import DenseCRFOptions
 from losses.registry import RegulariserOptions, describe_regularisers, parse_regulariser, settings_of
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES, backbone_class
 from modeling.networks import DEFAULT_NETWORK, NETWORKS
+from modeling.pretrained import default_pretrained
 from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
 # Recipes by image size, as differences from the defaults. Those for small images have a loss that regularises them,
 # which the original's rows for 40 and 80 pixels do not (docs/small_images.md).
-SMALL = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", lr=2e-4, batch_size=8, amp="auto")
+SMALL = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", batch_size=8, amp="auto")
 SMALL |= dict(scale_range=(0.9, 1.3), ce_reduction="mean", channels_last=True)
 SMALL |= dict(densecrfloss=5.0, size_free=True, normalised_kernel=True, rloss_scale=1.0, sigma_rgb=6.0)
 ORIGINAL = dict(backbone="mobilenet", lr=0.01, densecrfloss=2e-9)
@@ -41,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "256": dict(crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0),
     "513": dict(crop_size=513, base_size=513, batch_size=4, densecrfloss=2e-9, rloss_scale=1.0, sigma_xy=80.0),
 }
-# What changes in a preset with --pretrained none.
+# What changes in a preset from random weights.
 RANDOM = dict(optimizer="sgd", lr=0.01, densecrfloss=2.0, normalised_kernel=False, sigma_rgb=12.0)
 FROM_RANDOM = {"40": dict(RANDOM, sigma_xy=14.0), "80": dict(RANDOM, sigma_xy=24.0)}
 IMAGES_PER_DEVICE = 4
@@ -280,11 +281,15 @@ def parse_with_preset(
         parser.set_defaults(**known)
         given = parser.parse_args(argv)
         if "pretrained" in known and backbone_class(given.backbone).bundled is None:
-            known["pretrained"] = None  # this backbone's usual weights
-        if settings is None and given.pretrained == "none":
-            known |= FROM_RANDOM.get(preset, {})
-        parser.set_defaults(**known)
-        logger.info("preset %s: %s", preset, ", ".join(f"{name} {value}" for name, value in known.items()))
+            parser.set_defaults(pretrained=default_pretrained(given.backbone))
+            given = parser.parse_args(argv)
+        if "pretrained" in known and given.pretrained == "none":
+            known |= FROM_RANDOM[preset]
+            parser.set_defaults(**known)
+            given = parser.parse_args(argv)
+            if given.optimizer != known["optimizer"]:  # for which the rate is
+                parser.set_defaults(lr=None)
+        logger.info("preset %s: %s", preset, ", ".join(f"{name} {getattr(given, name)}" for name in known))
     return parser.parse_args(argv)
 
 

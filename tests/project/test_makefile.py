@@ -125,7 +125,7 @@ def test_train_small_compares_with_a_regulariser_and_the_upper_bound():
     assert (own.seeds, own.full, options.data.dataset, options.pretrained) == ([1, 2], True, "synthetic", "bundled")
     (regulariser,) = options.regularisers
     assert regulariser.name == "densecrf" and options.size_free and options.normalised_kernel
-    assert "--full" not in command("train-small", "train_two_stages.py", "FULL=")
+    assert "--full" not in command("train-small", "train_two_stages.py", "FULL=0")
 
 
 def test_train_standard_is_the_published_recipe():

@@ -123,6 +123,7 @@ def test_study(voc, monkeypatch, capsys):
     assert set(finals["weak"][0]) == set(study.SCORES)
     plain, refined = (finals["weak"][0][score]["frequency"] for score in ("val_full", "refined"))
     assert plain == refined  # the same pixels
+    assert finals["weak"][0]["val_full"]["iou"] != finals["weak"][0]["refined"]["iou"]
     with Image.open(out / "study.png") as image:
         image.verify()
     shutil.rmtree(voc / "SegmentationClassAug")

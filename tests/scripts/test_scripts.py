@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -522,10 +523,41 @@ def test_two_stages_take_the_preset_for_the_size_of_the_images(voc, side, preset
     assert train_two_stages.default_preset([*data(voc), "--densecrfloss", "1"]) is None
 
 
+@pytest.mark.parametrize(
+    ("words", "epochs", "rate"),
+    [
+        ([], (300, 300), 2e-4),  # two steps an epoch
+        (["--pretrained", "none"], (675, 180), 0.003),
+        (["--optimizer", "sgd"], (300, 300), None),
+        (["--stage1-epochs", "2", "--stage2-lr", "0.5"], (2, 300), 0.5),
+        (["--preset", "513", "--batch-size", "3"], (20, 10), None),
+    ],
+)
+def test_two_stages_follow_the_preset(voc, monkeypatch, words, epochs, rate):
+    class Seen(Exception):
+        pass
+
+    def train(comparison, jobs):
+        raise Seen(comparison)
+
+    monkeypatch.setattr(train_two_stages.Comparison, "train", train)
+    with pytest.raises(Seen) as seen:
+        train_two_stages.main([*data(voc), "--batch-size", "3", "--workers", "0", *words])
+    (comparison,) = seen.value.args
+    assert (comparison.stage_epochs, comparison.stage2_lr) == (epochs, rate)
+
+
+def test_full_supervision_without_truth_is_refused_before_any_training(voc, capsys):
+    shutil.rmtree(voc / "SegmentationClassAug")
+    out = voc.parent / "two"
+    assert call(train_two_stages, *SMALL, *data(voc), "--full", "--output", out) == 2
+    assert "SegmentationClassAug" in capsys.readouterr().err and not out.exists()
+
+
 def test_the_stages_of_a_preset_have_its_steps():
     parser = train_two_stages.build_parser()
-    stages = train_two_stages.STAGES["80"]
-    assert train_two_stages.lengths(parser.parse_args([]), stages, 38) == (32, 22)  # 1200 and 800 steps
+    stages = train_two_stages.Stages((1200, 800), "sgd", 0.1)
+    assert train_two_stages.lengths(parser.parse_args([]), stages, 38) == (32, 22)
     assert train_two_stages.lengths(parser.parse_args(["--stage2-epochs", "3"]), stages, 2000) == (1, 3)
     assert train_two_stages.lengths(parser.parse_args([]), None, 38) == (20, 10)
 

@@ -73,5 +73,7 @@ def test_a_collapse_is_noticed_when_it_happens():
     assert told(0.8, 0.7, densecrf=-6) is None
     assert "collapses to few classes, because densecrf outweighs" in told(0.8, 1.5, densecrf=-6)
     assert told(0.8, 1.5, 1.6, densecrf=-6) is None  # once
+    assert told(0.8, 1.5, 1.2, 1.5, densecrf=-6) is None
+    assert told(1.3, 1.2, 1.25, densecrf=-6) is None  # it jitters before anything is learned
     assert "lower the weight of densecrf" in told(1.6, 1.5, densecrf=-6)  # a second stage that begins with it
     assert "nothing is learned" in told(0.8, 1.5) and "densecrf" not in told(0.8, 1.5)

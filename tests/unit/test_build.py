@@ -158,3 +158,16 @@ def test_adamw_has_its_own_defaults_and_resumes_only_itself(voc, capsys):
     assert train(voc, "--epochs", 2, "--no-val", "--resume", last) == 2
     assert f"{last}: was trained with adamw; give --optimizer adamw" in capsys.readouterr().err
     assert train(voc, "--epochs", 2, "--no-val", "--resume", last, "--optimizer", "adamw") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512_bf16 amx_tile", "bf16"), ("fp asimd bf16 i8mm", "bf16"), ("fpu avx512bw avx2", "off"), (None, "off")],
+)
+def test_amp_auto_asks_the_processor(flags, expected, monkeypatch, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags:
+        cpuinfo.write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr("common.devices.CPUINFO", cpuinfo)
+    assert parse_options(["--amp", "auto", "--no-cuda"]).amp == expected
+    assert parse_options(["--amp", "fp16", "--no-cuda"]).amp == "fp16"

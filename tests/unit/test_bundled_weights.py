@@ -46,7 +46,7 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def keras_model() -> dict[str, dict[str, np.ndarray]]:
-    """Random weights of the first two blocks of Keras's mobilenet and zeros for the others, by Keras's names."""
+    """Random weights by the names of Keras's mobilenet."""
     rng = np.random.default_rng(0)
     model: dict[str, dict[str, np.ndarray]] = {}
     for name, shape in published_shapes().items():

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dataloaders.labels import voc_palette
 from figures import fonts, plotting
+from figures.comparison import Compared, close_up
 from figures.matrices import save_confusion, save_gradient
 from figures.overlay import overlay
 from figures.sheets import save_contact_sheet
@@ -54,3 +55,37 @@ def test_an_overlay_of_any_size_can_be_looked_at(size):
     assert 480 <= max(picture.size) <= 1600 + 120
     legend = np.asarray(picture)[-20:]
     assert (legend == voc_palette()[1]).all(2).any() and (legend.sum(2) < 200).any()  # a swatch and letters
+
+
+def compared(before: np.ndarray, after: np.ndarray, truth: np.ndarray | None) -> Compared:
+    return Compared(Image.new("RGB", (10, 10), "grey"), None, truth, {"before": before, "after": after})
+
+
+def test_close_up_is_where_most_is_corrected_by_hand():
+    wrong, right = np.zeros((10, 10), dtype=np.uint8), np.zeros((10, 10), dtype=np.uint8)
+    right[5:8, 6:10] = 1  # the square has a side of 4
+    same = compared(right, right, right)
+    better = compared(wrong, right, right)
+    index, (left, top, box_right, bottom) = close_up([same, better], "before", "after")
+    assert index == 1 and left == 6 and box_right == 10 and bottom - top == 4 and top <= 5 and bottom >= 8
+    assert close_up([same, compared(right, wrong, right), compared(wrong, right, None)], "before", "after") is None
+    void = np.where(right == 1, 255, right)  # what has no truth is not corrected
+    assert close_up([compared(wrong, right, void)], "before", "after") is None
+
+
+def test_close_up_is_framed_and_cut():
+    labels = np.arange(100, dtype=np.uint8).reshape(10, 10) % 3
+    one = compared(labels, labels, labels)
+    part = one.cut((2, 1, 6, 5))
+    assert part.image.size == (4, 4) and np.array_equal(part.predictions["after"], labels[1:5, 2:6])
+    assert part.scribble is None and one.row()["scribbles"] is None and one.classes == {0, 1, 2}
+    picture = one.row((2, 1, 6, 5))["truth"]
+    white = (picture == 255).all(-1)
+    assert white[1:5, 2:6].sum() == 12 == white.sum()  # the border of a square of four pixels
+
+
+def test_a_sheet_of_images_without_scribbles(tmp_path):
+    labels = np.zeros((10, 10), dtype=np.uint8)
+    row = compared(labels, labels, labels).row()
+    save_contact_sheet(tmp_path / "sheet.png", [row], ["background"], "title", classes=[0])
+    assert Image.open(tmp_path / "sheet.png").width > 100

@@ -141,7 +141,12 @@ def test_a_preset_for_small_images_differs_from_random_weights_and_for_other_bac
     assert (random.pretrained, random.optimizer, random.lr, random.weight_decay) == ("none", "sgd", 0.01, 5e-4)
     assert bundled.normalised_kernel and not random.normalised_kernel
     assert options("--preset", "80", "--pretrained", "none", "--lr", "0.5").lr == 0.5
-    assert options("--preset", "80", "--backbone", "resnet").pretrained is None  # the usual weights of that backbone
+    assert (
+        options("--preset", "80", "--backbone", "resnet").pretrained == "imagenet"
+    )  # the usual weights of that backbone
+    assert options("--preset", "80", "--backbone", "xception").normalised_kernel is False  # for which there are none
+    assert options("--preset", "80", "--optimizer", "sgd").lr == pytest.approx(0.014)  # each optimizer has its own rate
+    assert options("--preset", "80", "--pretrained", "none", "--optimizer", "adamw").lr == 2e-4
     assert (
         options("--preset", "80", "--backbone", "resnet", "--pretrained", "bundled").pretrained == "bundled"
     )  # refused
@@ -159,6 +164,8 @@ def test_the_page_on_training_gives_the_presets():
         settings = (args.data.crop_size, args.data.batch_size, args.rloss_scale, args.sigma_xy, args.sigma_rgb)
         assert [float(cell) for cell in row.split("|")[2:7]] == list(settings)
         assert args.data.base_size == args.data.crop_size
+        weight = row.split("|")[7].split(",")
+        assert float(weight[0]) == args.densecrfloss and ("normalised" in weight[-1]) == args.normalised_kernel
 
 
 @pytest.fixture
