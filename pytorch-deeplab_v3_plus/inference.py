@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Segment images with a trained network.", formatter_class=HelpFormatter
     )
-    what = "kernel of the DenseCRF loss, as in training from pretrained weights, and --crop_size where the checkpoint has none"
+    what = "kernel of the DenseCRF loss, as in training from pretrained weights, and --crop_size where it is not known"
     add_preset(parser, what)
     add_options(parser, InferenceOptions)
     return parser
