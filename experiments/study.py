@@ -125,8 +125,6 @@ STUDIES = {
             "weight 5, sigma xy 40, rgb 6": loss(5, 40, 6, NORMALISED),
             "weight 2": loss(2, 40, 6, NORMALISED),
             "sigma xy 24": loss(5, 24, 6, NORMALISED),
-            "sigma rgb 12": loss(5, 40, 12, NORMALISED),
-            "plain kernel": loss(5, 40, 6),
             "plain kernel, weight 2, sigma xy 24, rgb 12": loss(2, 24, 12),
         },
         (*PRETRAINED, "--scale-range", "0.9", "1.3"),
