@@ -12,8 +12,8 @@ lattice (Adams, Baek and Davis 2010). With `normalised_kernel` it is D^-1/2 A D^
 A's rows over the region of interest, as in the inference of Krähenbühl and Koltun (NIPS 2011): every pixel then weighs
 about the same, whereas the plain kernel leaves those of textured objects, which few others resemble, next to nothing.
 
-The energy is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1, which is constant because the S_k
-sum to one; hence the negative sign. The more alike pixels agree, the lower it is.
+The energy is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1, which is constant because the
+S_k sum to one; hence the negative sign. The more alike pixels agree, the lower it is.
 
 The gradient is -(A + A') S / N. On a sparse lattice the axis-by-axis blur makes A slightly asymmetric; the original
 returns -2 A S / N, which is the default here too, and `exact_gradient=True` gives the true one: with (A + A') / 2 in

@@ -19,14 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from common.arguments import HelpFormatter, add_options, integers, option, switch
+from common.arguments import HelpFormatter, add_options, integers, option, options_from, switch
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.images import image_size
 from dataloaders.loaders import make_data_loader
+from dataloaders.options import DataOptions
 from training.checkpoint import LAST
 from training.options import HOW_MANY, POSITIVE, TrainOptions, add_preset, parse_options
+from training.options import build_parser as training_parser
 from training.two_stages import Comparison, comparison_table, save_comparison
 
 logger = logging.getLogger(__name__)
@@ -96,11 +98,10 @@ def default_preset(words: Sequence[str]) -> str | None:
 
     It is the one for small images that suits the short side of the training images (their median).
     """
-    # The images are the same by any preset, but not the batch, which other words may need.
-    options = parse_options(["--preset", "80", "--densecrfloss", "0", *words])
-    if options.regularisers:
+    if any(word.split("=")[0] in ("--densecrfloss", "--regulariser") for word in words):
         return None
-    files = make_data_loader(options.data).train.dataset.image_files
+    data = options_from(DataOptions, training_parser().parse_args(words))
+    files = make_data_loader(replace(data, batch_size=2, test_batch_size=1)).train.dataset.image_files
     side = statistics.median(min(image_size(file)) for file in files)
     name = next(name for name, largest in LARGEST.items() if side <= largest)
     logger.info("neither a preset nor a regularised loss is asked for: --preset %s, as short sides are %g", name, side)
