@@ -2,15 +2,16 @@
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, read_image
+from dataloaders.images import IMAGE_SUFFIXES, check_sizes, read_image, read_label
 from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 
@@ -61,10 +62,9 @@ def output_names(files: Sequence[Path]) -> list[str]:
     return names
 
 
-View = tuple[Image.Image, Tensor]
-
-
-def network_view(image: Image.Image, size: int, centre: bool = False, source: object = "memory") -> View:
+def network_view(
+    image: Image.Image, size: int, centre: bool = False, source: object = "memory"
+) -> tuple[Image.Image, Tensor]:
     """Return what is to be segmented of an RGB image, and what the network sees of it, uint8 (3, h, w).
 
     The network sees the image with its short side scaled to `size` (0: not scaled). With `centre` it sees the centre
@@ -84,17 +84,32 @@ def network_view(image: Image.Image, size: int, centre: bool = False, source: ob
 
 
 class ImageFiles(Dataset):
-    """What `network_view` makes of each image file, or the InputError of a file that cannot be used."""
+    """What `network_view` makes of each image file with its scribbles, or the InputError of a file that cannot be used.
 
-    def __init__(self, files: Sequence[Path], size: int, centre: bool = False) -> None:
+    `scribbles` are label maps of `num_classes` classes by image id; an image that has none gets None.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        size: int,
+        centre: bool = False,
+        scribbles: Mapping[str, Path] | None = None,
+        num_classes: int = 0,
+    ) -> None:
         self.files, self.size, self.centre = files, size, centre
+        self.scribbles, self.num_classes = scribbles or {}, num_classes
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> View | InputError:
-        file = self.files[index]
+    def __getitem__(self, index: int) -> tuple[Image.Image, Tensor, np.ndarray | None] | InputError:
+        file, scribble = self.files[index], None
         try:
-            return network_view(read_image(file), self.size, self.centre, file)
+            image = read_image(file)
+            if path := self.scribbles.get(file.stem):
+                scribble = read_label(path, self.num_classes)
+                check_sizes(file, image.size, path, scribble)
+            return *network_view(image, self.size, self.centre, file), scribble
         except InputError as error:
             return error

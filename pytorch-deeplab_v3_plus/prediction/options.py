@@ -86,6 +86,12 @@ class ImageOptions:
         *("--crop_size", "--crop-size"),
         **count(0, "PIXELS"),
     )
+    scribbles: str | None = option(
+        None,
+        "folder with scribbles of these images, named like them: where there are some, the prediction offers only the "
+        "classes drawn and keeps the strokes",
+        metavar="FOLDER",
+    )
     center_crop: bool = switch("segment the centre square of the scaled image, at that size, as the original did")
     tile: int = option(
         2049, "cut scaled images with a longer side into overlapping tiles of this size; 0: never", **count(0, "PIXELS")

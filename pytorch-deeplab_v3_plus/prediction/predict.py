@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from dataloaders.labels import PADDING
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -115,6 +116,24 @@ def labels_and_confidence(
         best = best.maximum(plane)
         log_sum = log_sum.logaddexp(plane)
     return labels.cpu(), (best - log_sum).exp().cpu()
+
+
+@torch.inference_mode()
+def keep_scribbles(probabilities: Tensor, scribbles: np.ndarray) -> Tensor:
+    """Return probabilities (K, H, W) that agree with an image's scribbles, uint8 (H, W).
+
+    Classes that are not drawn get 0, and the pixels of a stroke its class. Scribbles without a labelled pixel change
+    nothing.
+    """
+    drawn = torch.from_numpy(scribbles).to(probabilities.device).long()
+    labelled = drawn < PADDING
+    if not labelled.any():
+        return probabilities
+    present = torch.bincount(drawn[labelled], minlength=len(probabilities)) > 0
+    kept = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny) * present[:, None, None]
+    kept /= kept.sum(0)
+    kept[:, labelled] = F.one_hot(drawn[labelled], len(kept)).T.to(kept.dtype)
+    return kept
 
 
 def segment(model: nn.Module, image: Image.Image, size: int) -> np.ndarray:

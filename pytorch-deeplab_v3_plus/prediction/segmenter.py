@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common.errors import InputError
 from common.files import make_folder, replace_file
-from dataloaders.images import write_label
+from dataloaders.images import listing, write_label
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.options import DEFAULT_CROP
 from dataloaders.transforms import to_tensor
@@ -27,7 +27,7 @@ from figures.matrices import save_gradient
 from figures.overlay import class_shares, overlay, percentage
 from prediction.files import ImageFiles, find_images, output_names
 from prediction.options import InferenceOptions
-from prediction.predict import labels_and_confidence, predict, probabilities
+from prediction.predict import keep_scribbles, labels_and_confidence, predict, probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Segmenter:
         """
         files = find_images(words)
         self._prepare_folder(files)
-        images = ImageFiles(files, self.size, self.options.center_crop)
+        scribbles = self._find_scribbles(files)
+        images = ImageFiles(files, self.size, self.options.center_crop, scribbles, len(self.class_names))
         workers = min(self.options.workers, os.cpu_count() or 1, len(files) - 1)
         # Images differ in size, so that a batch is a list.
         batches = DataLoader(images, self.options.batch_size, num_workers=workers, collate_fn=list)
@@ -70,42 +71,52 @@ class Segmenter:
                         bar.write(f"error: {item}", file=sys.stderr)
                     else:
                         readable.append((name, *item))
-                for (name, image, pixels), logits in zip(readable, self._logits(readable), strict=True):
-                    self.write(name, image, pixels, logits)
+                logits_of_each = self._logits([pixels for _, _, pixels, _ in readable])
+                for item, logits in zip(readable, logits_of_each, strict=True):
+                    self.write(*item, logits)
                 bar.update(len(batch))
         if len(files) > 1:
             logger.info("%d of %d images segmented into %s", len(files) - failed, len(files), self.folder)
         return 0 if not failed else 1 if failed < len(files) else 2
 
-    def _logits(self, readable: Sequence[tuple[str, Image.Image, Tensor]]) -> Iterator[Tensor]:
+    def _logits(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
         """Return the logits (K, h, w) of several images in their order; those of the same size are run together."""
         groups: dict[torch.Size, list[int]] = {}
-        for index, (_, _, pixels) in enumerate(readable):
+        for index, pixels in enumerate(images):
             groups.setdefault(pixels.shape, []).append(index)
         found = {}
         for indices in groups.values():
-            batch = torch.stack([readable[index][2] for index in indices])
+            batch = torch.stack([images[index] for index in indices])
             (logits,) = predict(self.network, batch, tile=self.options.tile, batch_size=self.options.batch_size)
             found.update(zip(indices, logits, strict=True))
-        return (found[index] for index in range(len(readable)))
+        return (found[index] for index in range(len(images)))
 
-    def write(self, name: str, image: Image.Image, inputs: Tensor, logits: Tensor) -> None:
+    def write(
+        self, name: str, image: Image.Image, inputs: Tensor, scribbles: np.ndarray | None, logits: Tensor
+    ) -> None:
         """Write the results of one image (H, W) from the network's input (3, h, w) and its logits (K, h, w)."""
         size, interpolation = (image.height, image.width), self.options.interpolation
-        labels, confidence = (plane.numpy() for plane in labels_and_confidence(logits, size, interpolation))
+        if self.options.probabilities or self.crf or scribbles is not None:
+            soft = probabilities([logits[None]], size, interpolation)[0]
+        if scribbles is None:
+            labels, confidence = (plane.numpy() for plane in labels_and_confidence(logits, size, interpolation))
+        else:
+            soft = keep_scribbles(soft, scribbles)
+            confidence, labels = (plane.cpu().numpy() for plane in soft.max(0))
+            labels = labels.astype(np.uint8)
         path = self._save(name + PREDICTION, lambda file: write_label(file, labels))
         logger.info("%s: %s", path, ", ".join(class_shares(labels, self.class_names).values()))
         if self.options.confidence:
             self._save_picture(name + CONFIDENCE, (255 * confidence).round().astype(np.uint8))
+        if self.options.probabilities:
+            self._save(name + PROBABILITIES, lambda file: save_probabilities(file, soft, self.class_names))
         shown = labels
-        if self.options.probabilities or self.crf:
-            soft = probabilities([logits[None]], size, interpolation)
-            if self.options.probabilities:
-                self._save(name + PROBABILITIES, lambda file: save_probabilities(file, soft[0], self.class_names))
-            if self.crf:
-                shown = self.crf(to_tensor(image).to(soft.device)[None], soft)[0].argmax(0).byte().cpu().numpy()
-                path = self._save(name + REFINED, lambda file: write_label(file, shown))
-                logger.info("%s: the DenseCRF changes %s", path, percentage((shown != labels).mean()))
+        if self.crf:
+            refined = self.crf(to_tensor(image).to(soft.device)[None], soft[None])[0]
+            refined = refined if scribbles is None else keep_scribbles(refined, scribbles)
+            shown = refined.argmax(0).byte().cpu().numpy()
+            path = self._save(name + REFINED, lambda file: write_label(file, shown))
+            logger.info("%s: the DenseCRF changes %s", path, percentage((shown != labels).mean()))
         self._save_picture(name + COLOUR, colour(shown))
         self._save_picture(name + OVERLAY, overlay(image, shown, self.class_names))
         if self.options.rloss_weight:
@@ -135,6 +146,21 @@ class Segmenter:
 
     def _save_picture(self, name: str, picture: Image.Image | np.ndarray) -> None:
         self._save(name, lambda file: Image.fromarray(np.asarray(picture)).save(file, format="PNG"))
+
+    def _find_scribbles(self, files: Sequence[Path]) -> dict[str, Path]:
+        if self.options.scribbles is None:
+            return {}
+        if self.options.center_crop:
+            raise InputError("--scribbles goes with whole images: leave out --center-crop")
+        scribbles = listing(Path(self.options.scribbles), (".png",))
+        known = sum(file.stem in scribbles for file in files)
+        if not known:
+            raise InputError(
+                f"expected scribbles named like the images, such as {files[0].stem}.png, found none in "
+                f"{self.options.scribbles}: correct --scribbles"
+            )
+        logger.info("scribbles of %d of %d images: their strokes are kept, with no other classes", known, len(files))
+        return scribbles
 
     def _prepare_folder(self, files: Sequence[Path]) -> None:
         """Make the folder; refuse to segment pictures that an earlier call has written there, or to overwrite them."""

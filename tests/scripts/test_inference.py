@@ -11,6 +11,7 @@ from torch import nn
 
 import inference
 from common.errors import exit_status
+from dataloaders.images import write_label
 from dataloaders.labels import voc_palette
 from filtering.mean_field import MeanField
 from modeling.deeplab import DeepLab
@@ -215,3 +216,44 @@ def test_missing_packages_are_named(checkpoint, tmp_path, capsys, monkeypatch):
     assert segment(checkpoint, tmp_path / "out", "--export", "onnx") == 2
     (line,) = error_lines(capsys)
     assert "pip install onnx onnxruntime" in line
+
+
+# Scribbles
+
+
+def test_with_scribbles_only_the_classes_drawn_are_offered_and_strokes_are_kept(checkpoint, tmp_path, capsys):
+    image, other = draw(tmp_path / "a.png"), draw(tmp_path / "b.png", seed=1)
+    strokes = np.full((20, 30), 255, dtype=np.uint8)
+    strokes[4, 2:20], strokes[15, 5:25] = 2, 0
+    folder = tmp_path / "scribbles"
+    folder.mkdir()
+    write_label(folder / "a.png", strokes)
+
+    def results(name, *words):
+        assert segment(checkpoint, tmp_path / name, "--image_path", image, other, *words) == 0
+        return {file.name: np.array(Image.open(file)) for file in (tmp_path / name).glob("*.png")}
+
+    plain, kept = results("plain"), results("kept", "--scribbles", folder, "--crf", "--confidence")
+    assert "scribbles of 1 of 2 images" in capsys.readouterr().out
+    assert set(np.unique(plain["a_prediction.png"])) == {0, 1, 2}
+    for name in ("a_prediction.png", "a_crf.png"):
+        assert set(np.unique(kept[name])) == {0, 2}
+        assert (kept[name][strokes < 254] == strokes[strokes < 254]).all()
+    assert (kept["a_confidence.png"][strokes < 254] == 255).all()
+    free = (strokes == 255) & (plain["a_prediction.png"] != 1)
+    assert (kept["a_prediction.png"][free] == plain["a_prediction.png"][free]).all()
+    assert np.array_equal(kept["b_prediction.png"], plain["b_prediction.png"])
+
+
+def test_scribbles_that_do_not_fit_are_refused(checkpoint, tmp_path, capsys):
+    image, folder = draw(tmp_path / "a.png"), tmp_path / "scribbles"
+    folder.mkdir()
+    words = ("--image_path", image, "--scribbles", folder)
+    assert segment(checkpoint, tmp_path / "out", *words) == 2
+    assert "such as a.png" in error_lines(capsys)[-1]
+    write_label(folder / "a.png", np.zeros((5, 5), dtype=np.uint8))
+    assert segment(checkpoint, tmp_path / "out", *words) == 2
+    line = error_lines(capsys)[-1]
+    assert "30x20" in line and str(folder / "a.png") in line
+    assert segment(checkpoint, tmp_path / "out", *words, "--center-crop") == 2
+    assert "--center-crop" in error_lines(capsys)[-1]

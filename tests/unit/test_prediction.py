@@ -14,7 +14,7 @@ from dataloaders.transforms import normalize
 from modeling.deeplab import DeepLab
 from prediction import export, predict, probabilities, segment
 from prediction.files import find_images, network_view, output_names
-from prediction.predict import labels_and_confidence, tile_starts
+from prediction.predict import keep_scribbles, labels_and_confidence, tile_starts
 
 NAMES = ["background", "cat", "dog"]
 
@@ -193,3 +193,16 @@ def test_the_onnx_file_takes_any_size_and_gives_the_logits_of_torch(tmp_path):
         (found,) = session.run(None, {"image": images.astype(np.float32)})
         expected = expected.numpy()
         assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_scribbles_restrict_the_classes_and_keep_their_strokes():
+    soft = torch.tensor([[0.1, 0.1, 0.8], [0.2, 0.6, 0.0], [0.7, 0.3, 0.2]])[:, None]  # (K, 1, 3)
+    kept = keep_scribbles(soft, np.array([[255, 254, 0]], dtype=np.uint8))
+    assert torch.equal(kept, torch.tensor([[1.0, 1, 1], [0, 0, 0], [0, 0, 0]])[:, None])
+    kept = keep_scribbles(soft, np.array([[0, 255, 1]], dtype=np.uint8))
+    expected = torch.tensor([[1, 0.1 / 0.7, 0], [0, 0.6 / 0.7, 1], [0, 0, 0]])[:, None]
+    torch.testing.assert_close(kept, expected)
+    assert torch.equal(keep_scribbles(soft, np.full((1, 3), 255, dtype=np.uint8)), soft)
+    certain = torch.tensor([[0.0, 0], [0, 0], [1, 1]])[:, None]  # the classes drawn have underflown
+    kept = keep_scribbles(certain, np.array([[0, 255]], dtype=np.uint8))
+    assert torch.equal(kept, torch.tensor([[1.0, 1], [0, 0], [0, 0]])[:, None])
