@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from modeling.networks import DEFAULT_NETWORK, build_network, network_class
+from modeling.caffemodel import SUFFIX
+from modeling.networks import DEFAULT_NETWORK, build_network, checkpoint_of_caffemodel, network_class
 
 
 def _numpy_scalar(core: str) -> Callable[[np.dtype, bytes], float]:
@@ -32,13 +33,15 @@ SAFE_GLOBALS += [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint, ours or one that the original's authors published, onto the CPU.
+    """Read a checkpoint, ours or one that the original's authors published (also a .caffemodel), onto the CPU.
 
     Raises InputError where the file is missing, cut off, or no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
+    if path.suffix == SUFFIX:
+        return checkpoint_of_caffemodel(path)
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
     try:
         if zipfile.is_zipfile(path):
@@ -81,6 +84,9 @@ def load_weights(
             raise InputError(
                 f"{source}: trained for {found} classes, but {expected} are expected; --ft starts a new classifier"
             )
+        frozen = [key for key in classifier if not model.get_parameter(key).requires_grad]
+        if frozen:
+            raise InputError(f"{source}: {frozen[0]} does not learn in this network; train it for these classes first")
         state_dict = {**state_dict, **{key: own[key] for key in classifier}}
     try:
         model.load_state_dict(state_dict)
@@ -108,9 +114,10 @@ def load_network(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network of a checkpoint, on the CPU, and its settings.
 
-    These are network, backbone, num_classes, output_stride and, where the checkpoint has them, class_names and
-    crop_size. A file without settings (the original's) takes the arguments, or else a resnet at stride 16 with the
-    classes that its weights have. Another stride may be asked for; another backbone or class count is an error.
+    These are network, backbone, num_classes, output_stride and, where the checkpoint has them, class_names, crop_size
+    and short_side (0: images were seen at their own size). A file without settings (the original's) takes the
+    arguments, or else a resnet at stride 16 with the classes that its weights have. Another stride may be asked for;
+    another backbone or class count is an error.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint["state_dict"]

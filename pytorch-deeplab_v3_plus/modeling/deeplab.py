@@ -9,17 +9,17 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeling.aspp import ASPP
 from modeling.backbone import build_backbone
 from modeling.decoder import Decoder
-from modeling.pretrained import load_pretrained
+from modeling.network import Network, TrainingOutput
+from modeling.pretrained import default_pretrained, load_pretrained
 
 ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # by the backbone's output stride
 
 
-class DeepLab(nn.Module):
+class DeepLab(Network):
     """The segmentation network: a normalised image in, one logit per class and pixel out, at the image's size.
 
     Args:
@@ -56,23 +56,20 @@ class DeepLab(nn.Module):
         self.output_stride = self.backbone.output_stride
         self.train()
 
-    def forward(self, image: Tensor, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    @classmethod
+    def default_pretrained(cls, backbone: str) -> str:
+        """Return 'imagenet' where such weights are published for the backbone, else 'none'."""
+        return default_pretrained(backbone)
+
+    def forward(self, image: Tensor, for_training: bool = False) -> Tensor | TrainingOutput:
         """Return the logits (N, num_classes, H, W) of a normalised image (N, 3, H, W).
 
-        With `with_features` also the features (N, 256, H/4, W/4) that the last layer classifies.
+        The features for the losses are (N, 256, H/4, W/4); the cross-entropy is taken on the logits.
         """
         x, low_level = self.backbone(image)  # (N, out_channels, H/16, W/16), (N, low_level_channels, H/4, W/4)
         features, logits = self.decoder(self.aspp(x), low_level)
         logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=True)
-        return (logits, features) if with_features else logits
-
-    def train(self, mode: bool = True) -> "DeepLab":
-        """Switch between training and evaluation; with `freeze_bn` the batch norms stay in evaluation."""
-        super().train(mode)
-        for module in self.modules() if self.freeze_bn else ():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
+        return TrainingOutput(logits, features, (logits,)) if for_training else logits
 
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
         """Return the optimizer's groups: the backbone, and all else at `head_rate` times the learning rate."""

@@ -1,8 +1,12 @@
-"""What all parts of a network share: the kind of their norms, and the first weights of their convolutions."""
+"""What networks and their parts share: their input, the kind of their norms, the first weights of convolutions."""
 
 from collections.abc import Callable
 
 from torch import nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's RGB values in [0, 1], by which the input of every network is normalised."""
 
 NormLayer = Callable[[int], nn.Module]
 """Makes a normalisation layer from a number of channels. Batch norms keep torch's first weights: scale 1, shift 0."""

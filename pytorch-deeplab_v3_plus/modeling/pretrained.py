@@ -1,9 +1,11 @@
-"""First weights of a backbone: ImageNet's, bundled with the project or downloaded, a file's, or none.
+"""First weights of a backbone or a whole network: ImageNet's, bundled or downloaded, a file's, or none.
 
-Every weight of the backbone is filled, and everything in the file is used but the classifier, which the segmentation
-network does not have. Anything else is refused; nothing falls back to random weights.
+Every weight is filled, and everything in the file is used but ImageNet's classifier, which the segmentation network
+does not have. Anything else is refused; nothing falls back to random weights. Of a whole network, what its
+`optional_keys` name may be missing in the file or have the shape of other classes.
 """
 
+import logging
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,12 @@ from torch import Tensor
 from common.errors import InputError
 from modeling.backbone import BACKBONES, backbone_class
 from modeling.backbone.base import Backbone
+from modeling.caffemodel import SUFFIX, read_caffemodel
+from modeling.network import Network
 
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "weights"  # its NOTICE.md says where they come from
+
+logger = logging.getLogger(__name__)
 
 
 def default_pretrained(backbone: str) -> str:
@@ -23,35 +29,48 @@ def default_pretrained(backbone: str) -> str:
     return "none" if backbone_class(backbone).imagenet_url() is None else "imagenet"
 
 
-def load_pretrained(backbone: Backbone, source: str | Path) -> None:
-    """Fill `backbone` from `source`; raise InputError if the weights cannot be fetched or read, or do not fit.
+def load_pretrained(model: Backbone | Network, source: str | Path) -> None:
+    """Fill `model` from `source`; raise InputError if the weights cannot be fetched or read, or do not fit.
 
-    'none' leaves the backbone as it is; 'bundled' takes the ImageNet weights that come with this project; 'imagenet'
-    takes the published ones from the torch hub folder, downloading them if they are not there; anything else is the
-    path of a file with a backbone's state dict, in our names or in those of the published weights.
+    'none' leaves it as it is; 'bundled' takes the ImageNet weights that come with this project; 'imagenet' takes the
+    published ones from the torch hub folder, downloading them if they are not there; anything else is the path of a
+    file with a state dict, in our names or in those of the published weights. For a whole network it may also be a
+    checkpoint or a .caffemodel file.
     """
     if source == "none":
         return
-    origin, weights = _read(backbone, source)
+    origin, weights = _read(model, source)
+    optional = getattr(model, "optional_keys", ())
+    if isinstance(model, Network) and isinstance(weights, dict):
+        weights = weights.get("state_dict", weights)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        kind = "network" if isinstance(model, Network) else "backbone"
         raise InputError(
-            f"{origin}: expected a backbone's state dict (names to tensors), found something else; "
+            f"{origin}: expected a {kind}'s state dict (names to tensors), found something else; "
             "a checkpoint of the whole network goes to --resume"
         )
+    own = model.state_dict()
     try:
+        weights = model.from_published(weights)
+        other = [key for key in optional if key in weights and weights[key].shape != own[key].shape]
+        weights = {key: value for key, value in weights.items() if key not in other}
         # A plain dict has no version mark, so torch lets files pass that are older than the batch norms' counters.
-        missing, unexpected = backbone.load_state_dict(backbone.from_published(weights), strict=False)
+        missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # sizes differ
         details = textwrap.shorten(str(error), 1000, placeholder=" ...")
         raise InputError(f"{origin} does not fit: {details}") from error
-    if missing or unexpected:
+    fresh = [key for key in missing if key in optional]
+    if len(fresh) < len(missing) or unexpected:
+        missing = [key for key in missing if key not in optional]
         raise InputError(
-            f"{origin} does not fit {type(backbone).__name__}: missing {_listing(missing)}; "
-            f"unexpected {_listing(unexpected)}; give weights of this very backbone, or --pretrained none"
+            f"{origin} does not fit {type(model).__name__}: missing {_listing(missing)}; "
+            f"unexpected {_listing(unexpected)}; give weights of this very network, or --pretrained none"
         )
+    if fresh:
+        logger.info("%s: %s start from random weights", origin, _listing(fresh))
 
 
-def _read(backbone: Backbone, source: str | Path) -> tuple[str, Any]:
+def _read(backbone: Backbone | Network, source: str | Path) -> tuple[str, Any]:
     """Return where the weights come from, and what is there."""
     origin, path = str(source), Path(source)
     if source == "imagenet":
@@ -74,6 +93,8 @@ def _read(backbone: Backbone, source: str | Path) -> tuple[str, Any]:
     if source != "imagenet" and not path.is_file():
         kinds = "'bundled', 'imagenet', 'none' or a file"
         raise InputError(f"pretrained weights: expected {kinds}, found no file {str(path)!r}")
+    if path.suffix == SUFFIX:
+        return origin, read_caffemodel(path)
     try:
         if source == "imagenet":
             how = {"map_location": "cpu", "check_hash": True, "weights_only": True}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import replace_file
-from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from dataloaders.transforms import normalize
+from modeling.layers import IMAGENET_MEAN, IMAGENET_STD
 
 OPSET = 17  # of 2022: old enough for most runtimes
 LARGEST_DIFFERENCE = 1e-4  # between the logits of PyTorch and of the file, relative to the largest logit

@@ -86,10 +86,10 @@ def progress_advice(
     )
 
 
-def report_shares(terms: dict[str, Tensor], logits: Tensor) -> None:
-    """Log the share of the regularisers in the loss and in its gradient at the logits, and warn where it is odd."""
+def report_shares(terms: dict[str, Tensor], scores: Tensor) -> None:
+    """Log the share of the regularisers in the loss and in its gradient at the scores, and warn where it is odd."""
     sizes = {name: abs(term.item()) for name, term in terms.items()}
-    slopes = {name: slope(term, logits) for name, term in terms.items()}
+    slopes = {name: slope(term, scores) for name, term in terms.items()}
     for name in list(terms)[1:]:
         of_loss = sizes[name] / (sum(sizes.values()) or 1.0)
         of_gradient = slopes[name] / (sum(slopes.values()) or 1.0)
@@ -105,12 +105,12 @@ def report_shares(terms: dict[str, Tensor], logits: Tensor) -> None:
             logger.warning("%s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name)
 
 
-def slope(term: Tensor, logits: Tensor) -> float:
-    """Return the norm of a term's gradient at the logits."""
+def slope(term: Tensor, scores: Tensor) -> float:
+    """Return the norm of a term's gradient at the scores."""
     if not term.requires_grad:
         return 0.0
-    (gradient,) = torch.autograd.grad(term, logits, retain_graph=True, allow_unused=True)
-    return 0.0 if gradient is None else gradient.norm().item()
+    (gradient,) = torch.autograd.grad(term, scores, retain_graph=True, allow_unused=True)
+    return 0.0 if gradient is None else gradient.float().norm().item()
 
 
 def percentage(share: float) -> str:

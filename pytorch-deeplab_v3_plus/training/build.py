@@ -2,7 +2,9 @@
 
 import functools
 import logging
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.checkpoint import class_mismatch, load_weights
 from modeling.data_parallel import data_parallel
 from modeling.networks import build_network
-from modeling.pretrained import default_pretrained
 from training.advice import (
     EARLY,
     EARLY_FROM_RANDOM,
@@ -56,17 +57,21 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     options = options.resolved()
     device = choose_device(options)
     loaders, label_counts = load_data(options, device)
+    if options.steps:
+        options = replace(options, epochs=math.ceil(options.steps / len(loaders.train)))
     parent = Path(options.run_root) / loaders.name / options.checkname
     start = find_start(options, parent)
     settings = {
         "network": options.network,
         "backbone": options.backbone,
         "num_classes": loaders.num_classes,
-        "output_stride": options.out_stride,
+        "output_stride": options.out_stride if options.backbone else options.architecture.output_stride,
         "class_names": list(loaders.class_names),
         "crop_size": options.data.crop_size,
+        "short_side": options.data.short_side,
     }
-    pretrained = options.pretrained or ("none" if start.checkpoint else default_pretrained(options.backbone))
+    default = "none" if start.checkpoint else None
+    pretrained = options.pretrained or default or options.architecture.default_pretrained(options.backbone)
     model, notes = build_model(options, settings, pretrained, start, device)
     class_counts = label_counts[: loaders.num_classes]
     step = build_step(options, model, class_counts, regularisers or {})
@@ -78,7 +83,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         log_network(options, model, origin, notes)
         log_optimisation(options, len(loaders.train), step)
         early = EARLY if start.checkpoint or pretrained != "none" else EARLY_FROM_RANDOM
-        guessing = loss_of_guessing(step.criterion, class_counts, loaders.train, options.data.batch_size)
+        guessing = loss_of_guessing(step, class_counts, loaders.train, options.data.batch_size)
         advise = functools.partial(progress_advice, steps_per_epoch=len(loaders.train), guessing=guessing, early=early)
         trainer = Trainer(options, start.path, model, settings, loaders, step, journal, advise)
         if options.benchmark:
@@ -156,6 +161,7 @@ def build_step(
     optimizer = build_optimizer(options, model.parameter_groups(options.head_rate))
     network = data_parallel(torch.compile(model) if options.compile else model, device)
     how = {"amp": options.amp, "accumulate": options.accumulate, "min_images": options.min_images}
+    how["score_strides"] = model.score_strides
     return TrainingStep(network, optimizer, criterion, named, **how, inspect=report_shares)
 
 
@@ -179,12 +185,13 @@ def open_journal(options: TrainOptions, parent: Path, folder: Path | None) -> Jo
     return journal
 
 
-def loss_of_guessing(criterion: PartialCrossEntropy, class_counts: Tensor, loader: DataLoader, batch: int) -> float:
+def loss_of_guessing(step: TrainingStep, class_counts: Tensor, loader: DataLoader, batch: int) -> float:
     """Return the cross-entropy of a network that has learned only how frequent the classes are."""
+    criterion = step.criterion
     sizes = [min(batch, len(loader.dataset) - number * batch) for number in range(len(loader))]
     weights = None if criterion.class_weights is None else criterion.class_weights.cpu()
     how = {"kind": criterion.kind, "reduction": criterion.reduction}
-    return guessing_loss(class_counts, sizes, class_weights=weights, **how)
+    return len(step.score_strides) * guessing_loss(class_counts, sizes, class_weights=weights, **how)
 
 
 def log_data(options: TrainOptions, loaders: Loaders, label_counts: Tensor, device: torch.device) -> None:
@@ -205,8 +212,9 @@ def log_data(options: TrainOptions, loaders: Loaders, label_counts: Tensor, devi
 def log_network(options: TrainOptions, model: nn.Module, origin: Any, notes: Notes) -> None:
     """Log what the network is, where its weights come from, and notes on its classifier."""
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    shape = f"{options.network} {options.backbone}, output stride {model.output_stride}"
-    logger.info("network: %s, %.1f million parameters, backbone from %s", shape, millions, origin)
+    shape = " ".join(filter(None, (options.network, options.backbone))) + f", output stride {model.output_stride}"
+    part = "backbone " if options.backbone else ""
+    logger.info("network: %s, %.1f million parameters, %sfrom %s", shape, millions, part, origin)
     if origin == RANDOM:
         logger.info("%s", EXPECT_OF_RANDOM)
     for level, note in notes:
@@ -218,7 +226,7 @@ def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: Training
     processes, epochs = distributed.world_size(), options.epochs
     batch = f"batch {options.data.batch_size}" + f" in {options.accumulate} micro-batches" * (options.accumulate > 1)
     batch += f" over {processes} processes" * (processes > 1)
-    steps = f"{epochs * steps_per_epoch} steps ({epochs} epochs of {steps_per_epoch})"
+    steps = f"{options.steps or epochs * steps_per_epoch} steps ({epochs} epochs of {steps_per_epoch})"
     rates = f"learning rate {options.lr:g} (head {options.head_rate * options.lr:g}), {options.lr_scheduler}"
     logger.info("optimisation: %s, %s, %s, %s", steps, batch, options.optimizer, rates)
     if advice := steps_advice(steps_per_epoch, epochs):

@@ -24,7 +24,7 @@ class Totals(NamedTuple):
     """What the micro-batches of a batch, over all processes, have in common."""
 
     images: int
-    size: Tensor  # what the cross-entropy is divided by (see PartialCrossEntropy.size)
+    sizes: Tensor  # what the cross-entropy on each of the scores is divided by (see PartialCrossEntropy.size)
 
 
 class NotFinite(Exception):
@@ -47,7 +47,8 @@ class TrainingStep:
     amp: str = "off"  # off, bf16 or fp16: precision of the network; losses stay in float32
     accumulate: int = 1  # how many micro-batches a batch is split into ...
     min_images: int = 1  # ... each of at least so many images
-    # Called once, with the losses and the logits of the first micro-batch, before its backward pass.
+    score_strides: Sequence[int] = (1,)  # of the network
+    # Called once, with the losses and the main scores of the first micro-batch, before its backward pass.
     inspect: Callable[[Terms, Tensor], None] | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +95,8 @@ class TrainingStep:
         processes = distributed.world_size()
         images = int(distributed.sum_over_processes(torch.tensor(len(image))))
         self.images += images
-        totals = Totals(images, distributed.sum_over_processes(self.criterion.size(labels)))
+        sizes = torch.stack([self.criterion.size(shrunk(labels, stride)) for stride in self.score_strides])
+        totals = Totals(images, distributed.sum_over_processes(sizes))
         # The same number everywhere, as each forward pass of synchronised batch norms is one of all processes.
         parts = max(1, min(self.accumulate, images // processes // self.min_images))
         losses: Terms = {}
@@ -113,12 +115,12 @@ class TrainingStep:
         wants_features = any(takes(regulariser, "features") for regulariser in self.regularisers.values())
         half = torch.autocast(self.device.type, AMP_TYPES.get(self.amp), enabled=self.amp != "off")
         with self.clock.part("forward"), half:
-            output = self.network(inputs, with_features=True) if wants_features else (self.network(inputs),)
-        logits, *features = (values.float() for values in output)
+            output = self.network(inputs, for_training=True)
         with self.clock.part("cross_entropy"):
-            terms = {"cross_entropy": self.criterion(logits, labels, totals.size)}
+            terms = {"cross_entropy": self.cross_entropy(output.scores, labels, totals)}
+        logits = output.logits.float()
         probabilities = logits.softmax(1) if self.regularisers else None
-        more = {"labels": labels, "logits": logits, "features": features[0] if features else None}
+        more = {"labels": labels, "logits": logits, "features": output.features.float() if wants_features else None}
         for name, regulariser in self.regularisers.items():
             with self.clock.part(name):
                 try:
@@ -131,8 +133,24 @@ class TrainingStep:
                 terms[name] = value * (len(image) / totals.images)
         if self.inspect is not None:
             inspect, self.inspect = self.inspect, None
-            inspect(terms, logits)
+            inspect(terms, output.scores[0])
         return terms
+
+    def cross_entropy(self, scores: Sequence[Tensor], labels: Tensor, totals: Totals) -> Tensor:
+        """Return the sum of the cross-entropies on the network's scores, each of which sees the labels at its stride.
+
+        A position that scores have beyond the image, where its size is not a multiple of the stride plus 1, has none.
+        """
+        total = 0
+        for values, stride, size in zip(scores, self.score_strides, totals.sizes, strict=True):
+            seen = shrunk(labels, stride)
+            total = total + self.criterion(values[:, :, : seen.shape[1], : seen.shape[2]], seen, size)
+        return total
+
+
+def shrunk(labels: Tensor, stride: int) -> Tensor:
+    """Return labels (N, H, W) at every `stride`-th pixel from the first on, as Caffe's `Interp` shrinks them."""
+    return labels[:, ::stride, ::stride]
 
 
 class EpochLosses:

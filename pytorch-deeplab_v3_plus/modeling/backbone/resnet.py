@@ -15,7 +15,7 @@ EXPANSION = 4  # output channels of a bottleneck for each channel of its 3x3 con
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution with a shortcut around them."""
+    """1x1, 3x3 and 1x1 convolution with a shortcut around them; the 3x3 one has the stride, or the first 1x1 one."""
 
     def __init__(
         self,
@@ -25,11 +25,13 @@ class Bottleneck(nn.Module):
         dilation: int,
         downsample: nn.Module | None,
         norm_layer: NormLayer,
+        stride_first: bool = False,
     ):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        strides = (stride, 1) if stride_first else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=strides[0], bias=False)
         self.bn1 = norm_layer(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=strides[1], padding=dilation, dilation=dilation, bias=False)
         self.bn2 = norm_layer(width)
         self.conv3 = nn.Conv2d(width, EXPANSION * width, 1, bias=False)
         self.bn3 = norm_layer(EXPANSION * width)
@@ -44,13 +46,18 @@ class Bottleneck(nn.Module):
 
 
 def bottleneck_stage(
-    in_channels: int, width: int, stride: int, dilations: Sequence[int], norm_layer: NormLayer
+    in_channels: int,
+    width: int,
+    stride: int,
+    dilations: Sequence[int],
+    norm_layer: NormLayer,
+    stride_first: bool = False,
 ) -> nn.Sequential:
     """Return one bottleneck for each dilation; the first has the stride and a projection as its shortcut."""
     out_channels = EXPANSION * width
     convolution = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
     projection = nn.Sequential(convolution, norm_layer(out_channels))
-    first = Bottleneck(in_channels, width, stride, dilations[0], projection, norm_layer)
+    first = Bottleneck(in_channels, width, stride, dilations[0], projection, norm_layer, stride_first)
     rest = [Bottleneck(out_channels, width, 1, dilation, None, norm_layer) for dilation in dilations[1:]]
     return nn.Sequential(first, *rest)
 
