@@ -27,6 +27,7 @@ from dataloaders.options import DEFAULT_CROP, DataOptions
 from evaluation import evaluate_and_report, score_table
 from evaluation.options import EvaluationOptions
 from modeling.checkpoint import class_mismatch, load_network
+from prediction import short_side
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, data = options_from(EvaluationOptions, args), options_from(DataOptions, args)
     device = choose_device(options)
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
-    size = options.crop_size or settings.get("crop_size", DEFAULT_CROP)
+    crop = options.crop_size or settings.get("crop_size", DEFAULT_CROP)
+    whole = options.crop_size or short_side(settings)
     splits = ("val", "fill_in") if options.fill_in else ("val",)
-    loaders = make_data_loader(replace(data, crop_size=size), pin_memory=device.type == "cuda", splits=splits)
+    loaders = make_data_loader(replace(data, crop_size=crop), pin_memory=device.type == "cuda", splits=splits)
     if loaders.num_classes != settings["num_classes"]:
         raise InputError(
             f"{options.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if problem := class_mismatch(settings, loaders.class_names):
         raise InputError(f"{options.checkpoint}: {problem}; give the classes of its training, in the same order")
-    folder, protocols = options.folder(), options.protocols(size)
+    folder, protocols = options.folder(), options.protocols(crop, whole)
     make_folder(folder)  # reported before the work where it cannot be made
     network.to(device)
     logger.info("network: %s, on %s", options.checkpoint, describe_device(device))

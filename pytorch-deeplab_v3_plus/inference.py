@@ -29,7 +29,7 @@ from modeling.checkpoint import load_network
 from prediction.export import export_onnx
 from prediction.options import InferenceOptions
 from prediction.segmenter import Segmenter
-from training.options import PRESETS, add_preset, parse_with_preset
+from training.options import ALL_PRESETS, add_preset, parse_with_preset
 
 # Of a preset's settings, those of the DenseCRF loss; its crop size is used where the checkpoint holds none.
 LOSS_SETTINGS = ("rloss_scale", "sigma_xy", "sigma_rgb", "size_free", "normalised_kernel")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(options)
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
     if args.preset:
-        settings.setdefault("crop_size", PRESETS[args.preset]["crop_size"])
+        settings.setdefault("crop_size", ALL_PRESETS[args.preset].get("crop_size", DEFAULT_CROP))
     segmenter = Segmenter(options, network.eval(), settings)
     if options.export:
         make_folder(segmenter.folder, "choose another --output_directory")
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.image_path:
         return 0
     network.to(device)
-    shape = settings["backbone"], settings["output_stride"], settings["num_classes"]
+    shape = settings["backbone"] or settings["network"], settings["output_stride"], settings["num_classes"]
     logger.info("network: %s, output stride %d, %d classes, on %s", *shape, describe_device(device))
     try:
         return segmenter.segment(options.image_path)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 # Options of the training script that the comparison decides.
 TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
-TAKEN |= {"--run-root", "--eval-interval", "--no-val"}
+TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val"}
 
 
 class Stages(NamedTuple):

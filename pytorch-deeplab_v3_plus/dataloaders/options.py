@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from common.arguments import number, option
+from common.arguments import number, option, switch
 from common.errors import InputError
+from dataloaders.transforms import PADDING_COLOURS
 
 DEFAULT_CROP = 513
 PIXELS = {"type": number(int, 1), "metavar": "PIXELS"}
@@ -35,7 +36,13 @@ class DataOptions:
     supervision: str = option(
         "scribble", "labels to train on; full is the upper bound to compare with", choices=("scribble", "full")
     )
-    base_size: int = option(DEFAULT_CROP, "short side of a training image before the random scaling", **PIXELS)
+    base_size: int | None = option(
+        DEFAULT_CROP,
+        "short side of a training image before the random scaling; own: that of each image, at which the trained "
+        "network then sees whole images too",
+        type=lambda text: None if text == "own" else number(int, 1)(text),
+        metavar="PIXELS",
+    )
     scale_range: tuple[float, float] = option(
         (0.5, 2.0),
         "random scaling of a training image; narrower learns faster from few small images (default: 0.5 2)",
@@ -43,17 +50,36 @@ class DataOptions:
         nargs=2,
         metavar=("LOW", "HIGH"),
     )
+    scales: tuple[float, ...] | None = option(
+        None,
+        "random scaling by one of these factors, instead of by --scale-range",
+        type=number(float, 0, above=True),
+        nargs="+",
+        metavar="FACTOR",
+    )
+    blur: bool = switch("blur half of the training images", default=True)
+    padding: str = option(
+        "black",
+        "colour of what a training image lacks of the crop; mean: the one that the networks from Caffe subtract",
+        choices=tuple(PADDING_COLOURS),
+    )
     crop_size: int = option(DEFAULT_CROP, "side of the training crop", **PIXELS)
     batch_size: int | None = option(None, "images in a step, over all devices (default: 4 per device)", **COUNT)
     test_batch_size: int | None = option(None, "images in a step of the evaluation (default: as --batch-size)", **COUNT)
     seed: int = option(1, "random seed for weights, order and augmentation", type=number(int, 0), metavar="N")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale_range", tuple(self.scale_range))  # argparse makes it a list
+        for name in ("scale_range", "scales"):  # argparse makes them lists
+            object.__setattr__(self, name, getattr(self, name) and tuple(getattr(self, name)))
         if self.classes and not self.data_root:
             raise InputError("--classes FILE goes with --data-root FOLDER, which is missing")
         if self.data_root and self.dataset:
             raise InputError("give either --dataset NAME or --data-root FOLDER, not both")
         low, high = self.scale_range
-        if low > high or self.base_size * low < 1:
+        if low > high or (self.base_size and self.base_size * low < 1):
             raise InputError(f"--scale-range {low:g} {high:g}: expected LOW up to HIGH, of a pixel or more")
+
+    @property
+    def short_side(self) -> int:
+        """The short side at which the trained network sees whole images; 0: their own."""
+        return self.crop_size if self.base_size else 0

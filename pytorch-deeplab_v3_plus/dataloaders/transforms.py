@@ -5,18 +5,18 @@ worker that loads it. Samples stay uint8; a batch is normalised on the device.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from dataloaders.labels import PADDING
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's RGB values in [0, 1]: what the pretrained backbones expect."""
+from modeling.caffe import MEAN_BGR
+from modeling.layers import IMAGENET_MEAN, IMAGENET_STD
 
 Tensors = tuple[torch.Tensor, torch.Tensor]  # image and label
+PADDING_COLOURS = {"black": (0, 0, 0), "mean": tuple(round(value) for value in reversed(MEAN_BGR))}  # RGB
 BLUR_PASSES = 3  # of Pillow's Gaussian blur along each axis; up to radius 1 each reaches one pixel further
 
 
@@ -27,11 +27,23 @@ class TrainTransform:
     0.5 to 2) times base_size, both ends included (image bilinear, label nearest); pad at the right and bottom to the
     crop size (image 0, label 254); cut a random square of crop_size; with probability 1/2 blur with a Gaussian of
     radius uniform in [0, 1]. Hardly any pixels outside the crop are computed.
+
+    A base_size of None stands for the image's own short side, `scales` are factors of which one is drawn instead of a
+    size in `scale_range`, `blur` False leaves that out, and `padding` is a name in PADDING_COLOURS.
     """
 
-    def __init__(self, base_size: int, crop_size: int, scale_range: tuple[float, float] = (0.5, 2.0)) -> None:
-        self.shortest, self.longest = (int(base_size * scale) for scale in scale_range)
-        self.crop_size = crop_size
+    def __init__(
+        self,
+        base_size: int | None,
+        crop_size: int,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        *,
+        scales: Sequence[float] | None = None,
+        blur: bool = True,
+        padding: str = "black",
+    ) -> None:
+        self.base_size, self.crop_size, self.scale_range = base_size, crop_size, scale_range
+        self.scales, self.blur, self.colour = scales, blur, PADDING_COLOURS[padding]
 
     def __call__(self, image: Image.Image, label: Image.Image, generator: torch.Generator | None = None) -> Tensors:
         """Transform an image, mode RGB, and its label map, mode L (values, not colours), of the same size.
@@ -42,15 +54,20 @@ class TrainTransform:
         crop = self.crop_size
         if _uniform(generator) < 0.5:
             image, label = ImageOps.mirror(image), ImageOps.mirror(label)
-        width, height = scaled_size(image.size, _integer(self.shortest, self.longest, generator))
+        base = self.base_size or min(image.size)
+        if self.scales:
+            short_side = round(base * self.scales[_integer(0, len(self.scales) - 1, generator)])
+        else:
+            short_side = _integer(*(int(base * scale) for scale in self.scale_range), generator)
+        width, height = scaled_size(image.size, max(1, short_side))
         left, top = (_integer(0, max(length - crop, 0), generator) for length in (width, height))
         box = (left, top, min(left + crop, width), min(top + crop, height))
-        pixels, values = np.zeros((crop, crop, 3), np.uint8), np.full((crop, crop), PADDING, np.uint8)
+        pixels, values = np.full((crop, crop, 3), self.colour, np.uint8), np.full((crop, crop), PADDING, np.uint8)
         inside = np.s_[: box[3] - top, : box[2] - left]
         pixels[inside] = resized_part(image, (width, height), box)
         values[inside] = label.resize((width, height), Image.Resampling.NEAREST).crop(box)
-        if _uniform(generator) < 0.5:
-            # The padding counts as black, but only its edge can change.
+        if self.blur and _uniform(generator) < 0.5:
+            # The padding counts as its colour, but only its edge can change.
             near = np.s_[: box[3] - top + BLUR_PASSES, : box[2] - left + BLUR_PASSES]
             pixels[near] = blurred(pixels[near], radius=_uniform(generator))
         return to_tensor(pixels), to_tensor(values)
@@ -79,7 +96,9 @@ def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Scale an image bilinearly so that its short side has ``size`` pixels."""
+    """Scale an image bilinearly so that its short side has ``size`` pixels; 0: leave it as it is."""
+    if not size:
+        return image
     return image.resize(scaled_size(image.size, size), Image.Resampling.BILINEAR)
 
 

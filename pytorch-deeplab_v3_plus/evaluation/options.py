@@ -47,10 +47,11 @@ class ScoreOptions:
 class EvaluationOptions(DeviceOptions, RefinementOptions, ScoreOptions, CheckpointOptions):
     """What evaluate.py scores, and how; its data set is described by dataloaders.options.DataOptions."""
 
-    def protocols(self, size: int) -> list[Protocol]:
-        """Return the protocols to score by, for a network that sees images with a short side of `size`."""
+    def protocols(self, crop_size: int, short_side: int) -> list[Protocol]:
+        """Return the protocols to score by, for a network that sees crops and whole images of these sizes."""
         how = tuple(self.scales), self.flip, self.mean_field()
-        return [Protocol(view, size, *how) for view in self.protocol]
+        sizes = {"crop": crop_size, "full": short_side}
+        return [Protocol(view, sizes[view], *how) for view in self.protocol]
 
     def folder(self) -> Path:
         """Return the folder of the reports."""

@@ -17,8 +17,8 @@ from prediction import evaluation_mode, predict, probabilities
 
 # The protocols: crop is the original's, full is PASCAL VOC's own.
 VIEWS = {
-    "crop": "short side {size}, centre square",
-    "full": "every pixel at the original size; network's input: short side {size}",
+    "crop": "{size}, centre square",
+    "full": "every pixel at the original size; network's input: {size}",
 }
 BAND_WIDTHS = (2, 4, 8, 16)  # of the bands along the truth's borders for boundary scores, in pixels to each side
 Wrap = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
@@ -29,8 +29,9 @@ Wrap = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
 class Protocol:
     """What is scored, by one of VIEWS, and how the prediction is made.
 
-    The network sees images with a short side of `size` pixels. Its probabilities are averaged over its input times each
-    of `scales`, with `flip` also mirrored, and at last refined by `crf`, at the size at which they are scored.
+    The network sees images with a short side of `size` pixels (0: at their own size, which is for `full`). Its
+    probabilities are averaged over its input times each of `scales`, with `flip` also mirrored, and at last refined by
+    `crf`, at the size at which they are scored.
     """
 
     view: str
@@ -46,7 +47,7 @@ class Protocol:
         return "+".join([self.view, *(extra for extra, on in extras.items() if on)])
 
     def __str__(self) -> str:
-        parts = [VIEWS[self.view].format(size=self.size)]
+        parts = [VIEWS[self.view].format(size=f"short side {self.size}" if self.size else "original size")]
         if self.scales != (1.0,):
             parts.append("scales " + " ".join(f"{scale:g}" for scale in self.scales))
         if self.flip:

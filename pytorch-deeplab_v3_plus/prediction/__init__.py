@@ -1,5 +1,5 @@
 """The network's prediction for images of any size: files in, pictures out; ONNX."""
 
-from prediction.predict import evaluation_mode, predict, probabilities, segment
+from prediction.predict import evaluation_mode, predict, probabilities, segment, short_side
 
-__all__ = ["evaluation_mode", "predict", "probabilities", "segment"]
+__all__ = ["evaluation_mode", "predict", "probabilities", "segment", "short_side"]

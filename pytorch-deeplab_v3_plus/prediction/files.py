@@ -77,7 +77,7 @@ def network_view(
             f"expected an image of at most {most:,} pixels when its short side is scaled to {size}, found "
             f"{image.width}x{image.height} in {source}; lower --crop_size"
         )
-    scaled = resize_short_side(image, size) if size else image
+    scaled = resize_short_side(image, size)
     if centre:
         image = scaled = centre_square(scaled)
     return image, to_tensor(scaled)

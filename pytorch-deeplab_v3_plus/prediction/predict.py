@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dataloaders.labels import PADDING
+from dataloaders.options import DEFAULT_CROP
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -137,11 +139,19 @@ def keep_scribbles(probabilities: Tensor, scribbles: np.ndarray) -> Tensor:
 
 
 def segment(model: nn.Module, image: Image.Image, size: int) -> np.ndarray:
-    """Return the classes, uint8 (H, W), of an RGB image; the network sees it with its short side scaled to `size`."""
+    """Return the classes, uint8 (H, W), of an RGB image.
+
+    The network sees it with its short side scaled to `size` (0: as it is).
+    """
     pixels = to_tensor(resize_short_side(image, size))
     with evaluation_mode(model):
         soft = probabilities(predict(model, pixels[None]), (image.height, image.width))
     return soft[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def short_side(settings: Mapping[str, Any]) -> int:
+    """Return the short side at which a checkpoint's network sees whole images, from its settings; 0: their own."""
+    return settings.get("short_side", settings.get("crop_size", DEFAULT_CROP))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from common.errors import InputError
 from common.files import make_folder, replace_file
 from dataloaders.images import listing, write_label
 from dataloaders.labels import VOC_CLASSES
-from dataloaders.options import DEFAULT_CROP
 from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import colour
@@ -27,7 +26,7 @@ from figures.matrices import save_gradient
 from figures.overlay import class_shares, overlay, percentage
 from prediction.files import ImageFiles, find_images, output_names
 from prediction.options import InferenceOptions
-from prediction.predict import keep_scribbles, labels_and_confidence, predict, probabilities
+from prediction.predict import keep_scribbles, labels_and_confidence, predict, probabilities, short_side
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class Segmenter:
 
     def __init__(self, options: InferenceOptions, network: nn.Module, settings: dict[str, Any]) -> None:
         self.options, self.network = options, network
-        self.size = settings.get("crop_size", DEFAULT_CROP) if options.crop_size is None else options.crop_size
+        self.size = short_side(settings) if options.crop_size is None else options.crop_size
         numbers = [f"class {k}" for k in range(settings["num_classes"])]
         self.class_names = settings.get("class_names") or (VOC_CLASSES if len(numbers) == len(VOC_CLASSES) else numbers)
         self.crf = options.mean_field()

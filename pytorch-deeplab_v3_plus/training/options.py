@@ -20,8 +20,10 @@ from dataloaders.options import DataOptions
 from losses.options import DenseCRFOptions
 from losses.registry import RegulariserOptions, describe_regularisers, parse_regulariser, settings_of
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES, backbone_class
-from modeling.networks import DEFAULT_NETWORK, NETWORKS
+from modeling.network import Network
+from modeling.networks import DEFAULT_NETWORK, NETWORKS, network_class
 from modeling.pretrained import default_pretrained
+from training.recipes import RECIPES
 from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -45,9 +47,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What changes in a preset from random weights.
 RANDOM = dict(optimizer="sgd", lr=0.01, densecrfloss=2.0, normalised_kernel=False, sigma_rgb=12.0)
 FROM_RANDOM = {"40": dict(RANDOM, sigma_xy=14.0), "80": dict(RANDOM, sigma_xy=24.0)}
+ALL_PRESETS = PRESETS | RECIPES
 IMAGES_PER_DEVICE = 4
 BASE_RATE = 0.007  # of SGD for a batch of IMAGES_PER_DEVICE images a device; grows with the batch, as in the original
 ADAMW_RATE = 2e-4
+BACKBONE, EPOCHS_OF_A_RUN = "resnet", 50  # where neither they nor what takes their place is asked for
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}
 OPTIMIZERS = tuple(WEIGHT_DECAY)
 
@@ -60,15 +64,21 @@ class NetworkOptions:
     """network"""
 
     network: str = option(DEFAULT_NETWORK, "architecture", choices=tuple(NETWORKS))
-    backbone: str = option("resnet", "feature network", choices=tuple(BACKBONES))
+    backbone: str | None = option(
+        None, f"feature network of {DEFAULT_NETWORK} (default: {BACKBONE})", choices=tuple(BACKBONES)
+    )
     out_stride: int = option(
-        16, "input pixels per feature pixel; 8 is finer and slower (drn: always 8)", type=int, choices=OUTPUT_STRIDES
+        16,
+        f"input pixels per feature pixel; 8 is finer and slower (drn and networks other than {DEFAULT_NETWORK}: "
+        "always 8)",
+        type=int,
+        choices=OUTPUT_STRIDES,
     )
     pretrained: str | None = option(
         None,
-        "initial weights of the backbone: imagenet (downloaded), bundled (ImageNet's for mobilenet, which come with "
-        "this project), none, or a file of weights (default: imagenet; none for xception, for which no weights are "
-        "published, and with --resume)",
+        "initial weights of the backbone or network: imagenet (downloaded), bundled (ImageNet's for mobilenet, which "
+        "come with this project), none, or a file of weights (default: imagenet; none for xception, for which no "
+        "weights are published, and with --resume)",
         metavar="WHAT",
     )
     sync_bn: bool | None = switch(
@@ -116,7 +126,8 @@ class LossOptions(DenseCRFOptions):
 class OptimisationOptions:
     """optimisation"""
 
-    epochs: int = option(50, "passes over the images", **HOW_MANY)
+    epochs: int | None = option(None, f"passes over the images (default: {EPOCHS_OF_A_RUN})", **HOW_MANY)
+    steps: int | None = option(None, "length of the training in steps, instead of in epochs", **STEPS)
     start_epoch: int = option(
         0, "epoch to begin with (--resume sets it)", "--start_epoch", "--start-epoch", type=number(int, 0), metavar="N"
     )
@@ -138,7 +149,9 @@ class OptimisationOptions:
     )
     lr_scheduler: str = option("poly", "learning-rate schedule", choices=SCHEDULES)
     lr_step: int | None = option(
-        None, "with --lr-scheduler step: epochs between drops (default: a third of --epochs)", **HOW_MANY
+        None,
+        "with --lr-scheduler step: epochs between drops (default: a third of --epochs); with --steps: steps",
+        **HOW_MANY,
     )
     optimizer: str = option("sgd", "sgd, as in the original, or adamw, which learns in fewer steps", choices=OPTIMIZERS)
     momentum: float = option(0.9, "SGD momentum", type=number(float, 0, high=1), metavar="M")
@@ -158,7 +171,9 @@ class OptimisationOptions:
 class RunOptions:
     """run"""
 
-    checkname: str | None = option(None, "name of the run's folder (default: deeplab-<backbone>)", metavar="NAME")
+    checkname: str | None = option(
+        None, "name of the run's folder (default: deeplab-<backbone or network>)", metavar="NAME"
+    )
     run_root: str = option("run", "results go to FOLDER/<dataset>/<checkname>/experiment_<n>/", metavar="FOLDER")
     resume: str | None = option(
         None,
@@ -193,8 +208,11 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
     def __post_init__(self) -> None:
         check_values(self.data)
         check_values(self)
-        if self.start_epoch >= self.epochs and not self.ft:
-            raise InputError(f"--start_epoch {self.start_epoch}: nothing is left of --epochs {self.epochs}")
+        epochs = self.epochs or EPOCHS_OF_A_RUN
+        if self.start_epoch >= epochs and not (self.ft or self.steps):
+            raise InputError(f"--start_epoch {self.start_epoch}: nothing is left of --epochs {epochs}")
+        if self.backbone and not self.architecture.has_backbone:
+            raise InputError(f"--network {self.network} has no --backbone, found {self.backbone}")
         if self.nesterov and not self.momentum:
             raise InputError("--nesterov needs a --momentum above 0")
         if self.accumulate > 1 and self.loss_type == "focal":
@@ -211,6 +229,11 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             raise InputError(f"each regulariser once, found {', '.join(names)}")
 
     @property
+    def architecture(self) -> type[Network]:
+        """The class of the network."""
+        return network_class(self.network)
+
+    @property
     def devices(self) -> int:
         """How many devices, one process each, the training runs on."""
         return world_size() if is_launched() else len(self.gpu_ids)
@@ -218,7 +241,11 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
     @property
     def min_images(self) -> int:
         """Images a process needs in a forward pass: batch norm after global pooling fails on a single one."""
-        return 1 if self.freeze_bn or (self.sync_bn and self.devices > 1) else 2
+        return 1 if self._takes_single_images or (self.sync_bn and self.devices > 1) else 2
+
+    @property
+    def _takes_single_images(self) -> bool:
+        return self.freeze_bn or not self.architecture.takes_batch_statistics
 
     def resolved(self) -> TrainOptions:
         """Return the options with every default filled in that depends on others or on the machine, and checked."""
@@ -228,6 +255,8 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         batch_size = self.data.batch_size or IMAGES_PER_DEVICE * devices
         rate = BASE_RATE / (IMAGES_PER_DEVICE * devices) * batch_size if self.optimizer == "sgd" else ADAMW_RATE
         decay = WEIGHT_DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
+        epochs = self.epochs or EPOCHS_OF_A_RUN
+        backbone = self.backbone or (BACKBONE if self.architecture.has_backbone else None)
         options = replace(
             self,
             data=replace(self.data, batch_size=batch_size, test_batch_size=self.data.test_batch_size or batch_size),
@@ -236,8 +265,10 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             weight_decay=decay,
             amp=("bf16" if has_fast_bfloat16(cuda) else "off") if self.amp == "auto" else self.amp,
             sync_bn=devices > 1 if self.sync_bn is None else self.sync_bn,
-            lr_step=self.lr_step or max(1, self.epochs // 3),
-            checkname=self.checkname or f"deeplab-{self.backbone}",
+            lr_step=self.lr_step or max(1, (self.steps or epochs) // 3),
+            epochs=epochs,
+            backbone=backbone,
+            checkname=self.checkname or f"deeplab-{backbone or self.network}",
             start_epoch=0 if self.ft else self.start_epoch,
         )
         options._check_batch()
@@ -245,14 +276,14 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
 
     def _check_batch(self) -> None:
         batch_size, devices = self.data.batch_size, self.devices
-        if batch_size == 1 and not self.freeze_bn:
+        if batch_size == 1 and not self._takes_single_images:
             raise InputError(
                 "--batch-size 1: batch normalisation has no statistics of one image; use 2, or --freeze-bn"
             )
         least = self.min_images * devices * self.accumulate
         if batch_size < least:
             who = f"{devices} process{'es' * (devices > 1)} with --accumulate {self.accumulate}"
-            why = "" if self.sync_bn or self.freeze_bn else ", since batch normalisation has no statistics of one"
+            why = ", since batch normalisation has no statistics of one" if self.min_images > 1 else ""
             raise InputError(f"--batch-size {batch_size}: {who} need at least {least} images in a step{why}")
 
     def settings(self) -> dict[str, Any]:
@@ -268,7 +299,8 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
 
 def add_preset(parser: argparse.ArgumentParser, help: str) -> None:
     """Add --preset, which parse_with_preset reads."""
-    parser.add_argument("--preset", choices=PRESETS, help=f"{help}; any option beside it wins")
+    about = f"{help}, or that of a row of the paper's table (docs/networks.md); any option beside it wins"
+    parser.add_argument("--preset", "--recipe", choices=ALL_PRESETS, metavar="NAME", help=about)
 
 
 def parse_with_preset(
@@ -277,7 +309,12 @@ def parse_with_preset(
     """Parse the command line; what its --preset says of these settings (None: of all) becomes the default."""
     preset = parser.parse_args(argv).preset
     if preset:
-        known = {name: value for name, value in PRESETS[preset].items() if settings is None or name in settings}
+        known = {name: value for name, value in ALL_PRESETS[preset].items() if settings is None or name in settings}
+        given = parser.parse_args(argv)
+        if "backbone" in known and not network_class(given.network).has_backbone:  # its own weights are as good
+            known = {name: value for name, value in known.items() if name not in ("backbone", "pretrained")}
+        if "steps" in known and given.epochs:
+            known = {name: value for name, value in known.items() if name not in ("steps", "lr_step")}
         parser.set_defaults(**known)
         given = parser.parse_args(argv)
         if "pretrained" in known and backbone_class(given.backbone).bundled is None:
@@ -311,6 +348,8 @@ def parse_options(argv: Sequence[str] | None = None) -> TrainOptions:
     """
     parser = build_parser()
     namespace = parse_with_preset(parser, argv)
+    if namespace.steps and namespace.epochs:
+        raise InputError(f"give either --steps or --epochs, found {namespace.steps} and {namespace.epochs}")
     if "help" in (namespace.regulariser or ()):
         print(describe_regularisers())
         parser.exit()

@@ -52,7 +52,7 @@ def final_evaluation(
     `val` are the scores of the validation images by the crop protocol, where they are known. `wrap` gets the batches of
     an evaluation and returns what is evaluated: it may raise between two of them.
     """
-    crop, full = (Protocol(view, options.data.crop_size) for view in ("crop", "full"))
+    crop, full = Protocol("crop", options.data.crop_size), Protocol("full", options.data.short_side)
     scores = {"val": val or evaluate(model, wrap(loaders.val), loaders.num_classes, "evaluating")}
     columns = {"val crop": scores["val"]}
     if loaders.fill_in is not None:

@@ -1,5 +1,6 @@
 """The training loop: epochs of steps, evaluations, checkpoints."""
 
+import itertools
 import logging
 import sys
 import time
@@ -58,6 +59,11 @@ class Trainer:
         return len(self.loaders.train)
 
     @property
+    def steps(self) -> int:
+        """Steps in the whole training."""
+        return self.options.steps or self.options.epochs * self.steps_per_epoch
+
+    @property
     def best(self) -> float:
         """The highest mIoU of the validation images so far, or -1."""
         return max([self.best_before, *(record["val"]["miou"] for record in self.history if record.get("val"))])
@@ -92,7 +98,7 @@ class Trainer:
 
     def train_epoch(self) -> dict[str, Any]:
         """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""
-        epoch, total = self.epoch + 1, self.steps_per_epoch
+        epoch, total = self.epoch + 1, min(self.steps_per_epoch, self.steps - self.epoch * self.steps_per_epoch)
         first, title = self.steps_done, f"epoch {epoch}/{self.options.epochs}"
         self.loaders.train.batch_sampler.set_epoch(self.epoch, start=first)
         self.model.train()
@@ -100,7 +106,7 @@ class Trainer:
         hidden = None if distributed.is_main() else True  # None: only without a terminal
         bar = tqdm(desc=title, unit="step", initial=first, total=total, leave=False, disable=hidden)
         with bar, logging_redirect_tqdm():
-            for batch in self.timed(self.loaders.train):
+            for batch in itertools.islice(self.timed(self.loaders.train), total - first):
                 lr = self.set_rate(self.steps_done)
                 self.train_step(batch)
                 bar.update()
@@ -141,9 +147,10 @@ class Trainer:
 
     def set_rate(self, step: int) -> float:
         """Set the learning rates for a step of this epoch, counted from 0, and return the backbone's."""
-        options, total = self.options, self.steps_per_epoch
-        drops = {"epoch": self.epoch, "epochs_per_drop": options.lr_step}
-        factor = rate_factor(options.lr_scheduler, self.epoch * total + step, options.epochs * total, **drops)
+        options = self.options
+        drop = options.lr_step * (1 if options.steps else self.steps_per_epoch)
+        step += self.epoch * self.steps_per_epoch
+        factor = rate_factor(options.lr_scheduler, step, self.steps, steps_per_drop=drop)
         for group in self.step.optimizer.param_groups:
             group["lr"] = options.lr * factor * group["lr_scale"]
         return options.lr * factor

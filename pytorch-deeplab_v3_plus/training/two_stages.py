@@ -27,7 +27,7 @@ from dataloaders.loaders import Loaders
 from figures.comparison import Compared, close_up
 from figures.sheets import evenly_spaced, save_contact_sheet
 from modeling.checkpoint import load_network
-from prediction import segment
+from prediction import segment, short_side
 from training.checkpoint import LAST
 from training.run_folder import PREFIX, SCORES, final_scores
 
@@ -241,7 +241,7 @@ def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split:
     for index in evenly_spaced(len(dataset), COMPARED):
         image, scribble, truth = dataset.pictures(index)
         predictions = {
-            title: segment(model, image, settings["crop_size"]) for title, (model, settings) in networks.items()
+            title: segment(model, image, short_side(settings)) for title, (model, settings) in networks.items()
         }
         compared.append(Compared(image, scribble, truth, predictions))
     place = close_up(compared, ARMS["partial_ce"], ARMS["regularised"])

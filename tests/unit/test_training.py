@@ -74,12 +74,10 @@ def test_evaluate_restores_the_mode():
 
 
 def test_schedules():
-    factors = [rate_factor("poly", step, 10, epoch=0, epochs_per_drop=1) for step in (0, 5, 9)]
+    factors = [rate_factor("poly", step, 10, steps_per_drop=1) for step in (0, 5, 9)]
     assert factors == pytest.approx([1, 0.5**0.9, 0.1**0.9])
-    assert [rate_factor("cos", step, 10, epoch=0, epochs_per_drop=1) for step in (0, 5, 10)] == pytest.approx(
-        [1, 0.5, 0]
-    )
-    drops = [rate_factor("step", 0, 1, epoch=epoch, epochs_per_drop=3) for epoch in (0, 2, 3, 6)]
+    assert [rate_factor("cos", step, 10, steps_per_drop=1) for step in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+    drops = [rate_factor("step", step, 9, steps_per_drop=3) for step in (0, 2, 3, 6)]
     assert drops == pytest.approx([1, 1, 0.1, 0.01])
 
 
