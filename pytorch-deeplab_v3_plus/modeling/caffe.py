@@ -17,6 +17,7 @@ from modeling.layers import IMAGENET_MEAN, IMAGENET_STD, initialize_convolutions
 from modeling.network import Network, TrainingOutput
 
 MEAN_BGR = (104.008, 116.669, 122.675)
+GREY_LEVELS = 58.0  # standard deviation of the input: of ImageNet's colours in 0-255
 STRIDE = 8
 
 

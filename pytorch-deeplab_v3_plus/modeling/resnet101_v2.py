@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.backbone.resnet import bottleneck_stage, without_fc
-from modeling.caffe import STRIDE, CaffeNetwork, for_bgr, initialize
+from modeling.caffe import GREY_LEVELS, STRIDE, CaffeNetwork, for_bgr, initialize
 from modeling.layers import initialize_convolutions
 from modeling.pretrained import load_pretrained
 
@@ -36,6 +36,9 @@ class ResNetTrunk(nn.Module):
         self.layer3 = bottleneck_stage(512, 256, 1, [2] * 23, nn.BatchNorm2d)
         self.layer4 = bottleneck_stage(1024, 512, 1, [4] * 3, nn.BatchNorm2d)
         initialize_convolutions(self, "fan_in")
+        self.conv1.weight.data /= GREY_LEVELS
+        for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
+            nn.init.constant_(block.bn3.weight, 0.2)  # as these norms stay, random weights would make signals explode
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 3, H, W)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

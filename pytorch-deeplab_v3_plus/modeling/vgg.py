@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.caffe import for_bgr, initialize
+from modeling.caffe import GREY_LEVELS, for_bgr, initialize
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and number of 3x3 convolutions
 FC_CHANNELS = 1024
@@ -32,6 +32,7 @@ class VGGTrunk(nn.Sequential):
                 channels = width
             self.add_module(f"pool{stage}", nn.MaxPool2d(3, stride=2 if stage < 4 else 1, padding=1))
         initialize(self)
+        self.conv1_1.weight.data /= GREY_LEVELS
 
     def pooled(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of the five poolings, at 1/2, 1/4, 1/8, 1/8 and 1/8 of the size of `x`."""

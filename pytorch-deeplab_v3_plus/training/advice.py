@@ -23,14 +23,14 @@ FALLEN, LEARNED = 0.95, 0.8  # shares of the loss of guessing below which it has
 NEGLIGIBLE, OVERWHELMING = 0.01, 0.95  # shares of one regulariser worth a warning: of loss and gradient; of gradient
 
 
-def steps_advice(steps_per_epoch: int, epochs: int) -> str | None:
-    """Return what to do about a run of too few steps, or None."""
-    steps = steps_per_epoch * epochs
+def steps_advice(steps_per_epoch: int, epochs: int, steps: int | None = None) -> str | None:
+    """Return what to do about a run of too few steps, or None; `steps` where they were asked for, not the epochs."""
+    enough = f"--steps {FEW_STEPS}" if steps else f"--epochs {-(-FEW_STEPS // steps_per_epoch)}"
+    steps = steps or steps_per_epoch * epochs
     if steps >= FEW_STEPS:
         return None
-    enough = -(-FEW_STEPS // steps_per_epoch)
     return (
-        f"{steps} steps in all are few: fine-tuning needs at least {FEW_STEPS} (--epochs {enough}), training from "
+        f"{steps} steps in all are few: fine-tuning needs at least {FEW_STEPS} ({enough}), training from "
         "random weights thousands"
     )
 

@@ -229,7 +229,7 @@ def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: Training
     steps = f"{options.steps or epochs * steps_per_epoch} steps ({epochs} epochs of {steps_per_epoch})"
     rates = f"learning rate {options.lr:g} (head {options.head_rate * options.lr:g}), {options.lr_scheduler}"
     logger.info("optimisation: %s, %s, %s, %s", steps, batch, options.optimizer, rates)
-    if advice := steps_advice(steps_per_epoch, epochs):
+    if advice := steps_advice(steps_per_epoch, epochs, options.steps):
         logger.warning("%s", advice)
     for name, regulariser in step.regularisers.items():
         logger.info("regulariser: %s, %s", name, regulariser)
