@@ -42,7 +42,7 @@ class CaffeNetwork(Network):
         self.register_buffer("shift", mean - torch.tensor(MEAN_BGR[::-1]).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def default_pretrained(cls, backbone: str | None) -> str:
+    def default_pretrained(cls) -> str:
         """Return 'imagenet': torchvision publishes such weights."""
         return "imagenet"
 

@@ -14,7 +14,7 @@ from modeling.aspp import ASPP
 from modeling.backbone import build_backbone
 from modeling.decoder import Decoder
 from modeling.network import Network, TrainingOutput
-from modeling.pretrained import default_pretrained, load_pretrained
+from modeling.pretrained import load_pretrained
 
 ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # by the backbone's output stride
 
@@ -55,11 +55,6 @@ class DeepLab(Network):
         self.freeze_bn = freeze_bn
         self.output_stride = self.backbone.output_stride
         self.train()
-
-    @classmethod
-    def default_pretrained(cls, backbone: str) -> str:
-        """Return 'imagenet' where such weights are published for the backbone, else 'none'."""
-        return default_pretrained(backbone)
 
     def forward(self, image: Tensor, for_training: bool = False) -> Tensor | TrainingOutput:
         """Return the logits (N, num_classes, H, W) of a normalised image (N, 3, H, W).

@@ -56,7 +56,7 @@ class MScLargeFOV(LargeFOV):
     caffe_mark = "data_ms.weight"
 
     @classmethod
-    def default_pretrained(cls, backbone: str | None) -> str:
+    def default_pretrained(cls) -> str:
         """Raise InputError: ImageNet's weights are no LargeFOV."""
         raise InputError(
             "--network msc_largefov trains branches beside a trained LargeFOV, which it does not change: give that "

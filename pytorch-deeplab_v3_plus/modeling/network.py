@@ -29,8 +29,8 @@ class Network(nn.Module):
     freeze_bn = False  # whether the batch norms stay in evaluation, through training too
 
     @classmethod
-    def default_pretrained(cls, backbone: str | None) -> str:
-        """Return what `pretrained` means for training when nobody says."""
+    def default_pretrained(cls) -> str:
+        """Return what `pretrained` means for training when nobody says, for a network without a backbone."""
         return "none"
 
     def forward(self, image: Tensor, for_training: bool = False) -> Tensor | TrainingOutput:

@@ -70,8 +70,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         "crop_size": options.data.crop_size,
         "short_side": options.data.short_side,
     }
-    default = "none" if start.checkpoint else None
-    pretrained = options.pretrained or default or options.architecture.default_pretrained(options.backbone)
+    pretrained = options.pretrained or ("none" if start.checkpoint else options.default_pretrained())
     model, notes = build_model(options, settings, pretrained, start, device)
     class_counts = label_counts[: loaders.num_classes]
     step = build_step(options, model, class_counts, regularisers or {})

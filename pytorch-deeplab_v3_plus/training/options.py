@@ -233,6 +233,10 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         """The class of the network."""
         return network_class(self.network)
 
+    def default_pretrained(self) -> str:
+        """Return what `pretrained` means for a new training when nobody says."""
+        return default_pretrained(self.backbone) if self.backbone else self.architecture.default_pretrained()
+
     @property
     def devices(self) -> int:
         """How many devices, one process each, the training runs on."""
@@ -311,14 +315,15 @@ def parse_with_preset(
     if preset:
         known = {name: value for name, value in ALL_PRESETS[preset].items() if settings is None or name in settings}
         given = parser.parse_args(argv)
-        if "backbone" in known and not network_class(given.network).has_backbone:  # its own weights are as good
-            known = {name: value for name, value in known.items() if name not in ("backbone", "pretrained")}
-        if "steps" in known and given.epochs:
-            known = {name: value for name, value in known.items() if name not in ("steps", "lr_step")}
+        for length, beaten in (("epochs", ("steps", "lr_step")), ("steps", ("epochs",))):
+            if known.keys() & {*beaten} and getattr(given, length):
+                known = {name: value for name, value in known.items() if name not in beaten}
+        if "backbone" in known and not network_class(given.network).has_backbone:
+            del known["backbone"]
         parser.set_defaults(**known)
         given = parser.parse_args(argv)
-        if "pretrained" in known and backbone_class(given.backbone).bundled is None:
-            parser.set_defaults(pretrained=default_pretrained(given.backbone))
+        if "pretrained" in known and not (given.backbone and backbone_class(given.backbone).bundled):
+            parser.set_defaults(pretrained=default_pretrained(given.backbone) if given.backbone else None)
             given = parser.parse_args(argv)
         if "pretrained" in known and given.pretrained == "none":
             known |= FROM_RANDOM[preset]

@@ -72,6 +72,14 @@ def test_epochs_and_steps_count_from_1_in_every_record(voc):
     assert at["train/cross_entropy"] == [1, 2, 3, 4]
 
 
+def test_a_length_in_steps_ends_within_an_epoch(voc):
+    words = ["--batch-size", 2, "--lr", 1, "--lr-scheduler", "step", "--lr-step", 2, "--log-interval", 1, "--no-val"]
+    assert train(voc, *words, "--steps", 5) == 0
+    lines = [json.loads(line) for line in (run_folder(voc) / "steps.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 1, 2, 2, 3]  # each of two steps
+    assert [line["lr"] for line in lines] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
 def test_records_of_earlier_versions_are_renumbered(voc):
     """They counted epochs from 0, named no network and had no rate of the head in the optimizer's groups."""
     words = ["--epochs", 3, "--no-val", "--batch-size", 2]

@@ -189,7 +189,7 @@ def test_msc_starts_from_a_trained_largefov(tmp_path, caplog):
     other = own | {key: own[key].repeat_interleave(2, dim=0) for key in network.classifier_keys}
     text = message(load_weights, network, other, "FILE", new_classifier=True)
     assert text == "FILE: head.fc8.weight does not learn in this network; train it for these classes first"
-    assert "give that network's checkpoint with --pretrained FILE" in message(network.default_pretrained, None)
+    assert "give that network's checkpoint with --pretrained FILE" in message(network.default_pretrained)
     assert "no ImageNet weights are published for MScLargeFOV" in message(load_pretrained, network, "imagenet")
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import bench_loader
 import mypath
@@ -154,6 +154,22 @@ def test_the_generator_alone_decides():
     other = transform(image, label, torch.Generator().manual_seed(6))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     assert not torch.equal(first[0], other[0])
+
+
+def test_a_crop_of_an_image_at_its_own_size_or_a_factor_of_it():
+    image, label = pair_with_position(60, 40)
+    how = {"blur": False, "padding": "mean"}
+    for seed in range(6):
+        pixels, values = TrainTransform(None, 50, (1, 1), **how)(image, label, torch.Generator().manual_seed(seed))
+        assert torch.tensor([123, 117, 104]).eq(pixels[:, 40:].permute(1, 2, 0)).all() and values[40:].eq(254).all()
+        whole = [to_tensor(image), to_tensor(ImageOps.mirror(image))]
+        assert any(torch.equal(pixels[:, :40], view[:, :, left : left + 50]) for view in whole for left in range(11))
+    transform, sizes = TrainTransform(None, 90, scales=(0.5, 1.5), **how), set()
+    for seed in range(12):
+        _, values = transform(image, label, torch.Generator().manual_seed(seed))
+        inside = values.ne(254)
+        sizes.add((int(inside.any(0).sum()), int(inside.any(1).sum())))
+    assert sizes == {(30, 20), (90, 60)}
 
 
 def test_validation_view_is_the_scaled_centre_square():

@@ -19,6 +19,7 @@ from modeling.deeplab import DeepLab
 from training.checkpoint import save_checkpoint
 from training.journal import Journal
 from training.options import FROM_RANDOM, PRESETS, parse_options
+from training.recipes import RECIPES
 from training.run_folder import best_of_other_runs
 from training.schedule import rate_factor
 from training.two_stages import comparison_table
@@ -164,6 +165,46 @@ def test_the_page_on_training_gives_the_presets():
         assert args.data.base_size == args.data.crop_size
         weight = row.split("|")[7].split(",")
         assert float(weight[0]) == args.densecrfloss and ("normalised" in weight[-1]) == args.normalised_kernel
+
+
+def test_the_page_on_networks_gives_the_recipes():
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    for name in RECIPES:
+        args = options("--recipe", name)
+        row = next(row for row in text.split("\n") if row.startswith(f"| `--recipe {name}` |"))
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[2] == (args.backbone or args.network)
+        batch = f"{args.data.batch_size}" + f" in {args.accumulate} parts" * (args.accumulate > 1)
+        length = f"{args.steps} steps" if args.steps else f"{args.epochs} epochs"
+        drops = f"a tenth every {args.lr_step}" if args.lr_scheduler == "step" else "poly"
+        assert cells[3:7] == [batch, f"{args.lr:g}", drops, length]
+        kernel = f"{args.densecrfloss:g}, {args.sigma_xy:g}, {args.sigma_rgb:g}" if args.densecrfloss else ""
+        assert cells[7] == kernel
+
+
+def test_recipes_of_the_paper_are_presets():
+    args = options("--recipe", "resnet101_v2-crf")
+    assert (args.network, args.data.batch_size, args.accumulate) == ("resnet101_v2", 10, 10)
+    assert (args.backbone, args.checkname, args.min_images) == (None, "deeplab-resnet101_v2", 1)
+    assert (args.data.crop_size, args.data.base_size, args.data.short_side) == (321, None, 0)
+    assert (args.data.scales, args.data.blur, args.data.padding) == ((0.5, 0.75, 1, 1.25, 1.5), False, "mean")
+    assert (args.rloss_scale, args.ce_reduction, args.head_rate) == (1, "mean", 10)
+    assert options("--preset", "largefov", "--base-size", "400").data.short_side == 321
+
+
+def test_the_length_is_in_steps_or_in_epochs():
+    assert (options("--steps", "600", "--lr-scheduler", "step").steps, options("--steps", "600").lr_step) == (600, 200)
+    args = options("--recipe", "largefov", "--epochs", "12")  # as every option, it wins against the recipe
+    assert (args.steps, args.epochs, args.lr_step) == (None, 12, 4)
+    assert options("--recipe", "mobilenet", "--steps", "9").steps == 9
+    with pytest.raises(InputError, match="either --steps or --epochs, found 5 and 3"):
+        options("--steps", "5", "--epochs", "3")
+
+
+def test_a_preset_by_size_serves_a_network_without_backbone():
+    args = options("--preset", "80", "--network", "largefov")
+    assert (args.backbone, args.pretrained, args.optimizer, args.data.crop_size) == (None, None, "adamw", 129)
+    assert options("--preset", "80", "--network", "largefov", "--pretrained", "none").optimizer == "sgd"
 
 
 @pytest.fixture

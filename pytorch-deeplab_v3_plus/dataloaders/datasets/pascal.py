@@ -55,9 +55,10 @@ class VOCSegmentation(Dataset):
     def __init__(self, args, base_dir=None, split: str = "train", class_names: Sequence[str] | None = None) -> None:
         """List the split and check that every file of it exists.
 
-        `args` has the base_size, scale_range, scales, blur, padding, crop_size and supervision of DataOptions;
-        `base_dir` None takes mypath's folder of 'pascal', and `class_names` None those of the class or of the folder.
-        Raises InputError where a folder, list, image or label is missing, or a list is empty or names an id twice.
+        `args` has the base_size, scale_range, crop_size and supervision of DataOptions, and may have its scales, blur
+        and padding; `base_dir` None takes mypath's folder of 'pascal', and `class_names` None those of the class or of
+        the folder. Raises InputError where a folder, list, image or label is missing, or a list is empty or names an id
+        twice.
         """
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")
@@ -65,7 +66,7 @@ class VOCSegmentation(Dataset):
         self.class_names = tuple(class_names or self._own_class_names())
         self.num_classes = len(self.class_names)
         if split == "train":
-            how = {"scales": args.scales, "blur": args.blur, "padding": args.padding}
+            how = {name: getattr(args, name) for name in ("scales", "blur", "padding") if hasattr(args, name)}
             self.transform = TrainTransform(args.base_size, args.crop_size, args.scale_range, **how)
         else:
             self.transform = EvalTransform(args.crop_size)
