@@ -304,7 +304,7 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
 def add_preset(parser: argparse.ArgumentParser, help: str) -> None:
     """Add --preset, which parse_with_preset reads."""
     about = f"{help}, or that of a row of the paper's table (docs/networks.md); any option beside it wins"
-    parser.add_argument("--preset", "--recipe", choices=ALL_PRESETS, metavar="NAME", help=about)
+    parser.add_argument("--preset", "--recipe", choices=ALL_PRESETS, help=about)
 
 
 def parse_with_preset(
