@@ -94,7 +94,8 @@ def load_weights(
         problems = " ".join(line.strip() for line in str(error).split("\n")[1:])
         if len(problems) > 400:
             problems = f"{problems[:400]}... ({len(problems)} characters)"
-        raise InputError(f"{source}: does not fit this network; is --backbone right? {problems}") from None
+        what = "--backbone" if model.has_backbone else "--network"
+        raise InputError(f"{source}: does not fit this network; is {what} right? {problems}") from None
     return classifier
 
 

@@ -14,7 +14,7 @@ from helpers import message
 from losses.cross_entropy import PartialCrossEntropy
 from modeling.caffemodel import read_caffemodel
 from modeling.checkpoint import load_checkpoint, load_network, load_weights
-from modeling.networks import build_network
+from modeling.networks import NETWORKS, build_network
 from modeling.pretrained import load_pretrained
 from reference.fill_state import FOLDER, filled_state
 from training.step import TrainingStep
@@ -75,14 +75,14 @@ def test_scores_are_the_originals(filled):
 
 def test_other_sizes_are_padded_with_the_mean_colour(filled):
     name, network = filled
-    image = torch.randn(1, 3, 37, 50, generator=torch.Generator().manual_seed(0))
-    sides = (65, 65) if name == "resnet101_v2" else (41, 57)
+    image = torch.randn(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    sides = (33, 33) if name == "resnet101_v2" else (25, 33)
     padded = image_for(network, torch.zeros(1, 3, *sides))
-    padded[:, :, :37, :50] = image
+    padded[:, :, :20, :30] = image
     with torch.no_grad():
-        assert relative_error(network(image), network(padded)[:, :, :37, :50]) < 1e-4
+        assert relative_error(network(image), network(padded)[:, :, :20, :30]) < 1e-4
         output = network(image, for_training=True)
-    assert output.logits.shape == (1, CLASSES, 37, 50)
+    assert output.logits.shape == (1, CLASSES, 20, 30)
     strides = network.score_strides
     assert [scores.shape[2] for scores in output.scores] == [(sides[0] - 1) // stride + 1 for stride in strides]
 
@@ -191,6 +191,23 @@ def test_msc_starts_from_a_trained_largefov(tmp_path, caplog):
     assert text == "FILE: head.fc8.weight does not learn in this network; train it for these classes first"
     assert "give that network's checkpoint with --pretrained FILE" in message(network.default_pretrained)
     assert "no ImageNet weights are published for MScLargeFOV" in message(load_pretrained, network, "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("network", "theirs", "ours"),
+    [
+        ("largefov", "fc8_voc12", ["head.fc8"]),
+        ("msc_largefov", "pool3_conv", ["branches.pool3.conv"]),
+        ("vgg16", "fc8_voc12_3", ["heads.2.fc8"]),
+        ("vgg16", "fc6", ["heads.0.fc6", "heads.1.fc6", "heads.2.fc6", "heads.3.fc6"]),
+        ("resnet101_v2", "fc1_voc12_c2", ["fc1.2"]),
+        ("resnet101_v2", "scale4b22_branch2a", ["trunk.layer3.22.bn1"]),
+        ("resnet101_v2", "bn5c_branch2c", ["trunk.layer4.2.bn3"]),
+    ],
+)
+def test_names_in_the_authors_files(network, theirs, ours):
+    found = NETWORKS[network].from_published({f"{theirs}.bias": torch.zeros(1)})
+    assert sorted(found) == [f"{layer}.bias" for layer in ours]
 
 
 # .caffemodel files, as Google's library writes them from Caffe's definition of the messages
