@@ -56,7 +56,7 @@ def load_pretrained(model: Backbone | Network, source: str | Path) -> None:
         weights = {key: value for key, value in weights.items() if key not in other}
         # A plain dict has no version mark, so torch lets files pass that are older than the batch norms' counters.
         missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # sizes differ
+    except (RuntimeError, IndexError) as error:  # sizes or dimensions differ
         details = textwrap.shorten(str(error), 1000, placeholder=" ...")
         raise InputError(f"{origin} does not fit: {details}") from error
     fresh = [key for key in missing if key in optional]

@@ -76,7 +76,7 @@ def from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Its classifier of ImageNet's classes is left out.
     """
     names = [f"conv{stage}_{i + 1}" for stage, (_, depth) in enumerate(STAGES, 1) for i in range(depth)]
-    numbers = sorted({int(name.split(".")[1]) for name in weights if name.startswith("features.")})
+    numbers = sorted({int(found[1]) for found in map(re.compile(r"features\.(\d+)\.").match, weights) if found})
     known = {f"features.{number}": f"trunk.{name}" for number, name in zip(numbers, names, strict=False)}
     known |= {"classifier.0": "head.fc6", "classifier.3": "head.fc7"}
     ours = {}
