@@ -27,9 +27,10 @@ from dataloaders.images import image_size
 from dataloaders.loaders import make_data_loader
 from dataloaders.options import DataOptions
 from training.checkpoint import LAST
+from training.identity import data_facts
 from training.options import HOW_MANY, POSITIVE, TrainOptions, add_preset, parse_options
 from training.options import build_parser as training_parser
-from training.two_stages import Comparison, comparison_table, save_comparison
+from training.two_stages import Comparison, comparison_table, percents, save_comparison
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.regularisers:
         raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
     loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
+    surveys = {"train": loaders.train.dataset.survey(), "val": loaders.val.dataset.survey()}
+    data = data_facts(loaders, surveys)
     if own.full:
-        make_data_loader(replace(options.data, supervision="full"))
+        truth = make_data_loader(replace(options.data, supervision="full"), splits=("train",)).train.dataset
+        data["training truth"] = truth.survey().digests["labels"]
     stages = stages_of(own.preset, options)
     comparison = Comparison(
         folder=Path(own.output),
@@ -144,12 +148,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         stage_epochs=lengths(own, stages, len(loaders.train)),
         options=tuple(rest),
         variants={"regularised": tuple(regularised)},
+        data=data,
         full=own.full,
         stage2_lr=own.stage2_lr or (stages.lr if stages and stages.optimizer == options.optimizer else None),
     )
     comparison.train(own.jobs)
     trained = comparison.run_folder(own.seeds[0], "regularised") / LAST
-    replace_file(comparison.folder / "model.pth.tar", lambda temporary: shutil.copyfile(trained, temporary))
+    model = comparison.folder / "model.pth.tar"
+    replace_file(model, lambda temporary: shutil.copyfile(trained, temporary))
     table = comparison_table(comparison.results())
     write_text(comparison.folder / "table.txt", table + "\n")
     for split in ("val", "fill_in"):
@@ -157,6 +163,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             save_comparison(comparison, loaders, comparison.folder / f"{split}.png", split)
     title = f"Scores of the last epoch, crop protocol (short side {options.data.crop_size}, centre square)"
     logger.info("\n%s\n\n%s\n\npictures and runs: %s", title, table, comparison.folder)
+    alone = comparison.run_folder(own.seeds[0], "partial_ce") / LAST
+    with_loss, without = (percents(comparison.results(), arm, "val")[0] for arm in ("regularised", "partial_ce"))
+    scored = f"{model}: the regularised network, val {with_loss:.1f}. {alone}: partial CE, val {without:.1f}"
+    if without > with_loss:
+        logger.warning("networks: %s: here the loss does not gain; take partial CE's", scored)
+    else:
+        logger.info("networks: %s", scored)
     return 0
 
 

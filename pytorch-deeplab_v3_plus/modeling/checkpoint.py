@@ -101,9 +101,12 @@ def load_weights(
 
 def class_mismatch(settings: dict[str, Any], class_names: Sequence[str]) -> str | None:
     """Say which class differs from that of a network's training, as far as its settings (`model`) know them."""
-    for number, (theirs, ours) in enumerate(zip(settings.get("class_names", ()), class_names, strict=False)):
+    known = settings.get("class_names", class_names)
+    for number, (theirs, ours) in enumerate(zip(known, class_names, strict=False)):
         if theirs != ours:
             return f"was trained with class {number} '{theirs}', but here it is '{ours}'"
+    if len(known) != len(class_names):
+        return f"was trained with {len(known)} classes, but here are {len(class_names)}"
     return None
 
 

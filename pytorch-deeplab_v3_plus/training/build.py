@@ -16,6 +16,7 @@ from common import distributed
 from common.devices import choose_device, describe_device, describe_precision
 from common.errors import InputError
 from dataloaders import Loaders, make_data_loader
+from dataloaders.datasets.pascal import SPLITS, Survey
 from dataloaders.inspection import quick_check
 from dataloaders.labels import UNLABELLED
 from losses import build_regulariser
@@ -32,6 +33,7 @@ from training.advice import (
     report_shares,
     steps_advice,
 )
+from training.identity import data_facts, fingerprint
 from training.journal import Journal, SilentJournal
 from training.options import TrainOptions
 from training.resume import Start, find_start, restore
@@ -56,11 +58,12 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     """
     options = options.resolved()
     device = choose_device(options)
-    loaders, label_counts = load_data(options, device)
+    loaders, surveys = load_data(options, device)
+    label_counts = torch.from_numpy(surveys["train"].counts)
     if options.steps:
         options = replace(options, epochs=math.ceil(options.steps / len(loaders.train)))
     parent = Path(options.run_root) / loaders.name / options.checkname
-    start = find_start(options, parent)
+    start = find_start(options, parent, fingerprint(options, data_facts(loaders, surveys)))
     settings = {
         "network": options.network,
         "backbone": options.backbone,
@@ -74,7 +77,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     model, notes = build_model(options, settings, pretrained, start, device)
     class_counts = label_counts[: loaders.num_classes]
     step = build_step(options, model, class_counts, regularisers or {})
-    journal = open_journal(options, parent, start.folder)
+    journal = open_journal(options, parent, start)
     try:
         log_data(options, loaders, label_counts, device)
         names = {"none": RANDOM, "imagenet": "ImageNet", "bundled": "ImageNet (bundled)"}
@@ -84,10 +87,10 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         early = EARLY if start.checkpoint or pretrained != "none" else EARLY_FROM_RANDOM
         guessing = loss_of_guessing(step, class_counts, loaders.train, options.data.batch_size)
         advise = functools.partial(progress_advice, steps_per_epoch=len(loaders.train), guessing=guessing, early=early)
-        trainer = Trainer(options, start.path, model, settings, loaders, step, journal, advise)
+        trainer = Trainer(options, start.path, model, settings, start.identity, loaders, step, journal, advise)
         if options.benchmark:
             return trainer
-        if start.checkpoint and not options.ft:
+        if start.resumes:
             restore(trainer, start.checkpoint, start.path)
         elif start.folder:
             journal.rewind([], start.folder, 0, len(loaders.train))  # killed before its first checkpoint
@@ -97,8 +100,8 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     return trainer
 
 
-def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, Tensor]:
-    """Return the loaders of this process, and how many training pixels have each label value, int64 (256,)."""
+def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, dict[str, Survey]]:
+    """Return the loaders of this process, and a survey of the labels of each split that they are for."""
     with distributed.main_first():  # it draws the synthetic images
         loaders = make_data_loader(
             options.data,
@@ -107,15 +110,17 @@ def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, Ten
             world_size=distributed.world_size(),
             min_images=options.min_images,
         )
-    dataset = loaders.train.dataset
-    counts = torch.from_numpy(distributed.from_main(dataset.count_labels() if distributed.is_main() else None))
-    if distributed.is_main() and not (options.no_val or options.benchmark):
-        for loader in filter(None, (loaders.val, loaders.fill_in)):
-            loader.dataset.count_labels()  # what is wrong there is found now, not after hours
-    if not counts[: loaders.num_classes].any():
+    surveys: dict[str, Survey] = {}
+    if distributed.is_main():  # what is wrong with a label is found now, not after hours
+        splits = ("train",) if options.no_val or options.benchmark else SPLITS
+        datasets = {split: getattr(loaders, split).dataset for split in splits if getattr(loaders, split) is not None}
+        surveys = {split: dataset.survey() for split, dataset in datasets.items()}
+    surveys = distributed.from_main(surveys)
+    if not surveys["train"].counts[: loaders.num_classes].any():
+        dataset = loaders.train.dataset
         images = f"all training images of {dataset.folder}"
         raise InputError(f"expected {dataset.label_kind}, found no labelled pixel in {images}")
-    return loaders, counts
+    return loaders, surveys
 
 
 def build_model(
@@ -128,9 +133,9 @@ def build_model(
         model = build_network(settings, sync_bn=options.sync_bn, freeze_bn=options.freeze_bn, pretrained=pretrained)
     notes = []
     if start.checkpoint:
-        fresh = load_weights(model, start.checkpoint["state_dict"], start.path, new_classifier=options.ft)
+        fresh = load_weights(model, start.checkpoint["state_dict"], start.path, new_classifier=start.weights_only)
         mismatch = class_mismatch(start.checkpoint.get("model", {}), settings["class_names"])
-        if mismatch and not options.ft:
+        if mismatch and not start.weights_only:
             raise InputError(
                 f"{start.path}: {mismatch}; give the classes of its training, or --ft to start from its weights"
             )
@@ -172,13 +177,13 @@ def build_optimizer(options: TrainOptions, groups: list[dict[str, Any]]) -> torc
     return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov, **common)
 
 
-def open_journal(options: TrainOptions, parent: Path, folder: Path | None) -> Journal:
-    """Return the journal of a new run in `parent`, or of the run `folder`; only the first process's writes."""
+def open_journal(options: TrainOptions, parent: Path, start: Start) -> Journal:
+    """Return the journal of a new run in `parent`, or of the one to continue; only the first process's writes."""
     if options.benchmark:
         return SilentJournal(parent)
     if not distributed.is_main():
         return SilentJournal(distributed.from_main(None))
-    journal = Journal(parent, options.settings(), folder)
+    journal = Journal(parent, options.settings(), start.folder, start.identity)
     distributed.from_main(journal.folder)
     logger.info("run folder: %s", journal.folder)
     return journal

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def save_last(folder: Path, checkpoint: dict[str, Any]) -> None:
 
 def by_epoch(folder: Path) -> list[Path]:
     """Return the checkpoints of --save-interval, the newest first."""
-    paths = folder.glob(BY_EPOCH.format("*"))
-    return sorted(paths, key=lambda path: int(path.name.split("_")[2].split(".")[0]), reverse=True)
+    epochs = {path: re.fullmatch(BY_EPOCH.format(r"(\d+)"), path.name) for path in folder.glob(BY_EPOCH.format("*"))}
+    paths = [path for path, match in epochs.items() if match]  # others are somebody's own files
+    return sorted(paths, key=lambda path: int(epochs[path][1]), reverse=True)
 
 
 def keep_newest(folder: Path, count: int) -> None:
@@ -71,12 +73,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def newest_finite(folder: Path, *others: Path | None) -> Path | None:
-    """Return the newest of a run's checkpoints, then of the others, whose weights are all finite, or None."""
+def newest_good(folder: Path, *others: Path | None) -> Path | None:
+    """Return the newest intact one of a run's checkpoints, then of the others, or None."""
     for path in [*newest_first(folder), *filter(None, others)]:
         with contextlib.suppress(InputError):
-            if all(value.isfinite().all() for value in load_checkpoint(path)["state_dict"].values()):
-                return path
+            load_checkpoint(path)
+            return path
     return None
 
 

@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.files import write_text
 from common.logs import LineFormatter
 from training.advice import percentage
-from training.run_folder import SCORES, STEPS, new_run
+from training.run_folder import IDENTITY, PARAMETERS, SCORES, STEPS, new_run
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +75,21 @@ class _EventFile:
 
 
 class Journal:
-    """Writes parameters.txt (settings), log.txt, steps.jsonl, scores.jsonl and TensorBoard events into a run's folder.
+    """Writes parameters.txt (settings), identity.json (see training.identity), log.txt, steps.jsonl, scores.jsonl and
+    TensorBoard events into a run's folder.
 
     Epochs and steps count from 1. `folder` is a run to continue; None makes that of the next number in `parent`,
     which is `<root>/<dataset>/<checkname>`. Raises InputError where the folder cannot be written, or another process
     is writing it.
     """
 
-    def __init__(self, parent: Path, settings: dict[str, Any], folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        parent: Path,
+        settings: dict[str, Any],
+        folder: Path | None = None,
+        identity: dict[str, Any] | None = None,
+    ) -> None:
         from tensorboardX import SummaryWriter  # here, since it takes a second to import
         from tensorboardX.record_writer import register_writer_factory
 
@@ -95,7 +102,9 @@ class Journal:
                 for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
                     leftover.unlink()
                 lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
-                self.write("parameters.txt", "\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
+                self._add_parameters("\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
+                if identity is not None:
+                    self.write(IDENTITY, json.dumps(identity, indent=1) + "\n")
                 self._event_file = _EventFile()
                 register_writer_factory(_EventFile.PREFIX, self._event_file)
                 self._events = SummaryWriter(logdir=f"{_EventFile.PREFIX}:{self.folder}")
@@ -111,6 +120,14 @@ class Journal:
     def write(self, name: str, text: str) -> None:
         """Write a text file of the run."""
         write_text(self.folder / name, text)
+
+    def _add_parameters(self, text: str) -> None:
+        """Write parameters.txt; where the run is continued with others than before, they follow those."""
+        before = ""
+        with contextlib.suppress(FileNotFoundError):
+            before = (self.folder / PARAMETERS).read_text(encoding="utf-8")
+        if not before.endswith(text):
+            self.write(PARAMETERS, f"{before}\n{text}" if before else text)
 
     def record(self, entry: dict[str, Any], file: str = SCORES) -> None:
         """Append one line to scores.jsonl or steps.jsonl."""

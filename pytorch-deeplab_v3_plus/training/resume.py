@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import distributed
 from common.errors import InputError
 from common.files import replace_file
-from modeling.checkpoint import load_checkpoint
-from training.checkpoint import BEST, newest_checkpoint, random_states, set_random_states
+from modeling.checkpoint import class_mismatch, load_checkpoint
+from training.checkpoint import BEST, newest_checkpoint, newest_first, random_states, set_random_states
+from training.identity import (
+    CHANGEABLE,
+    SCORE_FACTS,
+    Identity,
+    differences,
+    identity_in,
+    identity_of,
+    merged,
+    weights_digest,
+)
 from training.options import TrainOptions
-from training.run_folder import BEST_SCORE, final_scores, newest_run
+from training.run_folder import BEST_SCORE, epochs_done, final_scores, runs_in
 from training.step import EpochLosses
 
 if TYPE_CHECKING:
     from training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 class Ended(Exception):
@@ -28,24 +41,90 @@ class Ended(Exception):
 class Start:
     """Where a training starts."""
 
+    identity: Identity  # of the training
     folder: Path | None = None  # the run to continue, None for a new one
     path: Path | None = None  # the checkpoint to start from, and its content
     checkpoint: dict[str, Any] | None = None
+    weights_only: bool = False  # whether only the checkpoint's weights are taken
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a training is continued."""
+        return self.checkpoint is not None and not self.weights_only
 
 
-def find_start(options: TrainOptions, parent: Path) -> Start:
-    """Return where a training starts whose runs lie in `parent`; raise Ended where nothing is left to do."""
-    folder, path = None, options.resume
-    if options.resume == "auto":
-        folder = distributed.from_main(newest_run(parent))
-        newest = newest_checkpoint(folder) if folder and distributed.is_main() else None
-        path = distributed.from_main(newest and str(newest))
-    if not path:
-        return Start(folder)
-    checkpoint = load_checkpoint(path)
-    if checkpoint.get("epoch", 0) >= options.epochs and final_scores(folder) is not None:
-        raise Ended(f"{folder}: this training has ended after {checkpoint['epoch']} epochs")
-    return Start(folder, Path(path), checkpoint)
+def find_start(options: TrainOptions, parent: Path, identity: Identity) -> Start:
+    """Return where a training of this identity starts whose runs lie in `parent`.
+
+    With --resume auto and with --ft, the newest run of this identity is continued, if it stopped before its end. Raises
+    Ended where nothing is left to do, and InputError where a checkpoint cannot be used.
+    """
+    start = Start(identity)
+    if not options.resume:
+        return start
+    if options.resume != "auto":
+        path, checkpoint = Path(options.resume), load_checkpoint(options.resume)
+        origin = identity_of(checkpoint).get("start")
+        if options.ft:
+            origin = {"file": str(path.resolve()), "weights": weights_digest(checkpoint["state_dict"])}
+        start = Start({**identity, "start": origin}, None, path, checkpoint, weights_only=options.ft)
+        if not options.ft:
+            return start
+    folder = distributed.from_main(_run_to_continue(options, parent, start) if distributed.is_main() else None)
+    if folder is None:
+        return start
+    newest = distributed.from_main(newest_checkpoint(folder) if distributed.is_main() else None)
+    start = replace(start, folder=folder, identity=merged(identity_in(folder), start.identity))
+    if newest is None:  # it was killed before its first
+        return start
+    return replace(start, path=newest, checkpoint=load_checkpoint(newest), weights_only=False)
+
+
+def _run_to_continue(options: TrainOptions, parent: Path, start: Start) -> Path | None:
+    """Return the newest run in `parent` that is this training and can be continued, or None; say what the newest is."""
+    reasons = []
+    for folder in runs_in(parent):
+        reason = _why_not(options, folder, start)
+        if reason is None:
+            return folder
+        reasons.append(reason)
+    if not reasons:
+        return None
+    newest = runs_in(parent)[0]
+    known = {"class_names": identity_in(newest).get("data", {}).get("classes", start.identity["data"]["classes"])}
+    mismatch = class_mismatch(known, start.identity["data"]["classes"])
+    if mismatch and not options.ft:
+        advice = "give the classes of its training, another --checkname, or --ft to start from its weights"
+        raise InputError(f"{newest}: {mismatch}; {advice}")
+    logger.warning("%s %s: it stays as it is, and a new run begins", newest, reasons[0])
+    return None
+
+
+def _why_not(options: TrainOptions, folder: Path, start: Start) -> str | None:
+    """Return why the run in `folder` is not to be continued, None where it is; raise Ended where it has ended."""
+    before, done = identity_in(folder), epochs_done(folder)
+    if options.ft and not _same_origin(before.get("start"), start):
+        return f"did not start from {options.resume}"
+    if other := differences(before, start.identity):
+        return f"is another training ({'; '.join(other)})"
+    if final_scores(folder) is None:
+        gone = not newest_first(folder) and (done or (folder / BEST).exists())
+        return f"stopped after {done} epochs, and its checkpoints are gone" if gone else None
+    newest = newest_checkpoint(folder) if done < options.epochs else None
+    epoch = load_checkpoint(newest)["epoch"] if newest else 0
+    if max(done, epoch) >= options.epochs:
+        changed = "; ".join(differences(before, start.identity, CHANGEABLE - {"epochs"}))
+        advice = f" with other settings ({changed}); another --checkname makes a new training" if changed else ""
+        raise Ended(f"{folder}: this training has ended after {max(done, epoch)} epochs{advice}")
+    return f"has ended after {done} epochs, and its last checkpoint is gone" if epoch < done else None
+
+
+def _same_origin(before: dict[str, str] | None, start: Start) -> bool:
+    """Return whether a run started from the file of --ft, also where its own best network has replaced that file."""
+    if before is None:
+        return False
+    now, then = start.identity["start"], identity_of(start.checkpoint).get("start")
+    return before["weights"] == now["weights"] or (before["file"] == now["file"] and before == then)
 
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
@@ -64,6 +143,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
         "scaler": step.scaler.state_dict(),
         "best_pred": trainer.best,
         "model": trainer.settings,
+        "identity": trainer.identity,
         "options": trainer.options.settings(),
         "losses": trainer.losses.values,
         "history": trainer.history,
@@ -82,22 +162,40 @@ def image_order(trainer: Trainer) -> dict[str, int | str]:
 def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     """Have a trainer continue where `checkpoint`, read from `source`, stopped; its weights are loaded already.
 
-    Raises InputError where it holds no training, or one that cannot be continued with these options.
+    What differs from the training before is logged; where its scores are not comparable, the best starts anew. Raises
+    InputError where the checkpoint holds no training, or one that cannot be continued with these options.
     """
     _check_resumable(trainer, checkpoint, source)
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
     _restore_optimizer(trainer, checkpoint, source)
     trainer.losses, trainer.history = EpochLosses(checkpoint.get("losses")), _history(checkpoint)
-    trainer.best_before = float(checkpoint.get("best_pred", -1.0))
+    comparable = _report_changes(trainer, checkpoint, source)
+    if comparable:
+        trainer.best_before = float(checkpoint.get("best_pred", -1.0))
+    else:
+        trainer.history = [{key: value for key, value in one.items() if key != "val"} for one in trainer.history]
     journal, per_epoch = trainer.journal, trainer.steps_per_epoch
     journal.rewind(trainer.history, source.parent, trainer.epoch * per_epoch + trainer.steps_done, per_epoch)
     journal.write(BEST_SCORE, f"{trainer.best}\n")
     best, own = source.parent / BEST, journal.folder / BEST
-    if distributed.is_main() and best.is_file() and best != own:
+    if comparable and distributed.is_main() and best.is_file() and best != own:
         replace_file(own, lambda temporary: shutil.copyfile(best, temporary))
     states = checkpoint.get("random_states", [])
     if distributed.rank() < len(states):
         set_random_states(states[distributed.rank()], trainer.step.device)
+
+
+def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> bool:
+    """Log in what the training differs from the one before; return whether its scores can be compared."""
+    before, now = identity_of(checkpoint), trainer.identity
+    if "identity" not in checkpoint:
+        logger.warning("%s: an earlier version did not keep what its data were, so that they are not compared", source)
+    changed = differences(before, now) + differences(before, now, CHANGEABLE)
+    comparable = not differences(before, now, SCORE_FACTS)
+    if changed:
+        best = "" if comparable else "; the scores are not comparable, so that the best starts anew"
+        logger.warning("%s is resumed with changes: %s%s", source, "; ".join(changed), best)
+    return comparable
 
 
 def _check_resumable(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:

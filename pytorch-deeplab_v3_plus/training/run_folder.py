@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PREFIX = "experiment_"
 SCORES, STEPS, BEST_SCORE = "scores.jsonl", "steps.jsonl", "best_pred.txt"
+PARAMETERS, IDENTITY = "parameters.txt", "identity.json"
 
 
 def run_number(folder: Path) -> int:
@@ -15,39 +17,48 @@ def run_number(folder: Path) -> int:
     return int(number) if folder.name.startswith(PREFIX) and number.isdecimal() else -1
 
 
-def newest_run(parent: Path) -> Path | None:
-    """Return the run of the highest number in `parent`, or None."""
-    runs = [path for path in parent.glob(f"{PREFIX}*") if run_number(path) >= 0]
-    return max(runs, key=run_number, default=None)
+def runs_in(parent: Path) -> list[Path]:
+    """Return the runs in `parent`, the one of the highest number first."""
+    runs = (path for path in parent.glob(f"{PREFIX}*") if run_number(path) >= 0 and path.is_dir())
+    return sorted(runs, key=run_number, reverse=True)
 
 
 def new_run(parent: Path) -> Path:
     """Make and return the folder of the next number; two runs started at once get two."""
     parent.mkdir(parents=True, exist_ok=True)
     while True:
-        newest = newest_run(parent)
-        folder = parent / f"{PREFIX}{run_number(newest) + 1 if newest else 0}"
+        number = 1 + max(map(run_number, parent.glob(f"{PREFIX}*")), default=-1)
+        folder = parent / f"{PREFIX}{number}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder
 
 
+def read_scores(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run's scores.jsonl, up to the first that is not whole."""
+    records = []
+    with contextlib.suppress(FileNotFoundError, ValueError):  # the run was killed
+        for line in (folder / SCORES).read_text(encoding="utf-8").splitlines():
+            records.append(json.loads(line))
+    return records
+
+
+def epochs_done(folder: Path) -> int:
+    """Return how many epochs the records of a run know of."""
+    return max((record.get("epoch", 0) for record in read_scores(folder)), default=0)
+
+
 def final_scores(folder: Path | None) -> dict[str, Any] | None:
     """Return the final scores of a run, or None where it has not ended."""
-    if folder is None:
-        return None
-    try:
-        lines = (folder / SCORES).read_text(encoding="utf-8").splitlines()
-        return json.loads(lines[-1]).get("final")
-    except (FileNotFoundError, IndexError, ValueError):  # the run was killed
-        return None
+    records = read_scores(folder) if folder else []
+    return records[-1].get("final") if records else None
 
 
-def best_of_other_runs(folder: Path) -> float:
-    """Return the best score of the runs beside `folder`, or -1."""
+def best_of_other_runs(folder: Path, comparable: Callable[[Path], bool] = lambda run: True) -> float:
+    """Return the best score of the runs beside `folder` that are `comparable`, or -1."""
     best = -1.0
-    for path in folder.parent.glob(f"{PREFIX}*/{BEST_SCORE}"):
-        if path.parent != folder:
-            with contextlib.suppress(ValueError):  # an empty file, left by a run that was killed
-                best = max(best, float(path.read_text()))
+    for run in runs_in(folder.parent):
+        if run != folder and comparable(run):
+            with contextlib.suppress(FileNotFoundError, ValueError):  # or an empty file, left by a run that was killed
+                best = max(best, float((run / BEST_SCORE).read_text()))
     return best

@@ -17,13 +17,14 @@ from common import distributed
 from common.errors import InputError
 from dataloaders import Loaders
 from evaluation import evaluate
-from training.checkpoint import BEST, BEST_OF_RUNS, BY_EPOCH, keep_newest, newest_finite, save_checkpoint, save_last
+from training.checkpoint import BEST, BY_EPOCH, keep_newest, newest_good, save_checkpoint, save_last
 from training.faults import Stopped, StopRequest
+from training.identity import Identity, best_of_runs
 from training.journal import Journal
 from training.options import TrainOptions
 from training.results import draw_curves, draw_validation, final_evaluation
 from training.resume import training_state
-from training.run_folder import BEST_SCORE, best_of_other_runs
+from training.run_folder import BEST_SCORE
 from training.schedule import rate_factor
 from training.step import EpochLosses, NotFinite, TrainingStep
 
@@ -40,6 +41,7 @@ class Trainer:
     origin: Path | None  # the checkpoint that the weights come from
     model: nn.Module  # on its device
     settings: dict[str, Any]  # what rebuilds the model, kept in the checkpoints
+    identity: Identity  # what the training is, also kept there
     loaders: Loaders  # of this process
     step: TrainingStep
     journal: Journal
@@ -183,7 +185,7 @@ class Trainer:
             raise self._diverged(failed, failed.step, failed.image_ids) from None
 
     def _diverged(self, failed: NotFinite, step: int, image_ids: Sequence[str]) -> InputError:
-        good = newest_finite(self.journal.folder, self.origin) or "none yet"
+        good = newest_good(self.journal.folder, self.origin) or "none yet"
         return InputError(
             f"the loss {failed.name} became {failed.value} at epoch {self.epoch + 1}, step {step}, images "
             f"{', '.join(image_ids)}; lower --lr or the weights, or look at these files; last good checkpoint: {good}"
@@ -214,8 +216,8 @@ class Trainer:
             self.draw()
         improved = self.best > best_before
         folder, copies = self.journal.folder, []
-        if improved and self.best > best_of_other_runs(folder):
-            copies.append(folder.parent / BEST_OF_RUNS)
+        if improved and distributed.is_main():
+            copies += filter(None, [best_of_runs(folder, self.identity, self.best)])
         if improved or self.options.no_val:
             copies.append(folder / BEST)
         if self.options.save_interval and self.epoch % self.options.save_interval == 0:

@@ -3,7 +3,7 @@
 For each seed: stage 1 trains with partial cross-entropy alone. Stage 2 starts from its weights, twice, with the same
 number of steps, rate, schedule, augmentation and seed: once with partial cross-entropy alone and once with the
 regulariser. Full supervision, if asked for, runs the same two stages on the full truth. Each training is a run of
-train_withdensecrfloss.py. Finished ones are skipped; an interrupted first stage resumes, a second restarts.
+train_withdensecrfloss.py. Finished ones are skipped, and interrupted ones resume.
 """
 
 import json
@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from figures.sheets import evenly_spaced, save_contact_sheet
 from modeling.checkpoint import load_network
 from prediction import segment, short_side
 from training.checkpoint import LAST
+from training.identity import differences
 from training.run_folder import PREFIX, SCORES, final_scores
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Comparison:
     full: bool  # whether full supervision runs the two stages as well
     stage2_lr: float | None = None  # rate of the second stages; None: as the first
     evaluations: int = 10  # about how many during a second stage
+    data: Mapping[str, Any] = field(default_factory=dict)  # what identifies the data (see training.identity)
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
@@ -122,12 +124,18 @@ class Comparison:
     def _take_folder(self) -> None:
         """Make the folder; refuse one that holds another comparison."""
         settings = {"options": self.options, "variants": dict(self.variants), "stage_epochs": self.stage_epochs}
-        text = json.dumps(settings | {"stage2_lr": self.stage2_lr}, indent=1) + "\n"
+        text = json.dumps(settings | {"stage2_lr": self.stage2_lr, "data": dict(self.data)}, indent=1) + "\n"
         path = self.folder / "comparison.json"
         make_folder(self.folder, "choose another --output")
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
-            what = "this folder holds a comparison with other settings"
-            raise InputError(f"{path}: {what}; choose another --output, or delete it")
+        if path.is_file():
+            before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+            if "data" not in before:
+                logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)
+            other = differences({"data": before.pop("data", {})}, {"data": now.pop("data")})
+            other += ["other settings"] if before != now else []
+            if other:
+                what = f"this folder holds a comparison of another kind ({'; '.join(other)})"
+                raise InputError(f"{path}: {what}; choose another --output, or delete it")
         write_text(path, text)
 
 

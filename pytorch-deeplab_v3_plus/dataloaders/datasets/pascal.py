@@ -1,9 +1,11 @@
 """PASCAL VOC 2012 with scribbles, and the base of every other data set of its layout (dataloaders/layout.py)."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as FilePath
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +40,13 @@ HOW_TO_GET_VOC = (
     "get PASCAL VOC 2012 and its scribbles (data/VOC2012/fetchVOC2012.sh and "
     "data/pascal_scribble/fetchPascalScribble.sh), name its folder in RLOSS_PASCAL_ROOT, or use --dataset synthetic"
 )
+
+
+class Survey(NamedTuple):
+    """What a look at every label map of a split finds."""
+
+    counts: np.ndarray  # how many pixels have each value, int64 (256,), before any transform
+    digests: dict[str, str]  # of the 'list' of ids, the 'images' (sizes of their files) and the values of the 'labels'
 
 
 class VOCSegmentation(Dataset):
@@ -103,20 +112,28 @@ class VOCSegmentation(Dataset):
         labels = (None if file is None else read_label(file, self.num_classes) for file in files)
         return read_image(self.image_files[index]), *labels
 
-    def count_labels(self) -> np.ndarray:
-        """Read every label map once and check its values and its size; raise InputError for the first wrong file.
+    def survey(self) -> Survey:
+        """Read every label map once and check its values and its size; raise InputError for the first wrong file."""
 
-        Returns how many pixels have each value, int64 (256,), before any transform.
-        """
-
-        def count(image_file: FilePath, label_file: FilePath) -> np.ndarray:
+        def look(image_file: FilePath, label_file: FilePath) -> tuple[np.ndarray, bytes, bytes]:
             label = read_label(label_file, self.num_classes)
             check_sizes(image_file, image_size(image_file), label_file, label)
-            return value_counts(label)
+            values = hashlib.blake2b(label, digest_size=8, person=b"%dx%d" % label.shape).digest()
+            return value_counts(label), b"%d " % image_file.stat().st_size, values
 
+        counts = np.zeros(256, dtype=np.int64)
+        digests = {name: hashlib.blake2b(digest_size=8) for name in ("list", "images", "labels")}
+        digests["list"].update("\n".join(self.ids).encode())
         files = self.image_files, self.label_files
-        counts = in_parallel(ThreadPoolExecutor, count, *files, title="checking labels", unit="file")
-        return sum(counts, np.zeros(256, dtype=np.int64))
+        for found, size, values in in_parallel(ThreadPoolExecutor, look, *files, title="checking labels", unit="file"):
+            counts += found
+            digests["images"].update(size)
+            digests["labels"].update(values)
+        return Survey(counts, {name: digest.hexdigest() for name, digest in digests.items()})
+
+    def count_labels(self) -> np.ndarray:
+        """Return the counts of a survey."""
+        return self.survey().counts
 
     def _own_class_names(self) -> tuple[str, ...]:
         """Return the CLASSES of this class, or the names in the folder's classes.txt where it merely inherits VOC's."""
