@@ -502,8 +502,8 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     for name in ("stage1", "regularised"):  # as if they had been killed
         (next(out.glob(f"seed_1/*/{name}/experiment_0")) / "scores.jsonl").unlink()
     assert call(train_two_stages, *words) == 0
-    again = [path.parent.name for path in out.glob("seed_1/*/*/experiment_1")]
-    assert again == ["regularised"]  # the first stage went on in its own folder
+    assert not list(out.glob("seed_1/*/*/experiment_1"))  # both went on in their own folders
+    assert "regularised network, val" in capsys.readouterr().out
     capsys.readouterr()
     assert call(train_two_stages, *words, "--lr", 0.5) == 2
     assert "other settings" in one_line(capsys)
