@@ -1,20 +1,23 @@
 """Reading checkpoints without executing pickled code, and loading them strictly."""
 
 import codecs
+import math
 import os
 import pickle
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import InputError
+from modeling.backbone import BACKBONES, OUTPUT_STRIDES
 from modeling.caffemodel import SUFFIX
-from modeling.networks import DEFAULT_NETWORK, build_network, checkpoint_of_caffemodel, network_class
+from modeling.networks import DEFAULT_NETWORK, NETWORKS, build_network, checkpoint_of_caffemodel, network_class
 
 
 def _numpy_scalar(core: str) -> Callable[[np.dtype, bytes], float]:
@@ -32,10 +35,53 @@ SAFE_GLOBALS = [_numpy_scalar("core"), _numpy_scalar("_core"), codecs.encode]
 SAFE_GLOBALS += [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint, ours or one that the original's authors published (also a .caffemodel), onto the CPU.
+# What wrappers put before the names of the weights: DataParallel and DistributedDataParallel, and torch.compile.
+PREFIXES = ("module.", "_orig_mod.")
+# Where files of others keep the weights.
+OTHER_WEIGHTS = ("model_state", "model_state_dict")
 
-    Raises InputError where the file is missing, cut off, or no checkpoint.
+
+Expected = tuple[str, Callable[[Any], bool]]  # in words, and as a test
+
+
+def _whole(low: int, what: str) -> Expected:
+    return f"{what}, at least {low}", lambda value: type(value) is int and value >= low
+
+
+def _every(kind: type, what: str) -> Expected:
+    return what, lambda value: isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
+
+
+def _by_name(what: str) -> Expected:
+    return f"{what} by name", lambda value: isinstance(value, dict)
+
+
+# What a checkpoint may hold beside the weights, in itself and under `model`.
+CONTENT: dict[str, Expected] = {
+    "epoch": _whole(0, "a number of epochs"),
+    "step": _whole(0, "a number of steps"),
+    "best_pred": ("a finite score", lambda value: isinstance(value, int | float) and math.isfinite(value)),
+    "history": _every(dict, "records of epochs"),
+    "random_states": _every(dict, "states of random numbers"),
+    **{name: _by_name(name) for name in ("optimizer", "options", "identity", "losses", "order")},
+}
+SETTINGS: dict[str, Expected] = {
+    "network": (f"one of {', '.join(NETWORKS)}", lambda value: value in list(NETWORKS)),
+    "backbone": (f"one of {', '.join(BACKBONES)}", lambda value: value is None or value in list(BACKBONES)),
+    "num_classes": _whole(2, "a number of classes"),
+    "output_stride": ("16 or 8", lambda value: value in OUTPUT_STRIDES),
+    "class_names": _every(str, "names of classes"),
+    "crop_size": _whole(1, "a number of pixels"),
+    "short_side": _whole(0, "a number of pixels"),
+}
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU: ours, one that the original's authors published (also a .caffemodel), or a bare
+    state dict.
+
+    Raises InputError where the file is missing, cut off or no checkpoint, where it holds something of another type or
+    range than expected, and where a weight is infinite or not a number.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,14 +103,48 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = str(error).strip().split("\n")[0]
         line = f"{path}: not an intact PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
         raise InputError(line) from None
+    if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        checkpoint = {"state_dict": checkpoint}
+    for name in OTHER_WEIGHTS:
+        if isinstance(checkpoint, dict) and "state_dict" not in checkpoint and name in checkpoint:
+            checkpoint = {"state_dict": checkpoint[name]}  # the rest has meanings of its own
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: expected a checkpoint with a 'state_dict', found none")
     weights, settings = checkpoint["state_dict"], checkpoint.get("model", {})
-    if not all(isinstance(key, str) for key in weights) or not isinstance(settings, dict):
+    by_name = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items())
+    if not by_name or not isinstance(settings, dict):
         raise InputError(f"{path}: expected weights by name, and 'model' a dict of settings if anything; found others")
-    # DataParallel left the prefix in files that saved the wrapper.
-    checkpoint["state_dict"] = {key.removeprefix("module."): value for key, value in weights.items()}
+    checkpoint["state_dict"] = _checked_weights(weights, path)
+    _check(checkpoint, CONTENT, path)
+    _check(settings, SETTINGS, path)
+    names = settings.get("class_names")
+    if names and len(names) != settings.get("num_classes", len(names)):
+        raise InputError(f"{path}: expected a name for each of {settings['num_classes']} classes, found {len(names)}")
     return checkpoint
+
+
+def _checked_weights(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return weights, which must be finite, without the prefixes that wrappers left in their names."""
+    if key := not_finite(weights):
+        raise InputError(
+            f"{path}: expected finite weights, found {key} infinite or not a number: its training diverged; take an "
+            "earlier checkpoint"
+        )
+    while prefix := next((one for one in PREFIXES if any(key.startswith(one) for key in weights)), None):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights
+
+
+def not_finite(weights: dict[str, Tensor]) -> str | None:
+    """Return the name of the first weight that is infinite or not a number, or None."""
+    return next((key for key, value in weights.items() if not value.isfinite().all()), None)
+
+
+def _check(content: dict[str, Any], expected: dict[str, Expected], path: Path) -> None:
+    for name, (what, fits) in expected.items():
+        if name in content and not fits(content[name]):
+            found = shorten(repr(content[name]), 80, placeholder=" ...")
+            raise InputError(f"{path}: expected {what} as '{name}', found {found}; was it made by another program?")
 
 
 def load_weights(
@@ -76,6 +156,11 @@ def load_weights(
     which names `source`, where keys are missing or unexpected, or other shapes differ.
     """
     own = model.state_dict()
+    if state_dict and not own.keys() & state_dict.keys():
+        raise InputError(
+            f"{source}: its weights ({', '.join(list(state_dict)[:2])} ...) are of another project's network, which is "
+            "not known here; weights of a backbone alone go to --pretrained"
+        )
     differing = [key for key in state_dict if key in own and own[key].shape != state_dict[key].shape]
     classifier = [key for key in differing if key in model.classifier_keys]
     if classifier and classifier == differing:

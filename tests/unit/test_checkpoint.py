@@ -1,0 +1,115 @@
+"""What a checkpoint may hold, and what is said of one that holds something else."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import InputError
+from helpers import one_line, run_folder, train
+from modeling.checkpoint import load_checkpoint, load_weights
+from modeling.deeplab import DeepLab
+from training.checkpoint import keep_newest, newest_checkpoint, newest_good, save_last
+from training.run_folder import new_run
+from training.step import TrainingStep
+from training.trainer import Trainer
+
+WEIGHTS = {"conv.weight": torch.ones(2), "bn.num_batches_tracked": torch.tensor(3)}
+
+
+def saved(path: Path, content) -> Path:
+    torch.save(content, path / "network.pth.tar")
+    return path / "network.pth.tar"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"state_dict": WEIGHTS | {"a": torch.tensor([1.0, math.nan])}}, "expected finite weights, found a infinite"),
+        ({"state_dict": WEIGHTS | {"a": torch.tensor(math.inf)}}, "expected finite weights, found a infinite"),
+        ({"state_dict": {"a": 3}}, "expected weights by name"),
+        ({"epoch": "7"}, "expected a number of epochs, at least 0 as 'epoch', found '7'"),
+        ({"epoch": -1}, "as 'epoch', found -1"),
+        ({"epoch": 2.5}, "as 'epoch', found 2.5"),
+        ({"best_pred": "high"}, "expected a finite score as 'best_pred', found 'high'"),
+        ({"best_pred": math.nan}, "expected a finite score as 'best_pred', found nan"),
+        ({"history": [1, 2]}, "expected records of epochs as 'history'"),
+        ({"optimizer": [1]}, "expected optimizer by name as 'optimizer'"),
+        ({"model": ["mobilenet"]}, "and 'model' a dict of settings"),
+        ({"model": {"backbone": "vgg"}}, "as 'backbone', found 'vgg'"),
+        ({"model": {"backbone": ["resnet"]}}, "as 'backbone', found ['resnet']"),
+        ({"model": {"num_classes": "21"}}, "as 'num_classes', found '21'"),
+        ({"model": {"num_classes": 1}}, "as 'num_classes', found 1"),
+        ({"model": {"output_stride": 7}}, "expected 16 or 8 as 'output_stride', found 7"),
+        ({"model": {"class_names": "cat"}}, "expected names of classes as 'class_names', found 'cat'"),
+        ({"model": {"class_names": ["a", "b"], "num_classes": 3}}, "expected a name for each of 3 classes, found 2"),
+        ({"model": {"crop_size": 0}}, "as 'crop_size', found 0"),
+    ],
+)
+def test_what_does_not_belong_into_a_checkpoint_is_named(tmp_path, content, said):
+    path = saved(tmp_path, {"state_dict": WEIGHTS, **content})
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        {"state_dict": {f"_orig_mod.{name}": value for name, value in WEIGHTS.items()}},
+        {"state_dict": {f"module._orig_mod.{name}": value for name, value in WEIGHTS.items()}},
+        {"cur_itrs": 30000, "model_state": WEIGHTS, "optimizer_state": {}, "best_score": 0.7},
+    ],
+)
+def test_weights_are_found_however_they_were_saved(tmp_path, content):
+    found = load_checkpoint(saved(tmp_path, content))["state_dict"]
+    assert found.keys() == WEIGHTS.keys() and all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_another_projects_network_is_called_that():
+    with pytest.raises(InputError, match=r"\(classifier.aspp.weight ...\) are of another project's network"):
+        load_weights(DeepLab(3, "mobilenet"), {"classifier.aspp.weight": torch.zeros(1)}, "best.pth")
+
+
+def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path, caplog):
+    for number, value in enumerate((1.0, 2.0, math.nan)):
+        save_last(tmp_path, {"epoch": number, "state_dict": {"a": torch.tensor(value)}})
+    previous = tmp_path / "checkpoint_previous.pth.tar"
+    assert newest_checkpoint(tmp_path) == previous == newest_good(tmp_path)
+    assert "found a infinite or not a number" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_not_saved(voc, monkeypatch, capsys):
+    """Regression: a last step that ruined them ended with status 0, `background 100 %` and a checkpoint of them."""
+    monkeypatch.setattr(Trainer, "draw", lambda self: None)
+    gradients, steps = TrainingStep.gradients, []
+
+    def ruined(self, batch):
+        losses = gradients(self, batch)
+        steps.append(1)
+        if len(steps) == 4:
+            next(self.network.parameters()).grad.fill_(math.nan)
+        return losses
+
+    monkeypatch.setattr(TrainingStep, "gradients", ruined)
+    assert train(voc, "--epochs", 2, "--no-val") == 2
+    line, good = one_line(capsys), run_folder(voc) / "checkpoint_last.pth.tar"
+    assert "is infinite or not a number after 4 steps; lower --lr" in line
+    assert line.endswith(f"last good checkpoint: {good}") and load_checkpoint(good)["epoch"] == 1
+
+
+def test_somebodys_own_files_in_a_run_folder_are_left_alone(tmp_path):
+    """Regression: their names were parsed, with a traceback."""
+    own = [tmp_path / f"checkpoint_epoch_{name}.pth.tar" for name in ("best", "2_backup", "")]
+    for path in own:
+        path.touch()
+    for number in (1, 2):
+        (tmp_path / f"checkpoint_epoch_{number}.pth.tar").touch()
+    keep_newest(tmp_path, 1)
+    assert all(path.exists() for path in own)
+    assert [path.name for path in tmp_path.glob("checkpoint_epoch_[12].pth.tar")] == ["checkpoint_epoch_2.pth.tar"]
+    (tmp_path / "experiment_3").touch()
+    (tmp_path / "experiment_best").mkdir()
+    assert new_run(tmp_path).name == "experiment_4"
