@@ -8,7 +8,7 @@ VOC's own (every pixel of the image at its original size). Multi-scale, mirrorin
     python evaluate.py --checkpoint CHECKPOINT --protocol full --scales 0.5 0.75 1 1.25 1.5 1.75 --flip --crf
 
 It prints a table and writes for each of its columns all counts as JSON, the confusion matrix, and the worst and best
-images.
+images. Several GPUs (--gpu-ids 0,1) or processes (torchrun) share the images.
 """
 
 import argparse
@@ -16,15 +16,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import torch
+
+from common import distributed
 from common.arguments import HelpFormatter, add_options, options_from
-from common.devices import choose_device, describe_device
+from common.devices import choose_device, describe_device, processes_to_launch
 from common.errors import InputError, exit_status
+from common.faults import one_line_errors
 from common.files import make_folder
 from common.logs import configure_logging
 from dataloaders.loaders import make_data_loader
 from dataloaders.options import DEFAULT_CROP, DataOptions
-from evaluation import evaluate_and_report, score_table
+from evaluation import describe, evaluate_and_report, other_reports, report_folder, score_table
 from evaluation.options import EvaluationOptions
 from modeling.checkpoint import class_mismatch, load_network
 from prediction import short_side
@@ -44,15 +49,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says; return the exit status."""
-    configure_logging()
+    configure_logging(quiet=not distributed.is_main())
     args = build_parser().parse_args(argv)
     options, data = options_from(EvaluationOptions, args), options_from(DataOptions, args)
     device = choose_device(options)
+    if processes := processes_to_launch(options, device):
+        return distributed.launch([__file__, *(sys.argv[1:] if argv is None else argv)], processes)
+    lower = f"lower --test-batch-size ({options.test_batch_size}) or --crop-size, or use --no-cuda"
+    with one_line_errors(lower, f"--workers ({data.workers})"), distributed.process_group(device):
+        evaluate(options, data, device)
+    return 0
+
+
+def evaluate(options: EvaluationOptions, data: DataOptions, device: torch.device) -> None:
+    """Evaluate as the options say. In a run of several processes, which share the images, each calls it."""
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
     crop = options.crop_size or settings.get("crop_size", DEFAULT_CROP)
     whole = options.crop_size or short_side(settings)
     splits = ("val", "fill_in") if options.fill_in else ("val",)
-    loaders = make_data_loader(replace(data, crop_size=crop), pin_memory=device.type == "cuda", splits=splits)
+    data = replace(data, crop_size=crop, test_batch_size=options.test_batch_size)
+    share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    with distributed.main_first():  # it draws the synthetic images
+        loaders = make_data_loader(data, pin_memory=device.type == "cuda", splits=splits, **share)
     if loaders.num_classes != settings["num_classes"]:
         raise InputError(
             f"{options.checkpoint}: has {settings['num_classes']} classes, but the data set {loaders.name} has "
@@ -60,18 +78,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if problem := class_mismatch(settings, loaders.class_names):
         raise InputError(f"{options.checkpoint}: {problem}; give the classes of its training, in the same order")
-    folder, protocols = options.folder(), options.protocols(crop, whole)
-    make_folder(folder)  # reported before the work where it cannot be made
+    protocols = options.protocols(crop, whole)
+    reports, folder = {}, Path(options.output or Path(options.checkpoint).resolve().parent)
+    if distributed.is_main():
+        reports = describe(options.checkpoint, network, loaders, splits, protocols)
+        folder = folder if options.output else report_folder(folder, reports)
+        make_folder(folder)  # reported before the work where it cannot be made
+        for other in other_reports(folder, reports):
+            logger.warning("%s: is of other weights, data or settings; it is replaced", other)
     network.to(device)
     logger.info("network: %s, on %s", options.checkpoint, describe_device(device))
-    about = {"checkpoint": options.checkpoint, "data": loaders.name}
-    columns, files = evaluate_and_report(network, loaders, splits, protocols, folder, data.workers, **about)
+    columns, files = evaluate_and_report(network, loaders, splits, protocols, folder, data.workers, reports)
     logger.info("\nScores in %%\n\n%s\n", score_table(columns, loaders.class_names))
     for protocol in protocols:
         logger.info("%s: %s", protocol.name, protocol)
     logger.info("written to %s: %s", folder, ", ".join(file.name for file in files))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    distributed.end(exit_status(main))

@@ -6,7 +6,8 @@
 takes images, folders and patterns, and writes for each image, at its own size, OUT/<name>_prediction.png (class
 numbers, in VOC's colours), <name>_colour.png and <name>_overlay.png (with a legend). Options add a confidence map, the
 probabilities, the prediction refined by a DenseCRF, and with --rloss-weight the DenseCRF loss and its gradient for each
-class. Backbone, classes, stride and size come from the checkpoint where it holds them.
+class. Backbone, classes, stride and size come from the checkpoint where it holds them. Several GPUs (--gpu-ids 0,1) or
+processes (torchrun) share the images.
 
     python inference.py --checkpoint CHECKPOINT --output_directory OUT --export onnx
 """
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import torch
 
+from common import distributed
 from common.arguments import HelpFormatter, add_options, options_from
-from common.devices import choose_device, describe_device
-from common.errors import InputError, exit_status
+from common.devices import choose_device, describe_device, processes_to_launch
+from common.errors import exit_status
+from common.faults import one_line_errors
 from common.files import make_folder
 from common.logs import configure_logging
 from dataloaders.options import DEFAULT_CROP
@@ -50,18 +53,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Segment or export as the command line says; return the exit status."""
-    configure_logging()
+    configure_logging(quiet=not distributed.is_main())
     parser = build_parser()
     args = parse_with_preset(parser, argv, LOSS_SETTINGS)
     options = options_from(InferenceOptions, args)
     if not options.image_path and not options.export:
         parser.error("expected images (--image_path) or --export onnx")
     device = choose_device(options)
+    if processes := processes_to_launch(options, device):
+        return distributed.launch([__file__, *(sys.argv[1:] if argv is None else argv)], processes)
+    lower = f"lower --batch-size ({options.batch_size}), --tile ({options.tile}) or --crop_size, or use --no-cuda"
+    with one_line_errors(lower, f"--workers ({options.workers})"), distributed.process_group(device):
+        return infer(options, args.preset, device)
+
+
+def infer(options: InferenceOptions, preset: str | None, device: torch.device) -> int:
+    """Segment or export as the options say; return the exit status. Of several processes, each calls it."""
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
-    if args.preset:
-        settings.setdefault("crop_size", ALL_PRESETS[args.preset].get("crop_size", DEFAULT_CROP))
+    if preset:
+        settings.setdefault("crop_size", ALL_PRESETS[preset].get("crop_size", DEFAULT_CROP))
     segmenter = Segmenter(options, network.eval(), settings)
-    if options.export:
+    if options.export and distributed.is_main():
         make_folder(segmenter.folder, "choose another --output_directory")
         path = segmenter.folder / (Path(options.checkpoint).name.split(".")[0] + ".onnx")
         off = export_onnx(path, network, segmenter.class_names, segmenter.size or DEFAULT_CROP)
@@ -71,14 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     network.to(device)
     shape = settings["backbone"] or settings["network"], settings["output_stride"], settings["num_classes"]
     logger.info("network: %s, output stride %d, %d classes, on %s", *shape, describe_device(device))
-    try:
-        return segmenter.segment(options.image_path)
-    except torch.cuda.OutOfMemoryError as error:
-        raise InputError(
-            f"{str(error).split('. ')[0]}; lower --batch-size ({options.batch_size}), --tile ({options.tile}) or "
-            "--crop_size, or use --no-cuda"
-        ) from None
+    return segmenter.segment(options.image_path)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    distributed.end(exit_status(main))

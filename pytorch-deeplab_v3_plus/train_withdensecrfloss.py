@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from common import distributed
-from common.devices import choose_device
+from common.devices import choose_device, processes_to_launch
 from common.errors import exit_status
 from common.logs import configure_logging
 from training import build_trainer
@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(quiet=not distributed.is_main())
     options = parse_options(argv)
     device = choose_device(options)
-    if len(options.gpu_ids) > 1 and not distributed.is_launched():
-        words = sys.argv[1:] if argv is None else argv
-        return distributed.launch([__file__, *words], len(options.gpu_ids))
+    if processes := processes_to_launch(options, device):
+        return distributed.launch([__file__, *(sys.argv[1:] if argv is None else argv)], processes)
     with one_line_errors(options), distributed.process_group(device):
         return train(options)
 

@@ -21,8 +21,13 @@ class DeviceOptions:
 
     no_cuda: bool = switch("run on the CPU even where there is a GPU", "--no-cuda", "--no_cuda")
     gpu_ids: tuple[int, ...] = option(
-        (0,), "GPU to use; training runs one process on each of several (default: 0)", type=integers, metavar="IDS"
+        (0,), "GPU to use; several, separated by commas, get a process each (default: 0)", type=integers, metavar="IDS"
     )
+
+
+def processes_to_launch(options: DeviceOptions, device: torch.device) -> int:
+    """Return how many processes are to be started for --gpu-ids, 0 where this one is all or one of them."""
+    return len(options.gpu_ids) if device.type == "cuda" and len(options.gpu_ids) > 1 and not is_launched() else 0
 
 
 def choose_device(options: DeviceOptions) -> torch.device:

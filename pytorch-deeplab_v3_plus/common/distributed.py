@@ -1,7 +1,8 @@
 """Several processes, one a device, on torch.distributed. Everything here works for a single process too.
 
 `torchrun` starts the processes, on one machine or several, or `launch` does for `--gpu-ids 0,1,...`; either way each
-finds its place in the environment variables RANK, LOCAL_RANK and WORLD_SIZE. Imports nothing of the project.
+finds its place in the environment variables RANK, LOCAL_RANK and WORLD_SIZE. One of them alone, as other programs leave
+it behind, counts for nothing.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -18,27 +20,45 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import Function
 
+from common.errors import InputError
+
 STOPPED = 75  # exit status of a run that a signal has stopped, saved and ready to be resumed (EX_TEMPFAIL)
-
-
-def rank() -> int:
-    """Return the number of this process among all of them, from 0."""
-    return int(os.environ.get("RANK", 0))
-
-
-def local_rank() -> int:
-    """Return the number of this process among those of its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
-def world_size() -> int:
-    """Return the number of processes."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_launched() -> bool:
     """Return whether torchrun or `launch` has started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _read(name: str, otherwise: int, low: int) -> int:
+    if not is_launched():
+        return otherwise
+    text = os.environ.get(name, str(otherwise))
+    if not text.isdecimal() or int(text) < low:
+        raise InputError(f"{name}: expected an integer at least {low} in the environment, found '{text}'; use torchrun")
+    return int(text)
+
+
+def rank() -> int:
+    """Return the number of this process among all of them, from 0."""
+    return _read("RANK", 0, 0)
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of its machine, from 0."""
+    return _read("LOCAL_RANK", 0, 0)
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return _read("WORLD_SIZE", 1, 1)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use, at least 1, shared with those that torchrun started beside it."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, cpus // max(1, int(text) if text.isdecimal() else 1))
 
 
 def is_main() -> bool:
@@ -76,12 +96,29 @@ def launch(command: Sequence[str], processes: int) -> int:
     return 0
 
 
+def use_cores() -> None:
+    """Have this process compute on all its cores where torchrun, and not the user, has restricted it to one.
+
+    torchrun sets OMP_NUM_THREADS=1 for several processes, without which each would take all cores. Its own environment
+    tells whether the user had set it.
+    """
+    if not is_launched() or os.environ.get("OMP_NUM_THREADS") != "1":
+        return
+    with contextlib.suppress(OSError):  # not Linux
+        if b"OMP_NUM_THREADS=" not in Path(f"/proc/{os.getppid()}/environ").read_bytes():
+            torch.set_num_threads(usable_cpus())  # of PyTorch and of OpenMP, and so of the filter
+
+
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Connect the processes for the duration of the block: NCCL between GPUs, gloo for tensors on the CPU."""
     if world_size() == 1:
         yield
         return
+    use_cores()
+    if "MASTER_ADDR" not in os.environ:
+        place = f"RANK={rank()} and WORLD_SIZE={world_size()} without MASTER_ADDR"
+        raise InputError(f"expected the environment of torchrun, found {place}: start with torchrun, or unset them")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")

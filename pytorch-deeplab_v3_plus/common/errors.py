@@ -1,9 +1,13 @@
 """The one exception for what a user can put right, and how the scripts report it."""
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 PACKAGES = {"torch", "torchvision", "numpy", "PIL", "tqdm", "tensorboardX", "matplotlib", "bilateralfilter"}
 """Top-level modules of what requirements.txt and the filter install."""
@@ -17,17 +21,47 @@ class InputError(Exception):
         return super().__str__().strip().rsplit("\n", 1)[-1].removeprefix(f"{InputError.__module__}.InputError: ")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: the script ends as at Ctrl-C, so that no file is left half written."""
+
+
+@contextlib.contextmanager
+def sigterm_as_error() -> Iterator[None]:
+    """Raise Terminated at SIGTERM, unless somebody else handles it.
+
+    Not among several processes: one that waits for another would not notice, and torchrun waits for it to end.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    mine = threading.current_thread() is threading.main_thread() and "RANK" not in os.environ
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def exit_status(main: Callable[[], int]) -> int:
-    """Run a script's `main`; 2 after one line for bad input or a package that is not installed, 130 after Ctrl-C.
+    """Run a script's `main`; 2 after one line for bad input, a package that is not installed, or a machine that fails
+    (see common.faults), 130 after Ctrl-C and 143 after SIGTERM.
 
     Other errors, such as a mistaken import in somebody's own data set or loss, keep their traceback; with RLOSS_DEBUG=1
     in the environment, all do.
     """
+    from common.faults import one_line_errors  # here, since that knows InputError
+
     try:
-        return main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        with sigterm_as_error(), one_line_errors():
+            return main()
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, Terminated)
+        print("terminated" if terminated else "interrupted", file=sys.stderr)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     except (InputError, ModuleNotFoundError) as error:
         advice = ""
         if isinstance(error, ModuleNotFoundError):

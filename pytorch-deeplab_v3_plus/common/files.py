@@ -22,7 +22,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
         raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only file system, even of a file that is not there
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

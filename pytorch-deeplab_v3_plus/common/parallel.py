@@ -9,6 +9,10 @@ from threading import Thread
 
 from tqdm import tqdm
 
+from common.distributed import usable_cpus
+
+MOST = 8  # workers at a time: each holds an image, and more of them read no faster
+
 
 def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, title: str, unit: str) -> Iterator:
     """Yield work(...) for the items in turn, several at a time, with a progress bar on a terminal.
@@ -16,7 +20,7 @@ def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, t
     An error cancels what has not begun. Threads are for decoding, which releases the GIL; for the rest, processes.
     """
     start = _follow_the_parent if pool_type is ProcessPoolExecutor else None
-    pool = pool_type(max_workers=min(16, os.cpu_count() or 1), initializer=start)
+    pool = pool_type(max_workers=min(MOST, usable_cpus()), initializer=start)
     try:
         results = pool.map(work, *items, chunksize=4)
         yield from tqdm(results, total=len(items[0]), desc=title, unit=unit, disable=None, leave=False)

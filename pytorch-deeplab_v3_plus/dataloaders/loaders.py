@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.distributed import usable_cpus
 from common.errors import InputError
 from dataloaders.catalogue import choose_data_set
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
@@ -132,12 +133,6 @@ def _loader(dataset: Dataset, workers: int, pin_memory: bool, persistent: bool =
         generator=torch.Generator(),
         **order,
     )
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use, at least 1, shared with those that torchrun started beside it."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def _leave_the_process_group(worker: int) -> None:

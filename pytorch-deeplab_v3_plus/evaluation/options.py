@@ -1,7 +1,6 @@
 """The options of the evaluation."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from common.arguments import number, option, switch
 from common.devices import DeviceOptions
@@ -39,7 +38,10 @@ class ScoreOptions:
     test_batch_size: int = option(4, "images per step", **count(1))
     fill_in: bool = switch("also score the training images against their full truth")
     output: str | None = option(
-        None, "where JSON and figures go (default: evaluation/ beside the checkpoint)", metavar="FOLDER"
+        None,
+        "where JSON and figures go (default: evaluation/ beside the checkpoint; evaluation_2/ and so on where that has "
+        "reports of other weights, data or settings)",
+        metavar="FOLDER",
     )
 
 
@@ -52,7 +54,3 @@ class EvaluationOptions(DeviceOptions, RefinementOptions, ScoreOptions, Checkpoi
         how = tuple(self.scales), self.flip, self.mean_field()
         sizes = {"crop": crop_size, "full": short_side}
         return [Protocol(view, sizes[view], *how) for view in self.protocol]
-
-    def folder(self) -> Path:
-        """Return the folder of the reports."""
-        return Path(self.output) if self.output else Path(self.checkpoint).resolve().parent / "evaluation"

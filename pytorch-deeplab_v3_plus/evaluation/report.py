@@ -1,8 +1,10 @@
 """What an evaluation leaves behind for each column of its table: all that was counted, as JSON, and two figures."""
 
+import contextlib
+import itertools
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,26 +23,79 @@ from evaluation.scores import Tally
 from figures.colours import error_picture
 from figures.matrices import save_confusion
 from figures.sheets import save_contact_sheet
+from modeling.checkpoint import weights_digest
 from prediction import evaluation_mode
 
+SAME = ("weights", "labels", "description")  # entries that two reports of one evaluation have in common
 EXTREMES = 4  # of the worst images in the figure, and as many of the best
 
 
+def describe(
+    checkpoint: Any, model: nn.Module, loaders: Loaders, splits: Iterable[str], protocols: Iterable[Protocol]
+) -> dict[str, dict[str, Any]]:
+    """Return by title what the reports of an evaluation say of themselves: checkpoint, data and protocol.
+
+    Two evaluations of the same weights, labels and protocol say the same, wherever the files lie.
+    """
+    weights, reports = weights_digest(model.state_dict()), {}
+    for split in splits:
+        if getattr(loaders, split) is None:
+            continue
+        images = getattr(loaders, split).dataset
+        labels = " ".join(images.survey().digests.values())
+        what = {"checkpoint": str(checkpoint), "weights": weights, "data": loaders.name}
+        what |= {"data_folder": str(images.folder.resolve()), "labels": labels}
+        for protocol in protocols:
+            how = {"protocol": protocol.view, "description": str(protocol), "settings": asdict(protocol)}
+            reports[column_title(split, protocol)] = what | how
+    return reports
+
+
+def report_folder(parent: Path, reports: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Return `parent`/evaluation, or evaluation_2 and so on where the ones before hold reports of something else."""
+    folders = (parent / ("evaluation" if number == 1 else f"evaluation_{number}") for number in itertools.count(1))
+    return next(folder for folder in folders if not other_reports(folder, reports))
+
+
+def other_reports(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """Return the reports in a folder that would be replaced though they are of other weights, labels or protocols."""
+    others = []
+    for title, about in reports.items():
+        path = _stem(folder, title).with_suffix(".json")
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                there = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                there = {}
+            if any(there.get(name) != about[name] for name in SAME):
+                others.append(path)
+    return others
+
+
+def _stem(folder: Path, title: str) -> Path:
+    return folder / title.replace(" ", "_")
+
+
 def write_report(
-    folder: Path, title: str, model: nn.Module, images: VOCSegmentation, protocol: Protocol, tally: Tally, **about: Any
+    folder: Path,
+    title: str,
+    model: nn.Module,
+    images: VOCSegmentation,
+    protocol: Protocol,
+    tally: Tally,
+    about: Mapping[str, Any],
 ) -> list[Path]:
     """Write <title>.json, <title>_confusion.png and <title>_worst_best.png, with _ for blanks, and return them.
 
-    `tally` is what was counted of `images` by `protocol`; `about` are further entries of the JSON.
+    `tally` is what was counted of `images` by `protocol`; `about` is what `describe` says of it.
     """
     make_folder(folder)
-    stem = title.replace(" ", "_")
-    files = [folder / f"{stem}.json", folder / f"{stem}_confusion.png", folder / f"{stem}_worst_best.png"]
+    stem = _stem(folder, title)
+    files = [stem.with_name(stem.name + ending) for ending in (".json", "_confusion.png", "_worst_best.png")]
     scores, names = tally.scores(), images.class_names
     by_class = {key: dict(zip(names, scores[key], strict=True)) for key in ("iou", "frequency")}
-    how = {"title": title, "protocol": protocol.view, "description": str(protocol), "settings": asdict(protocol)}
     counted = {"confusion_matrix": tally.matrix.counts.tolist(), "images": tally.images}
-    write_text(files[0], json.dumps(about | how | scores | by_class | counted, indent=1) + "\n")
+    write_text(files[0], json.dumps({"title": title, **about, **scores, **by_class, **counted}, indent=1) + "\n")
     heading = f"{title}: {protocol}"
     save_confusion(files[1], tally.matrix.counts.numpy(), names, textwrap.fill(heading, 60))
     shown = tally.extremes(EXTREMES)
@@ -72,13 +127,13 @@ def evaluate_and_report(
     protocols: Iterable[Protocol],
     folder: Path,
     workers: int,
+    reports: Mapping[str, Mapping[str, Any]],
     wrap: Wrap | None = None,
-    **about: Any,
 ) -> tuple[dict[str, dict[str, Any]], list[Path]]:
     """Score `model` on each of `splits` that exists, by each protocol, and have the main process write the reports.
 
-    Other arguments as of `evaluate_split`; `about` are further entries of the JSON. Returns the scores by title (the
-    columns of `score_table`), and the files that were written to `folder`.
+    Other arguments as of `evaluate_split`; `reports` is what `describe` says, for the main process. Returns the scores
+    by title (the columns of `score_table`), and the files that were written to `folder`.
     """
     columns, files = {}, []
     pinned = next(model.parameters()).is_cuda
@@ -88,5 +143,6 @@ def evaluate_and_report(
             title = column_title(split, protocol)
             columns[title] = tally.scores()
             if distributed.is_main():
-                files += write_report(folder, title, model, getattr(loaders, split).dataset, protocol, tally, **about)
+                images = getattr(loaders, split).dataset
+                files += write_report(folder, title, model, images, protocol, tally, reports[title])
     return columns, files

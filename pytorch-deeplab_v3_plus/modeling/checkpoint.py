@@ -1,11 +1,12 @@
 """Reading checkpoints without executing pickled code, and loading them strictly."""
 
 import codecs
+import hashlib
 import math
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -133,6 +134,15 @@ def _checked_weights(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor
     while prefix := next((one for one in PREFIXES if any(key.startswith(one) for key in weights)), None):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     return weights
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return a digest of a state dict."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in weights.items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def not_finite(weights: dict[str, Tensor]) -> str | None:

@@ -1,7 +1,6 @@
 """Segment image files one batch after another and write what was asked for."""
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from common import distributed
+from common.distributed import usable_cpus
 from common.errors import InputError
 from common.files import make_folder, replace_file
 from dataloaders.images import listing, write_label
@@ -54,13 +55,16 @@ class Segmenter:
         files = find_images(words)
         self._prepare_folder(files)
         scribbles = self._find_scribbles(files)
+        total, mine = len(files), slice(distributed.rank(), None, distributed.world_size())
+        files, names = files[mine], iter(output_names(files)[mine])
+        logger.setLevel(logging.INFO)  # each process reports its own images
         images = ImageFiles(files, self.size, self.options.center_crop, scribbles, len(self.class_names))
-        workers = min(self.options.workers, os.cpu_count() or 1, len(files) - 1)
+        workers = max(0, min(self.options.workers, usable_cpus(), len(files) - 1))
         # Images differ in size, so that a batch is a list.
         batches = DataLoader(images, self.options.batch_size, num_workers=workers, collate_fn=list)
-        names = iter(output_names(files))
-        failed = 0
-        with logging_redirect_tqdm(), tqdm(total=len(files), unit="image", desc="segmenting", disable=None) as bar:
+        failed, hidden = 0, None if distributed.is_main() else True
+        bar = tqdm(total=len(files), unit="image", desc="segmenting", disable=hidden)
+        with logging_redirect_tqdm(), bar:
             for batch in batches:
                 readable = []
                 for item in batch:
@@ -74,9 +78,10 @@ class Segmenter:
                 for item, logits in zip(readable, logits_of_each, strict=True):
                     self.write(*item, logits)
                 bar.update(len(batch))
-        if len(files) > 1:
-            logger.info("%d of %d images segmented into %s", len(files) - failed, len(files), self.folder)
-        return 0 if not failed else 1 if failed < len(files) else 2
+        failed = sum(distributed.gather(failed))
+        if total > 1 and distributed.is_main():
+            logger.info("%d of %d images segmented into %s", total - failed, total, self.folder)
+        return 0 if not failed else 1 if failed < total else 2
 
     def _logits(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
         """Return the logits (K, h, w) of several images in their order; those of the same size are run together."""

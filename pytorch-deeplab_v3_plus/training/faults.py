@@ -1,15 +1,12 @@
-"""What ends a training before its time: signals, and errors of PyTorch's, explained in one line."""
+"""What ends a training before its time: signals, and what the machine does, explained in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
 from types import FrameType
 
-import torch
-
-from common.errors import InputError
+from common import faults
 from training.options import TrainOptions
 
 
@@ -44,37 +41,13 @@ class StopRequest:
         self.signal = signal.Signals(number)
 
 
-# What PyTorch's RuntimeErrors say.
-WORKER_DIED, CPU_MEMORY = "DataLoader worker (pid", "can't allocate memory"
-PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
-
-
-@contextlib.contextmanager
-def one_line_errors(options: TrainOptions) -> Iterator[None]:
-    """Raise InputError for what PyTorch raises when memory, a data worker or another process fails."""
-    try:
-        yield
-    except RuntimeError as error:
-        if line := explained(error, options):
-            raise InputError(f"{line}; --resume auto continues from the last checkpoint") from None
-        raise
-
-
-def explained(error: RuntimeError, options: TrainOptions) -> str | None:
-    """Return what an error of PyTorch's means and what to do about it, or None for an unknown one."""
-    text = str(error)
-    if isinstance(error, torch.cuda.OutOfMemoryError) or CPU_MEMORY in text:
-        what, data = "out of memory" if CPU_MEMORY in text else text.split(". ")[0], options.data
-        return (
-            f"{what}; lower --batch-size ({data.batch_size}), --crop-size ({data.crop_size}) or --rloss-scale "
-            f"({options.rloss_scale:g}), or raise --accumulate ({options.accumulate}), which keeps the batch, or "
-            f"--out-stride ({options.out_stride})" + (", or try --amp bf16" if options.amp == "off" else "")
-        )
-    if WORKER_DIED in text:
-        return (
-            "a process that loads images was killed; where memory is short, lower --workers "
-            f"({options.data.workers}); in a container, give it shared memory (docker run --ipc=host)"
-        )
-    if any(words in text for words in PROCESS_DIED):
-        return f"another process of this training has ended, and its own message says why ({text.splitlines()[0]})"
-    return None
+def one_line_errors(options: TrainOptions) -> contextlib.AbstractContextManager:
+    """Raise InputError for what is raised when memory, a data worker, another process or a disk fails in training."""
+    data = options.data
+    lower = (
+        f"lower --batch-size ({data.batch_size}), --crop-size ({data.crop_size}) or --rloss-scale "
+        f"({options.rloss_scale:g}), or raise --accumulate ({options.accumulate}), which keeps the batch, or "
+        f"--out-stride ({options.out_stride})" + (", or try --amp bf16" if options.amp == "off" else "")
+    )
+    then = "; --resume auto continues from the last checkpoint"
+    return faults.one_line_errors(lower, f"--workers ({data.workers})", then)

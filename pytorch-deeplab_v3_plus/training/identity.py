@@ -9,7 +9,6 @@ A fingerprint is a plain dict, fit for JSON and checkpoints:
 Where one does not know a fact, as without --no-val or in a file of an earlier version, the two do not differ in it.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -17,8 +16,6 @@ import textwrap
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from common.errors import InputError
 from dataloaders import Loaders
@@ -62,15 +59,6 @@ def data_facts(loaders: Loaders, surveys: Mapping[str, Survey]) -> dict[str, Any
         if split in surveys:
             facts |= {f"{title} {name}": digest for name, digest in surveys[split].digests.items()}
     return facts
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Return a digest of a state dict."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in weights.items():
-        digest.update(name.encode())
-        digest.update(value.contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def identity_of(checkpoint: Mapping[str, Any]) -> Identity:

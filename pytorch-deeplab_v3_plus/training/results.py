@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from common import distributed
 from dataloaders import Loaders
 from dataloaders.datasets.pascal import VOCSegmentation
-from evaluation import Protocol, evaluate, evaluate_and_report, score_table
+from evaluation import Protocol, describe, evaluate, evaluate_and_report, score_table
 from figures.colours import scribble_picture
 from figures.curves import save_curves
 from figures.sheets import evenly_spaced, save_contact_sheet
 from prediction import segment
+from training.checkpoint import LAST
 from training.journal import Journal
 from training.options import TrainOptions
 
@@ -58,7 +60,8 @@ def final_evaluation(
     if loaders.fill_in is not None:
         scores["fill_in"] = evaluate(model, wrap(loaders.fill_in), loaders.num_classes, "fill-in")
         columns["fill-in crop"] = scores["fill_in"]
-    reported, _ = evaluate_and_report(model, loaders, ["val"], [full], folder, options.data.workers, wrap)
+    reports = describe(folder.parent / LAST, model, loaders, ["val"], [full]) if distributed.is_main() else {}
+    reported, _ = evaluate_and_report(model, loaders, ["val"], [full], folder, options.data.workers, reports, wrap)
     columns |= reported
     scores["val_full"] = reported["val full"]
     logger.info("\nScores of the last epoch in %%\n\n%s\n", score_table(columns, loaders.class_names))

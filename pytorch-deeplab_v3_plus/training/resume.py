@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from common import distributed
 from common.errors import InputError
 from common.files import replace_file
-from modeling.checkpoint import class_mismatch, load_checkpoint
+from modeling.checkpoint import class_mismatch, load_checkpoint, weights_digest
 from training.checkpoint import BEST, newest_checkpoint, newest_first, random_states, set_random_states
 from training.identity import (
     CHANGEABLE,
@@ -21,7 +21,6 @@ from training.identity import (
     identity_in,
     identity_of,
     merged,
-    weights_digest,
 )
 from training.options import TrainOptions
 from training.run_folder import BEST_SCORE, epochs_done, final_scores, runs_in

@@ -1,0 +1,61 @@
+"""What the machine does to a script, in one line: memory that runs out, processes that die, disks that take no more."""
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+
+from common.errors import InputError
+
+# What errors say that have no type of their own, or have lost it on the way from a worker process.
+MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "MemoryError", "out of memory")
+WORKER_DIED = "DataLoader worker (pid"
+PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
+# What a system refuses, and what helps.
+REFUSALS = {
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
+    errno.EROFS: "choose another folder",
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "free space or choose another folder",
+    errno.EIO: "check the disk, or copy the file again",
+    errno.ESTALE: "check the connection to the file server",
+    errno.EMFILE: "lower --workers, or raise the limit (ulimit -n)",
+    errno.ENFILE: "lower --workers, or raise the limit (ulimit -n)",
+}
+
+
+@contextlib.contextmanager
+def one_line_errors(lower: str = "", workers: str = "--workers", then: str = "") -> Iterator[None]:
+    """Raise InputError for what Python, PyTorch and the system raise when memory, a process or a disk fails.
+
+    `lower` says what takes less memory, `workers` which option has processes load images, `then` how to go on.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if line := explained(error, lower, workers):
+            raise InputError(line + then) from None
+        raise
+
+
+def explained(error: RuntimeError | MemoryError | OSError, lower: str, workers: str) -> str | None:
+    """Return what an error of the machine means and what to do about it, or None for another one."""
+    text = str(error).strip()
+    last = text.split("\n")[-1]  # of the traceback, where the error comes from a worker
+    if WORKER_DIED in text or isinstance(error, BrokenProcessPool):
+        what = f"a process that loads images was killed; where memory is short, lower {workers}"
+        return f"{what}; in a container, give it shared memory (docker run --ipc=host)"
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        number, reason, file = error.errno, error.strerror, error.filename
+        if number is None and (found := re.search(r"\[Errno (\d+)\] ([^:]*)(?:: '(.*)')?", last)):
+            number, reason, file = int(found[1]), found[2], found[3]
+        if number != errno.ENOMEM:
+            return f"{file or 'a file'}: {reason}; {REFUSALS[number]}" if number in REFUSALS else None
+    elif not isinstance(error, MemoryError) and not any(words in text for words in MEMORY):
+        if any(words in text for words in PROCESS_DIED):
+            return f"another process of this run has ended, and its own message says why ({text.splitlines()[0]})"
+        return None
+    what = text.split(". ")[0] if text.startswith("CUDA") else "out of memory"
+    return f"{what}; {lower or 'close other programs, or use smaller images'}"

@@ -1,0 +1,261 @@
+"""What the machine does to the scripts, and several processes of them: one line, and the results of one process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import import_scribbles
+import inference
+from common.distributed import is_main, rank, world_size
+from common.errors import exit_status
+from dataloaders.images import value_counts
+from helpers import CODE, ENVIRONMENT, call, data, one_line
+from modeling.deeplab import DeepLab
+
+SCRIPTS = {"evaluate": evaluate, "inference": inference}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("network") / "network.pth.tar"
+    model = DeepLab(3, "mobilenet")
+    torch.nn.init.normal_(model.decoder.last_conv[8].weight, std=0.5)  # so that all classes occur
+    settings = {"backbone": "mobilenet", "num_classes": 3, "output_stride": 16, "crop_size": 32}
+    torch.save({"epoch": 1, "state_dict": model.state_dict(), "model": settings}, path)
+    return path
+
+
+def words(name: str, voc: Path, checkpoint: Path, out: Path, *more) -> list[str]:
+    own = {
+        "evaluate": [*data(voc), "--output", out],
+        "inference": ["--image_path", voc / "JPEGImages", "--output_directory", out],
+    }
+    return [str(word) for word in ("--checkpoint", checkpoint, "--no-cuda", "--workers", 0, *own[name], *more)]
+
+
+# What the machine does
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_worker_that_is_killed(voc, checkpoint, tmp_path, monkeypatch, capsys, name):
+    def killed(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("dataloaders.datasets.pascal.VOCSegmentation.__getitem__", killed)
+    monkeypatch.setattr("prediction.files.read_image", killed)
+    monkeypatch.setattr("common.distributed.os.sched_getaffinity", lambda _: {0, 1})
+    assert call(SCRIPTS[name], *words(name, voc, checkpoint, tmp_path / "out", "--workers", 1)) == 2
+    assert "a process that loads images was killed; where memory is short, lower --workers (1)" in one_line(capsys)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np.core.multiarray._ArrayMemoryError((10**6, 10**6), np.dtype(float))
+        if not hasattr(np, "_core")
+        else np._core._exceptions._ArrayMemoryError((10**6, 10**6), np.dtype(float)),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("Caught _ArrayMemoryError in DataLoader worker process 0.\nTraceback\nMemoryError: 8 TiB"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=["python", "numpy", "torch", "worker", "cuda"],
+)
+def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, name, error):
+    def forward(*_):
+        raise error
+
+    monkeypatch.setattr(DeepLab, "forward", forward)
+    assert call(SCRIPTS[name], *words(name, voc, checkpoint, tmp_path / "out")) == 2
+    line = one_line(capsys)
+    assert "out of memory; lower --" in line and ("--test-batch-size (4)" if name == "evaluate" else "--tile") in line
+
+
+def test_memory_that_runs_out_in_another_script(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(import_scribbles, "collect", fails)
+    assert call(import_scribbles, "labelme", tmp_path, tmp_path / "data") == 2
+    assert "out of memory; close other programs" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b.png"), "/a/b.png: Permission denied; change its permissions"),
+        (OSError(30, "Read-only file system", "/a"), "/a: Read-only file system; choose another folder"),
+        (OSError(28, "No space left on device"), "a file: No space left on device; free space"),
+        (
+            PermissionError("Caught PermissionError in worker\nPermissionError: [Errno 13] Permission denied: '/x'"),
+            "/x: Permission denied; change its permissions",
+        ),
+    ],
+)
+def test_what_a_file_system_refuses(error, said, capsys):
+    def main():
+        raise error
+
+    assert exit_status(main) == 2
+    assert said in one_line(capsys)
+
+
+def test_mistakes_in_code_keep_their_traceback():
+    def main():
+        raise FileNotFoundError(2, "No such file or directory", "my_settings.json")
+
+    with pytest.raises(FileNotFoundError):
+        exit_status(main)
+
+
+def test_a_folder_on_a_read_only_disk(voc, checkpoint, tmp_path, capsys):
+    """Regression: taking back the file that could not be begun was an error of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        for name, script in SCRIPTS.items():
+            assert call(script, *words(name, voc, checkpoint, disk)) == 2
+            assert str(disk) in one_line(capsys)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path):
+    """Regression: half a file, under its temporary name, stayed."""
+    code = (
+        "import sys, time; from pathlib import Path; from common.errors import exit_status\n"
+        "from common.files import replace_file\n"
+        "def write(path): path.write_text('half'); print('begun', flush=True); time.sleep(60)\n"
+        "sys.exit(exit_status(lambda: replace_file(Path('whole'), write)))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"begun\n"
+        process.terminate()
+        assert process.stderr.read() == b"terminated\n" and process.wait() == 143
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_are_counted_in_little_memory():
+    import tracemalloc
+
+    label = np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8)
+    expected = np.bincount(label.ravel(), minlength=256)
+    tracemalloc.start()
+    counts = value_counts(label)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(counts, expected) and peak < 3 * label.size
+
+
+# Several processes
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_half_an_environment_counts_for_nothing(monkeypatch, name):
+    """Regression: RANK=1 alone silenced a script, and WORLD_SIZE alone was a traceback."""
+    monkeypatch.setenv(name, "3")
+    assert (rank(), world_size(), is_main()) == (0, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE: expected an integer at least 1 in the environment, found"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "without MASTER_ADDR: start with torchrun, or unset them"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_one_line(voc, checkpoint, tmp_path, monkeypatch, capsys, environment, said):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert call(evaluate, *words("evaluate", voc, checkpoint, tmp_path)) == 2
+    assert said in one_line(capsys)
+
+
+def run(command: list, **more: str) -> subprocess.CompletedProcess:
+    environment = {**ENVIRONMENT, **more}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(voc, checkpoint, tmp_path):
+    out = tmp_path / "one", tmp_path / "two"
+    assert call(evaluate, *words("evaluate", voc, checkpoint, out[0], "--fill-in")) == 0
+    printed = run([*TORCHRUN, CODE / "evaluate.py", *words("evaluate", voc, checkpoint, out[1], "--fill-in")]).stdout
+    assert printed.count("Scores in %") == 1
+    names = sorted(path.name for path in out[0].iterdir())
+    assert len(names) == 12 and names == sorted(path.name for path in out[1].iterdir())
+    for name in (name for name in names if name.endswith(".json")):
+        one, two = (json.loads((folder / name).read_text()) for folder in out)
+        assert one == two, name
+
+
+@pytest.mark.slow
+def test_two_processes_segment_as_one(voc, checkpoint, tmp_path):
+    (voc / "JPEGImages" / "broken.jpg").write_text("no image")
+    out = tmp_path / "one", tmp_path / "two"
+    assert call(inference, *words("inference", voc, checkpoint, out[0], "--confidence")) == 1
+    command = [*TORCHRUN, CODE / "inference.py", *words("inference", voc, checkpoint, out[1], "--confidence")]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
+    assert "7 of 8 images segmented" in result.stdout and result.stdout.count("i3_prediction.png") == 1
+    assert result.stderr.count("error: expected an image") == 1 and result.returncode
+    one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in out)
+    assert one == two and len(one) == 7 * 4
+
+
+@pytest.mark.slow
+def test_each_process_takes_its_share_of_the_cores_unless_the_user_says_otherwise(tmp_path):
+    """torchrun sets OMP_NUM_THREADS=1."""
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import os, torch\nfrom common import distributed\n"
+        "os.sched_getaffinity = lambda _: set(range(6))\n"
+        "with distributed.process_group(torch.device('cpu')):\n"
+        "    os.write(1, f'threads {torch.get_num_threads()}\\n'.encode())\n"
+    )
+    free = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_NUM_THREADS"}
+    for environment, threads in ((free, 3), ({**free, "OMP_NUM_THREADS": "1"}, 1)):
+        result = subprocess.run([*TORCHRUN, script], env=environment, capture_output=True, text=True, check=False)
+        assert result.stdout.count(f"threads {threads}\n") == 2, result.stdout + result.stderr
+
+
+def test_looking_overwrites_nothing(voc, checkpoint, tmp_path, capsys):
+    """Regression: a run's own report was replaced by one of other data, beside the same checkpoint."""
+
+    def score(*more) -> list[str]:
+        assert call(evaluate, "--checkpoint", here, *data(voc), "--no-cuda", "--protocol", "crop", *more) == 0
+        return sorted(path.name for path in tmp_path.glob("evaluation*"))
+
+    here = tmp_path / "network.pth.tar"
+    here.write_bytes(checkpoint.read_bytes())
+    assert score() == score() == ["evaluation"]
+    first = (tmp_path / "evaluation/val_crop.json").read_bytes()
+    assert json.loads(first).keys() >= {"checkpoint", "weights", "data", "data_folder", "labels", "description"}
+    assert score("--crop-size", 24) == ["evaluation", "evaluation_2"]
+    truth = voc / "SegmentationClassAug"
+    (truth / "i5.png").write_bytes((truth / "i6.png").read_bytes())
+    assert score() == ["evaluation", "evaluation_2", "evaluation_3"]
+    capsys.readouterr()
+    assert score("--output", tmp_path / "evaluation_2") == ["evaluation", "evaluation_2", "evaluation_3"]
+    assert (
+        "evaluation_2/val_crop.json: is of other weights, data or settings; it is replaced" in capsys.readouterr().out
+    )
+    assert (tmp_path / "evaluation/val_crop.json").read_bytes() == first
