@@ -58,35 +58,31 @@ def test_a_worker_that_is_killed(voc, checkpoint, tmp_path, monkeypatch, capsys,
     assert "a process that loads images was killed; where memory is short, lower --workers (1)" in one_line(capsys)
 
 
+def fail(error: Exception):
+    raise error
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(
-    "error",
+    "allocate",
     [
-        MemoryError(),
-        np.core.multiarray._ArrayMemoryError((10**6, 10**6), np.dtype(float))
-        if not hasattr(np, "_core")
-        else np._core._exceptions._ArrayMemoryError((10**6, 10**6), np.dtype(float)),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
-        RuntimeError("Caught _ArrayMemoryError in DataLoader worker process 0.\nTraceback\nMemoryError: 8 TiB"),
-        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        lambda: bytearray(2**62),
+        lambda: np.empty(2**58),
+        lambda: torch.empty(2**58),
+        lambda: fail(RuntimeError("Caught _ArrayMemoryError in DataLoader worker process 0.\nMemoryError: 8 TiB")),
+        lambda: fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
     ],
     ids=["python", "numpy", "torch", "worker", "cuda"],
 )
-def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, name, error):
-    def forward(*_):
-        raise error
-
-    monkeypatch.setattr(DeepLab, "forward", forward)
+def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, name, allocate):
+    monkeypatch.setattr(DeepLab, "forward", lambda *_: allocate())
     assert call(SCRIPTS[name], *words(name, voc, checkpoint, tmp_path / "out")) == 2
     line = one_line(capsys)
     assert "out of memory; lower --" in line and ("--test-batch-size (4)" if name == "evaluate" else "--tile") in line
 
 
 def test_memory_that_runs_out_in_another_script(tmp_path, monkeypatch, capsys):
-    def fails(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(import_scribbles, "collect", fails)
+    monkeypatch.setattr(import_scribbles, "collect", lambda *_: bytearray(2**62))
     assert call(import_scribbles, "labelme", tmp_path, tmp_path / "data") == 2
     assert "out of memory; close other programs" in one_line(capsys)
 
