@@ -14,7 +14,7 @@ SEEDS ?= 1# seeds of train-small, as 1 or 1,2,3
 JOBS ?= 3# trainings of train-small side by side
 FULL ?= 1# FULL=0: train-small without full supervision
 CHECKPOINT ?=# network for inference and evaluate; empty: the newest under run/
-IMAGE_PATH ?=# image for inference
+IMAGE_PATH ?=# image, folder or quoted pattern for inference
 OUTPUT ?= run/inference# folder for the pictures of inference
 OPTIONS ?=# further options of the target's command
 ADDRESS ?= 127.0.0.1# where jupyter and tensorboard listen
@@ -159,10 +159,13 @@ network:
 
 .PHONY: image-path
 image-path:
-	@test -e "$(IMAGE_PATH)" || { echo "error: no image '$(IMAGE_PATH)': make inference IMAGE_PATH=/path/to/image.jpg" >&2; exit 2; }
+	@test -e "$(IMAGE_PATH)" || compgen -G "$(IMAGE_PATH)" >/dev/null \
+	  || { echo "error: no image '$(IMAGE_PATH)': make inference IMAGE_PATH=/path/to/image.jpg" >&2; exit 2; }
 
 .PHONY: inference
-inference: MOUNTS += $(call mount,$(IMAGE_PATH)):ro $(call mount,$(OUTPUT))
+# What there is of a pattern before its first wildcard.
+inference: IMAGES_IN = $(shell p="$(IMAGE_PATH)"; test -e "$$p" && echo "$$p" || dirname "$${p%%[*?[]*}x")
+inference: MOUNTS += $(call mount,$(IMAGES_IN)):ro $(call mount,$(OUTPUT))
 inference: image-path network setup ## segment IMAGE_PATH with CHECKPOINT into OUTPUT
 	@mkdir -p "$(OUTPUT)"
 	@$(IN) python $(CODE)/inference.py --checkpoint "$(NETWORK)" --image_path "$(IMAGE_PATH)" --output_directory "$(OUTPUT)" $(OPTIONS)

@@ -1,5 +1,6 @@
 """Read and write images and label maps; whatever is wrong with a file is one line that names it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
-# What Pillow raises on damaged and on forbiddingly large files.
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+# What Pillow raises on damaged files.
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError)
+LARGEST = 2**27  # pixels of an image at its full size: half a gigabyte with its labels
+LARGEST_SHRUNK = 8 * LARGEST  # of one that is read at a smaller size
 EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright, 5 to 8 swap width and height
 
 
@@ -36,16 +39,37 @@ def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def read_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, largest: int | None = None) -> Image.Image:
+    """Open an image file of at most LARGEST or `largest` pixels; raise InputError for more, and what Pillow raises."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's words are for web servers
+    try:
+        image = Image.open(path)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    largest = largest or LARGEST
+    if image.width * image.height > largest:
+        raise InputError(
+            f"expected an image of at most {largest:,} pixels, found {image.width}x{image.height} in {path}: cut it "
+            "into pieces, or scale it down, and its labels with it"
+        )
+    return image
+
+
+def read_image(path: str | Path, shrink: bool = False) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
     16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour, or the upper 8 of 12 or 8 bits where no value
     needs more (many cameras). Transparent pixels become white. A photograph with an EXIF rotation is turned upright, as
-    browsers and annotation tools show it. Raises InputError when it cannot be read, or holds floating-point numbers or
-    more than 16 bits, whose range nobody can guess.
+    browsers and annotation tools show it. With `shrink`, one of more than LARGEST pixels is read at a half, a third and
+    so on of its sides. Raises InputError when it is larger, cannot be read, or holds floating-point numbers or more
+    than 16 bits, whose range nobody can guess.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path, LARGEST_SHRUNK if shrink else None) as image:
+            divisor = math.ceil(math.sqrt(image.width * image.height / LARGEST))
+            if divisor > 1:
+                image.draft("RGB", tuple(-(-side // divisor) for side in image.size))  # JPEG's decoder shrinks itself
             image.load()
     except _READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
@@ -63,7 +87,9 @@ def read_image(path: str | Path) -> Image.Image:
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    divisor = math.ceil(math.sqrt(image.width * image.height / LARGEST))
+    return image.reduce(divisor) if divisor > 1 else image
 
 
 def grey_bits(values: np.ndarray) -> int:
@@ -74,7 +100,7 @@ def grey_bits(values: np.ndarray) -> int:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (width, height) as read_image would, from the file's header alone."""
     try:
-        with Image.open(path) as image:
+        with open_image(path, LARGEST_SHRUNK) as image:
             sideways = image.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
             return image.size[::-1] if sideways else image.size
     except _READ_ERRORS as error:
@@ -87,7 +113,7 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
     Returns uint8 (H, W); raises InputError when it cannot be read, is of another mode, or has another value.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode not in ("P", "L"):
                 raise InputError(
                     f"expected a label map of 8-bit class numbers (PNG mode P or L), found mode '{image.mode}' in "

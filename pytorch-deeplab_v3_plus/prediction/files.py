@@ -1,6 +1,7 @@
 """Which images to segment, what their results are called, and reading them ahead."""
 
 import glob
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, check_sizes, read_image, read_label
+from dataloaders.images import IMAGE_SUFFIXES, LARGEST, check_sizes, image_size, read_image, read_label
 from dataloaders.transforms import centre_square, resize_short_side, to_tensor
+
+logger = logging.getLogger(__name__)
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
@@ -69,9 +72,9 @@ def network_view(
 
     The network sees the image with its short side scaled to `size` (0: not scaled). With `centre` it sees the centre
     square of that, which is then also what is to be segmented. Raises InputError, which names `source`, if that has
-    more pixels than Pillow's limit for reading images, as when a sliver of an image is scaled to gigabytes.
+    more pixels than an image may have, as when a sliver of an image is scaled to gigabytes.
     """
-    most = Image.MAX_IMAGE_PIXELS
+    most = LARGEST
     if size * size * max(image.size) / min(image.size) > most:
         raise InputError(
             f"expected an image of at most {most:,} pixels when its short side is scaled to {size}, found "
@@ -106,7 +109,10 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> tuple[Image.Image, Tensor, np.ndarray | None] | InputError:
         file, scribble = self.files[index], None
         try:
-            image = read_image(file)
+            image, size = read_image(file, shrink=True), image_size(file)
+            if image.size != size:
+                shrunk = "%s: its %dx%d pixels are read as %dx%d, which is also the size of the results"
+                logger.warning(shrunk, file, *size, *image.size)
             if path := self.scribbles.get(file.stem):
                 scribble = read_label(path, self.num_classes)
                 check_sizes(file, image.size, path, scribble)

@@ -35,7 +35,7 @@ from training.advice import (
 )
 from training.identity import data_facts, fingerprint
 from training.journal import Journal, SilentJournal
-from training.options import TrainOptions
+from training.options import BASE_RATE, IMAGES_PER_DEVICE, TrainOptions, default_rate
 from training.resume import Start, find_start, restore
 from training.step import TrainingStep
 from training.trainer import Trainer
@@ -232,6 +232,10 @@ def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: Training
     batch += f" over {processes} processes" * (processes > 1)
     steps = f"{options.steps or epochs * steps_per_epoch} steps ({epochs} epochs of {steps_per_epoch})"
     rates = f"learning rate {options.lr:g} (head {options.head_rate * options.lr:g}), {options.lr_scheduler}"
+    if options.optimizer == "sgd" and math.isclose(options.lr, default_rate(options.data.batch_size, options.devices)):
+        devices = f"{options.devices} device{'s' * (options.devices > 1)}"
+        rule = f"{BASE_RATE} x batch {options.data.batch_size} / ({IMAGES_PER_DEVICE} x {devices})"
+        rates += f"; the rate is the default, {rule}, as in the original"
     logger.info("optimisation: %s, %s, %s, %s", steps, batch, options.optimizer, rates)
     if advice := steps_advice(steps_per_epoch, epochs, options.steps):
         logger.warning("%s", advice)

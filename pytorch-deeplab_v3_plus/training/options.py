@@ -257,7 +257,7 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         gpu_ids = self.gpu_ids if cuda else self.gpu_ids[:1]
         devices = world_size() if is_launched() else len(gpu_ids)
         batch_size = self.data.batch_size or IMAGES_PER_DEVICE * devices
-        rate = BASE_RATE / (IMAGES_PER_DEVICE * devices) * batch_size if self.optimizer == "sgd" else ADAMW_RATE
+        rate = default_rate(batch_size, devices) if self.optimizer == "sgd" else ADAMW_RATE
         decay = WEIGHT_DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or EPOCHS_OF_A_RUN
         backbone = self.backbone or (BACKBONE if self.architecture.has_backbone else None)
@@ -299,6 +299,11 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         settings = {**asdict(self.data), **own}
         settings = {name: str(value) if isinstance(value, PurePath) else value for name, value in settings.items()}
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+
+
+def default_rate(batch_size: int, devices: int) -> float:
+    """Return the original's learning rate of SGD."""
+    return BASE_RATE / (IMAGES_PER_DEVICE * devices) * batch_size
 
 
 def add_preset(parser: argparse.ArgumentParser, help: str) -> None:

@@ -194,6 +194,11 @@ def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) 
     if changed:
         best = "" if comparable else "; the scores are not comparable, so that the best starts anew"
         logger.warning("%s is resumed with changes: %s%s", source, "; ".join(changed), best)
+    if trainer.history and checkpoint.get("options", {}).get("epochs", trainer.options.epochs) < trainer.options.epochs:
+        ended, begins = trainer.history[-1]["lr"], trainer.set_rate(trainer.steps_done)
+        if begins > ended:
+            what = "as the schedule is now that of %d epochs, the learning rate rises from %.3g to %.3g"
+            logger.warning(what, trainer.options.epochs, ended, begins)
     return comparable
 
 

@@ -221,6 +221,18 @@ def test_a_container_sees_the_files_that_the_command_names(machine, tmp_path):
     assert output.is_dir()  # made by make: Docker would make it as root
 
 
+def test_inference_takes_patterns(machine, tmp_path):
+    (tmp_path / "photos" / "one").mkdir(parents=True)
+    (tmp_path / "photos" / "one" / "a.jpg").touch()
+    patterns = {f"{tmp_path}/photos/one/*.jpg": "photos/one", f"{tmp_path}/photos/*/a.jpg": "photos"}
+    for pattern in patterns:
+        machine.make("inference", f"IMAGE_PATH={pattern}")
+    for (pattern, folder), call in zip(patterns.items(), machine.calls("docker", "run"), strict=True):
+        assert f"{tmp_path}/{folder}:{tmp_path}/{folder}:ro" in values(call, "-v")
+        assert values(inside(call), "--image_path") == [pattern]
+    assert "no image" in machine.make("inference", f"IMAGE_PATH={tmp_path}/photos/*.png").stderr
+
+
 def test_no_folder_is_made_by_mounting_it(machine, tmp_path):
     call = machine.run("test-env", f"DATA_ROOT={tmp_path}/nowhere")
     assert all("nowhere" not in mount for mount in values(call, "-v"))

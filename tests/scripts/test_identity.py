@@ -127,9 +127,12 @@ def test_a_file_that_is_resumed_on_other_data_leaves_its_best_behind(voc, capsys
 def test_what_a_continued_run_was_told_before_is_kept(voc, capsys):
     words = ["--no-val", "--resume", "auto"]
     assert train(voc, "--epochs", 1, *words) == 0
+    assert "the rate is the default, 0.007 x batch 2 / (4 x 1 device), as in the original" in capsys.readouterr().out
     parameters = run_folder(voc) / "parameters.txt"
     assert train(voc, "--epochs", 2, *words, "--lr", 0.001) == 0
-    assert "is resumed with changes: --epochs was 1 and is 2; --lr was 0.0035 and is 0.001" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "is resumed with changes: --epochs was 1 and is 2; --lr was 0.0035 and is 0.001" in printed
+    assert "as the schedule is now that of 2 epochs, the learning rate rises" not in printed
     text = parameters.read_text()
     assert text.count("command: ") == 2 and text.index("\nlr: 0.001\n") > text.index("\nlr: 0.0035\n")
     for path in (run_folder(voc) / "identity.json", parameters):
@@ -139,7 +142,9 @@ def test_what_a_continued_run_was_told_before_is_kept(voc, capsys):
     del content["identity"]
     torch.save(content, last)
     assert train(voc, "--epochs", 3, *words, "--lr", 0.001) == 0  # as earlier versions left it
-    assert "an earlier version did not keep what its data were" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "an earlier version did not keep what its data were" in printed
+    assert "as the schedule is now that of 3 epochs, the learning rate rises from 0.000287 to 0.000372" in printed
     kept = json.loads((run_folder(voc) / "identity.json").read_text())
     assert kept["data"]["classes"] == ["background", "cat", "dog"]
 

@@ -147,6 +147,20 @@ def test_a_single_pixel_has_no_gradient_at_half_its_size(checkpoint, tmp_path, c
     assert {path.name for path in (tmp_path / "out").glob("*grad*")} == set()
 
 
+@pytest.mark.parametrize("name", ["wide.jpg", "wide.png"])
+def test_an_image_that_is_too_large_is_read_smaller_and_said_so(checkpoint, tmp_path, monkeypatch, capsys, name):
+    """Regression: `decompression bomb ...; replace the file`."""
+    image = draw(tmp_path / name, 600, 400)
+    monkeypatch.setattr("dataloaders.images.LARGEST", 300 * 200)
+    monkeypatch.setattr("dataloaders.images.LARGEST_SHRUNK", 600 * 400)
+    assert segment(checkpoint, tmp_path / "out", "--image_path", image) == 0
+    assert f"{image}: its 600x400 pixels are read as 300x200, which is also the size" in capsys.readouterr().out
+    assert Image.open(tmp_path / "out/wide_prediction.png").size == (300, 200)
+    monkeypatch.setattr("dataloaders.images.LARGEST_SHRUNK", 600 * 399)
+    assert segment(checkpoint, tmp_path / "out", "--image_path", image) == 2
+    assert f"at most 239,400 pixels, found 600x400 in {image}: cut it into pieces" in error_lines(capsys)[-1]
+
+
 def test_results_are_not_segmented_again(checkpoint, tmp_path, capsys):
     image = draw(tmp_path / "a.png")
     assert segment(checkpoint, tmp_path, "--image_path", tmp_path) == 0
