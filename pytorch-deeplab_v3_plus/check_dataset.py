@@ -21,7 +21,7 @@ from common.files import make_folder, write_text
 from common.logs import configure_logging
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import find_class_names
-from figures.colours import scribble_picture
+from figures.colours import classes_in, scribble_picture
 from figures.sheets import save_contact_sheet
 from preparation.checks import check_dataset, sheet_rows
 from preparation.correction import write_corrected
@@ -63,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_text(output / "report.json", json.dumps(report.as_json(), indent=1))
     rows = sheet_rows(report)
     if rows:
+        drawn = classes_in(*(row["scribbles"] for row in rows.values()))
         for row in rows.values():
             if row["scribbles"] is not None and row["scribbles"].shape == row["image"].size[::-1]:
                 row["scribbles"] = scribble_picture(row["image"], row["scribbles"])
         title = textwrap.fill(f"{report.folder.name}, from the top: {', '.join(rows)}", 70)
-        save_contact_sheet(output / "sheet.png", list(rows.values()), class_names, title)
+        save_contact_sheet(output / "sheet.png", list(rows.values()), class_names, title, classes=drawn)
     logger.info("report and pictures: %s", output)
     return 1 if report.count(ERROR) else 0
 

@@ -114,9 +114,10 @@ def _rows(model: nn.Module, images: VOCSegmentation, protocol: Protocol, names: 
         with evaluation_mode(model):
             labels = predict_batch(model, default_collate([item]), protocol)
         truth, prediction = (values[0].cpu().numpy().astype(np.uint8) for values in labels)
+        kind = images.label_kind  # scribbles where there is no truth
         picture = Image.fromarray(item.get("original", item["image"]).permute(1, 2, 0).numpy())
         wrong = error_picture(picture, truth, prediction)
-        rows.append({"image": picture, "prediction": prediction, "truth": truth, "errors": wrong})
+        rows.append({"image": picture, "prediction": prediction, kind: truth, "errors": wrong})
     return rows
 
 

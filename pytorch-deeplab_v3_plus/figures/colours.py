@@ -15,6 +15,11 @@ def colour(labels: np.ndarray) -> np.ndarray:
     return palette[labels]
 
 
+def classes_in(*maps: np.ndarray | None) -> set[int]:
+    """Return the classes that occur in label maps."""
+    return {int(label) for labels in maps if labels is not None for label in np.unique(labels) if label < PADDING}
+
+
 def faded(image: Image.Image) -> np.ndarray:
     """Return a pale grey version, uint8 (H, W, 3), of an image."""
     return blended(image.convert("L"), 255, 0.55)

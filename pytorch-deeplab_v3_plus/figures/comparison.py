@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dataloaders.labels import PADDING
-from figures.colours import mask_picture, scribble_picture
+from figures.colours import classes_in, mask_picture, scribble_picture
 
 FRAME = (255, 255, 255)
 CLOSE_UP = 0.36  # its side, as a share of the image's short side
@@ -30,9 +30,8 @@ class Compared(NamedTuple):
 
     @property
     def classes(self) -> set[int]:
-        """The labels that occur in the truth and the predictions."""
-        maps = [*self.predictions.values(), *([] if self.truth is None else [self.truth])]
-        return {int(label) for labels in maps for label in np.unique(labels)}
+        """The classes that occur in the scribbles, the truth and the predictions."""
+        return classes_in(self.scribble, self.truth, *self.predictions.values())
 
     def cut(self, box: tuple[int, int, int, int]) -> "Compared":
         """Return the part in `box`."""

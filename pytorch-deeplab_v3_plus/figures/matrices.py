@@ -7,13 +7,18 @@ import numpy as np
 
 from figures.plotting import new_figure, plain_text, save_figure
 
+LARGEST = 18  # side of a confusion matrix, in inches
+LONGEST = 30  # characters of a name beside it
+
 
 @plain_text()
 def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], title: str) -> None:
     """Draw a confusion matrix (K, K) of pixel counts, rows the truth; cells show shares of their row in percent."""
     total = counts.sum(1, keepdims=True)
     share = 100 * counts / np.maximum(total, 1)
-    height = 2.2 + 0.42 * len(class_names)
+    cell = min(0.42, LARGEST / len(class_names))
+    height = 2.2 + cell * len(class_names)
+    small, smallest = min(8, 60 * cell), min(7, 40 * cell)  # points
     figure = new_figure(height + 0.6, height)
     axes = figure.subplots()
     shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
@@ -21,10 +26,13 @@ def save_confusion(path: Path, counts: np.ndarray, class_names: Sequence[str], t
         part = share[row, column]
         if part >= 0.5:
             color = "white" if part > 60 else "black"
-            axes.text(column, row, f"{part:.0f}", ha="center", va="center", fontsize=7, color=color)
-    names = [name if total[k] else f"({name})" for k, name in enumerate(class_names)]
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+            axes.text(column, row, f"{part:.0f}", ha="center", va="center", fontsize=smallest, color=color)
+    names = [
+        name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}" for name in class_names
+    ]
+    names = [name if total[k] else f"({name})" for k, name in enumerate(names)]
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=small)
+    axes.set_yticks(range(len(names)), names, fontsize=small)
     axes.set(xlabel="predicted", ylabel="true; (in brackets: not in the truth)")
     axes.set_title(title, fontsize=10)
     figure.colorbar(shown, ax=axes, shrink=0.8, label="% of the true pixels")

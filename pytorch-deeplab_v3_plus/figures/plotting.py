@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import replace_file
-from figures.fonts import families, warn_of_missing_characters
+from figures.fonts import families, font_file, warn_of_missing_characters
 
 
 @contextlib.contextmanager
@@ -34,6 +34,14 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=110)
+
+
+def text_width(text: str, size: float) -> float:
+    """Return the width in inches of a text, of its longest line, at a font size in points."""
+    from PIL import ImageFont
+
+    font = ImageFont.truetype(font_file(text), 100)
+    return max(font.getlength(line) for line in text.split("\n")) / 100 * size / 72
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -1,13 +1,14 @@
 """Contact sheets: rows of pictures with a legend."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from figures.colours import colour
-from figures.plotting import new_figure, plain_text, save_figure
+from figures.colours import classes_in, colour
+from figures.plotting import new_figure, plain_text, save_figure, text_width
 
 
 def evenly_spaced(length: int, rows: int = 6) -> list[int]:
@@ -27,34 +28,52 @@ def save_contact_sheet(
     """Draw one row per image, with a legend of the classes that occur in label maps or in `classes`.
 
     Each row maps the columns' titles to pictures: a PIL image or an array (H, W, 3) is shown as it is, a label map
-    (H, W) in the palette's colours; None leaves a gap. `captions` stand at the left of the rows.
+    (H, W) in the palette's colours; None leaves a gap, and a column without any picture is left out. `captions` stand
+    at the left of the rows.
     """
-    from matplotlib.patches import Patch
-
-    columns = list(rows[0])
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     # Upright pictures get narrower cells than their row, so that no row is taller than a square.
     shapes = [next(np.shape(picture) for picture in row.values() if picture is not None) for row in rows]
     heights = [min(1.0, height / width) for height, width, *_ in shapes]
-    figure = new_figure(2.3 * len(columns), 2.4 * sum(heights) + 0.9)
+    maps = [row[name] for row in rows for name in columns if np.ndim(row[name]) == 2]
+    seen = {*classes, *classes_in(*maps)}
+    legend = Legend([k for k in range(len(class_names)) if k in seen], class_names, 2.3 * len(columns))
+    figure = new_figure(legend.width, 2.4 * sum(heights) + 0.7 + legend.height)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
-    seen = set(classes)
     for row, line in zip(rows, axes, strict=True):
         for name, cell in zip(columns, line, strict=True):
             cell.axis("off")
             if row[name] is None:
                 continue
             picture = np.asarray(row[name])
-            if picture.ndim == 2:
-                seen |= set(np.unique(picture).tolist())
-                picture = colour(picture)
-            cell.imshow(picture, interpolation="nearest")
+            cell.imshow(colour(picture) if picture.ndim == 2 else picture, interpolation="nearest")
     for name, cell in zip(columns, axes[0], strict=True):
         cell.set_title(name, fontsize=10)
     for caption, line in zip(captions, axes, strict=False):
         line[0].text(-0.04, 0.5, caption, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=11)
-    named = [(colour(k) / 255, name) for k, name in enumerate(class_names) if k in seen]
-    handles = [Patch(facecolor=fill, edgecolor="0.5", label=name) for fill, name in named]
-    ncols = min(len(handles), 7) or 1
-    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
+    legend.draw(figure)
     save_figure(figure, path)
+
+
+class Legend:
+    """The colours of classes with their names, in as many columns as fit a width in inches, or one that is wider."""
+
+    FONT, LINE, SWATCH = 9, 0.19, 0.55  # size in points, height of a line and width beside a name in inches
+    LONGEST = 36  # characters on a line of a name
+
+    def __init__(self, classes: Sequence[int], class_names: Sequence[str], width: float) -> None:
+        self.names = {k: textwrap.fill(class_names[k], self.LONGEST) for k in classes}
+        widest = max((text_width(name, self.FONT) for name in self.names.values()), default=0) + self.SWATCH
+        self.width = max(width, widest)
+        self.columns = max(1, min(len(self.names), int(width / widest)))
+        lines = max((name.count("\n") + 1 for name in self.names.values()), default=0)
+        self.height = self.LINE * lines * -(-len(self.names) // self.columns)  # in inches
+
+    def draw(self, figure: Any) -> None:
+        """Draw it at the bottom of a Matplotlib figure."""
+        from matplotlib.patches import Patch
+
+        handles = [Patch(facecolor=colour(k) / 255, edgecolor="0.5", label=name) for k, name in self.names.items()]
+        how = {"ncols": self.columns, "frameon": False, "fontsize": self.FONT, "columnspacing": 1.0}
+        figure.legend(handles=handles, loc="outside lower center", **how)

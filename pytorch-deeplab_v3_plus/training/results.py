@@ -11,7 +11,7 @@ from common import distributed
 from dataloaders import Loaders
 from dataloaders.datasets.pascal import VOCSegmentation
 from evaluation import Protocol, describe, evaluate, evaluate_and_report, score_table
-from figures.colours import scribble_picture
+from figures.colours import classes_in, scribble_picture
 from figures.curves import save_curves
 from figures.sheets import evenly_spaced, save_contact_sheet
 from prediction import segment
@@ -31,13 +31,14 @@ def draw_curves(journal: Journal, history: Sequence[dict[str, Any]]) -> None:
 
 def draw_validation(journal: Journal, epoch: int, model: nn.Module, images: VOCSegmentation, size: int) -> None:
     """Draw validation.png: images with their scribbles, predictions and truth; the network sees them at `size`."""
-    rows = []
+    rows, drawn = [], set()
     for index in evenly_spaced(len(images)):
         image, scribble, truth = images.pictures(index)
+        drawn |= classes_in(scribble)
         row = {"image": image, "scribbles": scribble_picture(image, scribble)}
         rows.append({**row, "prediction": segment(model, image, size), "truth": truth})
     path = journal.folder / "validation.png"
-    save_contact_sheet(path, rows, images.class_names, f"validation images after epoch {epoch}")
+    save_contact_sheet(path, rows, images.class_names, f"validation images after epoch {epoch}", classes=drawn)
     journal.picture("validation", path, epoch)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dataloaders.labels import voc_palette
 from figures import fonts, plotting
+from figures.colours import classes_in
 from figures.comparison import Compared, close_up
 from figures.matrices import save_confusion, save_gradient
 from figures.overlay import overlay
@@ -82,6 +83,35 @@ def test_close_up_is_framed_and_cut():
     picture = one.row((2, 1, 6, 5))["truth"]
     white = (picture == 255).all(-1)
     assert white[1:5, 2:6].sum() == 12 == white.sum()  # the border of a square of four pixels
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [(8, "{}"), (2, "a name of many words, as some data sets have them, {}"), (12, "unbroken" * 9 + "{}")],
+)
+def test_the_legend_of_a_sheet_is_whole(tmp_path, name, count):
+    """Regression: classes beyond the seventh and long names were cut off at both sides."""
+    path, rows = tmp_path / "sheet.png", [{"image": Image.new("RGB", (40, 20), "white"), "truth": None}]
+    save_contact_sheet(path, rows, [name.format(k) for k in range(count)], "t", classes=range(count))
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    for k in range(1, count):  # the whole of a swatch
+        assert (np.abs(picture - voc_palette()[k]).max(2) <= 1).sum() > 60, k
+    edge = np.concatenate([picture[:, :2].reshape(-1, 3), picture[:, -2:].reshape(-1, 3), picture[-2:].reshape(-1, 3)])
+    assert (edge == 255).all()  # nothing touches an edge
+    assert picture.shape[1] < 380  # the column without pictures is left out
+
+
+def test_classes_that_are_only_drawn_are_in_the_legend():
+    scribble = np.full((10, 10), 255, dtype=np.uint8)
+    scribble[3] = 2
+    labels = np.zeros((10, 10), dtype=np.uint8)
+    one = Compared(Image.new("RGB", (10, 10), "grey"), scribble, None, {"before": labels, "after": labels})
+    assert one.classes == {0, 2} == classes_in(scribble, None, labels)
+
+
+def test_a_confusion_matrix_of_many_classes_can_be_looked_at(tmp_path):
+    save_confusion(tmp_path / "confusion.png", np.zeros((60, 60), dtype=int), ["a long name " * 9] * 60, "t")
+    assert max(Image.open(tmp_path / "confusion.png").size) < 2400
 
 
 def test_a_sheet_of_images_without_scribbles(tmp_path):
