@@ -55,7 +55,7 @@ def explained(error: RuntimeError | MemoryError | OSError, lower: str, workers: 
             return f"{file or 'a file'}: {reason}; {REFUSALS[number]}" if number in REFUSALS else None
     elif not isinstance(error, MemoryError) and not any(words in text for words in MEMORY):
         if any(words in text for words in PROCESS_DIED):
-            return f"another process of this run has ended, and its own message says why ({text.splitlines()[0]})"
+            return f"another process of this training has ended, and its own message says why ({text.splitlines()[0]})"
         return None
     what = text.split(". ")[0] if text.startswith("CUDA") else "out of memory"
     return f"{what}; {lower or 'close other programs, or use smaller images'}"
