@@ -159,7 +159,7 @@ network:
 
 .PHONY: image-path
 image-path:
-	@test -e "$(IMAGE_PATH)" || compgen -G "$(IMAGE_PATH)" >/dev/null \
+	@test -e "$(IMAGE_PATH)" || { test -n "$(IMAGE_PATH)" && compgen -G "$(IMAGE_PATH)" >/dev/null; } \
 	  || { echo "error: no image '$(IMAGE_PATH)': make inference IMAGE_PATH=/path/to/image.jpg" >&2; exit 2; }
 
 .PHONY: inference
