@@ -81,30 +81,30 @@ def find_start(options: TrainOptions, parent: Path, identity: Identity) -> Start
 
 def _run_to_continue(options: TrainOptions, parent: Path, start: Start) -> Path | None:
     """Return the newest run in `parent` that is this training and can be continued, or None; say what the newest is."""
+    runs = runs_in(parent)
+    if options.ft:
+        runs = [folder for folder in runs if _same_origin(identity_in(folder).get("start"), start)]
     reasons = []
-    for folder in runs_in(parent):
-        reason = _why_not(options, folder, start)
+    for folder in runs:
+        reason = _why_not(options, folder, start.identity)
         if reason is None:
             return folder
         reasons.append(reason)
-    if not reasons:
+    if not runs:
         return None
-    newest = runs_in(parent)[0]
-    known = {"class_names": identity_in(newest).get("data", {}).get("classes", start.identity["data"]["classes"])}
-    mismatch = class_mismatch(known, start.identity["data"]["classes"])
+    ours = start.identity["data"]["classes"]
+    mismatch = class_mismatch({"class_names": identity_in(runs[0]).get("data", {}).get("classes", ours)}, ours)
     if mismatch and not options.ft:
         advice = "give the classes of its training, another --checkname, or --ft to start from its weights"
-        raise InputError(f"{newest}: {mismatch}; {advice}")
-    logger.warning("%s %s: it stays as it is, and a new run begins", newest, reasons[0])
+        raise InputError(f"{runs[0]}: {mismatch}; {advice}")
+    logger.warning("%s %s: it stays as it is, and a new run begins", runs[0], reasons[0])
     return None
 
 
-def _why_not(options: TrainOptions, folder: Path, start: Start) -> str | None:
+def _why_not(options: TrainOptions, folder: Path, identity: Identity) -> str | None:
     """Return why the run in `folder` is not to be continued, None where it is; raise Ended where it has ended."""
     before, done = identity_in(folder), epochs_done(folder)
-    if options.ft and not _same_origin(before.get("start"), start):
-        return f"did not start from {options.resume}"
-    if other := differences(before, start.identity):
+    if other := differences(before, identity):
         return f"is another training ({'; '.join(other)})"
     if final_scores(folder) is None:
         gone = not newest_first(folder) and (done or (folder / BEST).exists())
@@ -112,7 +112,7 @@ def _why_not(options: TrainOptions, folder: Path, start: Start) -> str | None:
     newest = newest_checkpoint(folder) if done < options.epochs else None
     epoch = load_checkpoint(newest)["epoch"] if newest else 0
     if max(done, epoch) >= options.epochs:
-        changed = "; ".join(differences(before, start.identity, CHANGEABLE - {"epochs"}))
+        changed = "; ".join(differences(before, identity, CHANGEABLE - {"epochs"}))
         advice = f" with other settings ({changed}); another --checkname makes a new training" if changed else ""
         raise Ended(f"{folder}: this training has ended after {max(done, epoch)} epochs{advice}")
     return f"has ended after {done} epochs, and its last checkpoint is gone" if epoch < done else None
