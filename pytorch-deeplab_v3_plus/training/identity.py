@@ -36,7 +36,7 @@ HOUSEKEEPING = {
     *("save_steps", "log_interval", "benchmark", "no_val"),
 }
 # Options that may change within a run, which is said: some follow from the devices, and a run may be made longer.
-CHANGEABLE = {"epochs", "lr", "lr_step", "batch_size", "accumulate", "amp", "sync_bn"}
+CHANGEABLE = {"epochs", "steps", "lr", "lr_step", "batch_size", "accumulate", "amp", "sync_bn"}
 # What two scores must have in common to be compared.
 SCORE_FACTS = {"classes", "validation list", "validation images", "validation labels", "crop_size"}
 
