@@ -101,7 +101,7 @@ def report_shares(terms: dict[str, Tensor], scores: Tensor) -> None:
                 "loss shrinks with the image; --size-free with a weight of about 1 does not)",
                 name,
             )
-        elif of_gradient > OVERWHELMING:
+        elif OVERWHELMING < of_gradient < 1:  # all of it: the cross-entropy found no label in this micro-batch
             logger.warning("%s overwhelms the cross-entropy: expect one class everywhere. Lower its weight", name)
 
 
