@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,16 +20,17 @@ namespace {
 
 struct Engine {
     const char* name;
-    PhaseSeconds (*filter_checked)(const Problem&, int threads);
+    PhaseSeconds (*filter_checked)(const Guide&, const Channels&, int threads);
+    std::unique_ptr<const BuiltLattice> (*build_checked)(const Guide&, int threads);
 };
 
 // Those that this machine can run, the fastest first.
 std::vector<Engine> engines() {
     std::vector<Engine> found;
 #if defined(BILATERAL_AVX2)
-    if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", avx2::filter_checked});
+    if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", avx2::filter_checked, avx2::build_checked});
 #endif
-    found.push_back({"baseline", baseline::filter_checked});
+    found.push_back({"baseline", baseline::filter_checked, baseline::build_checked});
     return found;
 }
 
@@ -54,7 +56,7 @@ int available_threads() {
 
 void check_sigma(const char* name, double sigma) {
     const float rounded = static_cast<float>(sigma);
-    if (!(rounded > 0) || !std::isfinite(rounded)) fail(name, "a positive finite number", std::to_string(sigma));
+    if (!(rounded > 0)) fail(name, "a positive number", std::to_string(sigma));
 }
 
 void check_size(const char* name, std::int64_t size) {
@@ -73,19 +75,37 @@ void check_length(const Array& array, const std::string& meaning, std::initializ
         fail(array.name, std::to_string(expected) + " values (" + meaning + ")", std::to_string(array.length));
 }
 
-void check_overlap(const Input& in, const Output& out) {
+void check_sigmas(const Guide& guide) {
+    check_sigma("sigma_rgb", guide.sigma_rgb);
+    check_sigma("sigma_xy", guide.sigma_xy);
+}
+
+void check_apart(const Input& in, const Output& out) {
     const std::less<const float*> before;
     if (before(in.data, out.data + out.length) && before(out.data, in.data + in.length))
         throw std::invalid_argument(std::string(out.name) + ": expected memory of its own, found that it overlaps " +
                                     in.name);
 }
 
-PhaseSeconds filter(const Problem& problem, const Engine& engine) {
-    check_sigma("sigma_rgb", problem.kernel.sigma_rgb);
-    check_sigma("sigma_xy", problem.kernel.sigma_xy);
-    check_overlap(problem.images, problem.outs);
-    check_overlap(problem.ins, problem.outs);
-    return engine.filter_checked(problem, available_threads());
+// The guide's images may be absent.
+void check_overlap(const Guide& guide, const Channels& channels) {
+    check_apart(guide.images, channels.outs);
+    if (channels.ins.data != channels.outs.data) check_apart(channels.ins, channels.outs);
+}
+
+void check_guide(const Guide& guide) {
+    check_size("N", guide.N);
+    check_size("H", guide.H);
+    check_size("W", guide.W);
+    check_length(guide.images, "N*3*H*W", {guide.N, 3, guide.H, guide.W});
+    check_sigmas(guide);
+}
+
+void check_channels(const Guide& guide, const Channels& channels) {
+    check_size("K", channels.K);
+    check_length(channels.ins, "N*K*H*W", {guide.N, channels.K, guide.H, guide.W});
+    check_length(channels.outs, "N*K*H*W", {guide.N, channels.K, guide.H, guide.W});
+    check_overlap(guide, channels);
 }
 
 Engine chosen_engine(const std::string& instruction_set) {
@@ -99,26 +119,39 @@ Engine chosen_engine(const std::string& instruction_set) {
 
 }  // namespace
 
-PhaseSeconds filter_batch(const Problem& problem, const std::string& instruction_set) {
-    const auto [N, K, H, W] = problem.shape;
-    check_size("N", N);
-    check_size("K", K);
-    check_size("H", H);
-    check_size("W", W);
-    check_length(problem.images, "N*3*H*W", {N, 3, H, W});
-    check_length(problem.ins, "N*K*H*W", {N, K, H, W});
-    check_length(problem.outs, "N*K*H*W", {N, K, H, W});
-    return filter(problem, chosen_engine(instruction_set));
+PhaseSeconds filter_batch(const Guide& guide, const Channels& channels, const std::string& instruction_set) {
+    check_guide(guide);
+    check_channels(guide, channels);
+    return chosen_engine(instruction_set).filter_checked(guide, channels, available_threads());
 }
 
-PhaseSeconds filter_image(const Problem& problem) {
-    const std::int64_t H = problem.shape.H, W = problem.shape.W;
-    check_size("H", H);
-    check_size("W", W);
-    check_length(problem.images, "3*H*W", {3, H, W});
-    check_length(problem.ins, "H*W", {H, W});
-    check_length(problem.outs, "H*W", {H, W});
-    return filter(problem, chosen_engine(""));
+PhaseSeconds filter_image(const Guide& guide, const Channels& channels) {
+    check_size("H", guide.H);
+    check_size("W", guide.W);
+    check_length(guide.images, "3*H*W", {3, guide.H, guide.W});
+    check_sigmas(guide);
+    const std::size_t pixels = static_cast<std::size_t>(guide.pixels()), length = channels.ins.length;
+    if (length == 0 || length % pixels != 0)
+        fail(channels.ins.name, "a multiple of " + std::to_string(pixels) + " values (K*H*W)", std::to_string(length));
+    Channels counted = channels;
+    counted.K = static_cast<std::int64_t>(length / pixels);
+    check_length(channels.outs, "K*H*W", {counted.K, guide.H, guide.W});
+    check_overlap(guide, channels);
+    return chosen_engine("").filter_checked(guide, counted, available_threads());
+}
+
+Lattice::Lattice(const Guide& guide, const std::string& instruction_set) : guide_(guide) {
+    check_guide(guide);
+    built_ = chosen_engine(instruction_set).build_checked(guide, available_threads());
+    guide_.images = {};
+}
+
+Lattice::Lattice(Lattice&&) noexcept = default;
+Lattice::~Lattice() = default;
+
+PhaseSeconds Lattice::filter(const Channels& channels) const {
+    check_channels(guide_, channels);
+    return built_->filter(channels, available_threads());
 }
 
 std::vector<std::string> instruction_sets() {

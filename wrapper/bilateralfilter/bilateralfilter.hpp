@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,30 +24,28 @@ struct Output {
     std::size_t length = 0;
 };
 
-// N images of H x W pixels, with K channels to filter each.
-struct Shape {
-    std::int64_t N = 1, K = 1, H = 0, W = 0;
+// What the kernel depends on: N images of H x W pixels, [N, 3, H, W], usually 0 ... 255, and the Gaussian's standard
+// deviations in units of their values and in pixels. Both are rounded to float32; infinity leaves a term out.
+struct Guide {
+    Input images;
+    std::int64_t N = 1, H = 0, W = 0;
+    double sigma_rgb = 0, sigma_xy = 0;
 
     [[nodiscard]] std::int64_t pixels() const { return H * W; }
 };
 
-// The Gaussian's standard deviations, in units of the images' values and in pixels (both are rounded to float32), and
-// whether to apply the transposed operator A^T: on the lattice, A is not quite symmetric.
-struct Kernel {
-    double sigma_rgb = 0, sigma_xy = 0;
-    bool transpose = false;
-};
+// On the lattice, A is not quite symmetric: A, A^T or (A + A^T) / 2.
+enum class Operator { plain, transposed, symmetric };
 
-// What to filter, by what, into what:
+// What to filter, and how:
 //
-//   images:  [N, 3, H, W], usually 0 ... 255
-//   ins:     [N, K, H, W]
-//   outs:    [N, K, H, W], overwritten; must not overlap images or ins
-struct Problem {
-    Input images, ins;
+//   ins:   [N, K, H, W]
+//   outs:  [N, K, H, W], overwritten; may be ins, but must not overlap it otherwise, nor the images
+struct Channels {
+    Input ins;
     Output outs;
-    Shape shape;
-    Kernel kernel;
+    std::int64_t K = 1;
+    Operator applied = Operator::plain;
 };
 
 // Where the time goes, in seconds, summed over the threads.
@@ -72,17 +71,38 @@ struct PhaseSeconds {
 //
 // instruction_set: one of instruction_sets(), or empty for the first; the result does not depend on it.
 //
-// Throws std::invalid_argument, naming the argument, for a size or sigma that is not positive (or a sigma not finite),
-// a length that does not match the sizes, overlapping arrays, values that are infinite or not a number, and sigmas so
-// small that float32 cannot resolve the lattice or 62 bits cannot number its vertices; std::bad_alloc. When values are
-// rejected, outs may be partly written.
+// Throws std::invalid_argument, naming the argument, for a size or sigma that is not positive, a length that does not
+// match the sizes, overlapping arrays, values that are infinite or not a number, and sigmas so small that float32 cannot
+// resolve the lattice or 62 bits cannot number its vertices; std::bad_alloc. When values are rejected, outs may be partly
+// written.
 //
 // The result does not depend on the number of threads, which is OpenMP's for the calling thread (OMP_NUM_THREADS). It
 // is safe to call this from several threads at once.
-PhaseSeconds filter_batch(const Problem& problem, const std::string& instruction_set = "");
+PhaseSeconds filter_batch(const Guide& guide, const Channels& channels, const std::string& instruction_set = "");
 
-// The same for one channel of one image; messages then speak of arrays [3, H, W] and [H, W].
-PhaseSeconds filter_image(const Problem& problem);
+// The same for one image, where K follows from the length of `ins`; messages then speak of arrays [3, H, W] and
+// [K, H, W].
+PhaseSeconds filter_image(const Guide& guide, const Channels& channels);
+
+class BuiltLattice;
+
+// The lattices of N images, built once to filter any number of times; the numbers are those of filter_batch.
+//
+// filter_batch builds one after the other in the same memory, which is faster for a single filtering of a batch.
+class Lattice {
+ public:
+    // Throws as filter_batch does. The images are no longer needed afterwards.
+    explicit Lattice(const Guide& guide, const std::string& instruction_set = "");
+    Lattice(Lattice&&) noexcept;
+    ~Lattice();
+
+    // Throws as filter_batch does. It is safe to call this from several threads at once.
+    PhaseSeconds filter(const Channels& channels) const;
+
+ private:
+    Guide guide_;  // without the images
+    std::unique_ptr<const BuiltLattice> built_;
+};
 
 // The instruction sets for which this library has been compiled and that this machine can run, the fastest first.
 std::vector<std::string> instruction_sets();

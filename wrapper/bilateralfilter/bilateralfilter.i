@@ -7,28 +7,85 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bilateralfilter.hpp"
 
 namespace {
 
-// Holds an argument's memory for as long as it lives.
+// A number of 16 bits after IEEE 754, as in a float32: those that are infinite or not a number have the largest exponent
+// in both, and the others differ by a factor.
+float from_float16(std::uint16_t half) {
+    const std::uint32_t sign = (half & 0x8000u) << 16, rest = (half & 0x7fffu) << 13;
+    const std::uint32_t bits = rest >= 0x0f800000u ? rest | 0x7f800000u : rest;
+    float number;
+    std::memcpy(&number, &bits, sizeof number);
+    if (rest < 0x0f800000u) number *= 0x1p112f;
+    return sign != 0 ? -number : number;
+}
+
+// Takes an array of float32 as it is and holds its memory for as long as it lives. What is only read may also be
+// strided, of another type whose numbers float32 can hold, or a list or tuple of numbers; it is copied.
 class FloatBuffer {
  public:
     FloatBuffer() = default;
     FloatBuffer(const FloatBuffer&) = delete;
     FloatBuffer& operator=(const FloatBuffer&) = delete;
-    ~FloatBuffer() {
-        if (held_) PyBuffer_Release(&view_);
+    ~FloatBuffer() { release(); }
+
+    // These set a Python error and return false if the object does not fit.
+    bool acquire_input(PyObject* object, const char* name) {
+        if (PyList_Check(object) || PyTuple_Check(object)) return append_numbers(object, name);
+        if (!acquire(object, name)) return false;
+        if (is_float32() && PyBuffer_IsContiguous(&view_, 'C')) return true;
+        const bool converted = is_float32()    ? copy<float>(to_float<float>)
+                               : is_format('e') ? copy<std::uint16_t>(from_float16)
+                               : is_format('B') ? copy<std::uint8_t>(to_float<std::uint8_t>)
+                               : is_format('b') ? copy<std::int8_t>(to_float<std::int8_t>)
+                               : is_format('?') ? copy<std::uint8_t>(to_float<std::uint8_t>)
+                               : is_format('H') ? copy<std::uint16_t>(to_float<std::uint16_t>)
+                               : is_format('h') ? copy<std::int16_t>(to_float<std::int16_t>)
+                                                : false;
+        if (!converted && PyErr_Occurred() == nullptr)
+            wrong_type(name, "a float32 array, or one of float16, bool or integers of 8 or 16 bits");
+        return converted;
     }
 
-    // Sets a Python error and returns false if the object is no contiguous float32 array, or is not writable though it
-    // should be.
-    bool acquire(PyObject* object, const char* name, bool writable) {
+    bool acquire_output(PyObject* object, const char* name) {
+        if (!acquire(object, name)) return false;
+        if (!is_float32()) {
+            wrong_type(name, "a float32 array");
+            return false;
+        }
+        if (!PyBuffer_IsContiguous(&view_, 'C')) {
+            PyErr_Format(PyExc_ValueError,
+                         "%s: expected a C-contiguous array, found other strides; pass numpy.ascontiguousarray(...)",
+                         name);
+            return false;
+        }
+        if (view_.readonly) {
+            PyErr_Format(PyExc_ValueError, "%s: expected a writable array, found a read-only one", name);
+            return false;
+        }
+        return true;
+    }
+
+    float* data() { return held_ ? static_cast<float*>(view_.buf) : copy_.data(); }
+    std::size_t length() const { return held_ ? static_cast<std::size_t>(view_.len) / sizeof(float) : copy_.size(); }
+
+ private:
+    template <class T>
+    static float to_float(T number) {
+        return static_cast<float>(number);
+    }
+
+    bool acquire(PyObject* object, const char* name) {
         if (!PyObject_CheckBuffer(object) || PyObject_GetBuffer(object, &view_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
             PyErr_Clear();
             const char* type = Py_TYPE(object)->tp_name;
@@ -38,39 +95,64 @@ class FloatBuffer {
             return false;
         }
         held_ = true;
-        if (!is_float32()) {
-            PyErr_Format(PyExc_TypeError, "%s: expected a float32 array, found elements of %zd bytes, format '%s'",
-                         name, view_.itemsize, view_.format != nullptr ? view_.format : "B");
-            return false;
-        }
-        if (!PyBuffer_IsContiguous(&view_, 'C')) {
-            PyErr_Format(PyExc_ValueError,
-                         "%s: expected a C-contiguous array, found other strides; pass numpy.ascontiguousarray(...)",
-                         name);
-            return false;
-        }
-        if (writable && view_.readonly) {
-            PyErr_Format(PyExc_ValueError, "%s: expected a writable array, found a read-only one", name);
-            return false;
-        }
         return true;
     }
 
-    float* data() const { return static_cast<float*>(view_.buf); }
-    std::size_t length() const { return static_cast<std::size_t>(view_.len) / sizeof(float); }
+    void release() {
+        if (held_) PyBuffer_Release(&view_);
+        held_ = false;
+    }
 
- private:
-    bool is_float32() const {
-        const char* format = view_.format;
-        if (format == nullptr || view_.itemsize != sizeof(float)) return false;
+    void wrong_type(const char* name, const char* expected) const {
+        PyErr_Format(PyExc_TypeError, "%s: expected %s, found elements of %zd bytes, format '%s'", name, expected,
+                     view_.itemsize, view_.format != nullptr ? view_.format : "B");
+    }
+
+    template <class T, class Convert>
+    bool copy(Convert convert) {
+        std::vector<T> elements(static_cast<std::size_t>(view_.len) / sizeof(T));
+        if (PyBuffer_ToContiguous(elements.data(), &view_, view_.len, 'C') != 0) return false;
+        release();
+        copy_.resize(elements.size());
+        std::transform(elements.begin(), elements.end(), copy_.begin(), convert);
+        return true;
+    }
+
+    bool append_numbers(PyObject* object, const char* name) {
+        if (PyList_Check(object) || PyTuple_Check(object)) {
+            // Asked for anew each time, because converting a number may run code that changes the list.
+            for (Py_ssize_t i = 0; i < PySequence_Size(object); ++i) {
+                PyObject* item = PySequence_GetItem(object, i);
+                const bool appended = item != nullptr && append_numbers(item, name);
+                Py_XDECREF(item);
+                if (!appended) return false;
+            }
+            return true;
+        }
+        const double number = PyFloat_AsDouble(object);
+        if (number == -1.0 && PyErr_Occurred() != nullptr) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_TypeError, "%s: expected numbers in a list, found %s", name, Py_TYPE(object)->tp_name);
+            return false;
+        }
+        copy_.push_back(static_cast<float>(number));
+        return true;
+    }
+
+    bool is_float32() const { return is_format('f'); }
+
+    // Whether the elements are of that type (a character of Python's `struct`), in the machine's byte order.
+    bool is_format(char type) const {
+        const char* format = view_.format != nullptr ? view_.format : "B";
         const std::uint16_t one = 1;
         const char native = *reinterpret_cast<const char*>(&one) == 1 ? '<' : '>';
         if (*format == '@' || *format == '=' || *format == native) ++format;
-        return std::strcmp(format, "f") == 0;
+        return format[0] == type && format[1] == 0;
     }
 
     Py_buffer view_{};
     bool held_ = false;
+    std::vector<float> copy_;
 };
 
 // Takes any integer, NumPy's too.
@@ -101,6 +183,11 @@ bool to_number(PyObject* object, const char* name, double& number) {
     return true;
 }
 
+bilateral::Operator applied(bool transpose, bool symmetric) {
+    using bilateral::Operator;
+    return symmetric ? Operator::symmetric : transpose ? Operator::transposed : Operator::plain;
+}
+
 class ReleasedGil {
  public:
     ReleasedGil() : state_(PyEval_SaveThread()) {}
@@ -116,12 +203,12 @@ class ReleasedGil {
 %}
 
 %typemap(in) bilateral::Input (FloatBuffer buffer) {
-    if (!buffer.acquire($input, "$1_name", false)) SWIG_fail;
+    if (!buffer.acquire_input($input, "$1_name")) SWIG_fail;
     $1 = {"$1_name", buffer.data(), buffer.length()};
 }
 
 %typemap(in) bilateral::Output (FloatBuffer buffer) {
-    if (!buffer.acquire($input, "$1_name", true)) SWIG_fail;
+    if (!buffer.acquire_output($input, "$1_name")) SWIG_fail;
     $1 = {"$1_name", buffer.data(), buffer.length()};
 }
 
@@ -185,37 +272,50 @@ class ReleasedGil {
 
 %feature("kwargs");
 %feature("docstring") bilateralfilter
-"Filter one channel of one image with a Gaussian kernel over position and colour.
+"Filter the channels of one image with a Gaussian kernel over position and colour, unnormalised.
+
+The arguments are arrays as of bilateralfilter_batch.
 
 Args:
-    image: float32 array of 3*H*W values, [3, H, W], flat or shaped; usually 0 to 255.
-    in: float32 array of H*W values, [H, W].
-    out: float32 array of H*W values, overwritten; must not overlap the others.
-    H, W: height and width in pixels.
-    sigma_rgb: the Gaussian's standard deviation in units of the image's values.
-    sigma_xy: its standard deviation in pixels.
-    transpose: apply the transposed operator.
+    image: 3*H*W values, [3, H, W].
+    in: K*H*W values, [K, H, W] or [H, W]; K, the number of channels, follows from their number.
+    out: as many values, overwritten; may be `in`.
+    H, W, sigma_rgb, sigma_xy, transpose: as of bilateralfilter_batch.
 Raises:
-    TypeError, ValueError: naming the argument, what was expected and what was found.
-    MemoryError: if the lattice does not fit."
+    TypeError, ValueError, MemoryError: as bilateralfilter_batch does."
 
 %feature("docstring") bilateralfilter_batch
 "Filter K channels of each of N images with a Gaussian kernel over position and colour, unnormalised.
 
+Arrays are flat or shaped, of float32. Inputs may also be of float16, bool or integers of 8 or 16 bits, strided, or lists
+or tuples of numbers, which are copied.
+
 Args:
-    images: float32 array of N*3*H*W values, [N, 3, H, W], flat or shaped; usually 0 to 255.
-    ins: float32 array of N*K*H*W values, [N, K, H, W].
-    outs: float32 array of N*K*H*W values, overwritten; must not overlap the others.
+    images: N*3*H*W values, [N, 3, H, W], usually 0 to 255.
+    ins: N*K*H*W values, [N, K, H, W].
+    outs: N*K*H*W values, C-contiguous float32, overwritten; may be `ins`, but must not overlap the inputs otherwise.
     N, K, H, W: number of images and channels, height and width in pixels.
-    sigma_rgb: the Gaussian's standard deviation in units of the images' values.
-    sigma_xy: its standard deviation in pixels.
-    transpose: apply the transposed operator.
+    sigma_rgb: the Gaussian's standard deviation in units of the images' values; infinite: colours do not matter.
+    sigma_xy: its standard deviation in pixels; infinite: positions do not matter.
+    transpose: apply the transposed operator, A'.
+    symmetric: apply (A + A') / 2, whatever `transpose` is.
 Raises:
     TypeError, ValueError: naming the argument, what was expected and what was found. After an error about a value
         that is not finite, outs may be partly written.
     MemoryError: if the lattice does not fit.
 Source:
     Adams, Baek, Davis: Fast High-Dimensional Filtering Using the Permutohedral Lattice, 2010."
+
+%feature("docstring") Lattice
+"The lattices of N images, built once for any number of filterings.
+
+Filterings give the numbers of bilateralfilter_batch; several Python threads may filter by the same object at once."
+
+%feature("docstring") Lattice::Lattice
+"Build the lattices; arguments and errors as of bilateralfilter_batch. The images are not needed afterwards."
+
+%feature("docstring") Lattice::filter
+"Filter K channels of each of the images; arguments and errors as of bilateralfilter_batch."
 
 %feature("docstring") instruction_sets
 "The instruction sets for which the module has been compiled and that this machine can run, the fastest first.
@@ -238,22 +338,56 @@ Returns:
 %inline %{
 void bilateralfilter(bilateral::Input image, bilateral::Input in, bilateral::Output out, std::int64_t H,
                      std::int64_t W, double sigma_rgb, double sigma_xy, bool transpose = false) {
-    bilateral::filter_image({image, in, out, {1, 1, H, W}, {sigma_rgb, sigma_xy, transpose}});
+    bilateral::filter_image({image, 1, H, W, sigma_rgb, sigma_xy}, {in, out, 1, applied(transpose, false)});
 }
 
 void bilateralfilter_batch(bilateral::Input images, bilateral::Input ins, bilateral::Output outs, std::int64_t N,
                            std::int64_t K, std::int64_t H, std::int64_t W, double sigma_rgb, double sigma_xy,
-                           bool transpose = false) {
-    bilateral::filter_batch({images, ins, outs, {N, K, H, W}, {sigma_rgb, sigma_xy, transpose}});
+                           bool transpose = false, bool symmetric = false) {
+    bilateral::filter_batch({images, N, H, W, sigma_rgb, sigma_xy}, {ins, outs, K, applied(transpose, symmetric)});
 }
 
 bilateral::PhaseSeconds bilateralfilter_profile(bilateral::Input images, bilateral::Input ins, bilateral::Output outs,
                                                 std::int64_t N, std::int64_t K, std::int64_t H, std::int64_t W,
                                                 double sigma_rgb, double sigma_xy, bool transpose = false,
                                                 const std::string& instruction_set = "") {
-    return bilateral::filter_batch({images, ins, outs, {N, K, H, W}, {sigma_rgb, sigma_xy, transpose}},
+    return bilateral::filter_batch({images, N, H, W, sigma_rgb, sigma_xy}, {ins, outs, K, applied(transpose, false)},
                                    instruction_set);
 }
 
 std::vector<std::string> instruction_sets() { return bilateral::instruction_sets(); }
+
+class Lattice {
+ public:
+    Lattice(bilateral::Input images, std::int64_t N, std::int64_t H, std::int64_t W, double sigma_rgb, double sigma_xy)
+        : lattice_({images, N, H, W, sigma_rgb, sigma_xy}) {}
+
+    void filter(bilateral::Input ins, bilateral::Output outs, std::int64_t K, bool transpose = false,
+                bool symmetric = false) const {
+        lattice_.filter({ins, outs, K, applied(transpose, symmetric)});
+    }
+
+ private:
+    bilateral::Lattice lattice_;
+};
+%}
+
+// The parameters' names in rloss, for calls by keyword.
+%pythoncode %{
+import functools
+
+
+def _with_names_of_rloss(function):
+    names = {"sigmargb": "sigma_rgb", "sigmaxy": "sigma_xy"}
+
+    @functools.wraps(function)
+    def renaming(*args, **kwargs):
+        renamed = {names[name]: kwargs.pop(name) for name in names if name in kwargs}
+        return function(*args, **kwargs, **renamed)
+
+    return renaming
+
+
+bilateralfilter = _with_names_of_rloss(bilateralfilter)
+bilateralfilter_batch = _with_names_of_rloss(bilateralfilter_batch)
 %}

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,11 +20,7 @@ namespace {
 constexpr int dimensions = 5;
 using Lattice = PermutohedralLattice<dimensions>;
 
-// What a thread keeps from image to image.
-struct Worker {
-    Lattice lattice;
-    Lattice::Workspace workspace;
-};
+using Workspaces = std::vector<Lattice::Workspace>;
 
 [[noreturn]] void fail_non_finite(const Input& array, const float* value) {
     throw std::invalid_argument(std::string(array.name) + ": expected finite values, found " + std::to_string(*value) +
@@ -57,19 +54,19 @@ struct Range {
 // Where every pixel of an image lies in feature space: (x / sigma_xy, y / sigma_xy, R / sigma_rgb, ...), in float32.
 class PixelFeatures {
  public:
-    PixelFeatures(const Problem& problem, std::int64_t n)
-        : image_(problem.images.data + n * 3 * problem.shape.pixels()),
-          pixels_(problem.shape.pixels()),
-          width_(problem.shape.W),
-          sigma_rgb_(static_cast<float>(problem.kernel.sigma_rgb)),
-          sigma_xy_(static_cast<float>(problem.kernel.sigma_xy)) {
-        upper_[0] = static_cast<float>(problem.shape.W - 1) / sigma_xy_;
-        upper_[1] = static_cast<float>(problem.shape.H - 1) / sigma_xy_;
+    PixelFeatures(const Guide& guide, std::int64_t n)
+        : image_(guide.images.data + n * 3 * guide.pixels()),
+          pixels_(guide.pixels()),
+          width_(guide.W),
+          sigma_rgb_(static_cast<float>(guide.sigma_rgb)),
+          sigma_xy_(static_cast<float>(guide.sigma_xy)) {
+        upper_[0] = static_cast<float>(guide.W - 1) / sigma_xy_;
+        upper_[1] = static_cast<float>(guide.H - 1) / sigma_xy_;
         for (int channel = 0; channel < 3; ++channel) {
             const float* values = image_ + channel * pixels_;
             const Range range(values, pixels_);
             if (!range.finite) {
-                fail_non_finite(problem.images,
+                fail_non_finite(guide.images,
                                 std::find_if(values, values + pixels_, [](float v) { return !std::isfinite(v); }));
             }
             lower_[2 + channel] = range.low / sigma_rgb_;
@@ -116,74 +113,103 @@ class PixelFeatures {
 };
 
 // Build the lattice of image n.
-void build_lattice(Worker& worker, const Problem& problem, std::int64_t n, int threads) {
-    Stopwatch watch;
-    const std::int64_t pixels = problem.shape.pixels();
+void build_lattice(Lattice& lattice, const Guide& guide, std::int64_t n, int threads, Lattice::Workspace& workspace) {
+    const std::int64_t pixels = guide.pixels();
     // The published filter takes four pixels at a time, filling up the last group with pixels at the origin.
-    worker.lattice.build(PixelFeatures(problem, n), pixels, (pixels + 3) / 4 * 4, threads);
-    worker.workspace.seconds.build += watch.lap();
+    lattice.build(PixelFeatures(guide, n), pixels, (pixels + 3) / 4 * 4, threads, workspace);
 }
 
-// The channels first ... last - 1 of image n.
-struct Share {
-    std::int64_t n, first, last;
-};
-
-void filter_share(const Lattice& lattice, const Problem& problem, const Share& share, Lattice::Workspace& workspace) {
-    const std::int64_t offset = (share.n * problem.shape.K + share.first) * problem.shape.pixels();
-    try {
-        lattice.filter(problem.ins.data + offset, problem.outs.data + offset, share.last - share.first,
-                       problem.kernel.transpose, workspace);
-    } catch (const NonFiniteValue& found) {
-        fail_non_finite(problem.ins, found.value);
-    }
-}
-
-// Images 0 ... count - 1, one a thread.
-void filter_whole_images(const Problem& problem, std::int64_t count, std::vector<Worker>& workers) {
-    parallel_for(count, static_cast<int>(workers.size()), [&](std::int64_t n, int thread) {
-        Worker& worker = workers[static_cast<std::size_t>(thread)];
-        build_lattice(worker, problem, n, 1);
-        filter_share(worker.lattice, problem, {n, 0, problem.shape.K}, worker.workspace);
-    });
-}
-
-// The images from `first` on, which are fewer than the threads: several threads share an image.
-void filter_shared_images(const Problem& problem, std::int64_t first, std::vector<Worker>& workers) {
-    const int threads = static_cast<int>(workers.size());
-    const std::int64_t images = problem.shape.N - first;
-    const auto build = [&](std::int64_t i, int team) {
-        build_lattice(workers[static_cast<std::size_t>(i)], problem, first + i, team);
+// Build the lattices of the images from `first` on, as many as there are.
+void build_lattices(std::vector<Lattice>& lattices, const Guide& guide, std::int64_t first, Workspaces& workspaces) {
+    const std::int64_t count = static_cast<std::int64_t>(lattices.size());
+    const int threads = static_cast<int>(workspaces.size());
+    const auto build = [&](std::int64_t i, int thread, int team) {
+        build_lattice(lattices[static_cast<std::size_t>(i)], guide, first + i, team,
+                      workspaces[static_cast<std::size_t>(thread)]);
     };
-    if (2 * images <= threads) {
-        for (std::int64_t i = 0; i < images; ++i) build(i, threads);
+    if (2 * count <= threads) {
+        for (std::int64_t i = 0; i < count; ++i) build(i, 0, threads);
     } else {
-        parallel_for(images, threads, [&](std::int64_t i, int) { build(i, 1); });
+        parallel_for(count, threads, [&](std::int64_t i, int thread) { build(i, thread, 1); });
     }
+}
 
-    // Image i is in the hands of `shares` threads, each of which filters some of its channels.
-    const std::int64_t steps = (problem.shape.K + channel_step - 1) / channel_step;
-    const std::int64_t shares = std::clamp<std::int64_t>(threads / images, 1, steps);
-    parallel_for(images * shares, threads, [&](std::int64_t task, int thread) {
+// Filter the channels first ... last - 1 of image n.
+void filter_share(const Lattice& lattice, const Channels& channels, std::int64_t n, std::int64_t first,
+                  std::int64_t last, Lattice::Workspace& workspace) {
+    const std::int64_t offset = (n * channels.K + first) * lattice.point_count();
+    try {
+        lattice.filter(channels.ins.data + offset, channels.outs.data + offset, last - first, channels.applied,
+                       workspace);
+    } catch (const NonFiniteValue& found) {
+        fail_non_finite(channels.ins, found.value);
+    }
+}
+
+// Filter the images from `first` on, whose lattices are given. Each is in the hands of `shares` threads, of which each
+// filters some of its channels.
+void filter_images(const Lattice* lattices, std::int64_t count, std::int64_t shares, const Channels& channels,
+                   std::int64_t first, Workspaces& workspaces) {
+    const std::int64_t steps = (channels.K + channel_step - 1) / channel_step;
+    shares = std::min(shares, steps);
+    parallel_for(count * shares, static_cast<int>(workspaces.size()), [&](std::int64_t task, int thread) {
         const std::int64_t i = task / shares, share = task % shares;
         const std::int64_t from = steps * share / shares * channel_step;
-        const std::int64_t to = std::min(problem.shape.K, steps * (share + 1) / shares * channel_step);
-        filter_share(workers[static_cast<std::size_t>(i)].lattice, problem, {first + i, from, to},
-                     workers[static_cast<std::size_t>(thread)].workspace);
+        const std::int64_t to = std::min(channels.K, steps * (share + 1) / shares * channel_step);
+        filter_share(lattices[i], channels, first + i, from, to, workspaces[static_cast<std::size_t>(thread)]);
     });
 }
+
+PhaseSeconds total(const Workspaces& workspaces) {
+    PhaseSeconds sum;
+    for (const Lattice::Workspace& workspace : workspaces) sum += workspace.seconds;
+    return sum;
+}
+
+class LatticesOfBatch : public BuiltLattice {
+ public:
+    LatticesOfBatch(const Guide& guide, int threads) : lattices_(static_cast<std::size_t>(guide.N)) {
+        Workspaces workspaces(static_cast<std::size_t>(threads));
+        build_lattices(lattices_, guide, 0, workspaces);
+    }
+
+    PhaseSeconds filter(const Channels& channels, int threads) const override {
+        Workspaces workspaces(static_cast<std::size_t>(threads));
+        const std::int64_t images = static_cast<std::int64_t>(lattices_.size()), rest = images % threads;
+        const std::int64_t whole = images - rest;
+        filter_images(lattices_.data(), whole, 1, channels, 0, workspaces);
+        if (rest > 0) filter_images(lattices_.data() + whole, rest, threads / rest, channels, whole, workspaces);
+        return total(workspaces);
+    }
+
+ private:
+    std::vector<Lattice> lattices_;
+};
 
 }  // namespace
 
-PhaseSeconds filter_checked(const Problem& problem, int threads) {
-    std::vector<Worker> workers(static_cast<std::size_t>(threads));
-    const std::int64_t whole = problem.shape.N / threads * threads;
-    filter_whole_images(problem, whole, workers);
-    if (whole < problem.shape.N) filter_shared_images(problem, whole, workers);
+// As many images as there are threads share the memory of their lattices, one a thread; several threads share each of
+// the images that remain.
+PhaseSeconds filter_checked(const Guide& guide, const Channels& channels, int threads) {
+    Workspaces workspaces(static_cast<std::size_t>(threads));
+    std::vector<Lattice> lattices(static_cast<std::size_t>(threads));
+    const std::int64_t rest = guide.N % threads, whole = guide.N - rest;
+    parallel_for(whole, threads, [&](std::int64_t n, int thread) {
+        Lattice& lattice = lattices[static_cast<std::size_t>(thread)];
+        Lattice::Workspace& workspace = workspaces[static_cast<std::size_t>(thread)];
+        build_lattice(lattice, guide, n, 1, workspace);
+        filter_share(lattice, channels, n, 0, channels.K, workspace);
+    });
+    if (rest > 0) {
+        lattices.resize(static_cast<std::size_t>(rest));
+        build_lattices(lattices, guide, whole, workspaces);
+        filter_images(lattices.data(), rest, threads / rest, channels, whole, workspaces);
+    }
+    return total(workspaces);
+}
 
-    PhaseSeconds total;
-    for (const Worker& worker : workers) total += worker.workspace.seconds;
-    return total;
+std::unique_ptr<const BuiltLattice> build_checked(const Guide& guide, int threads) {
+    return std::make_unique<LatticesOfBatch>(guide, threads);
 }
 
 }  // namespace bilateral::BILATERAL_TARGET

@@ -2,17 +2,28 @@
 
 #pragma once
 
+#include <memory>
+
 #include "bilateralfilter.hpp"
 
 namespace bilateral {
 
-// Filters a problem whose arguments have been checked. engine.cpp is compiled once for each of these; setup.py tells
+// The lattices of a batch, whatever the instruction set.
+class BuiltLattice {
+ public:
+    virtual ~BuiltLattice() = default;
+    virtual PhaseSeconds filter(const Channels& channels, int threads) const = 0;
+};
+
+// Filter and build where the arguments have been checked. engine.cpp is compiled once for each of these; setup.py tells
 // whether there is one beside the baseline.
 namespace baseline {
-PhaseSeconds filter_checked(const Problem& problem, int threads);
-}
+PhaseSeconds filter_checked(const Guide& guide, const Channels& channels, int threads);
+std::unique_ptr<const BuiltLattice> build_checked(const Guide& guide, int threads);
+}  // namespace baseline
 namespace avx2 {
-PhaseSeconds filter_checked(const Problem& problem, int threads);
-}
+PhaseSeconds filter_checked(const Guide& guide, const Channels& channels, int threads);
+std::unique_ptr<const BuiltLattice> build_checked(const Guide& guide, int threads);
+}  // namespace avx2
 
 }  // namespace bilateral

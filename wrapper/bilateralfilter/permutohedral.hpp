@@ -35,7 +35,6 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -89,24 +88,26 @@ class PermutohedralLattice {
     // silent_points: N' >= N. Points N ... N' - 1 carry no values, but their vertices exist and take part in the blur
     //   (the published filter works in groups of four points and fills up the last one with points at the origin).
     // threads: how many may work on it; the result does not depend on it.
+    // workspace: memory to work in; receives the seconds.
     // Throws std::invalid_argument if a coordinate exceeds max_coordinate, if the vertices need more than max_code_bits
     //   or if there are too many points.
+    struct Workspace;
     template <class Features>
-    void build(const Features& features, std::int64_t point_count, std::int64_t silent_points, int threads);
+    void build(const Features& features, std::int64_t point_count, std::int64_t silent_points, int threads,
+               Workspace& workspace);
 
-    // Memory that filter() works in, for a thread to keep from call to call, and the seconds it spent.
-    struct Workspace {
-        Buffer<float> values, blurred;
-        PhaseSeconds seconds;
-    };
-
-    // out = A in, or A^T in.
+    // out = A in, A^T in or (A + A^T) in / 2.
     //
     // in, out: [channels][N] row after row; they may be the same array, but not otherwise overlap.
     // Throws NonFiniteValue at an infinite or not-a-number input; `out` is then unchanged from its channel on.
-    void filter(const float* in, float* out, std::int64_t channels, bool transpose, Workspace& workspace) const;
+    void filter(const float* in, float* out, std::int64_t channels, Operator applied, Workspace& workspace) const;
+
+    [[nodiscard]] std::int64_t point_count() const { return point_count_; }
 
  private:
+    template <class Code>
+    using Tables = std::vector<VertexTable<Code>>;
+
     // The two vertices beside one, in a direction of the lattice and in the opposite one.
     using Neighbours = std::array<std::int32_t, 2>;
 
@@ -115,9 +116,6 @@ class PermutohedralLattice {
         std::int32_t vertex[(D + 1) * block_size];
         float weight[(D + 1) * block_size];
     };
-
-    template <class Code>
-    using Tables = std::vector<VertexTable<Code>>;
 
     // Elevate.
     static std::array<float, D> elevation_scale();
@@ -134,7 +132,7 @@ class PermutohedralLattice {
                             const VertexCoding<D, Code>& coding, Code* code);
     template <class Code, class Features>
     void build_coded(const Features& features, std::int64_t point_count, const VertexCoding<D, Code>& coding,
-                     int threads);
+                     int threads, Tables<Code>& tables);
     template <class Code, class Features>
     void locate_block(const Features& features, std::int64_t block, int points, const VertexCoding<D, Code>& coding,
                       VertexTable<Code>& table);
@@ -145,13 +143,15 @@ class PermutohedralLattice {
 
     // Filter.
     template <int Width>
-    void filter_channels(const float* in, float* out, int channels, bool transpose, Workspace& workspace) const;
+    void filter_channels(const float* in, float* out, int channels, Operator applied, Workspace& workspace) const;
     template <int Width>
     void splat(const float* in, int channels, float* values) const;
     template <int Width>
     void blur(int axis, const float* values, float* blurred) const;
     template <int Width>
-    void slice(const float* values, float* out, int channels) const;
+    void blur_all(bool transpose, Buffer<float>& values, Buffer<float>& blurred) const;
+    template <int Width>
+    void slice(const float* values, const float* others, float* out, int channels) const;
     static void reject_non_finite(const float* in, std::int64_t length);
 
     [[nodiscard]] static int points_of_block(std::int64_t block, std::int64_t point_count) {
@@ -163,9 +163,17 @@ class PermutohedralLattice {
     std::array<float, D> scale_ = elevation_scale();
     Buffer<Simplices> simplices_;
     std::array<Buffer<Neighbours>, D + 1> neighbours_;
-    // Kept from build to build for their memory. 64-bit codes alone would do, but 32 bits are enough for the documented
-    // settings, and without them the whole filter would be 5 to 19 % slower.
-    std::tuple<Tables<std::uint32_t>, Tables<std::uint64_t>> tables_;
+};
+
+// Memory that build() and filter() work in, for a thread to keep from call to call, and the seconds it spent there.
+template <int D>
+struct PermutohedralLattice<D>::Workspace {
+    Buffer<float> values, blurred, others;
+    // 64-bit codes alone would do, but 32 bits are enough for the documented settings, and without them the whole filter
+    // would be 5 to 19 % slower.
+    Tables<std::uint32_t> tables_of_32_bits;
+    Tables<std::uint64_t> tables_of_64_bits;
+    PhaseSeconds seconds;
 };
 
 // Elevate ------------------------------------------------------------------------------------------------------------
@@ -338,7 +346,8 @@ BILATERAL_INLINE void PermutohedralLattice<D>::store_codes(const Floats (&quotie
 template <int D>
 template <class Features>
 void PermutohedralLattice<D>::build(const Features& features, std::int64_t point_count, std::int64_t silent_points,
-                                    int threads) {
+                                    int threads, Workspace& workspace) {
+    Stopwatch watch;
     constexpr std::int64_t max_points = (INT32_MAX - 1) / (D + 1);
     if (silent_points > max_points)
         throw std::invalid_argument("too many points for one lattice: expected at most " + std::to_string(max_points) +
@@ -352,15 +361,18 @@ void PermutohedralLattice<D>::build(const Features& features, std::int64_t point
                                     "; use larger sigmas or a smaller range of features");
     point_count_ = point_count;
     if (range.codes() < 0x1p32)
-        build_coded(features, silent_points, VertexCoding<D, std::uint32_t>(range), threads);
+        build_coded(features, silent_points, VertexCoding<D, std::uint32_t>(range), threads,
+                    workspace.tables_of_32_bits);
     else
-        build_coded(features, silent_points, VertexCoding<D, std::uint64_t>(range), threads);
+        build_coded(features, silent_points, VertexCoding<D, std::uint64_t>(range), threads,
+                    workspace.tables_of_64_bits);
+    workspace.seconds.build += watch.lap();
 }
 
 template <int D>
 template <class Code, class Features>
 void PermutohedralLattice<D>::build_coded(const Features& features, std::int64_t point_count,
-                                          const VertexCoding<D, Code>& coding, int threads) {
+                                          const VertexCoding<D, Code>& coding, int threads, Tables<Code>& tables) {
     const std::int64_t block_count = (point_count + block_size - 1) / block_size;
     simplices_.resize(static_cast<std::size_t>(block_count));
 
@@ -368,7 +380,6 @@ void PermutohedralLattice<D>::build_coded(const Features& features, std::int64_t
     constexpr std::int64_t blocks_worth_a_thread = 64;
     const std::int64_t part_count =
         std::clamp<std::int64_t>(block_count / blocks_worth_a_thread, 1, std::max(threads, 1));
-    Tables<Code>& tables = std::get<Tables<Code>>(tables_);
     tables.resize(static_cast<std::size_t>(part_count));
     const auto first_block = [&](std::int64_t part) { return block_count * part / part_count; };
     parallel_for(part_count, threads, [&](std::int64_t part, int) {
@@ -454,7 +465,7 @@ void PermutohedralLattice<D>::link_neighbours(int axis, const VertexTable<Code>&
 // Filter -------------------------------------------------------------------------------------------------------------
 
 template <int D>
-void PermutohedralLattice<D>::filter(const float* in, float* out, std::int64_t channels, bool transpose,
+void PermutohedralLattice<D>::filter(const float* in, float* out, std::int64_t channels, Operator applied,
                                      Workspace& workspace) const {
     // As few passes as max_channels allows, of about equal width.
     const std::int64_t passes = (channels + max_channels - 1) / max_channels;
@@ -464,7 +475,7 @@ void PermutohedralLattice<D>::filter(const float* in, float* out, std::int64_t c
     for (std::int64_t pass = 0; pass < passes; ++pass) {
         const std::int64_t offset = first_channel(pass) * point_count_;
         const int width = static_cast<int>(first_channel(pass + 1) - first_channel(pass));
-        filter_channels<channel_step>(in + offset, out + offset, width, transpose, workspace);
+        filter_channels<channel_step>(in + offset, out + offset, width, applied, workspace);
     }
 }
 
@@ -472,13 +483,14 @@ void PermutohedralLattice<D>::filter(const float* in, float* out, std::int64_t c
 // compiler knows Width, which turns the loops over channels into a few vector instructions.
 template <int D>
 template <int Width>
-void PermutohedralLattice<D>::filter_channels(const float* in, float* out, int channels, bool transpose,
+void PermutohedralLattice<D>::filter_channels(const float* in, float* out, int channels, Operator applied,
                                               Workspace& workspace) const {
     if constexpr (Width < max_channels)
-        if (channels > Width) return filter_channels<Width + channel_step>(in, out, channels, transpose, workspace);
+        if (channels > Width) return filter_channels<Width + channel_step>(in, out, channels, applied, workspace);
 
     const std::size_t size = (static_cast<std::size_t>(vertex_count_) + 1) * Width;
-    auto& [values, blurred, seconds] = workspace;
+    Buffer<float>&values = workspace.values, &blurred = workspace.blurred, &others = workspace.others;
+    PhaseSeconds& seconds = workspace.seconds;
     values.resize(size);
     blurred.resize(size);
     Stopwatch watch;
@@ -494,13 +506,14 @@ void PermutohedralLattice<D>::filter_channels(const float* in, float* out, int c
         if (!(probe[c] == 0.0f)) reject_non_finite(in, channels * point_count_);
     seconds.splat += watch.lap();
 
-    std::fill_n(blurred.begin(), Width, 0.0f);
-    for (int step = 0; step <= D; ++step) {
-        blur<Width>(transpose ? D - step : step, values.data(), blurred.data());
-        values.swap(blurred);
+    const bool symmetric = applied == Operator::symmetric;
+    if (symmetric) {
+        others = values;
+        blur_all<Width>(true, others, blurred);
     }
+    blur_all<Width>(applied == Operator::transposed, values, blurred);
     seconds.blur += watch.lap();
-    slice<Width>(values.data(), out, channels);
+    slice<Width>(values.data(), symmetric ? others.data() : nullptr, out, channels);
     seconds.slice += watch.lap();
 }
 
@@ -546,7 +559,18 @@ void PermutohedralLattice<D>::blur(int axis, const float* values, float* blurred
     }
 }
 
-// Slice, the third stage [ABD10, p. 6]: every point gathers its vertices' values.
+template <int D>
+template <int Width>
+void PermutohedralLattice<D>::blur_all(bool transpose, Buffer<float>& values, Buffer<float>& blurred) const {
+    std::fill_n(blurred.begin(), Width, 0.0f);
+    for (int step = 0; step <= D; ++step) {
+        blur<Width>(transpose ? D - step : step, values.data(), blurred.data());
+        values.swap(blurred);
+    }
+}
+
+// Slice, the third stage [ABD10, p. 6]: every point gathers its vertices' values; from `others` too, unless they are
+// null, for the mean of both.
 //
 // alpha = 1 / (1 + 2^-D) comes with the published filter [KK11]. It scales the blur so that its peak is 1, as the
 // Gaussian's is. Where no neighbour is missing, what the blur returns to a vertex of its own value is the sum over all
@@ -555,25 +579,28 @@ void PermutohedralLattice<D>::blur(int axis, const float* values, float* blurred
 // weight 1, and one step forwards in every direction or one backwards, of weight 2^-(D+1) each. The peak is 1 + 2^-D.
 template <int D>
 template <int Width>
-void PermutohedralLattice<D>::slice(const float* values, float* out, int channels) const {
+void PermutohedralLattice<D>::slice(const float* values, const float* others, float* out, int channels) const {
     constexpr float alpha = 1.0f / (1.0f + 1.0f / static_cast<float>(1 << D));
     ChannelBlock<Width> block;
     for (std::int64_t first = 0; first < point_count_; first += block_size) {
         const Simplices& simplices = simplices_[static_cast<std::size_t>(first / block_size)];
         const int points = points_of_block(first / block_size, point_count_);
         for (int p = 0; p < points; ++p) {
-            const float* vertex[D + 1];
+            std::size_t vertex[D + 1];
             float weight[D + 1];
             BILATERAL_UNROLL
             for (int r = 0; r <= D; ++r) {
-                vertex[r] = values + static_cast<std::size_t>(simplices.vertex[r * block_size + p]) * Width;
+                vertex[r] = static_cast<std::size_t>(simplices.vertex[r * block_size + p]) * Width;
                 weight[r] = simplices.weight[r * block_size + p] * alpha;
             }
-            for_channel_vectors<Width>([&](int c, auto zero) {
-                using V = decltype(zero);
-                V sum = zero;
+            const auto gather = [&](const float* from, auto sum) {
                 BILATERAL_UNROLL
-                for (int r = 0; r <= D; ++r) sum += weight[r] * load<V>(vertex[r] + c);
+                for (int r = 0; r <= D; ++r) sum += weight[r] * load<decltype(sum)>(from + vertex[r]);
+                return sum;
+            };
+            for_channel_vectors<Width>([&](int c, auto zero) {
+                auto sum = gather(values + c, zero);
+                if (others != nullptr) sum = (sum + gather(others + c, zero)) * 0.5f;
                 store(&block.value[p][c], sum);
             });
         }

@@ -25,26 +25,38 @@
 
 namespace {
 
-using bilateral::Kernel;
-using bilateral::Shape;
+using bilateral::Operator;
 
-// A problem and the memory of its arrays.
+struct Shape {
+    std::int64_t N = 1, K = 1, H = 0, W = 0;
+
+    [[nodiscard]] std::int64_t pixels() const { return H * W; }
+};
+
+struct Kernel {
+    double sigma_rgb = 0, sigma_xy = 0;
+    Operator applied = Operator::plain;
+};
+
+// What to filter, and the memory of its arrays.
 struct Case {
     Shape shape;
     Kernel kernel;
     std::vector<float> images, ins;
 
-    [[nodiscard]] bilateral::Problem into(std::vector<float>& outs) const {
-        return {{"images", images.data(), images.size()}, {"ins", ins.data(), ins.size()},
-                {"outs", outs.data(), outs.size()},       shape,
-                kernel};
+    [[nodiscard]] bilateral::Guide guide() const {
+        return {{"images", images.data(), images.size()}, shape.N, shape.H, shape.W, kernel.sigma_rgb, kernel.sigma_xy};
+    }
+
+    [[nodiscard]] bilateral::Channels into(std::vector<float>& outs) const {
+        return {{"ins", ins.data(), ins.size()}, {"outs", outs.data(), outs.size()}, shape.K, kernel.applied};
     }
 
     [[nodiscard]] std::string text() const {
         const auto& [N, K, H, W] = shape;
         return "N=" + std::to_string(N) + " K=" + std::to_string(K) + " H=" + std::to_string(H) +
                " W=" + std::to_string(W) + " sigma_rgb=" + std::to_string(kernel.sigma_rgb) +
-               " sigma_xy=" + std::to_string(kernel.sigma_xy) + (kernel.transpose ? " transposed" : "");
+               " sigma_xy=" + std::to_string(kernel.sigma_xy) + " operator " + std::to_string(static_cast<int>(kernel.applied));
     }
 };
 
@@ -69,13 +81,13 @@ std::vector<float> filtered(const Case& wanted, const std::string& instruction_s
     // Exactly as long as it has to be, so that AddressSanitizer sees the first value beyond.
     std::vector<float> outs(wanted.ins.size(), std::numeric_limits<float>::quiet_NaN());
     outs.shrink_to_fit();
-    bilateral::filter_batch(wanted.into(outs), instruction_set);
+    bilateral::filter_batch(wanted.guide(), wanted.into(outs), instruction_set);
     return outs;
 }
 
 std::vector<float> filtered_plainly(const Case& wanted) {
     std::vector<float> outs(wanted.ins.size());
-    plain::filter(wanted.into(outs));
+    plain::filter(wanted.guide(), wanted.into(outs));
     return outs;
 }
 
@@ -84,12 +96,24 @@ std::vector<float> filtered_plainly(const Case& wanted) {
     std::exit(1);
 }
 
-void expect_equal(const Case& wanted, const std::vector<float>& expected, const std::string& instruction_set) {
-    const std::vector<float> found = filtered(wanted, instruction_set);
+void expect_equal(const Case& wanted, const std::vector<float>& found, const std::vector<float>& expected,
+                  const std::string& how) {
     for (std::size_t i = 0; i < found.size(); ++i)
         if (!(found[i] == expected[i]))
-            fail(wanted.text() + ", " + instruction_set + ": index " + std::to_string(i) + ": expected " +
+            fail(wanted.text() + ", " + how + ": index " + std::to_string(i) + ": expected " +
                  std::to_string(expected[i]) + ", found " + std::to_string(found[i]));
+}
+
+// By a single call, and by a lattice that has filtered in place before.
+void expect_equal(const Case& wanted, const std::vector<float>& expected, const std::string& instruction_set) {
+    expect_equal(wanted, filtered(wanted, instruction_set), expected, instruction_set);
+    const bilateral::Lattice lattice(wanted.guide(), instruction_set);
+    for (const char* how : {"lattice", "lattice again"}) {
+        std::vector<float> outs = wanted.ins;
+        lattice.filter({{"ins", outs.data(), outs.size()}, {"outs", outs.data(), outs.size()}, wanted.shape.K,
+                        wanted.kernel.applied});
+        expect_equal(wanted, outs, expected, instruction_set + " " + how);
+    }
 }
 
 void set_threads(int threads) {
@@ -106,14 +130,16 @@ void check_numbers() {
     const std::int64_t sizes[][2] = {{1, 1}, {1, 2}, {1, 37}, {37, 1}, {3, 5}, {7, 11}, {16, 16}, {13, 29}, {61, 67}};
     const std::int64_t channels[] = {1, 3, 4, 5, 8, 9, 12, 16, 17, 21, 31, 32, 33, 64, 70, 130};
     // The last ones need more than 32 bits for a vertex.
-    const double sigmas[][2] = {{15, 50}, {1000, 1000}, {1000, 0.3}, {2, 3}, {0.3, 0.5}, {0.1, 0.1}};
+    constexpr double infinite = std::numeric_limits<double>::infinity();
+    const double sigmas[][2] = {{15, 50},   {1000, 1000}, {1000, 0.3},   {2, 3},
+                                {0.3, 0.5}, {0.1, 0.1},   {infinite, 5}, {15, infinite}};
     int count = 0;
     for (const auto& [H, W] : sizes)
         for (const auto& [rgb, xy] : sigmas)
             for (const Content content : {Content::flat, Content::smooth, Content::noise}) {
                 const std::int64_t K = channels[count % (H * W > 1000 ? 6 : 16)];
                 const Case wanted =
-                    random_case({1 + count % 3, K, H, W}, {rgb, xy, count % 2 == 1}, content, random);
+                    random_case({1 + count % 3, K, H, W}, {rgb, xy, static_cast<Operator>(count % 3)}, content, random);
                 const std::vector<float> expected = filtered_plainly(wanted);
                 int threads = count % 4;
                 for (const std::string& set : bilateral::instruction_sets()) {
@@ -205,7 +231,7 @@ void fuzz(std::int64_t calls, unsigned seed) {
         if (below(32) == 0) shape.W = 1 + below(60);
         Kernel kernel;
         for (double* sigma : {&kernel.sigma_rgb, &kernel.sigma_xy}) *sigma = std::exp(below(1000) * 0.02 - 6);
-        kernel.transpose = below(2) == 1;
+        kernel.applied = static_cast<Operator>(below(3));
         Case wanted = random_case(shape, kernel, static_cast<Content>(below(3)), random);
         bool broken = false;
         if (below(8) == 0) {

@@ -145,15 +145,21 @@ inline void filter_channel(const Lattice& lattice, const float* in, float* out, 
     }
 }
 
-inline void filter(const bilateral::Problem& problem) {
-    const auto& [images, ins, outs, shape, kernel] = problem;
-    const std::int64_t pixels = shape.pixels();
-    for (std::int64_t n = 0; n < shape.N; ++n) {
-        const Lattice lattice = build(images.data + n * 3 * pixels, shape.H, shape.W,
-                                      static_cast<float>(kernel.sigma_rgb), static_cast<float>(kernel.sigma_xy));
-        for (std::int64_t channel = n * shape.K; channel < (n + 1) * shape.K; ++channel)
-            filter_channel(lattice, ins.data + channel * pixels, outs.data + channel * pixels, pixels,
-                           kernel.transpose);
+inline void filter(const bilateral::Guide& guide, const bilateral::Channels& channels) {
+    using bilateral::Operator;
+    const std::int64_t pixels = guide.pixels();
+    std::vector<float> other(static_cast<std::size_t>(pixels));
+    for (std::int64_t n = 0; n < guide.N; ++n) {
+        const Lattice lattice = build(guide.images.data + n * 3 * pixels, guide.H, guide.W,
+                                      static_cast<float>(guide.sigma_rgb), static_cast<float>(guide.sigma_xy));
+        for (std::int64_t channel = n * channels.K; channel < (n + 1) * channels.K; ++channel) {
+            const float* in = channels.ins.data + channel * pixels;
+            float* out = channels.outs.data + channel * pixels;
+            filter_channel(lattice, in, out, pixels, channels.applied == Operator::transposed);
+            if (channels.applied != Operator::symmetric) continue;
+            filter_channel(lattice, in, other.data(), pixels, true);
+            for (std::int64_t i = 0; i < pixels; ++i) out[i] = (out[i] + other[i]) * 0.5f;
+        }
     }
 }
 
