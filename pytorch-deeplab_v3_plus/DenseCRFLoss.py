@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function
 
-from filtering import bilateral_filter
+from filtering import Lattice, bilateral_filter
 
 
 class DenseCRFLossFunction(Function):
@@ -53,13 +53,17 @@ class DenseCRFLossFunction(Function):
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
         n, k, h, w = segmentations.shape
         if normalised_kernel:  # D^-1/2 on both sides of A: here, and after the filter
-            sums = bilateral_filter(images, rois, sigma_rgb, sigma_xy, symmetric=exact_gradient)
+            lattice = Lattice(images, sigma_rgb, sigma_xy)
+            sums = lattice.filter(rois, symmetric=exact_gradient)
             rois = rois * sums.clamp_min_(1e-20).rsqrt_()
         # One tensor for all that is to be filtered now, so that there is one lattice.
         values = torch.empty(n, k + size_free, h, w, device=segmentations.device)
         values[:, k:] = rois
         s = torch.mul(segmentations, rois, out=values[:, :k])
-        filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy, symmetric=exact_gradient)
+        if normalised_kernel:
+            filtered = lattice.filter(values, symmetric=exact_gradient)
+        else:
+            filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy, symmetric=exact_gradient)
         a_s = filtered[:, :k]
 
         # Overwritten, as it has served: on a CPU a new tensor of this size takes half as long as the filter.

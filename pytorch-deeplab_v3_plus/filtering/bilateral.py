@@ -2,6 +2,7 @@
 
 import math
 from numbers import Real
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -37,16 +38,38 @@ def bilateral_filter(
 
     Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
-    _check(images, values, sigma_rgb, sigma_xy)
-    engine = native if images.device.type == "cpu" else torch_lattice
-    images, values = images.detach().to(torch.float32), values.detach()
-    return engine.bilateral_filter(images, values, float(sigma_rgb), float(sigma_xy), transpose, symmetric)
+    _check_images(images, sigma_rgb, sigma_xy)
+    _check_values(values, images.shape, images.device)
+    images, sigmas = images.detach().to(torch.float32), (float(sigma_rgb), float(sigma_xy))
+    return _engine(images.device).bilateral_filter(images, values.detach(), *sigmas, transpose, symmetric)
 
 
-def _check(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
-    image_shape, shape = tuple(images.shape), tuple(values.shape)
-    if images.dim() != 4 or image_shape[1] != 3:
-        raise ValueError(f"images: expected shape (N, 3, H, W), found {image_shape}")
+class Lattice:
+    """What `bilateral_filter` builds from images before it filters: built once here, to filter any number of times.
+
+    On a CPU a single filtering by `bilateral_filter` takes less time and memory, because it builds image by image.
+    """
+
+    def __init__(self, images: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
+        """Build it; arguments and errors as of `bilateral_filter`. The images are not needed afterwards."""
+        _check_images(images, sigma_rgb, sigma_xy)
+        self.image_shape, self.device = images.shape, images.device
+        images = images.detach().to(torch.float32)
+        self._lattices = _engine(self.device).Lattices(images, float(sigma_rgb), float(sigma_xy))
+
+    def filter(self, values: Tensor, *, transpose: bool = False, symmetric: bool = False) -> Tensor:
+        """Return what `bilateral_filter` returns for `values`, `(N, K, H, W)` with any K; errors likewise."""
+        _check_values(values, self.image_shape, self.device)
+        return self._lattices.filter(values.detach(), transpose, symmetric)
+
+
+def _engine(device: torch.device) -> ModuleType:
+    """Return the module that filters on a device: by its `bilateral_filter` once, by its `Lattices` many times."""
+    return native if device.type == "cpu" else torch_lattice
+
+
+def _check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:
+    image_shape, shape = tuple(image_shape), tuple(values.shape)
     if values.dim() != 4:
         raise ValueError(f"values: expected shape (N, K, H, W), found {shape}")
     n, _, h, w = image_shape
@@ -56,10 +79,15 @@ def _check(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) ->
         raise ValueError(f"values: expected at least one image, channel and pixel, found shape {shape}")
     if not values.is_floating_point():
         raise ValueError(f"values: expected a floating-point dtype, found {values.dtype}")
+    if values.device != device:
+        raise ValueError(f"images and values: expected one device, found {device} and {values.device}")
+
+
+def _check_images(images: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected shape (N, 3, H, W), found {tuple(images.shape)}")
     if images.is_complex():
         raise ValueError(f"images: expected real numbers, found {images.dtype}")
-    if images.device != values.device:
-        raise ValueError(f"images and values: expected one device, found {images.device} and {values.device}")
     for name, sigma in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
         if not isinstance(sigma, Real) or not (sigma > 0 and math.isfinite(sigma)):
             raise ValueError(f"{name}: expected a positive finite number, found {sigma!r}")

@@ -1,6 +1,6 @@
 """The filter on the CPU, by the C++ module `bilateralfilter` (`wrapper/bilateralfilter`)."""
 
-from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -13,32 +13,35 @@ def bilateral_filter(
 
     `images` are float32. The module itself checks that the values are finite.
     """
-    bilateralfilter_batch = _load()
-    images, source = images.contiguous(), values.to(torch.float32).contiguous()
+    source = values.to(torch.float32).contiguous()
     out = torch.empty_like(source)
-
-    def run(images: Tensor, source: Tensor, out: Tensor, transpose: bool) -> None:
-        arrays = (tensor.numpy() for tensor in (images, source, out))
-        bilateralfilter_batch(*arrays, *source.shape, sigma_rgb, sigma_xy, transpose)
-
-    run(images, source, out, transpose and not symmetric)
-    if symmetric:
-        # A few images at a time, one per thread: new memory for all of them would take nearly as long as the filter.
-        group = torch.get_num_threads()
-        transposed = torch.empty_like(out[:group])
-        for some_images, some_values, sums in zip(*(x.split(group) for x in (images, source, out)), strict=True):
-            backward = transposed[: len(sums)]
-            run(some_images, some_values, backward, True)
-            sums.add_(backward).mul_(0.5)
+    arrays = images.contiguous().numpy(), source.numpy(), out.numpy()
+    _load().bilateralfilter_batch(*arrays, *source.shape, sigma_rgb, sigma_xy, transpose, symmetric)
     return out.to(values.dtype)
 
 
-def _load() -> Callable[..., None]:
+class Lattices:
+    """The lattices of CPU images, as `filtering.Lattice` has them; `images` are float32."""
+
+    def __init__(self, images: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
+        n, _, height, width = images.shape
+        self._lattice = _load().Lattice(images.contiguous().numpy(), n, height, width, sigma_rgb, sigma_xy)
+
+    def filter(self, values: Tensor, transpose: bool = False, symmetric: bool = False) -> Tensor:
+        """Filter as `filtering.Lattice.filter` does."""
+        source = values.to(torch.float32).contiguous()
+        out = torch.empty_like(source)
+        self._lattice.filter(source.numpy(), out.numpy(), source.shape[1], transpose, symmetric)
+        return out.to(values.dtype)
+
+
+def _load() -> ModuleType:
     # Imported at the first call, so that everything else works without the module.
+    build = "build it with: pip install ./wrapper/bilateralfilter"
     try:
-        from bilateralfilter import bilateralfilter_batch
+        import bilateralfilter
     except ImportError as error:
-        raise ImportError(
-            f"the C++ bilateral filter is not usable ({error}); build it with: pip install ./wrapper/bilateralfilter"
-        ) from error
-    return bilateralfilter_batch
+        raise ImportError(f"the C++ bilateral filter is not usable ({error}); {build}") from error
+    if not hasattr(bilateralfilter, "Lattice"):
+        raise ImportError(f"the C++ bilateral filter {bilateralfilter.__file__} is an earlier one; {build}")
+    return bilateralfilter

@@ -36,21 +36,38 @@ def bilateral_filter(
     images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, transpose: bool = False, symmetric: bool = False
 ) -> Tensor:
     """Filter tensors on the device where they are, as `filtering.bilateral_filter` does; `images` are float32."""
-    try:
-        lattice = build_lattice(images, values, sigma_rgb, sigma_xy)
-    except CodesTooLong:
-        if len(images) == 1:
-            raise
-        settings = sigma_rgb, sigma_xy, transpose, symmetric
-        one_by_one = zip(images.split(1), values.split(1), strict=True)  # one image has shorter codes
-        return torch.cat([bilateral_filter(*one, *settings) for one in one_by_one])
-    vertices = lattice.splat(values)
-    forwards, backwards = range(SIDE), range(D, -1, -1)
-    if symmetric:
-        vertices = (lattice.blur(vertices, forwards) + lattice.blur(vertices, backwards)).mul_(0.5)
-    else:
-        vertices = lattice.blur(vertices, backwards if transpose else forwards)
-    return lattice.slice(vertices).to(values.dtype)
+    return Lattices(images, sigma_rgb, sigma_xy, values).filter_finite(values, transpose, symmetric)
+
+
+class Lattices:
+    """The lattices of images on any device, as `filtering.Lattice` has them; `images` are float32.
+
+    There is one for the batch, or one for each image where the codes of the batch would be too long.
+    """
+
+    def __init__(self, images: Tensor, sigma_rgb: float, sigma_xy: float, values: Tensor | None = None) -> None:
+        """Build them; `values` that are to be filtered at once are checked here, which saves a wait for the device."""
+        try:
+            self.lattices = [build_lattice(images, values, sigma_rgb, sigma_xy)]
+        except CodesTooLong:
+            if len(images) == 1:
+                raise
+            some = values.split(1) if values is not None else [None] * len(images)
+            one_by_one = zip(images.split(1), some, strict=True)
+            self.lattices = [build_lattice(*one, sigma_rgb, sigma_xy) for one in one_by_one]
+
+    def filter(self, values: Tensor, transpose: bool = False, symmetric: bool = False) -> Tensor:
+        """Filter as `filtering.Lattice.filter` does."""
+        if not values.isfinite().all():
+            raise _non_finite("values", values)
+        return self.filter_finite(values, transpose, symmetric)
+
+    def filter_finite(self, values: Tensor, transpose: bool, symmetric: bool) -> Tensor:
+        """Filter values that are known to be finite."""
+        if len(self.lattices) == 1:
+            return self.lattices[0].filter(values, transpose, symmetric)
+        one_by_one = zip(self.lattices, values.split(1), strict=True)
+        return torch.cat([lattice.filter(one, transpose, symmetric) for lattice, one in one_by_one])
 
 
 class Lattice:
@@ -61,7 +78,13 @@ class Lattice:
     """
 
     def __init__(
-        self, images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, low: list[float], high: list[float]
+        self,
+        images: Tensor,
+        values: Tensor | None,
+        sigma_rgb: float,
+        sigma_xy: float,
+        low: list[float],
+        high: list[float],
     ) -> None:
         """Build the lattice for images in low[c]..high[c]; it is usable if `covers_images`, that is, if they are."""
         n, _, h, w = images.shape
@@ -115,6 +138,16 @@ class Lattice:
         self.piece_weights = weights.flatten()[order]
         return starts
 
+    def filter(self, values: Tensor, transpose: bool, symmetric: bool) -> Tensor:
+        """Filter `(N, K, H, W)`, finite and of any floating-point dtype, in float32."""
+        vertices = self.splat(values)
+        forwards, backwards = range(SIDE), range(D, -1, -1)
+        if symmetric:
+            vertices = (self.blur(vertices, forwards) + self.blur(vertices, backwards)).mul_(0.5)
+        else:
+            vertices = self.blur(vertices, backwards if transpose else forwards)
+        return self.slice(vertices).to(values.dtype)
+
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
         n, k, pixels = *values.shape[:2], self.height * self.width
@@ -137,8 +170,8 @@ class Lattice:
         return pixels.reshape(self.images, -1, self.height, self.width)
 
 
-def build_lattice(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> Lattice:
-    """Return the lattice of images for finite values; arguments and errors as of `bilateral_filter`."""
+def build_lattice(images: Tensor, values: Tensor | None, sigma_rgb: float, sigma_xy: float) -> Lattice:
+    """Return the lattice of images; arguments and errors as of `bilateral_filter`, values are only checked."""
     if sigma_rgb >= 1:  # otherwise this range may hold more vertices than codes can number
         lattice = Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
         if lattice.covers_images:
@@ -149,11 +182,13 @@ def build_lattice(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: fl
     return Lattice(images, values, sigma_rgb, sigma_xy, low, high)
 
 
-def _count_and_check(vertex: Tensor, images: Tensor, values: Tensor, low: float, high: float) -> tuple[int, bool]:
+def _count_and_check(
+    vertex: Tensor, images: Tensor, values: Tensor | None, low: float, high: float
+) -> tuple[int, bool]:
     """Return the number of vertices and whether images lie in low..high; raise ValueError for values not finite."""
     lowest, highest = images.aminmax()
     covered = (lowest >= low) & (highest <= high)
-    least, most = (value.to(torch.float32) for value in values.aminmax())
+    least, most = (lowest, highest) if values is None else (value.float() for value in values.aminmax())
     finite = least.isfinite() & most.isfinite()
     # The only wait for the device.
     count, covers_images, is_finite = torch.stack([vertex[-1] + 1, covered.int(), finite.int()]).tolist()

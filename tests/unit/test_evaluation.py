@@ -92,11 +92,14 @@ def test_mean_field_is_the_papers(crf, monkeypatch):
     """With the exact kernel in place of the lattice: equal; the symmetric weights and the order of steps are right."""
     image, probabilities = scene()
 
-    def exact(images, values, sigma_rgb, sigma_xy):
-        kernel = dense_kernel(images, sigma_rgb, sigma_xy)
-        return (values[0].flatten(1).double() @ kernel).float().view_as(values)
+    class Exact:
+        def __init__(self, images, sigma_rgb, sigma_xy):
+            self.kernel = dense_kernel(images, sigma_rgb, sigma_xy)
 
-    monkeypatch.setattr(filtering.mean_field, "bilateral_filter", exact)
+        def filter(self, values):
+            return (values[0].flatten(1).double() @ self.kernel).float().view_as(values)
+
+    monkeypatch.setattr(filtering.mean_field, "Lattice", Exact)
     found = crf(image, probabilities)[0]
     assert torch.allclose(found.double(), brute_force(image, probabilities, crf), atol=2e-3)
 

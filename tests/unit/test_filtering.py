@@ -1,7 +1,8 @@
-"""`filtering.bilateral_filter`: tensors in, tensors out."""
+"""`filtering.bilateral_filter` and `filtering.Lattice`: tensors in, tensors out."""
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from bilateralfilter import bilateralfilter_batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from filtering import bilateral_filter, native, torch_lattice, vertex_codes
+from filtering import Lattice, bilateral_filter, native, torch_lattice, vertex_codes
 from helpers import OnlyOnCuda, cuda_synchronisations, needs_cuda
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("filter_*.npz"))
@@ -69,7 +70,8 @@ def test_changes_nothing_and_records_no_gradient():
 
 def test_contiguous_float32_tensors_are_not_copied(monkeypatch):
     seen = []
-    monkeypatch.setattr(native, "_load", lambda: lambda *arguments: seen.extend(arguments[:3]))
+    module = SimpleNamespace(bilateralfilter_batch=lambda *arguments: seen.extend(arguments[:3]), Lattice=None)
+    monkeypatch.setitem(sys.modules, "bilateralfilter", module)
     images, values = problem()
     out = bilateral_filter(images, values, 60.0, 5.0)
     assert [array.ctypes.data for array in seen] == [images.data_ptr(), values.data_ptr(), out.data_ptr()]
@@ -110,6 +112,60 @@ def test_says_how_to_build_the_module(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_an_earlier_module_is_pointed_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bilateralfilter", SimpleNamespace(__file__="site/bilateralfilter.py"))
+    with pytest.raises(ImportError, match=r"site/bilateralfilter.py is an earlier one; .* pip install ./wrapper"):
+        bilateral_filter(*problem(), 60.0, 5.0)
+
+
+# One lattice, many filterings
+
+OPERATORS = [{}, {"transpose": True}, {"symmetric": True}]
+
+
+@pytest.mark.parametrize("engine", [native, torch_lattice])
+def test_one_lattice_filters_many_times_to_the_same_bits(engine):
+    images, _ = problem(n=3, h=31, w=29)
+    lattices = engine.Lattices(images, 15.0, 5.0)
+    for seed, k in enumerate((1, 21, 4)):
+        values = torch.randn(3, k, 31, 29, generator=torch.Generator().manual_seed(seed))
+        for options in OPERATORS:
+            expected = engine.bilateral_filter(images, values, 15.0, 5.0, **options)
+            assert torch.equal(lattices.filter(values, **options), expected)
+
+
+def test_a_lattice_does_not_need_its_images():
+    images, values = problem()
+    expected = bilateral_filter(images, values, 60, 5, symmetric=True)
+    lattice = Lattice(images, 60, 5)
+    images.fill_(0)
+    half = lattice.filter(values.half().requires_grad_(), symmetric=True)
+    assert torch.equal(lattice.filter(values, symmetric=True), expected)
+    assert half.dtype == torch.float16 and not half.requires_grad
+
+
+def test_errors_of_a_lattice():
+    images, values = problem()
+    for bad, sigma, message in (
+        (images[:, :1], 60, r"images: expected shape \(N, 3, H, W\)"),
+        (images, -1, "sigma_rgb: expected a positive finite number, found -1"),
+        (images / 0, 60, "images: expected finite values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Lattice(bad, sigma, 5)
+    lattice = Lattice(images, 60, 5)
+    for bad, message in (
+        (values[..., :5], r"values: expected shape \(2, K, 11, 13\) to match images \(2, 3, 11, 13\), found"),
+        (values.to("meta"), "expected one device, found cpu and meta"),
+        (values / 0, "ins: expected finite values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lattice.filter(bad)
+    with pytest.raises(ValueError, match=r"values: expected finite values, found nan at index 7"):
+        values[0, 0, 0, 7] = float("nan")
+        torch_lattice.Lattices(images, 60, 5).filter(values)
+
+
 # The torch engine, on the CPU, against the C++ one
 
 
@@ -132,7 +188,7 @@ def test_torch_engine_gives_the_original_s_numbers(file):
     assert relative_error(found, torch.from_numpy(data["filtered"])) < 1e-6
 
 
-@pytest.mark.parametrize("options", [{}, {"transpose": True}, {"symmetric": True}], ids=str)
+@pytest.mark.parametrize("options", OPERATORS, ids=str)
 @pytest.mark.parametrize(
     ("n", "k", "h", "w"), [(1, 1, 1, 1), (2, 3, 1, 7), (2, 21, 13, 1), (3, 2, 17, 19), (1, 130, 8, 9), (5, 33, 31, 6)]
 )
@@ -162,6 +218,8 @@ def test_torch_engine_filters_images_one_by_one_where_their_codes_would_be_too_l
     assert single.bits < batch.bits
     many = [tensor.repeat(14, 1, 1, 1) for tensor in (images, values)]
     assert error_of_torch_engine(*many, sigma, sigma) < 1e-6
+    found = torch_lattice.Lattices(many[0], sigma, sigma).filter(many[1])
+    assert torch.equal(found, torch_lattice.bilateral_filter(*many, sigma, sigma))
 
 
 def test_torch_engine_refuses_vertices_that_codes_cannot_number():
@@ -246,7 +304,7 @@ def test_sigmas_too_small_for_float32(engine):
         engine.bilateral_filter(*problem(), 1e-4, 5)
 
 
-@pytest.mark.parametrize("options", [{}, {"transpose": True}, {"symmetric": True}], ids=str)
+@pytest.mark.parametrize("options", OPERATORS, ids=str)
 def test_on_a_gpu_nothing_leaves_it_but_three_numbers(options):
     """On pretended tensors, so that it runs without a GPU; an operation whose result's size depends on values fails."""
     with FakeTensorMode(), OnlyOnCuda(500, 1, 1) as device:
@@ -259,7 +317,7 @@ def test_on_a_gpu_nothing_leaves_it_but_three_numbers(options):
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("options", [{}, {"transpose": True}, {"symmetric": True}], ids=str)
+@pytest.mark.parametrize("options", OPERATORS, ids=str)
 @pytest.mark.parametrize("kind", ["noise", "flat"])
 def test_cuda_gives_the_result_of_the_cpu(kind, options):
     images, values = problem(n=3, k=21, h=61, w=83)
