@@ -1,11 +1,13 @@
 """The protocols of an evaluation, the original's and PASCAL VOC's, and scoring by them."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import distributed
@@ -82,10 +84,13 @@ def count(
 
     A batch is what predict_batch takes, with 'name'; in a distributed run, `batches` are this process's share.
     """
-    bar = tqdm(batches, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True)
-    with evaluation_mode(model):
-        for batch in bar:
+    known = isinstance(batches, DataLoader)
+    images = math.ceil(len(batches.dataset) / distributed.world_size()) if known else None
+    hidden = None if distributed.is_main() else True  # None: where there is no terminal
+    with evaluation_mode(model), tqdm(total=images, desc=title, unit="image", leave=False, disable=hidden) as bar:
+        for batch in batches:
             tally.update(batch["name"], *predict_batch(model, batch, protocol))
+            bar.update(len(batch["label"]))
     tally.gather()
     if not tally.matrix.counts.any():
         raise InputError(f"{title}: expected labelled pixels to score on, found none")

@@ -5,6 +5,7 @@ Environment:
     CXX, CXXFLAGS, LDFLAGS      as usual
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
@@ -50,6 +52,16 @@ def find_swig() -> str:
     if swig is None:
         sys.exit("bilateralfilter: SWIG not found; run `pip install swig` or `apt-get install swig`, then build again")
     return swig
+
+
+def check_wheels_can_be_made() -> None:
+    """Say what is missing where pip builds in the environment itself (--no-build-isolation) with an old setuptools."""
+    with_setuptools = importlib.util.find_spec("setuptools.command.bdist_wheel")
+    if with_setuptools is None and importlib.util.find_spec("wheel") is None:
+        sys.exit(
+            f"bilateralfilter: pip needs setuptools 70.1 or later, or the package wheel, found setuptools "
+            f"{setuptools.__version__} alone; run `pip install --upgrade setuptools swig`, then install again"
+        )
 
 
 class BuildExtensionFirst(build_py):
@@ -132,6 +144,8 @@ class BuildExtension(build_ext):
                 return False
 
 
+if {"dist_info", "bdist_wheel"} & set(sys.argv):
+    check_wheels_can_be_made()
 setup(
     py_modules=["bilateralfilter"],
     ext_modules=[

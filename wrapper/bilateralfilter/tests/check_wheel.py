@@ -1,0 +1,43 @@
+"""Check an installed module where nothing else is installed: no NumPy, no test runner.
+
+    python tests/check_wheel.py
+
+Exit status 0 if all is well.
+"""
+
+import random
+from array import array
+
+from bilateralfilter import Lattice, bilateralfilter_batch, bilateralfilter_profile, instruction_sets
+
+N, K, H, W = 2, 5, 23, 31
+SIGMAS = 15.0, 20.0
+
+
+def numbers(count: int, high: float) -> array:
+    return array("f", (random.uniform(0, high) for _ in range(count)))
+
+
+def product(x: array, y: array) -> float:
+    return sum(a * b for a, b in zip(x, y))  # noqa: B905 (Python 3.8 has no `strict`)
+
+
+def main() -> None:
+    images, x, y = numbers(N * 3 * H * W, 60), numbers(N * K * H * W, 1), numbers(N * K * H * W, 1)
+    forwards, backwards, found = array("f", x), array("f", x), array("f", x)
+    bilateralfilter_batch(images, x, forwards, N, K, H, W, *SIGMAS)
+    bilateralfilter_batch(images, y, backwards, N, K, H, W, *SIGMAS, transpose=True)
+    assert min(forwards) > 0
+    assert abs(product(forwards, y) / product(x, backwards) - 1) < 1e-6, "transposed is not the adjoint"
+    for name in instruction_sets():
+        bilateralfilter_profile(images, x, found, N, K, H, W, *SIGMAS, instruction_set=name)
+        assert found == forwards, f"{name} differs"
+    lattice = Lattice(images, N, H, W, *SIGMAS)
+    for _ in range(2):
+        lattice.filter(x, found, K)
+        assert found == forwards, "a lattice differs from a single filtering"
+    print(f"bilateralfilter works: {', '.join(instruction_sets())}")
+
+
+if __name__ == "__main__":
+    main()
