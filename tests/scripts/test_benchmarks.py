@@ -55,6 +55,14 @@ def test_filter(tmp_path):
         assert memory[1] < values < memory[0] < 20 * values
 
 
+def test_mean_field():
+    result = run("bench_mean_field.py", "--side", "40", "--classes", "3", "--repeats", "2")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert "40 px, 3 classes" in lines[1] and lines[-1].startswith("  all 10 iterations")
+    assert all(float(line.split()[-2]) > 0 for line in lines[2:])
+
+
 def test_step(tmp_path):
     figures = tmp_path / "step.json"
     sizes = ("--crop", "33", "--batch", "2", "--steps", "2", "--precision", "bfloat16", "--exact-gradient")
