@@ -146,7 +146,6 @@ Lattice::Lattice(const Guide& guide, const std::string& instruction_set) : guide
     guide_.images = {};
 }
 
-Lattice::Lattice(Lattice&&) noexcept = default;
 Lattice::~Lattice() = default;
 
 PhaseSeconds Lattice::filter(const Channels& channels) const {

@@ -19,7 +19,7 @@
 
 namespace {
 
-// A number of 16 bits after IEEE 754, as in a float32: those that are infinite or not a number have the largest exponent
+// A number of 16 bits after IEEE 754, as a float32: those that are infinite or not a number have the largest exponent
 // in both, and the others differ by a factor.
 float from_float16(std::uint16_t half) {
     const std::uint32_t sign = (half & 0x8000u) << 16, rest = (half & 0x7fffu) << 13;
@@ -287,8 +287,8 @@ Raises:
 %feature("docstring") bilateralfilter_batch
 "Filter K channels of each of N images with a Gaussian kernel over position and colour, unnormalised.
 
-Arrays are flat or shaped, of float32. Inputs may also be of float16, bool or integers of 8 or 16 bits, strided, or lists
-or tuples of numbers, which are copied.
+Arrays are flat or shaped, of float32. Inputs may also be of float16, bool or integers of 8 or 16 bits, strided, or
+lists or tuples of numbers, which are copied.
 
 Args:
     images: N*3*H*W values, [N, 3, H, W], usually 0 to 255.

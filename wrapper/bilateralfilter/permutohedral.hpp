@@ -169,8 +169,8 @@ class PermutohedralLattice {
 template <int D>
 struct PermutohedralLattice<D>::Workspace {
     Buffer<float> values, blurred, others;
-    // 64-bit codes alone would do, but 32 bits are enough for the documented settings, and without them the whole filter
-    // would be 5 to 19 % slower.
+    // 64-bit codes alone would do, but 32 bits are enough for the documented settings, and without them the whole
+    // filter would be 5 to 19 % slower.
     Tables<std::uint32_t> tables_of_32_bits;
     Tables<std::uint64_t> tables_of_64_bits;
     PhaseSeconds seconds;

@@ -56,7 +56,8 @@ struct Case {
         const auto& [N, K, H, W] = shape;
         return "N=" + std::to_string(N) + " K=" + std::to_string(K) + " H=" + std::to_string(H) +
                " W=" + std::to_string(W) + " sigma_rgb=" + std::to_string(kernel.sigma_rgb) +
-               " sigma_xy=" + std::to_string(kernel.sigma_xy) + " operator " + std::to_string(static_cast<int>(kernel.applied));
+               " sigma_xy=" + std::to_string(kernel.sigma_xy) + " operator " +
+               std::to_string(static_cast<int>(kernel.applied));
     }
 };
 
