@@ -1,7 +1,9 @@
 """Bilateral filtering of tensors on any device, without autograd: the operator A of the DenseCRF loss."""
 
 import math
+import os
 from numbers import Real
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ def bilateral_filter(
 
     `out[n, k, i] = sum_j w_ij values[n, k, j]`, computed in float32, where `w_ij` has about the shape of
     `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))`. The sum includes j = i and is not
-    normalised. CPU tensors are filtered by the C++ module, others on their device by tensor operations.
+    normalised. CPU tensors are filtered by the C++ module, others on their device (see `choose_engine`).
 
     Args:
         images: `(N, 3, H, W)`, any dtype, RGB in 0..255.
@@ -38,9 +40,27 @@ def bilateral_filter(
     Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
     _check(images, values, sigma_rgb, sigma_xy)
-    engine = native if images.device.type == "cpu" else torch_lattice
+    engine = choose_engine(images.device)
     images, values = images.detach().to(torch.float32), values.detach()
     return engine.bilateral_filter(images, values, float(sigma_rgb), float(sigma_xy), transpose, symmetric)
+
+
+def choose_engine(device: torch.device) -> ModuleType:
+    """Return the module that filters tensors on a device: `native` on a CPU, `torch_lattice` elsewhere.
+
+    Where the environment variable RLOSS_TRITON is 1, CUDA tensors are filtered by `triton_lattice`, which has never run
+    on a GPU; but not if PyTorch shall use deterministic algorithms or there is no Triton.
+    """
+    if device.type == "cpu":
+        return native
+    wanted = device.type == "cuda" and os.environ.get("RLOSS_TRITON") == "1"
+    if not wanted or torch.are_deterministic_algorithms_enabled():
+        return torch_lattice
+    try:
+        from filtering import triton_lattice
+    except ImportError:
+        return torch_lattice
+    return triton_lattice
 
 
 def _check(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float) -> None:

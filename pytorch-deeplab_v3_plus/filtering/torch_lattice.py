@@ -77,7 +77,7 @@ class Lattice:
         """Build the lattice for images in low[c]..high[c]; it is usable if `covers_images`, that is, if they are."""
         n, _, h, w = images.shape
         self.images, self.height, self.width = n, h, w
-        coding = make_coding(images, sigma_rgb, sigma_xy, low, high)
+        coding = make_coding(images, sigma_rgb, sigma_xy, low, high, images.device)
         position = _positions(images, sigma_rgb, sigma_xy)
         codes, weights = _locate(position, coding, n)
         codes, order = codes.flatten().sort(stable=True)
@@ -150,8 +150,13 @@ def build_lattice(
     return lattice_type(images, values, sigma_rgb, sigma_xy, low, high)
 
 
-def make_coding(images: Tensor, sigma_rgb: float, sigma_xy: float, low: list[float], high: list[float]) -> Coding:
-    """Return the coding for images in low[c]..high[c]; raise ValueError where there are too many points or vertices."""
+def make_coding(
+    images: Tensor, sigma_rgb: float, sigma_xy: float, low: list[float], high: list[float], device: torch.device
+) -> Coding:
+    """Return the coding, with strides on `device`, for images in low[c]..high[c].
+
+    Raises ValueError for too many points, and CodesTooLong for vertices that are too many to be numbered.
+    """
     n, _, h, w = images.shape
     points, most = n * padded(h * w), (1 << 31) // SIDE
     if points > most:
@@ -159,7 +164,7 @@ def make_coding(images: Tensor, sigma_rgb: float, sigma_xy: float, low: list[flo
         raise ValueError(f"too many points for one lattice: expected at most {most}, found {points}; {advice}")
     lowest = [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low]
     highest = [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high]
-    coding = Coding(lowest, highest, n, images.device)
+    coding = Coding(lowest, highest, n, device)
     if not coding.fits:
         raise CodesTooLong(
             f"lattice too fine: expected vertices that {MAX_BITS} bits can number, found {coding.bits} bits at "

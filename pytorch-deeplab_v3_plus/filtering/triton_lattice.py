@@ -17,6 +17,8 @@ A kernel's block of points or vertices that reaches beyond the last one repeats 
 changes nothing, so that few loads and stores need masks.
 """
 
+from collections.abc import Iterable
+
 import torch
 import triton
 import triton.language as tl
@@ -24,11 +26,12 @@ from torch import Tensor
 
 from filtering import torch_lattice
 from filtering.torch_lattice import ALPHA, INVERSE
-from filtering.vertex_codes import MAX_COORDINATE, SCALE, SIDE, D
+from filtering.vertex_codes import MAX_COORDINATE, SCALE, SIDE
 
 POINTS = 256  # of a program that builds the lattice: at least as many as it has threads
-NUMBERS = 2048  # rows times channels of a program that filters
+NUMBERS = 1024  # rows times channels of a program that filters
 WIDEST = 32  # channels of a program that filters
+MOST_SLOTS = 1 << 30  # so that int32 numbers them
 
 # What kernels use of Python must be constants of Triton.
 _SIDE, _INVERSE, _ALPHA, _REACH = (tl.constexpr(x) for x in (SIDE, INVERSE, ALPHA, float(MAX_COORDINATE)))
@@ -39,7 +42,7 @@ _LAST = tl.constexpr(64)  # how many slots a code is looked for in
 
 
 class TableFull(RuntimeError):
-    """Even a table with twice as many slots as there can be vertices had no room for one where it was looked for."""
+    """Even the larger table had no room for a vertex where one looks for it."""
 
 
 def bilateral_filter(
@@ -65,21 +68,22 @@ class Lattice:
     ) -> None:
         """Build the lattice for images in low[c]..high[c]; it is usable if `covers_images`, that is, if they are."""
         n, _, h, w = self.shape = images.shape
-        coding = torch_lattice.make_coding(images, sigma_rgb, sigma_xy, low, high)
-        strides = coding.strides.flatten().tolist()
+        coding = torch_lattice.make_coding(images, sigma_rgb, sigma_xy, low, high, torch.device("cpu"))
+        strides = coding.strides.flatten().tolist()  # kernels take them as numbers, for which the host need not wait
         self.points = n * torch_lattice.padded(h * w)
         source = images.contiguous()
         self.vertices = torch.empty(SIDE, self.points, dtype=torch.int32, device=images.device)
         self.weights = torch.empty(SIDE, self.points, device=images.device)
         # Photographs have a tenth to one vertex for each point. Only noise has more than the first table can hold, and
         # never more than half of what the second can.
-        for slots in (triton.next_power_of_2(2 * self.points), triton.next_power_of_2(2 * SIDE * self.points)):
+        for most in (self.points, SIDE * self.points):
+            slots = min(triton.next_power_of_2(2 * most), MOST_SLOTS)
             table = torch.full((slots,), -1, dtype=coding.dtype, device=images.device)
             full = torch.zeros(1, dtype=torch.int32, device=images.device)
             place = coding.image_stride, coding.offset, slots - 1
             sizes = self.points // n, h * w, w, self.points
             _build[(triton.cdiv(self.points, POINTS),)](
-                source, table, full, self.vertices, self.weights, *sizes, sigma_rgb, sigma_xy, *strides, *place,
+                source, table, full, self.vertices, self.weights, *sizes, float(sigma_rgb), float(sigma_xy), *strides, *place,
                 POINTS=POINTS, enable_fp_fusion=False,
             )  # fmt: skip
             number = (table != -1).cumsum(0, dtype=torch.int32)  # from 1, in the order of the slots
@@ -105,7 +109,7 @@ class Lattice:
         self._over_pixels(_splat, values, vertices)
         return vertices
 
-    def blur(self, vertices: Tensor, axes) -> Tensor:
+    def blur(self, vertices: Tensor, axes: Iterable[int]) -> Tensor:
         """Add half of both neighbours along each axis in turn: `(M + 1, K)` to the same."""
         rows, channels = vertices.shape
         block, width = _tile(channels)
@@ -123,7 +127,7 @@ class Lattice:
         self._over_pixels(_slice, out, vertices)
         return out
 
-    def _over_pixels(self, kernel, pixels: Tensor, vertices: Tensor) -> None:
+    def _over_pixels(self, kernel: triton.JITFunction, pixels: Tensor, vertices: Tensor) -> None:
         n, channels, h, w = pixels.shape
         block, width = _tile(channels)
         blocks = triton.cdiv(h * w, block)
@@ -142,8 +146,8 @@ def _tile(channels: int) -> tuple[int, int]:
 # Kernels ------------------------------------------------------------------------------------------------------------
 
 # Numbers that vary from call to call: Triton would compile a kernel again where one is 1 or a multiple of 16.
-_VARYING = """blocks image_points image_pixels width stride0 stride1 stride2 stride3 stride4 stride5 image_stride offset
-    last_slot carry rows channels axis points""".split()
+_VARYING = ["blocks", "image_points", "image_pixels", "width", "points", "rows", "channels", "axis"]
+_VARYING += [*(f"stride{i}" for i in range(SIDE)), "image_stride", "offset", "carry", "last_slot"]
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -216,19 +220,19 @@ def _build(
         slot, missing = _enter(table, code, last_slot)
         tl.store(full, 1, mask=missing > 0)
         tl.store(slots + colour * points + place, slot)
-        rank: tl.constexpr = 5 - colour
-        below = _at_rank(rank, k0, k1, k2, k3, k4, k5, d0, d1, d2, d3, d4, d5)
+        below = _at_rank(5 - colour, k0, k1, k2, k3, k4, k5, d0, d1, d2, d3, d4, d5)
         if colour > 0:
             tl.store(weights + colour * points + place, below - above)
         above = below
-        fall = _at_rank(rank, k0, k1, k2, k3, k4, k5, stride0, stride1, stride2, stride3, stride4, stride5)
+        fall = _at_rank(5 - colour, k0, k1, k2, k3, k4, k5, stride0, stride1, stride2, stride3, stride4, stride5)
         code = (code + 1 - fall).to(code_type)
     tl.store(weights + place, lowest + (1.0 - above))
 
 
 @triton.jit
 def _quotient(x):
-    # Held within what a lattice may have: an image with other values is refused later, but counts as numbers until then.
+    # Held within what lattices may have, as a conversion of other values to integers is not defined. They are refused,
+    # but later.
     return tl.minimum(tl.maximum(x * _INVERSE, -_REACH), _REACH) + _TO_INTEGER - _TO_INTEGER
 
 
