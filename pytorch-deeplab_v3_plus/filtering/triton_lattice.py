@@ -81,9 +81,9 @@ class Lattice:
             table = torch.full((slots,), -1, dtype=coding.dtype, device=images.device)
             full = torch.zeros(1, dtype=torch.int32, device=images.device)
             place = coding.image_stride, coding.offset, slots - 1
-            sizes = self.points // n, h * w, w, self.points
+            sizes, sigmas = (self.points // n, h * w, w, self.points), (float(sigma_rgb), float(sigma_xy))
             _build[(triton.cdiv(self.points, POINTS),)](
-                source, table, full, self.vertices, self.weights, *sizes, float(sigma_rgb), float(sigma_xy), *strides, *place,
+                source, table, full, self.vertices, self.weights, *sizes, *sigmas, *strides, *place,
                 POINTS=POINTS, enable_fp_fusion=False,
             )  # fmt: skip
             number = (table != -1).cumsum(0, dtype=torch.int32)  # from 1, in the order of the slots
