@@ -343,8 +343,8 @@ def _splat(
     for colour in tl.static_range(_SIDE):
         vertex = tl.load(numbers + colour * points.to(tl.int64) + place)
         terms = tl.load(weights + colour * points.to(tl.int64) + place)[:, None] * values
-        # In flat parts of an image all pixels of a block have the same vertex. Adding them up first spares it their
-        # crowd, and rounding errors.
+        # In flat parts of an image all pixels of a block have the same vertex. They are added up first, so that fewer
+        # wait for it, and fewer roundings follow each other.
         same = tl.min(vertex, axis=0) == tl.max(vertex, axis=0)
         terms = tl.where(same, tl.sum(terms, axis=0)[None, :], terms)
         adds = is_value & (is_first | (same == 0))[:, None]
