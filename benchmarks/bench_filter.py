@@ -1,15 +1,17 @@
-"""How long the bilateral filter takes, by engine: the C++ module for each instruction set, and tensors on CPU and GPU.
+"""How long the bilateral filter takes, by engine: C++ for each instruction set, tensors on CPU and GPU, and Triton.
 
     PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/bench_filter.py --json filter.json --plot filter.png
 
-Prints for each row of sizes the median and quartiles of the time, the medians of the phases, and the peak of the
-working memory beyond input and output. The engines alternate, so that a disturbance affects all of them. C++ writes
-into existing memory; the time of the tensor engines includes allocating the output.
+Prints for each row of sizes the median and quartiles of the time, the medians of the phases, the peak of the working
+memory beyond input and output, and the relative error against the C++; it ends with status 1 if one is above 1e-5. The
+engines alternate, so that a disturbance affects all of them. C++ writes into existing memory; the time of the tensor
+engines includes allocating the output.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import itertools
 import multiprocessing
@@ -17,6 +19,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import bilateralfilter
@@ -27,11 +30,12 @@ from tqdm import tqdm
 from common.arguments import number
 from common.errors import InputError, exit_status
 from figures.plotting import new_figure, save_figure
-from filtering import torch_lattice
+from filtering import native, torch_lattice
 from measuring import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
 
 SIGMA_RGB = 15.0
 PHASES = ("build", "splat", "blur", "slice")
+LARGEST_ERROR = 1e-5  # relative, against the C++
 
 
 class Row(NamedTuple):
@@ -70,6 +74,10 @@ class Engine:
         """Filter; return the seconds of the phases if they are known from the same run."""
         raise NotImplementedError
 
+    def result(self, sigma_xy: float, *tensors: Tensor) -> Tensor:
+        """Filter and return the result."""
+        raise NotImplementedError
+
 
 class Native(Engine):
     """The C++ module with one instruction set."""
@@ -86,15 +94,24 @@ class Native(Engine):
         )
         return {phase: found[phase] / torch.get_num_threads() for phase in PHASES}  # they are summed over the threads
 
+    def result(self, sigma_xy: float, *tensors: Tensor) -> Tensor:
+        self.run(sigma_xy, *tensors)
+        return tensors[2]
+
 
 class Tensors(Engine):
-    """Tensor operations on one device."""
+    """Tensor operations on one device, or what a module in place of `torch_lattice` does there."""
 
-    def __init__(self, device: str) -> None:
-        self.name, self.device = f"torch {device}", torch.device(device)
+    def __init__(self, device: str, module: ModuleType = torch_lattice) -> None:
+        self.name = f"{module.__name__.split('.')[-1].removesuffix('_lattice')} {device}"
+        self.device = torch.device(device)
+        self.filter, self.lattice_type = module.bilateral_filter, module.Lattice
 
     def run(self, sigma_xy: float, *tensors: Tensor) -> None:
-        torch_lattice.bilateral_filter(*tensors, SIGMA_RGB, sigma_xy)
+        self.result(sigma_xy, *tensors)
+
+    def result(self, sigma_xy: float, *tensors: Tensor) -> Tensor:
+        return self.filter(*tensors, SIGMA_RGB, sigma_xy)
 
     def phases(self, sigma_xy: float, *tensors: Tensor) -> dict[str, float]:
         """Filter phase by phase, waiting for the device after each, and return their seconds."""
@@ -106,7 +123,8 @@ class Tensors(Engine):
             return result.pop()
 
         images, values = tensors
-        lattice = take("build", lambda: torch_lattice.build_lattice(images, values, SIGMA_RGB, sigma_xy))
+        settings = SIGMA_RGB, sigma_xy, self.lattice_type
+        lattice = take("build", lambda: torch_lattice.build_lattice(images, values, *settings))
         vertices = take("splat", lambda: lattice.splat(values))
         vertices = take("blur", lambda: lattice.blur(vertices, range(torch_lattice.SIDE)))
         take("slice", lambda: lattice.slice(vertices))
@@ -119,6 +137,10 @@ def present_engines() -> dict[str, Engine]:
     engines.append(Tensors("cpu"))
     if torch.cuda.is_available():
         engines.append(Tensors("cuda"))
+        with contextlib.suppress(ImportError):  # of Triton
+            from filtering import triton_lattice
+
+            engines.append(Tensors("cuda", triton_lattice))
     return {engine.name: engine for engine in engines}
 
 
@@ -130,7 +152,7 @@ def inputs(pictures: Pictures, row: Row) -> tuple[Tensor, Tensor]:
 
 
 def measure(engines: Sequence[Engine], pictures: Pictures, row: Row, repeats: int, tick: Callable) -> dict[str, Any]:
-    """Time every engine on one row: name -> median, quartiles, phases."""
+    """Time every engine on one row: name -> median, quartiles, phases, relative error."""
     tensors = {engine: engine.prepare(*inputs(pictures, row)) for engine in engines}
     times: dict[Engine, list[float]] = {engine: [] for engine in engines}
     phases: dict[Engine, list[dict[str, float]]] = {engine: [] for engine in engines}
@@ -144,15 +166,22 @@ def measure(engines: Sequence[Engine], pictures: Pictures, row: Row, repeats: in
                     times[engine].append(time)
                     phases[engine].append(by_phase)
                 tick()
+    expected = native.bilateral_filter(*inputs(pictures, row), SIGMA_RGB, row.sigma_xy)
     return {
         engine.name: {
             **summary(times[engine]),
             "phases_ms": {
                 phase: 1000 * statistics.median(found[phase] for found in phases[engine]) for phase in PHASES
             },
+            "error": error(engine, row, tensors[engine], expected),
         }
         for engine in engines
     }
+
+
+def error(engine: Engine, row: Row, tensors: Sequence[Tensor], expected: Tensor) -> float:
+    """Return the relative error of an engine's result."""
+    return ((engine.result(row.sigma_xy, *tensors).cpu() - expected).norm() / expected.norm()).item()
 
 
 # Memory
@@ -217,11 +246,13 @@ def print_row(row: Row, results: dict[str, Any]) -> None:
     print(f"\n{row}")
     print(
         f"  {'engine':<14} {'ms: median (quartiles)':>24}  {'build':>7} {'splat':>7} {'blur':>7} {'slice':>7} {'MB':>7}"
+        f" {'error':>8}"
     )
     for name, found in results.items():
         phases = " ".join(f"{found['phases_ms'][phase]:7.2f}" for phase in PHASES)
         memory = found["memory_mb"]
-        print(f"  {name:<14} {shown(found):>24}  {phases} {'?' if memory is None else format(memory, '.0f'):>7}")
+        memory = "?" if memory is None else f"{memory:.0f}"
+        print(f"  {name:<14} {shown(found):>24}  {phases} {memory:>7} {found['error']:8.1e}")
 
 
 def draw(path: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
@@ -331,7 +362,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw(args.plot, sweeps)
     if args.json:
         write_json(args.json, figures)
-    return 0
+    wrong = sorted(
+        {
+            name
+            for row in figures["rows"]
+            for name, found in row["engines"].items()
+            if not found["error"] < LARGEST_ERROR
+        }
+    )
+    if wrong:
+        print(f"error: relative errors of {LARGEST_ERROR:g} and more: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

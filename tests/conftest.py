@@ -1,15 +1,20 @@
-"""A small data set on disk that several test files use."""
+"""A small data set on disk that several test files use, and Triton's interpreter where there is no GPU."""
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dataloaders.datasets
 from dataloaders.labels import UNLABELLED
 from helpers import HEIGHT, WIDTH, write_label
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 
 @pytest.fixture

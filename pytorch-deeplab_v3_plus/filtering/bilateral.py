@@ -1,6 +1,7 @@
 """Bilateral filtering of tensors on any device, without autograd: the operator A of the DenseCRF loss."""
 
 import math
+import os
 from numbers import Real
 from types import ModuleType
 
@@ -23,7 +24,7 @@ def bilateral_filter(
 
     `out[n, k, i] = sum_j w_ij values[n, k, j]`, computed in float32, where `w_ij` has about the shape of
     `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))`. The sum includes j = i and is not
-    normalised. CPU tensors are filtered by the C++ module, others on their device by tensor operations.
+    normalised. CPU tensors are filtered by the C++ module, others on their device (see `choose_engine`).
 
     Args:
         images: `(N, 3, H, W)`, any dtype, RGB in 0..255.
@@ -41,7 +42,7 @@ def bilateral_filter(
     _check_images(images, sigma_rgb, sigma_xy)
     _check_values(values, images.shape, images.device)
     images, sigmas = images.detach().to(torch.float32), (float(sigma_rgb), float(sigma_xy))
-    return _engine(images.device).bilateral_filter(images, values.detach(), *sigmas, transpose, symmetric)
+    return choose_engine(images.device).bilateral_filter(images, values.detach(), *sigmas, transpose, symmetric)
 
 
 class Lattice:
@@ -55,7 +56,7 @@ class Lattice:
         _check_images(images, sigma_rgb, sigma_xy)
         self.image_shape, self.device = images.shape, images.device
         images = images.detach().to(torch.float32)
-        self._lattices = _engine(self.device).Lattices(images, float(sigma_rgb), float(sigma_xy))
+        self._lattices = choose_engine(self.device).Lattices(images, float(sigma_rgb), float(sigma_xy))
 
     def filter(self, values: Tensor, *, transpose: bool = False, symmetric: bool = False) -> Tensor:
         """Return what `bilateral_filter` returns for `values`, `(N, K, H, W)` with any K; errors likewise."""
@@ -63,9 +64,22 @@ class Lattice:
         return self._lattices.filter(values.detach(), transpose, symmetric)
 
 
-def _engine(device: torch.device) -> ModuleType:
-    """Return the module that filters on a device: by its `bilateral_filter` once, by its `Lattices` many times."""
-    return native if device.type == "cpu" else torch_lattice
+def choose_engine(device: torch.device) -> ModuleType:
+    """Return the module that filters tensors on a device: `native` on a CPU, `torch_lattice` elsewhere.
+
+    It filters by its `bilateral_filter` once, by its `Lattices` many times.
+
+    Where the environment variable RLOSS_TRITON is 1, CUDA tensors are filtered by `triton_lattice`, which has never run
+    on a GPU; but not if PyTorch shall use deterministic algorithms.
+    """
+    if device.type == "cpu":
+        return native
+    wanted = device.type == "cuda" and os.environ.get("RLOSS_TRITON") == "1"
+    if not wanted or torch.are_deterministic_algorithms_enabled():
+        return torch_lattice
+    from filtering import triton_lattice  # only here, as not every PyTorch brings Triton
+
+    return triton_lattice
 
 
 def _check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:

@@ -8,7 +8,7 @@ with the same weights, to the bit; only the order of summation differs. What mak
 - Splat, blur and slice multiply sparse matrices with the values. `embedding_bag` does that by summing weighted rows
   without storing the terms. Nothing is added atomically, so every run gives the same bits.
 - In a flat image a few vertices have nearly all pixels. They are summed in pieces, which are spread over the device.
-- The host waits for the device once, for the sizes of the tables (in `_count_and_check`), if images are in 0..255 and
+- The host waits for the device once, for the sizes of the tables (in `count_and_check`), if images are in 0..255 and
   sigma_rgb is at least 1.
 """
 
@@ -33,7 +33,12 @@ class CodesTooLong(ValueError):
 
 
 def bilateral_filter(
-    images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, transpose: bool = False, symmetric: bool = False
+    images: Tensor,
+    values: Tensor,
+    sigma_rgb: float,
+    sigma_xy: float,
+    transpose: bool = False,
+    symmetric: bool = False,
 ) -> Tensor:
     """Filter tensors on the device where they are, as `filtering.bilateral_filter` does; `images` are float32."""
     return Lattices(images, sigma_rgb, sigma_xy, values).filter_finite(values, transpose, symmetric)
@@ -45,16 +50,24 @@ class Lattices:
     There is one for the batch, or one for each image where the codes of the batch would be too long.
     """
 
-    def __init__(self, images: Tensor, sigma_rgb: float, sigma_xy: float, values: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        sigma_rgb: float,
+        sigma_xy: float,
+        values: Tensor | None = None,
+        lattice_type: type | None = None,
+    ) -> None:
         """Build them; `values` that are to be filtered at once are checked here, which saves a wait for the device."""
+        lattice_type = lattice_type or Lattice
         try:
-            self.lattices = [build_lattice(images, values, sigma_rgb, sigma_xy)]
+            self.lattices = [build_lattice(images, values, sigma_rgb, sigma_xy, lattice_type)]
         except CodesTooLong:
             if len(images) == 1:
                 raise
             some = values.split(1) if values is not None else [None] * len(images)
             one_by_one = zip(images.split(1), some, strict=True)
-            self.lattices = [build_lattice(*one, sigma_rgb, sigma_xy) for one in one_by_one]
+            self.lattices = [build_lattice(*one, sigma_rgb, sigma_xy, lattice_type) for one in one_by_one]
 
     def filter(self, values: Tensor, transpose: bool = False, symmetric: bool = False) -> Tensor:
         """Filter as `filtering.Lattice.filter` does."""
@@ -89,20 +102,8 @@ class Lattice:
         """Build the lattice for images in low[c]..high[c]; it is usable if `covers_images`, that is, if they are."""
         n, _, h, w = images.shape
         self.images, self.height, self.width = n, h, w
+        coding = make_coding(images, sigma_rgb, sigma_xy, low, high, images.device)
         position = _positions(images, sigma_rgb, sigma_xy)
-        points = position.shape[1]
-        most = (1 << 31) // SIDE
-        if points > most:
-            advice = "filter fewer images at a time"
-            raise ValueError(f"too many points for one lattice: expected at most {most}, found {points}; {advice}")
-        lowest = [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low]
-        highest = [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high]
-        coding = Coding(lowest, highest, n, images.device)
-        if not coding.fits:
-            raise CodesTooLong(
-                f"lattice too fine: expected vertices that {MAX_BITS} bits can number, found {coding.bits} bits at "
-                f"sigma_rgb {sigma_rgb:g}, sigma_xy {sigma_xy:g}; use larger sigmas"
-            )
         codes, weights = _locate(position, coding, n)
         codes, order = codes.flatten().sort(stable=True)
         del position
@@ -110,7 +111,7 @@ class Lattice:
         # Number the vertices in the order of their codes.
         vertex = torch.zeros_like(codes, dtype=torch.int32)
         torch.cumsum(codes[1:] != codes[:-1], 0, dtype=torch.int32, out=vertex[1:])
-        count, self.covers_images = _count_and_check(vertex, images, values, min(low), max(high))
+        count, self.covers_images = count_and_check(vertex[-1] + 1, images, values, min(low), max(high))
         if not self.covers_images:
             return
         starts = self._prepare_splat(vertex, order, weights, count)
@@ -151,7 +152,7 @@ class Lattice:
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
         n, k, pixels = *values.shape[:2], self.height * self.width
-        rows = torch.empty(n, _padded(pixels), k, device=values.device)
+        rows = torch.empty(n, padded(pixels), k, device=values.device)
         rows[:, :pixels] = values.flatten(2).transpose(1, 2)
         rows[:, pixels:].zero_()
         pieces = _sums(self.piece_points, rows.flatten(0, 1), self.piece_starts, self.piece_weights)
@@ -170,28 +171,51 @@ class Lattice:
         return pixels.reshape(self.images, -1, self.height, self.width)
 
 
-def build_lattice(images: Tensor, values: Tensor | None, sigma_rgb: float, sigma_xy: float) -> Lattice:
+def build_lattice(
+    images: Tensor, values: Tensor | None, sigma_rgb: float, sigma_xy: float, lattice_type: type = Lattice
+) -> Lattice:
     """Return the lattice of images; arguments and errors as of `bilateral_filter`, values are only checked."""
     if sigma_rgb >= 1:  # otherwise this range may hold more vertices than codes can number
-        lattice = Lattice(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
+        lattice = lattice_type(images, values, sigma_rgb, sigma_xy, *([bound] * 3 for bound in EXPECTED))
         if lattice.covers_images:
             return lattice
     low, high = torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))]).tolist()
     if not all(map(math.isfinite, low + high)):
         raise _non_finite("images", images)
-    return Lattice(images, values, sigma_rgb, sigma_xy, low, high)
+    return lattice_type(images, values, sigma_rgb, sigma_xy, low, high)
 
 
-def _count_and_check(
-    vertex: Tensor, images: Tensor, values: Tensor | None, low: float, high: float
-) -> tuple[int, bool]:
-    """Return the number of vertices and whether images lie in low..high; raise ValueError for values not finite."""
+def make_coding(
+    images: Tensor, sigma_rgb: float, sigma_xy: float, low: list[float], high: list[float], device: torch.device
+) -> Coding:
+    """Return the coding, with strides on `device`, for images in low[c]..high[c].
+
+    Raises ValueError for too many points, and CodesTooLong for vertices that are too many to be numbered.
+    """
+    n, _, h, w = images.shape
+    points, most = n * padded(h * w), (1 << 31) // SIDE
+    if points > most:
+        advice = "filter fewer images at a time"
+        raise ValueError(f"too many points for one lattice: expected at most {most}, found {points}; {advice}")
+    lowest = [0.0, 0.0] + [min(x, 0.0) / sigma_rgb for x in low]
+    highest = [(w - 1) / sigma_xy, (h - 1) / sigma_xy] + [max(x, 0.0) / sigma_rgb for x in high]
+    coding = Coding(lowest, highest, n, device)
+    if not coding.fits:
+        raise CodesTooLong(
+            f"lattice too fine: expected vertices that {MAX_BITS} bits can number, found {coding.bits} bits at "
+            f"sigma_rgb {sigma_rgb:g}, sigma_xy {sigma_xy:g}; use larger sigmas"
+        )
+    return coding
+
+
+def count_and_check(count: Tensor, images: Tensor, values: Tensor | None, low: float, high: float) -> tuple[int, bool]:
+    """Return `count` and whether images lie in low..high; raise ValueError for values not finite."""
     lowest, highest = images.aminmax()
     covered = (lowest >= low) & (highest <= high)
     least, most = (lowest, highest) if values is None else (value.float() for value in values.aminmax())
     finite = least.isfinite() & most.isfinite()
     # The only wait for the device.
-    count, covers_images, is_finite = torch.stack([vertex[-1] + 1, covered.int(), finite.int()]).tolist()
+    count, covers_images, is_finite = torch.stack([count, covered.int(), finite.int()]).tolist()
     if covers_images and not is_finite:
         raise _non_finite("values", values)
     return count, bool(covers_images)
@@ -208,14 +232,14 @@ def _sums(indices: Tensor, table: Tensor, starts: Tensor | None = None, weights:
     return embedding_bag(indices, table, starts, mode="sum", per_sample_weights=weights)
 
 
-def _padded(pixels: int) -> int:
+def padded(pixels: int) -> int:
     return -(-pixels // 4) * 4
 
 
 def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
     """Return the points in units of the standard deviations, `(D, N * points)`."""
     n, _, h, w = images.shape
-    position = torch.zeros(D, n, _padded(h * w), device=images.device)
+    position = torch.zeros(D, n, padded(h * w), device=images.device)
     pixels = position[:, :, : h * w]
     index = torch.arange(h * w, device=images.device)
     pixels[0], pixels[1] = index % w, index // w
