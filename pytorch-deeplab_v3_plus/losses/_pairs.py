@@ -42,7 +42,7 @@ def squared_distance(here: Tensor, there: Tensor) -> Tensor:
 
 
 def similarity(exponents: Tensor) -> Tensor:
-    """Return e to the power of `exponents`, in their place; 0 instead of denormal numbers, which processors are slow at."""
+    """Return e to the power of `exponents`, in their place; 0 for denormal numbers, with which processors are slow."""
     return F.threshold_(exponents.exp_(), 1e-20, 0.0)
 
 
