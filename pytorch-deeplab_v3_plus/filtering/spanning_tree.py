@@ -16,9 +16,9 @@ from torch.autograd.function import Function, once_differentiable
 class Forest:
     """Rooted trees over M pixels, in an order in which all children of a pixel come before it.
 
-    `pixels` (M,), int64, are the pixels in this order, and `places` (M,) where each pixel stands in it. `parents` (M,) are
-    the places of the parents by place; a root is its own. `bounds` divides the order into levels of pixels that are not
-    related; the last are the roots, which are the trees' centres, so that there are few levels.
+    `pixels` (M,), int64, are the pixels in this order, and `places` (M,) where each pixel stands in it. `parents` (M,)
+    are the places of the parents by place; a root is its own. `bounds` divides the order into levels of pixels that are
+    not related; the last are the roots, which are the trees' centres, so that there are few levels.
     """
 
     pixels: Tensor

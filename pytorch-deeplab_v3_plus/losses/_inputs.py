@@ -41,3 +41,11 @@ def scaled_size(image: Tensor, scale: float) -> tuple[int, int]:
     """Return the size (h, w) of `image` (N, 3, H, W) times `scale`, at least one pixel."""
     height, width = image.shape[2:]
     return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Return the numbers as a tensor (len(numbers),) of the dtype and device of `like`.
+
+    Filled in one by one, because the host would wait for a GPU to copy a list.
+    """
+    return torch.cat([like.new_empty(0), *(like.new_full((1,), number) for number in numbers)])

@@ -20,10 +20,16 @@ def half_window(radius: int) -> list[Offset]:
     return [(rows, columns) for rows in range(radius + 1) for columns in reach if (rows, columns) > (0, 0)]
 
 
+def fitting(offsets: Sequence[Offset], values: Tensor) -> list[Offset]:
+    """Return those offsets at which pixels of `values` (..., H, W) make pairs."""
+    height, width = values.shape[-2:]
+    return [(rows, columns) for rows, columns in offsets if rows < height and abs(columns) < width]
+
+
 def both_ends(values: Tensor, offset: Offset) -> tuple[Tensor, Tensor]:
-    """Return views of `values` (..., H, W) at the first and at the second pixels of all pairs with this offset."""
+    """Return views of `values` (..., H, W) at the first and at the second pixels of all pairs with a fitting offset."""
     rows, columns = offset
-    height, width = (max(0, size - abs(step)) for size, step in zip(values.shape[-2:], offset, strict=True))
+    height, width = values.shape[-2] - rows, values.shape[-1] - abs(columns)
     first = values[..., :height, max(0, -columns) :][..., :width]
     return first, values[..., rows:, max(0, columns) :][..., :width]
 
@@ -51,7 +57,7 @@ class PairEnergy(Function):
 
     @staticmethod
     def forward(ctx, probabilities: Tensor, offsets: Sequence[Offset], tables: Iterable[Tensor]) -> Tensor:
-        """Return a scalar for probabilities (N, K, H, W) and the weights of the pairs, a table for each image."""
+        """Return a scalar for probabilities (N, K, H, W) and the weights at fitting offsets, a table for each image."""
         values = probabilities.detach().flatten(2).contiguous()
         sums = torch.zeros_like(values)  # over j of w_ij S_j
         energy = torch.zeros((), dtype=torch.float64, device=values.device)

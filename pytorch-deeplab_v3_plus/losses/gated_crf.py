@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from dataloaders.transforms import normalize
-from losses._inputs import at_least_float32, check_settings, resized, scaled_size
-from losses._pairs import PairEnergy, half_window, over_pairs, similarity, squared_distance
+from losses._inputs import at_least_float32, check_settings, on_device_of, resized, scaled_size
+from losses._pairs import PairEnergy, fitting, half_window, over_pairs, similarity, squared_distance
 
 
 class GatedCRF(nn.Module):
@@ -55,13 +55,13 @@ class GatedCRF(nn.Module):
         image, soft, (region,) = resized(
             scaled_size(image, self.rloss_scale), image, at_least_float32(probabilities), region_of_interest
         )
-        offsets = half_window(self.radius)
+        offsets = fitting(half_window(self.radius), image)
         energy = PairEnergy.apply(soft, offsets, self._weights(normalize(image).to(soft.dtype), region, offsets))
         return self.weight * energy / region.sum().clamp_min(1)
 
     def _weights(self, colours: Tensor, region: Tensor, offsets: list[tuple[int, int]]) -> Iterator[Tensor]:
         """Give for each image the table of its pairs' weights: a pair counts once for each end in the region."""
-        squares = torch.tensor(offsets, dtype=colours.dtype, device=colours.device).square_().sum(1)[:, None, None]
+        squares = on_device_of(colours, [rows**2 + columns**2 for rows, columns in offsets])[:, None, None]
         appearance = squares / (-2 * self.sigma_xy**2)
         smoothness = self.smoothness_weight * torch.exp(squares / (-2 * self.smoothness_xy**2))
         for image, inside in zip(colours, region.to(colours.dtype), strict=True):

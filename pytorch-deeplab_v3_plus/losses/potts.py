@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from losses._inputs import at_least_float32, check_settings, resized, scaled_size
-from losses._pairs import PairEnergy, over_pairs, similarity, squared_distance
+from losses._inputs import at_least_float32, check_settings, on_device_of, resized, scaled_size
+from losses._pairs import PairEnergy, fitting, over_pairs, similarity, squared_distance
 
 NEIGHBOURS = {4: [(0, 1), (1, 0)], 8: [(0, 1), (1, 0), (1, 1), (1, -1)]}
 
@@ -43,15 +42,16 @@ class Potts(nn.Module):
         image, soft, (region,) = resized(
             scaled_size(image, self.rloss_scale), image, at_least_float32(probabilities), region_of_interest
         )
-        energy = PairEnergy.apply(soft, self.offsets, self._weights(image.to(soft.dtype), region))
+        offsets = fitting(self.offsets, image)
+        energy = PairEnergy.apply(soft, offsets, self._weights(image.to(soft.dtype), region, offsets))
         return self.weight * energy / len(image)
 
-    def _weights(self, image: Tensor, region: Tensor) -> Iterator[Tensor]:
+    def _weights(self, image: Tensor, region: Tensor, offsets: list[tuple[int, int]]) -> Iterator[Tensor]:
         """Give for each image the table of its pairs' weights, which are 0 where an end is outside the region."""
-        lengths = torch.tensor([math.hypot(*offset) for offset in self.offsets], device=image.device)[:, None, None]
+        lengths = on_device_of(image, [math.hypot(*offset) for offset in offsets])[:, None, None]
         for colours, inside in zip(image, region.to(image.dtype), strict=True):
-            distances = over_pairs(squared_distance, colours, self.offsets)
-            pairs = over_pairs(lambda here, there: (here * there)[0], inside[None], self.offsets)
+            distances = over_pairs(squared_distance, colours, offsets)
+            pairs = over_pairs(lambda here, there: (here * there)[0], inside[None], offsets)
             count = pairs.sum().clamp_min(1)
             # Twice the squared width; an image of one colour has none of its own.
             width = 2 * self.sigma_rgb**2 or (2 * (distances * pairs).sum() / count).clamp_min(1e-20)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from dataloaders.labels import UNLABELLED
+from losses._inputs import at_least_float32, on_device_of
 
 
 class Size(nn.Module):
@@ -40,12 +41,12 @@ class Size(nn.Module):
                 raise InputError(f"{self.bounds}: expected classes from 0 to {classes - 1}, found {number}")
         region = region_of_interest.unsqueeze(1)
         pixels = region.flatten(1).sum(1, keepdim=True)
-        shares = (probabilities.float() * region).flatten(2).sum(2) / pixels.clamp_min(1)
+        shares = (at_least_float32(probabilities) * region).flatten(2).sum(2) / pixels.clamp_min(1)
         # Which classes are scribbled; the number `classes` stands for no label.
         numbers = torch.where(labels == UNLABELLED, classes, labels).flatten(1)
         tags = torch.zeros(n, classes + 1, device=shares.device).scatter_(1, numbers, 1.0)[:, :classes] > 0
         pairs = [self.by_class.get(number, (self.lower, self.upper)) for number in range(classes)]
-        lower, upper = shares.new_tensor(pairs).T.unsqueeze(1)
+        lower, upper = (on_device_of(shares, bounds) for bounds in zip(*pairs, strict=True))
         if self.absent:
             lower, upper = lower * tags, upper * tags
         distance = (lower - shares).clamp_min(0) + (shares - upper).clamp_min(0)

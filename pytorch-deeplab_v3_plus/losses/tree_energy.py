@@ -33,7 +33,9 @@ class TreeEnergy(nn.Module):
         super().__init__()
         check_settings("tree_energy", positive=[("sigma", sigma)], shares=[("rloss_scale", rloss_scale)])
         if high_level and rloss_scale != 1:
-            raise InputError("regulariser tree_energy: with high_level the features have the size; leave out rloss_scale")
+            raise InputError(
+                "regulariser tree_energy: with high_level the features have the size; leave out rloss_scale"
+            )
         self.weight, self.sigma, self.high_level, self.rloss_scale = weight, sigma, high_level, rloss_scale
 
     def forward(
