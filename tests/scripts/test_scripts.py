@@ -613,6 +613,44 @@ def test_a_comparison_of_another_regulariser_leaves_the_other_arms_without(voc):
     assert regularisers == {"stage1": None, "partial_ce": None, "regularised": ["densecrf=0.5"]}
 
 
+@pytest.mark.slow
+def test_several_losses_compete_from_the_same_first_stage(voc, capsys):
+    out = voc.parent / "many"
+    words = [*SMALL, *data(voc), "--stage1-epochs", 1, "--stage2-epochs", 1, "--output", out]
+    potts, crf = "potts=--regulariser potts=1,neighbours=4", "crf=--densecrfloss 2 --size-free"
+    assert call(train_two_stages, *words, "--variant", potts, "--variant", crf) == 0
+    options = {
+        path.parts[-3]: torch.load(path, weights_only=True)["options"]
+        for path in out.glob("seed_1/*/*/experiment_0/checkpoint_last.pth.tar")
+    }
+    losses = {name: (one["regulariser"], one["densecrfloss"]) for name, one in options.items()}
+    expected = {"stage1": (None, 0), "partial_ce": (None, 0), "potts": (["potts=1,neighbours=4"], 0), "crf": (None, 2)}
+    assert losses == expected
+    assert len({options[name]["resume"] for name in ("partial_ce", "potts", "crf")}) == 1
+    table = (out / "table.txt").read_text()
+    assert "gain of potts" in table and "gain of crf" in table and (out / "val.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        (["potts"], "nothing to compare"),
+        (["stage1=--regulariser potts=1"], "a name of its own"),
+        (["a b=--regulariser potts=1"], "a name of its own"),
+        (["x=--regulariser potts=1", "x=--regulariser entropy=1"], "a name of its own"),
+        (["x=--regulariser 'potts=1"], "No closing quotation"),
+        (["x=--epochs 3 --regulariser potts=1"], "--epochs is set by the stages themselves"),
+        (["x=--sigma-xy 3"], "nothing to compare"),
+        (["x=--regulariser pots=1"], "no regulariser is called 'pots'"),
+    ],
+)
+def test_variants_that_cannot_be_compared(voc, capsys, variants, said):
+    words = [word for text in variants for word in ("--variant", text)]
+    assert call(train_two_stages, *SMALL, *data(voc), "--output", voc.parent / "none", *words) == 2
+    assert said in one_line(capsys)
+    assert not (voc.parent / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
