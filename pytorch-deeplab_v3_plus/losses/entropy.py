@@ -25,7 +25,8 @@ class Entropy(nn.Module):
     def forward(self, image: Tensor, probabilities: Tensor, region_of_interest: Tensor, labels: Tensor) -> Tensor:
         """Return a scalar for probabilities (N,K,H,W), region_of_interest (N,H,W) bool, labels (N,H,W) int64."""
         region = region_of_interest if self.labelled else region_of_interest & (labels == UNLABELLED)
-        entropy = torch.special.entr(probabilities.clamp_min(1e-12)).sum(1) * region
+        tiny = torch.finfo(probabilities.dtype).tiny  # the logarithm of 0 has no gradient
+        entropy = torch.special.entr(probabilities + tiny).sum(1) * region
         return self.weight * (entropy.sum((1, 2)) / region.sum((1, 2)).clamp_min(1)).mean()
 
     def extra_repr(self) -> str:
