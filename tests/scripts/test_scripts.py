@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -345,6 +346,16 @@ def test_a_regulariser_from_outside_trains_without_touching_the_trainer(voc, toy
     record = json.loads((run_folder(voc) / "scores.jsonl").read_text().splitlines()[0])
     assert record["losses"].keys() == {"cross_entropy", "densecrf", "toy"} and record["losses"]["toy"] > 0
     assert "toy: " in capsys.readouterr().out
+
+
+def test_all_regularisers_train_together(voc, capsys):
+    names = ("normalized_cut", "kernel_cut", "size", "gated_crf", "potts", "tree_energy", "entropy")
+    words = [word for name in names for word in ("--regulariser", f"{name}=0.1")]
+    words[-3] += ",high_level=True"
+    assert train(voc, "--epochs", 1, "--densecrfloss", 0.1, "--size-free", "--benchmark", 1, *words) == 0
+    out = capsys.readouterr().out
+    for name in ("densecrf", *names):
+        assert re.search(rf"{name}: \S+ % of the loss, \S+ % of its gradient", out), out
 
 
 def test_an_overwhelming_regulariser_is_warned_of(voc, toy, capsys):
