@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import itertools
 import multiprocessing
 import statistics
@@ -31,7 +30,7 @@ from common.arguments import number
 from common.errors import InputError, exit_status
 from figures.plotting import new_figure, save_figure
 from filtering import native, torch_lattice
-from measuring import IMAGES, Pictures, machine_line, seconds, shown, summary, synchronise, write_json
+from measuring import IMAGES, Pictures, machine_line, peak_resident, seconds, shown, summary, synchronise, write_json
 
 SIGMA_RGB = 15.0
 PHASES = ("build", "splat", "blur", "slice")
@@ -218,19 +217,9 @@ def _report_peak(sender: Any, engine: Engine, pictures: Pictures, row: Row) -> N
         small = Row(16, 1, 1, 5)
         engine.run(small.sigma_xy, *engine.prepare(*inputs(pictures, small)))  # what is loaded at the first call
         tensors = engine.prepare(*inputs(pictures, row))
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "malloc_trim"):  # what glibc keeps for reuse would not show when it is used again
-            libc.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _megabytes("VmRSS")
-        engine.run(row.sigma_xy, *tensors)
+        peak = peak_resident(lambda: engine.run(row.sigma_xy, *tensors))
     made = output_megabytes(row) if isinstance(engine, Tensors) else 0
-    sender.send(max(0.0, _megabytes("VmHWM") - before - made))
-
-
-def _megabytes(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) * 1024 / 1e6
+    sender.send(max(0.0, peak - made))
 
 
 def output_megabytes(row: Row) -> float:

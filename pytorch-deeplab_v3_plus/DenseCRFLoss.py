@@ -149,10 +149,13 @@ class DenseCRFLoss(nn.Module):
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
             scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         self._check_values(images, scaled.detach(), rois)
-        sigma_xy = self.sigma_xy * self.scale_factor
-        switches = self.exact_gradient, self.size_free, self.normalised_kernel
-        energy = DenseCRFLossFunction.apply(images, scaled, self.sigma_rgb, sigma_xy, rois.squeeze(1), *switches)
+        energy = self.energy(images, scaled, rois.squeeze(1), self.sigma_rgb, self.sigma_xy * self.scale_factor)
         return (self.weight * energy).to(segmentations.dtype)
+
+    def energy(self, images: Tensor, segmentations: Tensor, rois: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
+        """Return the unweighted energy of inputs that are checked, scaled and float32; sigma_xy is scaled too."""
+        switches = self.exact_gradient, self.size_free, self.normalised_kernel
+        return DenseCRFLossFunction.apply(images, segmentations, sigma_rgb, sigma_xy, rois, *switches)
 
     def extra_repr(self) -> str:
         return (

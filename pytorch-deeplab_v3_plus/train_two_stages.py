@@ -3,14 +3,18 @@
     python train_two_stages.py --data-root DATA --full --seeds 1,2,3
 
 Stage 1 is partial cross-entropy alone; stage 2 continues from it with and without the DenseCRF loss, for the same
-number of steps. Options that are not listed here go to train_withdensecrfloss.py (see its --help); with neither a
-preset nor a regularised loss, the preset for small images of this size is taken. Prints and keeps a table of mIoU and a
-sheet of pictures; repeated with the same --output it skips finished trainings.
+number of steps; with --variant several regularised losses compete. Options that are not listed here go to
+train_withdensecrfloss.py (see its --help); with neither a preset nor a regularised loss, the preset for small images of
+this size is taken. Prints and keeps a table of mIoU and a sheet of pictures; repeated with the same --output it skips
+finished trainings.
 """
 
 import argparse
+import itertools
 import logging
 import math
+import re
+import shlex
 import shutil
 import statistics
 import sys
@@ -30,7 +34,16 @@ from training.checkpoint import LAST
 from training.identity import data_facts
 from training.options import HOW_MANY, POSITIVE, TrainOptions, add_preset, parse_options
 from training.options import build_parser as training_parser
-from training.two_stages import Comparison, comparison_table, percents, save_comparison
+from training.two_stages import (
+    ARMS,
+    FIRST_STAGES,
+    REGULARISED,
+    UNREGULARISED,
+    Comparison,
+    comparison_table,
+    percents,
+    save_comparison,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +93,13 @@ class ComparisonOptions:
         action="append",
         metavar="NAME=WEIGHT",
     )
+    variant: tuple[str, ...] | None = option(
+        None,
+        "a regularised second stage under this name, in place of the one that the other options describe; repeatable. "
+        "Its options are all its losses and whatever else differs: 'potts=--regulariser potts=1'",
+        action="append",
+        metavar="NAME=OPTIONS",
+    )
     full: bool = switch("also train with full supervision, the upper bound")
     jobs: int = option(1, "trainings that run at the same time", **HOW_MANY)
     output: str = option("run/two_stages", "where all runs and the table go", metavar="FOLDER")
@@ -92,6 +112,31 @@ def build_parser() -> argparse.ArgumentParser:
     add_preset(parser, "a recipe for images of this size")
     add_options(parser, ComparisonOptions)
     return parser
+
+
+def variants_of(own: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """Return the regularised second stages, name -> options; raise InputError for names that cannot be used."""
+    if not own.variant:
+        return {REGULARISED: tuple(word for text in own.regulariser or () for word in ("--regulariser", text))}
+    if own.regulariser:
+        raise InputError("--regulariser: with --variant, give it among the options of the variants that shall have it")
+    variants: dict[str, tuple[str, ...]] = {}
+    for text in own.variant:
+        name, _, options = text.partition("=")
+        if not re.fullmatch(r"\w[\w.-]*", name) or name in {*ARMS, *FIRST_STAGES, *variants}:
+            raise InputError(f"--variant: expected NAME=OPTIONS with a name of its own, found {text!r}")
+        try:
+            variants[name] = (*UNREGULARISED, *shlex.split(options))
+        except ValueError as error:
+            raise InputError(f"--variant {name}: {error} in {options!r}") from None
+    return variants
+
+
+def check_not_taken(words: Sequence[str]) -> None:
+    """Raise InputError for an option of the training script that the comparison decides."""
+    for word in words:
+        if word.split("=")[0] in TAKEN:
+            raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
 
 
 def default_preset(words: Sequence[str]) -> str | None:
@@ -126,15 +171,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line says; return the exit status."""
     configure_logging()
     own, rest = build_parser().parse_known_args(argv)
-    for word in rest:
-        if word.split("=")[0] in TAKEN:
-            raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
-    regularised = [word for text in own.regulariser or () for word in ("--regulariser", text)]
-    own.preset = own.preset or default_preset([*rest, *regularised])
+    variants = variants_of(own)
+    check_not_taken([*rest, *itertools.chain(*variants.values())])
+    own.preset = own.preset or default_preset([*rest, *itertools.chain(*variants.values())])
     rest = ["--preset", own.preset, *rest] if own.preset else rest
-    options = parse_options([*rest, *regularised])
-    if not options.regularisers:
-        raise InputError("there is nothing to compare: give the regulariser a weight with --densecrfloss")
+    for name, words in variants.items():
+        options = parse_options([*rest, *words])
+        if not options.regularisers:
+            what = "--densecrfloss" if name == REGULARISED else f"--regulariser among the options of --variant {name}"
+            raise InputError(f"there is nothing to compare: give the regulariser a weight with {what}")
     loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
     surveys = {"train": loaders.train.dataset.survey(), "val": loaders.val.dataset.survey()}
     data = data_facts(loaders, surveys)
@@ -147,13 +192,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds=tuple(own.seeds),
         stage_epochs=lengths(own, stages, len(loaders.train)),
         options=tuple(rest),
-        variants={"regularised": tuple(regularised)},
+        variants=variants,
         data=data,
         full=own.full,
         stage2_lr=own.stage2_lr or (stages.lr if stages and stages.optimizer == options.optimizer else None),
     )
     comparison.train(own.jobs)
-    trained = comparison.run_folder(own.seeds[0], "regularised") / LAST
+    first = next(iter(variants))
+    trained = comparison.run_folder(own.seeds[0], first) / LAST
     model = comparison.folder / "model.pth.tar"
     replace_file(model, lambda temporary: shutil.copyfile(trained, temporary))
     table = comparison_table(comparison.results())
@@ -164,8 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"Scores of the last epoch, crop protocol (short side {options.data.crop_size}, centre square)"
     logger.info("\n%s\n\n%s\n\npictures and runs: %s", title, table, comparison.folder)
     alone = comparison.run_folder(own.seeds[0], "partial_ce") / LAST
-    with_loss, without = (percents(comparison.results(), arm, "val")[0] for arm in ("regularised", "partial_ce"))
-    scored = f"{model}: the regularised network, val {with_loss:.1f}. {alone}: partial CE, val {without:.1f}"
+    with_loss, without = (percents(comparison.results(), arm, "val")[0] for arm in (first, "partial_ce"))
+    scored = f"{model}: the {first} network, val {with_loss:.1f}. {alone}: partial CE, val {without:.1f}"
     if without > with_loss:
         logger.warning("networks: %s: here the loss does not gain; take partial CE's", scored)
     else:

@@ -24,6 +24,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
@@ -152,7 +153,7 @@ def takes(regulariser: nn.Module, name: str) -> bool:
 
 
 def describe_regularisers() -> str:
-    """Return a text that lists every regulariser with its settings and their defaults."""
+    """Return a text that lists every regulariser: the docstring of its class, its settings and their defaults."""
     lines = []
     for name in regulariser_names():
         try:
@@ -160,6 +161,9 @@ def describe_regularisers() -> str:
         except Exception as error:  # of somebody's own file, which must not hide the others
             lines.append(f"{name}: cannot be used: {error!r}")
             continue
-        lines.append(f"{name}: {text.splitlines()[0]}")
-        lines += [f"    {setting}={default}" for setting, default in settings_of(name).items()]
+        defaults = "\n".join(f"{setting}={default}" for setting, default in settings_of(name).items())
+        more = "\n".join(
+            [*text.splitlines()[1:], *(["", "Defaults:", textwrap.indent(defaults, "    ")] * bool(defaults))]
+        )
+        lines += [f"{name}: {text.splitlines()[0]}", textwrap.indent(more, "    "), ""]
     return "\n".join(lines)

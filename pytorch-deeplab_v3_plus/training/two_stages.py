@@ -38,7 +38,9 @@ SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 UNREGULARISED = ("--densecrfloss", "0")
 LEAST_INTERVAL = 5  # epochs between two evaluations
 COMPARED = 3  # images in the sheet that compares the arms
-ARMS = {"partial_ce": "partial CE", "regularised": "+ regularised loss", "full": "full supervision"}
+REGULARISED = "regularised"  # the variant, where there is one without a name
+ARMS = {"partial_ce": "partial CE", REGULARISED: "+ regularised loss", "full": "full supervision"}
+FIRST_STAGES = {"stage1": "scribble", "stage1_full": "full"}  # name -> supervision
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # the final scores of each arm, seed by seed
 
 
@@ -81,7 +83,7 @@ class Comparison:
 
     def first_stage(self) -> list[Training]:
         """Return the trainings of the first stage, which resume where they were interrupted."""
-        labels = {"stage1": "scribble"} | ({"stage1_full": "full"} if self.full else {})
+        labels = {name: label for name, label in FIRST_STAGES.items() if self.full or label != "full"}
         trainings = []
         for seed in self.seeds:
             for name, label in labels.items():
@@ -214,21 +216,28 @@ def background_everywhere(results: Results, score: str) -> float:
 def comparison_table(results: Results) -> str:
     """Return the table: mIoU in percent, mean and standard deviation over the seeds, of each arm and score."""
     scores = [name for name in ("val", "fill_in") if all(name in final for final in results["partial_ce"])]
-    lines = [f"{'mIoU in %, crop protocol':<26}" + "".join(f"{name.replace('_', '-'):>16}" for name in scores)]
+    titles = {arm: ARMS.get(arm, f"+ {arm}") for arm in results}
+    variants = [arm for arm in results if arm not in ("partial_ce", "full")]
+    gain = {arm: "gain of the regulariser" if arm == REGULARISED else f"gain of {arm}" for arm in variants}
+    share = {arm: "share of the gap closed" if arm == REGULARISED else f"share closed by {arm}" for arm in variants}
+    width = max(25, *map(len, share.values())) + 1
+    lines = [f"{'mIoU in %, crop protocol':<{width}}" + "".join(f"{name.replace('_', '-'):>16}" for name in scores)]
 
     def line(title: str, cells: Sequence[str]) -> None:
-        lines.append(f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells))
+        lines.append(f"{title:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
 
     line("background everywhere", [f"{background_everywhere(results, name):.1f}" for name in scores])
-    for arm in results:
-        line(ARMS[arm], [mean_and_spread(percents(results, arm, name)) for name in scores])
-    gained = [gains(results, "regularised", name) for name in scores]
-    line("gain of the regulariser", [mean_and_spread(points, sign="+") for points in gained])
-    if len(gained[0]) > 1:
-        line("  by seed", [" ".join(f"{gain:+.1f}" for gain in points) for points in gained])
+    for arm, title in titles.items():
+        line(title, [mean_and_spread(percents(results, arm, name)) for name in scores])
+    for arm in variants:
+        gained = [gains(results, arm, score) for score in scores]
+        line(gain[arm], [mean_and_spread(points, sign="+") for points in gained])
+        if len(gained[0]) > 1:
+            line("  by seed", [" ".join(f"{gain:+.1f}" for gain in points) for points in gained])
     if "full" in results:
         line("gap to full supervision", [f"{statistics.mean(gains(results, 'full', name)):.1f}" for name in scores])
-        line("share of the gap closed", [share_of_gap(results, "regularised", name) for name in scores])
+        for arm in variants:
+            line(share[arm], [share_of_gap(results, arm, name) for name in scores])
     return "\n".join(lines)
 
 
@@ -241,10 +250,11 @@ def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
 def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split: str) -> None:
     """Draw images of `split` with their scribbles, what each arm of the first seed predicts, and the truth.
 
-    The last row is a close-up of the place in them where the regulariser corrects most.
+    The last row is a close-up of the place in them where the first regularised loss corrects most.
     """
     dataset, seed = getattr(loaders, split).dataset, comparison.seeds[0]
-    networks = {ARMS[arm]: load_network(comparison.run_folder(seed, arm) / LAST) for arm in comparison.arms}
+    titles = {arm: ARMS.get(arm, f"+ {arm}") for arm in comparison.arms}
+    networks = {titles[arm]: load_network(comparison.run_folder(seed, arm) / LAST) for arm in comparison.arms}
     compared = []
     for index in evenly_spaced(len(dataset), COMPARED):
         image, scribble, truth = dataset.pictures(index)
@@ -252,7 +262,7 @@ def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split:
             title: segment(model, image, short_side(settings)) for title, (model, settings) in networks.items()
         }
         compared.append(Compared(image, scribble, truth, predictions))
-    place = close_up(compared, ARMS["partial_ce"], ARMS["regularised"])
+    place = close_up(compared, titles["partial_ce"], titles[next(iter(comparison.variants))])
     rows = [one.row(place[1] if place and place[0] == number else None) for number, one in enumerate(compared)]
     if place:
         rows.append(compared[place[0]].cut(place[1]).row())

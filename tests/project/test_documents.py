@@ -203,13 +203,6 @@ def command_lines(text: str) -> list[str]:
     return [line for line in commands(text) if re.match(r"(PYTHONPATH=\S+ )?(python|torchrun) ", line)]
 
 
-def example_loss(text: str) -> tuple[str, str] | None:
-    """Return the name and the code of the regulariser that a page writes down."""
-    names = re.findall(r"losses/(?:`, say `)?(\w+)\.py", text)
-    codes = [code for code in blocks(text, "python") if "(nn.Module)" in code and "region_of_interest" in code]
-    return (names[-1], codes[0]) if names and codes else None
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
 def test_documented_commands_parse(path, monkeypatch, capsys):
     parse_args = argparse.ArgumentParser.parse_args
@@ -219,7 +212,6 @@ def test_documented_commands_parse(path, monkeypatch, capsys):
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    example = example_loss(text_of(path))
     for line in command_lines(text_of(path)):
         words = [word for word in shlex.split(line) if word != "..."]
         if "-m" in words:
@@ -233,9 +225,6 @@ def test_documented_commands_parse(path, monkeypatch, capsys):
             if at is None or Path(words[at]).stem not in MODULES:
                 continue
             module, words = import_module(Path(words[at]).stem), words[at + 1 :]
-        if example and any(word.startswith(f"{example[0]}=") for word in words):  # its file exists on the page only
-            at = words.index("--regulariser")
-            del words[at : at + 2]
         monkeypatch.setattr(sys, "argv", [module.__name__, *words])
         try:
             module.main()
@@ -254,25 +243,8 @@ def test_python_examples_compile(path):
             compile(code, str(path), "exec")
 
 
-def test_the_regulariser_that_contributing_writes_down_works():
-    path = HOME / "CONTRIBUTING.md"
-    name, code = example_loss(text_of(path))
-    known = {}
-    exec(compile(code, str(path), "exec"), known)
-    (kind,) = (value for value in known.values() if isinstance(value, type) and issubclass(value, nn.Module))
-    uses = re.findall(rf"--regulariser {name}=(\S+)", "\n".join(command_lines(text_of(path))))
-    assert uses
-    for use in uses:
-        weight, *settings = use.split(",")
-        loss = kind(float(weight), **{key: float(value) for key, value in (pair.split("=") for pair in settings)})
-        torch.manual_seed(1)
-        image, logits = 32 * torch.rand(2, 3, 6, 5), torch.randn(2, 4, 6, 5, requires_grad=True)
-        region = torch.ones(2, 6, 5, dtype=torch.bool)
-        region[1] = False
-        value = loss(image, logits.softmax(1), region)
-        value.backward()
-        assert value.shape == () and 0 < value < 2 * float(weight)
-        assert logits.grad[0].any() and not logits.grad[1].any()
+def test_contributing_shows_the_shortest_regulariser_as_it_is():
+    assert (CODE / "losses" / "entropy.py").read_text() in blocks(text_of(HOME / "CONTRIBUTING.md"), "python")
 
 
 def example(name: str) -> Any:

@@ -64,6 +64,22 @@ def test_mean_field():
     assert all(float(line.split()[-2]) > 0 for line in lines[2:])
 
 
+@pytest.mark.slow
+def test_losses(tmp_path):
+    figures, losses = tmp_path / "losses.json", ("potts=1,neighbours=4", "tree_energy=1,high_level=True")
+    sizes = ("--device", "cpu", "--side", "64", "--batch", "2", "--repeats", "2")
+    result = run("bench_losses.py", *sizes, "--losses", *losses, "--json", str(figures))
+    assert result.returncode == 0, result.stderr
+    found = json.loads(figures.read_text())["losses"]
+    first, *others = found
+    assert first.startswith("densecrf=") and tuple(others) == losses
+    for text, numbers in found.items():
+        assert text in result.stdout and numbers["median_ms"] > 0
+        assert numbers["ratio"] > 0 and (text != first or numbers["ratio"] == 1)
+        if Path("/proc/self/clear_refs").exists():  # Linux
+            assert 0 < numbers["memory_mb"] < 1000
+
+
 def test_step(tmp_path):
     figures = tmp_path / "step.json"
     sizes = ("--crop", "33", "--batch", "2", "--steps", "2", "--precision", "bfloat16", "--exact-gradient")

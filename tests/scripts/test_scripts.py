@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -347,6 +348,16 @@ def test_a_regulariser_from_outside_trains_without_touching_the_trainer(voc, toy
     assert "toy: " in capsys.readouterr().out
 
 
+def test_all_regularisers_train_together(voc, capsys):
+    names = ("normalized_cut", "kernel_cut", "size", "gated_crf", "potts", "tree_energy", "entropy")
+    words = [word for name in names for word in ("--regulariser", f"{name}=0.1")]
+    words[-3] += ",high_level=True"
+    assert train(voc, "--epochs", 1, "--densecrfloss", 0.1, "--size-free", "--benchmark", 1, *words) == 0
+    out = capsys.readouterr().out
+    for name in ("densecrf", *names):
+        assert re.search(rf"{name}: \S+ % of the loss, \S+ % of its gradient", out), out
+
+
 def test_an_overwhelming_regulariser_is_warned_of(voc, toy, capsys):
     assert train(voc, "--epochs", 1, "--regulariser", "toy=1e6", "--lr", 1e-12, "--no-val") == 0
     assert "WARNING: toy overwhelms the cross-entropy" in capsys.readouterr().out
@@ -611,6 +622,44 @@ def test_a_comparison_of_another_regulariser_leaves_the_other_arms_without(voc):
         for path in out.glob("seed_1/*/*/experiment_0/checkpoint_last.pth.tar")
     }
     assert regularisers == {"stage1": None, "partial_ce": None, "regularised": ["densecrf=0.5"]}
+
+
+@pytest.mark.slow
+def test_several_losses_compete_from_the_same_first_stage(voc, capsys):
+    out = voc.parent / "many"
+    words = [*SMALL, *data(voc), "--stage1-epochs", 1, "--stage2-epochs", 1, "--output", out]
+    potts, crf = "potts=--regulariser potts=1,neighbours=4", "crf=--densecrfloss 2 --size-free"
+    assert call(train_two_stages, *words, "--variant", potts, "--variant", crf) == 0
+    options = {
+        path.parts[-3]: torch.load(path, weights_only=True)["options"]
+        for path in out.glob("seed_1/*/*/experiment_0/checkpoint_last.pth.tar")
+    }
+    losses = {name: (one["regulariser"], one["densecrfloss"]) for name, one in options.items()}
+    expected = {"stage1": (None, 0), "partial_ce": (None, 0), "potts": (["potts=1,neighbours=4"], 0), "crf": (None, 2)}
+    assert losses == expected
+    assert len({options[name]["resume"] for name in ("partial_ce", "potts", "crf")}) == 1
+    table = (out / "table.txt").read_text()
+    assert "gain of potts" in table and "gain of crf" in table and (out / "val.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        (["potts"], "nothing to compare"),
+        (["stage1=--regulariser potts=1"], "a name of its own"),
+        (["a b=--regulariser potts=1"], "a name of its own"),
+        (["x=--regulariser potts=1", "x=--regulariser entropy=1"], "a name of its own"),
+        (["x=--regulariser 'potts=1"], "No closing quotation"),
+        (["x=--epochs 3 --regulariser potts=1"], "--epochs is set by the stages themselves"),
+        (["x=--sigma-xy 3"], "nothing to compare"),
+        (["x=--regulariser pots=1"], "no regulariser is called 'pots'"),
+    ],
+)
+def test_variants_that_cannot_be_compared(voc, capsys, variants, said):
+    words = [word for text in variants for word in ("--variant", text)]
+    assert call(train_two_stages, *SMALL, *data(voc), "--output", voc.parent / "none", *words) == 2
+    assert said in one_line(capsys)
+    assert not (voc.parent / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -450,6 +450,20 @@ def test_comparison_table_by_hand():
     assert cells["share of the gap closed"] == ["44", "%", "50", "%"]
 
 
+def test_comparison_table_of_several_losses():
+    results = {
+        "partial_ce": [final(0.50, 0.60)],
+        "potts": [final(0.52, 0.59)],
+        "normalized_cut": [final(0.55, 0.65)],
+        "full": [final(0.60, 0.70)],
+    }
+    cells = {line[:31].strip(): line[31:].split() for line in comparison_table(results).split("\n")}
+    assert cells["+ potts"] == ["52.0", "59.0"] and cells["gain of potts"] == ["+2.0", "-1.0"]
+    assert cells["gain of normalized_cut"] == ["+5.0", "+5.0"]
+    assert cells["share closed by potts"] == ["20", "%", "-10", "%"]
+    assert cells["share closed by normalized_cut"] == ["50", "%", "50", "%"]
+
+
 # The commands of the document, as it gives them
 
 DOCUMENTED = [

@@ -1,0 +1,51 @@
+"""What the regularisers do with their inputs and settings before they compute."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import InputError
+
+
+def check_settings(name: str, *, positive: Sequence[tuple[str, float]] = (), shares: Sequence[tuple[str, float]] = ()):
+    """Raise InputError for a setting of the regulariser `name` that is not positive and finite, or not in (0, 1]."""
+    for setting, value in positive:
+        if not 0 < value < float("inf"):
+            raise InputError(f"regulariser {name}: {setting} must be a positive number, found {value}")
+    for setting, value in shares:
+        if not 0 < value <= 1:
+            raise InputError(f"regulariser {name}: {setting} must lie in (0, 1], found {value}")
+
+
+def at_least_float32(probabilities: Tensor) -> Tensor:
+    """Return half precision as float32; sums over an image need it."""
+    return probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+
+
+def resized(
+    size: Sequence[int], image: Tensor, probabilities: Tensor, *masks: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return image (N, 3, H, W) and probabilities (N, K, H, W) as means over the cells of a grid of `size` (h, w).
+
+    Of `masks` (N, H, W), bool, a cell is True where all of it is. Nothing is computed at the size that they have.
+    """
+    if tuple(size) == tuple(image.shape[2:]):
+        return image, probabilities, list(masks)
+    masks = [F.interpolate(mask.unsqueeze(1).float(), size, mode="area").squeeze(1) == 1 for mask in masks]
+    return F.interpolate(image, size, mode="area"), F.interpolate(probabilities, size, mode="area"), masks
+
+
+def scaled_size(image: Tensor, scale: float) -> tuple[int, int]:
+    """Return the size (h, w) of `image` (N, 3, H, W) times `scale`, at least one pixel."""
+    height, width = image.shape[2:]
+    return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Return the numbers as a tensor (len(numbers),) of the dtype and device of `like`.
+
+    Filled in one by one, because the host would wait for a GPU to copy a list.
+    """
+    return torch.cat([like.new_empty(0), *(like.new_full((1,), number) for number in numbers)])
