@@ -18,7 +18,7 @@ from preparation.sources import Photographs, json_or_none, read_json
 SUFFIXES = (".json", ".png")
 
 _SHAPES = ("brush", "polygon", "keypoint", "rectangle", "ellipse")
-_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-(?P<tag>[^-]+)-(?P<label>.+)-(?P<n>\d+)")
+_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-(?P<rest>[^-]*-[^-]+-.+)-\d+")
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of a file that was uploaded
 _DRAWN = 128  # a brush's soft edge belongs to the stroke from half its strength on
 
@@ -42,7 +42,7 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
         annotations = [annotation for path in documents for annotation in read_tasks(path)]
         annotations = [a._replace(image_name=_present(a.image_name, photographs)) for a in annotations]
     else:
-        annotations = brush_pictures(files, photographs)
+        annotations = brush_pictures(files, photographs, options.class_names)
     return collect_shapes(annotations, photographs, options, options.class_names)
 
 
@@ -192,7 +192,9 @@ def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:
     return values.reshape(size[1], size[0], 4)[..., 3] >= _DRAWN
 
 
-def brush_pictures(files: list[Path], photographs: Photographs) -> list[Annotation]:
+def brush_pictures(
+    files: list[Path], photographs: Photographs, class_names: tuple[str, ...] | None
+) -> list[Annotation]:
     """Read PNGs of brush strokes, one for each stroke, label and task."""
     drawn: dict[str, list[tuple[str, Path]]] = {}
     people: dict[str, set[str]] = {}
@@ -200,7 +202,13 @@ def brush_pictures(files: list[Path], photographs: Photographs) -> list[Annotati
         match = _PNG.fullmatch(path.stem)
         if not match:
             raise InputError(f"expected the PNG of a brush, task-7-annotation-3-by-1-tag-LABEL-0.png, found {path}")
-        drawn.setdefault(match["task"], []).append((match["label"], path))
+        # Person, tag and label, each perhaps with hyphens of its own.
+        parts = match["rest"].split("-")
+        labels = ["-".join(parts[at:]) for at in range(2, len(parts))]
+        labels = labels if len(labels) == 1 else [label for label in labels if label in (class_names or ())]
+        if len(labels) != 1:
+            raise InputError(f"expected one hyphen before the label in {path}: say what the labels are with --classes")
+        drawn.setdefault(match["task"], []).append((labels[0], path))
         people.setdefault(match["task"], set()).add(match["annotation"])
     annotations = []
     for task, strokes in drawn.items():

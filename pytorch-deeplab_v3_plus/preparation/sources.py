@@ -148,7 +148,7 @@ class Photographs:
         stem = _stem(wanted.name)
         found = self.by_stem.get(stem, [])
         if not found:
-            raise InputError(self._none(name, stem, source))
+            raise InputError(self._none(wanted.name, source))
         ranks = [(_agreement(path, wanted), path) for path in found]
         best = [path for rank, path in ranks if rank == max(rank for rank, _ in ranks)]
         if len(best) > 1:
@@ -158,12 +158,12 @@ class Photographs:
             )
         return best[0]
 
-    def _none(self, name: str, stem: str, source: Path) -> str:
-        expected = f"expected the photograph '{name}' of {source}"
-        if stem in self.others:
-            other = self.others[stem]
-            return f"{expected}, found {other}, whose kind is not read: save it as {', '.join(IMAGE_SUFFIXES)}"
-        return f"{expected}, found none in {self.folder}: name the folder of the photographs with --images"
+    def _none(self, name: str, source: Path) -> str:
+        expected = f"expected the photograph of {source}, found"
+        other = self.others.get(plain(name)) or self.others.get(plain(Path(name).stem))
+        if other:
+            return f"{expected} {other}, whose kind is not read: save it as {', '.join(IMAGE_SUFFIXES)}"
+        return f"{expected} none called '{name}' in {self.folder}: name the folder of the photographs with --images"
 
 
 def _stem(name: str) -> str:
