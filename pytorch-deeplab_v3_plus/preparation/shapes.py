@@ -65,10 +65,9 @@ def make_shape(label: object, kind: str, points: object, **more: Any) -> Shape:
     exact = kind in ("rectangle", "circle")
     right = array.ndim == 2 and array.shape[1] == 2 and len(array) >= count and (not exact or len(array) == count)
     if not right or not np.isfinite(array).all():
-        number = f"{count}{'' if exact else ' or more'}"
-        raise ValueError(
-            f"a {kind} of '{label}' with the points {str(points)[:100]} ({number} pairs of numbers expected)"
-        )
+        found = points.tolist() if isinstance(points, np.ndarray) else points
+        wanted = f"{count}{'' if exact else ' or more'} pairs of numbers expected"
+        raise ValueError(f"a {kind} of '{label}' with the points {str(found)[:100]} ({wanted})")
     return Shape(label, kind, array, **more)
 
 
@@ -164,7 +163,8 @@ def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarra
     pen = ImageDraw.Draw(picture)
     if shape.kind == "polygon":
         for ring, fill in [(points, 1), *((hole, 0) for hole in shape.holes)]:
-            pen.polygon([tuple(point) for point in ring.tolist()], fill=fill)
+            # Where a computed corner is a hair off its pixel, Pillow takes the next one.
+            pen.polygon([tuple(point) for point in ring.round(6).tolist()], fill=fill)
     elif shape.kind == "rectangle":
         pen.rectangle(tuple(np.sort(points[:2], axis=0).ravel().tolist()), fill=1)
     elif shape.kind == "circle":

@@ -1,10 +1,11 @@
 """Have annotation tools write the files beside this program; README.md says which versions wrote those that are here.
 
-    python -m venv tools && tools/bin/pip install labelme napari datumaro pycocotools label-studio-converter
+    python -m venv tools
+    tools/bin/pip install labelme napari datumaro pycocotools label-studio-converter
     tools/bin/python write.py FOLDER
 
-The scene of each is that of `drawn` below: on an image of 64x48 pixels a line of background along the top, a bolt, which
-is a rectangle of 20x10 pixels, and a nut, which is a square of 8 with a hole of 4 where the tool can draw one.
+The scene of each is that of `drawn` below: on an image of 64x48 pixels a line of background along the top, a bolt, which is a
+rectangle of 20x10 pixels, and a nut, which is a square of 8 with a hole of 4.
 """
 
 import base64
@@ -101,7 +102,7 @@ def datumaro(folder: Path) -> None:
     for name, kind, shapes in [
         ("cvat", "cvat", (background, bolt, nut, dots)),
         ("coco", "coco_instances", (bolt, nut)),
-        ("voc", "voc_segmentation", (bolt, nut)),
+        ("voc", "voc_segmentation", (Mask(drawn() == 2, label=1, id=2), nut)),
     ]:
         target = folder / name
         last = shapes if name == "voc" else [box]
