@@ -71,8 +71,8 @@ class ImportOptions:
     )
     colours: Path | None = option(
         None,
-        "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt, or Roboflow's _classes.csv (default: "
-        "such a file in SOURCE; without one, the numbers count)",
+        "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt, or Roboflow's _classes.csv "
+        "(default: such a file in SOURCE; without one, the numbers count)",
         type=Path,
         metavar="FILE",
     )

@@ -219,8 +219,8 @@ def brush_pictures(
         names = [name for name in (f"task-{task}", task) if photographs.has(name)]
         if not names:
             raise InputError(
-                f"expected the photograph of {strokes[0][1]}, found no {task}.jpg or task-{task}.jpg: PNGs of Label Studio "
-                "name the task alone; export JSON, which has the brush too, or rename the photographs"
+                f"expected the photograph of {strokes[0][1]}, found no {task}.jpg or task-{task}.jpg: PNGs of Label "
+                "Studio name the task alone; export JSON, which has the brush too, or rename the photographs"
             )
         shapes = [
             make_shape(label, "mask", [(0, 0)], mask=functools.partial(_picture, path)) for label, path in strokes

@@ -121,9 +121,7 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
 
     Raises InputError where nothing says what the classes are, or an option contradicts the rest.
     """
-    if table and table.suffix.lower() == ".csv":
-        class_names, values = read_numbers(table)
-    elif table:
+    if table:
         class_names, colours = read_colours(table)
         values = {int(_code(np.array(colour))): value for colour, value in colours.items()}
     elif options.class_names:
@@ -142,27 +140,10 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
     return class_names, values | chosen
 
 
-def read_numbers(path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Read the table _classes.csv of Roboflow: a header, then a line ``value, name`` for each class.
-
-    Returns the class names and the label value of each number, as read_colours.
-    """
-    names: list[str] = []
-    values: dict[int, int] = {}
-    for line in read_lines(path, "a table of classes")[1:]:
-        number, _, name = (part.strip() for part in line.partition(","))
-        if not number.isdecimal() or not name or int(number) in values or name in names:
-            raise InputError(f"expected a line 'VALUE, NAME' for each class, found '{line}' in {path}")
-        if name.casefold() in UNLABELLED_NAMES:
-            values[int(number)] = UNLABELLED
-        else:
-            values[int(number)] = len(names)
-            names.append(name)
-    return tuple(names), values
-
-
 def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     """Read a colour table: one class a line, background first, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
+
+    Roboflow's ``value, name``, below a headline, stands for a level of grey.
 
     Returns the class names and the label value of each colour; names such as unlabelled, ignore and void stand for
     pixels without a class. Raises InputError for anything else.
@@ -171,9 +152,10 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     names: list[str] = []
     values: dict[Colour, int] = {}
     for line in read_lines(path, "a colour table"):
-        if line.startswith("#"):
+        if line.startswith(("#", "Pixel Value")):
             continue
         match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>[^:]+):{rgb}:.*", line)
+        match = match or re.fullmatch(r"(?P<r>(?P<g>(?P<b>\d+)))\s*,\s*(?P<name>\S.*)", line)
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
             raise InputError(f"expected 'R G B name' with numbers of 0-255, found '{line}' in {path}")

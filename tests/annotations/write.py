@@ -4,7 +4,7 @@
     tools/bin/pip install labelme napari datumaro pycocotools label-studio-converter
     tools/bin/python write.py FOLDER
 
-The scene of each is that of `drawn` below: on an image of 64x48 pixels a line of background along the top, a bolt, which is a
+The scene is that of `drawn` below: on an image of 64x48 pixels a line of background along the top, a bolt, which is a
 rectangle of 20x10 pixels, and a nut, which is a square of 8 with a hole of 4.
 """
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import check_dataset
+import export_annotations
 import import_scribbles
-from helpers import call, one_line
+from helpers import call, one_line, write_label
 
 TOOLS = Path(__file__).parents[1] / "annotations"
 WIDTH, HEIGHT, U = 64, 48, 255
@@ -114,7 +115,7 @@ def test_masks_of_cvat_with_their_table(run, photos):
 
 
 def test_pictures_of_the_brush(run, photos):
-    assert "name the task alone" in run(TOOLS / "label_studio/brush", "--images", photos)
+    assert "Studio name the task alone" in run(TOOLS / "label_studio/brush", "--images", photos)
     for number in range(3):
         (photos / f"p{number}.png").rename(photos / f"task-{number + 1}.png")
     assert np.array_equal(run(TOOLS / "label_studio/brush", "--images", photos)["task-2"][5:], scene()[5:])
@@ -675,3 +676,41 @@ def test_what_masks_need_is_said(run, photos):
     for number in range(3):
         Image.fromarray(NUMBERS).save(photos / f"p{number}_mask.png")
     assert "masks needs --colours FILE, the class of each colour" in run(photos)
+
+
+# --- the way back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["labelme", "cvat", "coco", "masks"])
+def test_predictions_come_back_as_they_were(run, photos, tmp_path, name):
+    """Noise has regions of every shape: holes, single pixels, lines, corners that touch."""
+    rng = np.random.default_rng(3)
+    rings = np.hypot(*(np.indices((HEIGHT, WIDTH)) - 20)) // 5 % 3
+    labels = [rng.integers(0, 3, (HEIGHT, WIDTH)), rings, np.kron(rng.integers(0, 3, (6, 8)), np.ones((8, 8)))]
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    (tmp_path / "classes.txt").write_text("background\nbolt\nnut\n")
+    for number, label in enumerate(labels):
+        write_label(predictions / f"p{number}_prediction.png", label)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(predictions / f"p{number}_overlay.png")
+    assert call(export_annotations, predictions, "--format", name, "--images", photos) == 0
+    images = [] if name == "labelme" else ["--images", photos]  # labelme's files say where the photographs are
+    found = run(predictions / name, *images, "--truth", kind="SegmentationClassAug")
+    assert all(np.array_equal(found[f"p{number}"], label) for number, label in enumerate(labels))
+    assert (tmp_path / "data/classes.txt").read_text() == "background\nbolt\nnut\n"
+
+
+def test_what_cannot_be_exported_is_said(photos, tmp_path, capsys):
+    words = [tmp_path / "predictions", "--format", "coco", "--images", photos]
+    (tmp_path / "predictions").mkdir()
+    assert call(export_annotations, *words) == 2
+    assert "expected the class names in" in one_line(capsys)
+    (tmp_path / "classes.txt").write_text("background\nbolt\n")
+    assert call(export_annotations, *words) == 2
+    assert "found none in" in one_line(capsys)
+    for name, value, said in (("p0", 2, "found 2"), ("p0", U, "expected a class at every pixel"), ("p7", 1, "'p7'")):
+        write_label(tmp_path / f"predictions/{name}_prediction.png", np.full((HEIGHT, WIDTH), value))
+        assert call(export_annotations, *words) == 2
+        assert said in one_line(capsys)
+        (tmp_path / f"predictions/{name}_prediction.png").unlink()
+    assert not (tmp_path / "predictions/coco").exists()
