@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, make_shape, mask_from_runs, turned
-from preparation.sources import Photographs, json_or_none, read_json
+from preparation.sources import Photographs, json_or_none, read_json, reading
 
 SUFFIXES = (".json",)
 
@@ -31,41 +30,49 @@ def read_coco(path: Path) -> list[Annotation]:
     The shapes of an image are in the order of the file.
     """
     content = read_json(path)
-    try:
+    with reading("JSON of COCO with polygons or run lengths", path):
         names = _by_id(content.get("categories") or [], "category")
         images = _by_id(content["images"], "image")
-        shapes: dict[object, list[Shape]] = {key: [] for key in images}
+        sizes = {key: _size(image) for key, image in images.items()}
+        shapes: dict[str, list[Shape]] = {key: [] for key in images}
         for annotation in content["annotations"]:
-            key, category = annotation["image_id"], annotation["category_id"]
+            key, category = str(annotation["image_id"]), str(annotation["category_id"])
             if key not in images or category not in names:
                 raise ValueError(f"an annotation of image {key} and category {category}, of which one is not listed")
-            size = images[key]["height"], images[key]["width"]
-            shapes[key] += _shapes(names[category]["name"], annotation, size)
+            outline = annotation.get("segmentation")
+            if isinstance(outline, dict):
+                height, width = outline["size"]
+                sizes[key] = sizes[key] or (width, height)
+                if (width, height) != sizes[key]:
+                    raise ValueError(f"run lengths for {width}x{height} pixels on an image of {sizes[key]}")
+            shapes[key] += _shapes(names[category]["name"], annotation)
         return [
-            Annotation(path, str(image["file_name"]), (image["width"], image["height"]), tuple(shapes[key]))
-            for key, image in images.items()
+            Annotation(path, str(image["file_name"]), sizes[key], tuple(shapes[key])) for key, image in images.items()
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"expected JSON of COCO with polygons or run lengths, found {reason} in {path}") from None
 
 
-def _by_id(entries: list[dict], kind: str) -> dict[object, dict]:
-    found: dict[object, dict] = {}
+def _by_id(entries: list[dict], kind: str) -> dict[str, dict]:
+    found: dict[str, dict] = {}  # VIA writes an id here as a number and there as text
     for entry in entries:
-        if found.setdefault(entry["id"], entry) is not entry:
+        if found.setdefault(str(entry["id"]), entry) is not entry:
             raise ValueError(f"the {kind} {entry['id']} twice")
     return found
 
 
-def _shapes(label: str, annotation: dict, size: tuple[int, int]) -> list[Shape]:
+def _size(image: dict) -> tuple[int, int] | None:
+    """Return width and height of an image, None where a tool leaves them out."""
+    size = int(image.get("width") or 0), int(image.get("height") or 0)
+    return size if min(size) > 0 else None
+
+
+def _shapes(label: str, annotation: dict) -> list[Shape]:
     outline = annotation.get("segmentation")
     if isinstance(outline, dict):
-        if list(outline["size"]) != list(size):
-            raise ValueError(f"run lengths for {outline['size']} pixels (height, width) on an image of {list(size)}")
-        return [make_shape(label, "mask", [(0, 0)], mask=_run_lengths(outline["counts"], size))]
+        height, width = outline["size"]
+        return [make_shape(label, "mask", [(0, 0)], mask=_run_lengths(outline["counts"], (height, width)))]
     if outline:  # the parts of one object, each x, y, x, y, ...
-        return [make_shape(label, "polygon", np.array(part, dtype=float).reshape(-1, 2)) for part in outline]
+        parts = outline if isinstance(outline[0], list) else [outline]  # VIA writes a single part as it is
+        return [make_shape(label, "polygon", np.array(part, dtype=float).reshape(-1, 2)) for part in parts]
     if annotation.get("keypoints"):
         raise ValueError(f"keypoints of '{label}' without an outline")
     x, y, width, height = map(float, annotation.get("bbox") or [])

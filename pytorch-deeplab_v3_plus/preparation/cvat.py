@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import (
     Annotation,
@@ -18,7 +17,7 @@ from preparation.shapes import (
     mask_from_runs,
     turned,
 )
-from preparation.sources import Photographs, read_xml, xml_or_none
+from preparation.sources import Photographs, read_xml, reading, xml_or_none
 
 SUFFIXES = (".xml",)
 
@@ -39,7 +38,7 @@ def read_cvat(path: Path) -> list[Annotation]:
     """Read what CVAT documents as its XML annotation format, version 1.1, of a task, job or project of images."""
     root = read_xml(path)
     annotations = []
-    try:
+    with reading("'CVAT for images 1.1'", path):
         if root.tag != "annotations":
             raise ValueError(f"a <{root.tag}>")
         if root.find("track") is not None:
@@ -50,9 +49,6 @@ def read_cvat(path: Path) -> list[Annotation]:
             drawn = sorted((shape for shape in image if shape.tag != "tag"), key=lambda s: int(s.get("z_order", 0)))
             shapes = tuple(_shape(shape) for shape in drawn)
             annotations.append(Annotation(path, image.attrib["name"], size, shapes))
-    except (KeyError, ValueError, OverflowError) as error:
-        reason = f"no attribute {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"expected 'CVAT for images 1.1', found {reason} in {path}") from None
     return annotations
 
 

@@ -72,6 +72,11 @@ def write_cvat(maps: Iterator[LabelMap], folder: Path, final: Path, class_names:
     """Write annotations.xml, 'CVAT for images 1.1', with a mask for each class."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
+    task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+    ElementTree.SubElement(task, "name").text = "predictions"
+    labels = ElementTree.SubElement(task, "labels")
+    for name in class_names[1:]:
+        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
     for number, (photograph, label) in enumerate(maps):
         size = {"width": str(label.shape[1]), "height": str(label.shape[0])}
         image = ElementTree.SubElement(root, "image", {"id": str(number), "name": photograph.name, **size})

@@ -205,5 +205,7 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], source: Path) -> s
             "the format before SOURCE to be told what is wrong with the file"
         )
     if not names and "masks" not in found:
-        raise InputError(f"expected {'; '.join(FORMATS.values())}; found none of these in {source}")
+        packed = [path for path in files_in(source) if path.suffix.lower() == ".zip"]
+        advice = f": name the ZIP itself, {packed[0]}" if packed else ""
+        raise InputError(f"expected {'; '.join(FORMATS.values())}; found none of these in {source}{advice}")
     return names[0] if names else "masks"

@@ -1,8 +1,9 @@
 """The format label_studio: Label Studio's JSON and JSON-MIN, and the PNGs that it makes of brush strokes."""
 
 import functools
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,13 +14,17 @@ from PIL import Image
 from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
-from preparation.sources import Photographs, json_or_none, read_json
+from preparation.sources import Photographs, json_or_none, read_json, reading
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".json", ".png")
 
-_SHAPES = ("brush", "polygon", "keypoint", "rectangle", "ellipse")
+_SHAPES = ("brush", "polygon", "keypoint", "rectangle", "ellipse", "vector")
+# What is said of a region, or of the whole image, under the place of the region.
+_REMARKS = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise", "ranker", "relation")
+_PLACES = {"x", "points", "rle", "vertices", "imageDataURL"}
 _PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-(?P<rest>[^-]*-[^-]+-.+)-\d+")
-_UPLOAD = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of a file that was uploaded
 _DRAWN = 128  # a brush's soft edge belongs to the stroke from half its strength on
 
 
@@ -40,7 +45,6 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
     documents = [path for path in files if path.suffix.lower() == ".json"]
     if documents:
         annotations = [annotation for path in documents for annotation in read_tasks(path)]
-        annotations = [a._replace(image_name=_present(a.image_name, photographs)) for a in annotations]
     else:
         annotations = brush_pictures(files, photographs, options.class_names)
     return collect_shapes(annotations, photographs, options, options.class_names)
@@ -48,22 +52,22 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
 
 def read_tasks(path: Path) -> list[Annotation]:
     """Read the tasks of an export; those that nobody has annotated are left out."""
-    annotations = []
+    annotations, unseen = [], 0
     content = read_json(path)
-    try:
+    with reading("JSON of Label Studio", path):
         for task in content:
             number = task.get("id")
             results = _results(task)
             if results is None:
+                unseen += 1
                 continue
             sizes = {(r["original_width"], r["original_height"]) for r in results if "original_width" in r}
             if len(sizes) > 1:
                 raise ValueError(f"sizes of one image that differ, {sizes}, in task {number}")
             shapes = tuple(_region(result, labels, number) for result, labels in _regions(results))
             annotations.append(Annotation(path, _image_name(task), next(iter(sizes), None), shapes))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"expected JSON of Label Studio, found {reason} in {path}") from None
+    if unseen:
+        logger.info("left out: %d tasks that nobody has annotated", unseen)
     return annotations
 
 
@@ -83,18 +87,15 @@ def _results(task: dict) -> list[dict] | None:
     return annotations[0]["result"] if annotations else None
 
 
-def _regions(results: list[dict]) -> Iterable[tuple[dict, list[str]]]:
-    """Yield what is drawn with its labels, which the tag Labels keeps apart from the shape, under the same id."""
-    apart = {r["id"]: r["value"]["labels"] for r in results if r["type"] == "labels" and "id" in r}
-    for result in results:
-        value = result.get("value") or {}
-        tags = [name for name in value if name.endswith("labels")]
-        drawn = {"x", "points", "rle", "vertices", "imageDataURL"} & value.keys()
-        if not drawn or result["type"] == "labels":
-            if drawn and "id" not in result:
-                raise ValueError("a region without an id")
-            continue
-        yield result, value[tags[0]] if tags else apart.get(result.get("id"), [])
+def _regions(results: list[dict]) -> Iterator[tuple[dict, list[str]]]:
+    """Yield what is drawn with its labels; the tag Labels keeps them apart from the shape, under the same id."""
+    regions = [r for r in results if r["type"] not in _REMARKS and _PLACES & (r.get("value") or {}).keys()]
+    apart = {r["id"]: r["value"]["labels"] for r in regions if r["type"] == "labels"}
+    shapes = {r.get("id") for r in regions if r["type"] != "labels"}
+    for region in regions:
+        if region["type"] != "labels" or region["id"] not in shapes:
+            tags = [name for name in region["value"] if name.endswith("labels")]
+            yield region, region["value"][tags[0]] if tags else apart.get(region.get("id"), [])
 
 
 def _region(result: dict, labels: list[str], task: object) -> Shape:
@@ -111,6 +112,11 @@ def _region(result: dict, labels: list[str], task: object) -> Shape:
         return make_shape(label, "mask", [(0, 0)], mask=functools.partial(_brush, value["rle"], size))
     if "points" in value:
         return make_shape(label, "polygon", np.array(value["points"], dtype=float) * scale)
+    if "vertices" in value:
+        if any(vertex.get("isBezier") for vertex in value["vertices"]):
+            raise ValueError(f"a curve of '{label}' in task {task}: draw straight lines")
+        points = np.array([[vertex["x"], vertex["y"]] for vertex in value["vertices"]], dtype=float) * scale
+        return make_shape(label, "polygon" if value.get("closed") else "line", points)
     if "x" not in value:
         raise ValueError(f"a region of the kind {result['type']} in task {task} (read are {', '.join(_SHAPES)})")
     x, y = np.array([value["x"], value["y"]], dtype=float) * scale
@@ -137,15 +143,10 @@ def _image_name(task: dict) -> str:
         if len(pictures) != 1:
             raise ValueError(f"no image in the data of task {task.get('id')}")
         value = pictures[0]
+    if value.startswith("data:"):
+        raise ValueError(f"an image within the data of task {task.get('id')}: export tasks that name files")
     address = urlsplit(value)
     return unquote(parse_qs(address.query).get("d", [address.path])[0])  # ?d= names a file of local storage
-
-
-def _present(name: str, photographs: Photographs) -> str:
-    """Return the name of an image without what an upload put before it, unless it lies there with it."""
-    folder, slash, file = name.rpartition("/")
-    bare = _UPLOAD.sub("", file, count=1) if _UPLOAD.match(file) else file
-    return name if photographs.has(file) else folder + slash + bare
 
 
 def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
-from preparation.sources import Photographs, json_or_none, read_json
+from preparation.sources import Photographs, json_or_none, read_json, reading
 
 SUFFIXES = (".json",)
 
@@ -48,15 +48,10 @@ def read_labelme(path: Path, by_stem: bool = False) -> Annotation:
     With `by_stem` the image is the one called as the file, whatever the file says.
     """
     content = read_json(path)
-    try:
+    with reading("a JSON file of labelme", path, ": save it again in labelme, or remove it"):
         shapes = tuple(_labelme_shape(shape) for shape in content["shapes"])
         size = content.get("imageWidth"), content.get("imageHeight")
         name, carried = content.get("imagePath"), bool(content.get("imageData"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(
-            f"expected a JSON file of labelme, found {reason} in {path}: save it again in labelme, or remove it"
-        ) from None
     name = None if by_stem or not name else str(name).replace("\\", "/")  # annotated under Windows
     image = functools.partial(_carried_image, path) if carried else None
     return Annotation(path, name, size if all(size) else None, shapes, image)

@@ -213,7 +213,7 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
             image.load()
     except Image.UnidentifiedImageError as error:
         return _pixels_of_64_bits(path, error)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, Image.DecompressionBombError) as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
     if pages > 1:
         raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")

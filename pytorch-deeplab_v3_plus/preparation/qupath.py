@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
-from preparation.sources import Photographs, json_or_none, read_json
+from preparation.sources import Photographs, json_or_none, read_json, reading
 
 SUFFIXES = (".geojson", ".json")
 
@@ -26,12 +25,9 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
 def read_qupath(path: Path) -> Annotation:
     """Read annotations and detections with a class, in the order of the file; 'Ignore*' is no class."""
     content = read_json(path)
-    try:
+    with reading("GeoJSON of QuPath", path):
         content = content.get("features", [content]) if isinstance(content, dict) else content
         shapes = tuple(shape for feature in content for shape in _shapes(feature))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"expected GeoJSON of QuPath, found {reason} in {path}") from None
     return Annotation(path, None, None, shapes)
 
 

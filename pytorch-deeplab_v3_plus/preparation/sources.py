@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import unicodedata
@@ -24,6 +25,7 @@ from dataloaders.layout import SCRIBBLES, TRUTH
 
 HEIC_SUFFIXES = (".heic", ".heif")
 PHOTOGRAPH_SUFFIXES = IMAGE_SUFFIXES + HEIC_SUFFIXES
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that was uploaded
 DOCUMENT_SUFFIXES = (".json", ".geojson", ".xml", ".csv", ".txt", ".zip")
 
 
@@ -102,6 +104,16 @@ def read_xml(path: Path) -> ElementTree.Element:
         raise InputError(f"expected an XML file of annotations, cannot read {path}: {error}") from None
 
 
+@contextlib.contextmanager
+def reading(expected: str, path: Path, advice: str = "") -> Iterator[None]:
+    """Turn what goes wrong on the way through a parsed file into an InputError, which says what was expected."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"expected {expected}, found {reason} in {path}{advice}") from None
+
+
 def json_or_none(path: Path) -> Any:
     """Return the content of a JSON file, None where it is none."""
     with contextlib.suppress(InputError):
@@ -145,8 +157,10 @@ class Photographs:
         Of several, the one whose suffix and folders agree best. Raises InputError where there is none, or no best one.
         """
         wanted = Path(unicodedata.normalize("NFC", name.replace("\\", "/")))
-        stem = _stem(wanted.name)
-        found = self.by_stem.get(stem, [])
+        found = self.by_stem.get(_stem(wanted.name))
+        if not found and _UPLOAD.match(wanted.name):
+            wanted = wanted.with_name(_UPLOAD.sub("", wanted.name))
+            found = self.by_stem.get(_stem(wanted.name))
         if not found:
             raise InputError(self._none(wanted.name, source))
         ranks = [(_agreement(path, wanted), path) for path in found]

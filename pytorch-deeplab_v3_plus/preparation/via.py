@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, ellipse_outline, make_shape, turned
-from preparation.sources import Photographs, json_or_none, read_json
+from preparation.sources import Photographs, json_or_none, read_json, reading
 
 SUFFIXES = (".json", ".csv")
 OPTIONS = ("attribute",)
@@ -46,10 +45,13 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
 
 def read_via(path: Path, attribute: str | None = None) -> list[Annotation]:
     """Read the regions of each image in the order of the file."""
-    try:
+    with reading("regions of VIA 1 or 2", path):
         entries = _csv_entries(path) if path.suffix.lower() == ".csv" else _json_entries(path)
+        for name in entries:
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"the file name {name!r}")
         regions = [region for found in entries.values() for region in found]
-        names = sorted({name for region in regions for name in region["region_attributes"]})
+        names = sorted({name for region in regions for name, value in region["region_attributes"].items() if value})
         if attribute is None and len(names) != 1 and regions:
             raise ValueError(
                 f"the attributes {', '.join(names) or 'of no region'}: say which holds the class with --attribute"
@@ -61,9 +63,6 @@ def read_via(path: Path, attribute: str | None = None) -> list[Annotation]:
             Annotation(path, name, None, tuple(_shape(region, chosen) for region in found))
             for name, found in entries.items()
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"expected regions of VIA 1 or 2, found {reason} in {path}") from None
 
 
 def _json_entries(path: Path) -> dict[str, list[dict]]:

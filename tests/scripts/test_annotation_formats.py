@@ -260,7 +260,7 @@ def test_shapes_of_coco(run, photos, tmp_path):
     [
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon of 'bolt' with the points"),
         ({"segmentation": [[1, 2, 3, 4, 5]]}, "cannot reshape"),
-        ({"segmentation": {"counts": [3], "size": [WIDTH, HEIGHT]}}, "run lengths for [64, 48]"),
+        ({"segmentation": {"counts": [3], "size": [WIDTH, HEIGHT]}}, "run lengths for 48x64 pixels"),
         ({"segmentation": {"counts": "\x00", "size": [HEIGHT, WIDTH]}}, "damaged run lengths"),
         ({"segmentation": {"counts": "PPPP", "size": [HEIGHT, WIDTH]}}, "run lengths that end too early"),
         ({"segmentation": [], "keypoints": [1, 1, 2], "bbox": [1, 1, 2, 2]}, "keypoints of 'bolt'"),
