@@ -192,7 +192,7 @@ def test_the_order_of_drawing_and_ellipses_of_cvat(cvat):
     [
         ('<skeleton label="bolt" z_order="0"><points label="1" points="3,3"/></skeleton>', "a skeleton of 'bolt'"),
         ('<cuboid label="bolt" xtl1="1"/>', "a cuboid of 'bolt'"),
-        ('<polyline points="1,1;2,2"/>', "no attribute 'label'"),
+        ('<polyline points="1,1;2,2"/>', "no 'label'"),
         ('<polyline label="bolt" points="1,1,1;2,2,2"/>', "a line of 'bolt' with the points"),
         ('<polyline label="bolt" points="1,1;2e9,2"/>', "a line at x 1 to 2e+09"),
         ('<points label="bolt" points="nan,1"/>', "a point of 'bolt'"),
@@ -255,6 +255,13 @@ def test_shapes_of_coco(run, photos, tmp_path):
     assert np.array_equal(found, np.where(mask, 1, drawn((1, 20, 30, 10, 30), (1, 40, 43, 2, 5))))
 
 
+def test_coco_as_via_writes_it(run, photos, tmp_path):
+    """Ids as text, a polygon that is no list of polygons, no sizes."""
+    content = coco({"image_id": "0", "segmentation": [10, 20, 29, 20, 29, 29, 10, 29]}, width=0, height=0)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert np.array_equal(run(tmp_path / "a.json", "--images", photos)["p0"], drawn((1, 20, 30, 10, 30)))
+
+
 @pytest.mark.parametrize(
     ("annotation", "said"),
     [
@@ -299,13 +306,8 @@ def label_studio(run, photos, tmp_path, *values, **more):
 
 def test_shapes_of_label_studio(run, photos, tmp_path):
     corner = dict(zip(("x", "y"), percent((20, 10))[0], strict=True))
-    turned = {
-        **corner,
-        "width": 100 * 9 / WIDTH,
-        "height": 100 * 4 / HEIGHT,
-        "rotation": 90,
-        "rectanglelabels": ["bolt"],
-    }
+    turned = {**corner, "width": 900 / WIDTH, "height": 400 / HEIGHT, "rotation": 90, "rectanglelabels": ["bolt"]}
+    vertices = [dict(zip(("x", "y"), point, strict=True)) for point in percent((50, 40), (59, 40))]
     found = label_studio(
         run,
         photos,
@@ -314,9 +316,11 @@ def test_shapes_of_label_studio(run, photos, tmp_path):
         KEYPOINT,
         ("rectanglelabels", turned),
         ("choices", {"choices": ["sharp"]}),
+        ("choices", {**corner, "width": 3, "height": 3, "choices": ["bent"]}),  # of a region, with its place
+        ("vectorlabels", {"vertices": vertices, "closed": False, "vectorlabels": ["nut"]}),
     )
     # A rectangle is turned about its first corner: it now reaches down and to the left.
-    expected = drawn((2, 20, 30, 30, 40), (1, 24, 25, 32, 33), (1, 10, 20, 16, 21))
+    expected = drawn((2, 20, 30, 30, 40), (1, 24, 25, 32, 33), (1, 10, 20, 16, 21), (2, 40, 41, 50, 60))
     assert np.array_equal(found["p0"], expected) and sorted(found) == ["p0", "p1", "p2"]
 
 
