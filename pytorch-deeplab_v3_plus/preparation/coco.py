@@ -93,8 +93,8 @@ def _unpacked(text: str) -> list[int]:
 
     Six bits a character, from chr(48) on: five of the number, the lowest first, and one that says that more follow; the
     last five carry the sign. From the fourth on the number is the difference from the run before the last. Written
-    here, checked against pycocotools, because that would be a compiled package for these lines, and reads a damaged
-    string beyond its end.
+    here, checked against pycocotools, because that would be a compiled package for these lines, and makes a mask of
+    uninitialised memory from a damaged string.
     """
     runs: list[int] = []
     number = shift = 0

@@ -35,6 +35,7 @@ _CVAT_MASKS, _CVAT_OBJECTS = "SegmentationClass", "SegmentationObject"  # folder
 _MASK_SUFFIX = re.compile(r"[ ._-]+(masks?|labels?|labelled|seg|segmentation|simple segmentation|gt|annotations?)$")
 # Pixels are compared as one number: the grey value, or the colour, which is above all grey values, or transparent.
 _COLOUR, _TRANSPARENT = 1 << 40, -(1 << 40)
+_SAMPLE_FORMAT = 339  # the tag of a TIFF that says whether its numbers are signed
 
 
 def recognises(path: Path) -> bool:
@@ -191,7 +192,7 @@ def read_mask(path: Path, values: dict[int, int], numbers: bool, ignore_unknown:
         count, code = max(unknown)
         grey = code < _COLOUR
         found = code if grey else (code >> 16 & 255, code >> 8 & 255, code & 255)
-        advice = f"say what it means with --map {code}=CLASS or --unlabelled {code}" if grey else "add it to the table"
+        advice = f"say what it means with --map={code}=CLASS or --unlabelled {code}" if grey else "add it to the table"
         raise InputError(
             f"expected values of the table of classes, found {len(unknown)} others in {path}, mostly {found} ({count} "
             f"pixels): {advice}, or leave such pixels unlabelled with --ignore-unknown (soft edges, JPEG noise)"
@@ -210,14 +211,16 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
             pages = getattr(image, "n_frames", 1)
             raw = image.tile[0][3] if image.tile else ""
             raw = raw if isinstance(raw, str) else str(raw[0])  # the bits of a pixel, in Pillow's notation
+            # Pillow reads signed numbers of 8 bits, which a TIFF may have, as unsigned ones.
+            signed = image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
             image.load()
+            mode = image.mode
     except Image.UnidentifiedImageError as error:
         return _pixels_of_64_bits(path, error)
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, Image.DecompressionBombError) as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
     if pages > 1:
         raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")
-    mode = image.mode
     if ("16" in raw and mode in ("RGB", "RGBA", "LA")) or raw.endswith(("L;I", "2I", "4I", "1;I")):
         raise InputError(
             f"expected class numbers, or colours of 8 bits, found the format {raw} in {path}: save it as PNG"
@@ -230,7 +233,8 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
         return pixels.astype(np.int64)
     if mode in ("1", "L") or (mode == "P" and numbers):
         bits = 1 if mode == "1" else int(raw[2:]) if re.fullmatch(r"L;[24]", raw) else 8
-        grey = np.asarray(image.convert("L") if mode == "1" else image).astype(np.int64)
+        grey = np.asarray(image.convert("L") if mode == "1" else image)
+        grey = grey.view(np.int8 if signed else np.uint8).astype(np.int64)
         pixels = grey // (255 // (2**bits - 1)) if numbers else grey
         if image.has_transparency_data:
             pixels[np.asarray(image.convert("RGBA"))[..., 3] < 128] = _TRANSPARENT

@@ -100,7 +100,7 @@ def test_labels_of_napari(run, photos, tmp_path):
     pytest.importorskip("tifffile")
     (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
     words = [TOOLS / "napari", "--images", photos, "--classes", tmp_path / "names.txt"]
-    assert "--map 3=CLASS or --unlabelled 3" in run(*words)
+    assert "--map=3=CLASS or --unlabelled 3" in run(*words)
     found = run(*words, "--unlabelled", 0, "--map", "1=0,2=1", "--map", "3=2")
     assert len(found) == 3 and all(np.array_equal(label, scene()) for label in found.values())
     assert "expected one meaning of each value" in run(*words, "--unlabelled", 0, "--map", "0=1")
@@ -614,7 +614,7 @@ def test_grey_of_few_bits(masks, bits):
         (np.where(NUMBERS == 0, -1, NUMBERS.astype(np.int32)), "mostly -1"),
         (np.where(NUMBERS == 1, 300, NUMBERS.astype(np.uint16)), "mostly 300 (200 pixels)"),
         (np.where(NUMBERS == 1, 1.5, NUMBERS.astype(np.float32)), "found fractions"),
-        (np.where(NUMBERS == 1, 255, NUMBERS).astype(np.uint8), "--map 255=CLASS or --unlabelled 255"),
+        (np.where(NUMBERS == 1, 255, NUMBERS).astype(np.uint8), "--map=255=CLASS or --unlabelled 255"),
         (np.dstack([NUMBERS, 0 * NUMBERS, NUMBERS]), "mostly (1, 0, 1)"),
     ],
 )
@@ -622,6 +622,19 @@ def test_numbers_that_mean_nothing_are_refused(masks, picture, said):
     """Regression: -1 became 0, and 300 and 65535 both 255."""
     line = masks(lambda path: Image.fromarray(picture).save(path), suffix="tif")
     assert said in line and "p0.tif" in line
+
+
+def test_signed_numbers(masks, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    signed = np.where(NUMBERS == 0, -1, NUMBERS.astype(np.int8))
+    for kind in (np.int8, np.int16, np.int64):
+
+        def save(path: Path, kind=kind) -> None:
+            tifffile.imwrite(path, signed.astype(kind))
+
+        assert "mostly -1" in masks(save, suffix="tif")
+        words = ["--classes", tmp_path / "names.txt", "--unlabelled", -1]
+        assert np.array_equal(masks(save, *words, suffix="tif")["p0"], np.where(NUMBERS == 0, U, NUMBERS))
 
 
 def test_pages_beyond_the_first_are_refused(masks):
