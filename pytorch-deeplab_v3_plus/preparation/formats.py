@@ -24,7 +24,7 @@ from common.arguments import number, option, switch
 from common.errors import InputError
 from dataloaders.layout import read_class_names
 from dataloaders.options import PIXELS
-from preparation.sources import Photographs, files_in
+from preparation.sources import Photographs, files_in, read_json, read_xml
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +200,8 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], source: Path) -> s
         raise InputError(f"expected annotations of one format, found {first}: name the one to read before SOURCE")
     documents = [path for path in unknown if path.suffix.lower() in (".json", ".geojson", ".xml")]
     if not names and documents:
+        read = read_xml if documents[0].suffix.lower() == ".xml" else read_json
+        read(documents[0])  # says so where it is damaged
         raise InputError(
             f"expected {'; '.join(FORMATS.values())}; {documents[0]} is none of these: export another format, or name "
             "the format before SOURCE to be told what is wrong with the file"

@@ -72,13 +72,17 @@ def _labelme_shape(shape: dict) -> Shape:
     if shape.get("rotation") and len(points) != 4:
         raise ValueError(f"a {name} of '{label}' with a rotation of {shape['rotation']} and without its four corners")
     if name == "mask":
-        mask = functools.partial(_labelme_mask, shape["mask"])
+        mask = functools.partial(_labelme_mask, shape["mask"], points)
     return make_shape(label, _KINDS[name], points, mask=mask)
 
 
-def _labelme_mask(text: str) -> np.ndarray:
+def _labelme_mask(text: str, corners: list[list[float]]) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(base64.b64decode(text))) as image:
-            return np.asarray(image.convert("L")) > 0
+            mask = np.asarray(image.convert("L")) > 0
     except (OSError, TypeError, SyntaxError, binascii.Error):
         raise ValueError("a mask that is no PNG") from None
+    box = np.ptp(corners, axis=0) + 1
+    if len(corners) > 1 and (abs(box - mask.shape[::-1]) > 1).any():
+        raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels in a box of {box[0]:g}x{box[1]:g}")
+    return mask

@@ -52,7 +52,7 @@ def make_shape(label: object, kind: str, points: object, **more: Any) -> Shape:
 
     A rectangle may also have its four corners, in a row and turned.
     """
-    label = str(label).strip() if isinstance(label, str | int) else ""
+    label = str(label).strip() if isinstance(label, str | int) and label is not True else ""
     if not label:
         raise ValueError(f"a {kind} without a label")
     try:
@@ -152,7 +152,8 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
 def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarray:
     """Return the pixels, bool (H, W), that a shape covers in an image of `size` (width, height).
 
-    Points and lines are drawn `width` pixels wide, other shapes are filled.
+    Points and lines are drawn `width` pixels wide, other shapes are filled. Raises ValueError for a mask that is
+    damaged or leaves the image.
     """
     points = shape.points
     if shape.kind in ("point", "line"):
@@ -171,7 +172,10 @@ def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarra
         radius = np.hypot(*(points[1] - points[0]))
         pen.ellipse((*(points[0] - radius).tolist(), *(points[0] + radius).tolist()), fill=1)
     else:
-        picture.paste(Image.fromarray(shape.mask()), tuple(np.round(points[0]).astype(int).tolist()))
+        mask, corner = shape.mask(), np.round(points[0]).astype(int)
+        if (corner < 0).any() or (corner + mask.shape[::-1] > np.array(size) + 1).any():
+            raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} at x {corner[0]}, y {corner[1]}")
+        picture.paste(Image.fromarray(mask), tuple(corner.tolist()))
     return np.array(picture)
 
 

@@ -1,6 +1,8 @@
 """Annotations of every tool become the label maps that were drawn, or are refused by name."""
 
+import base64
 import csv
+import io
 import json
 import shutil
 import zipfile
@@ -213,8 +215,10 @@ def test_videos_other_xml_and_bombs(run, photos, tmp_path):
     file.write_text("<annotation><object><name>bolt</name><bndbox/></object></annotation>")  # boxes of PASCAL VOC
     assert "is none of these" in run(file, "--images", photos)
     layers = "".join(f"<!ENTITY e{n + 1} '{f'&e{n};' * 10}'>" for n in range(9))
+    file.write_text("<annotations>")
+    assert "cannot read" in run(file, "--images", photos)
     file.write_text(f"<!DOCTYPE d [<!ENTITY e0 'ha'>{layers}]><annotations><meta>&e9;</meta></annotations>")
-    assert "is none of these" in run(file, "--images", photos)
+    assert "cannot read" in run(file, "--images", photos)
 
 
 # --- COCO -----------------------------------------------------------------------------------------------------------
@@ -477,6 +481,12 @@ def labelme(folder: Path, *shapes) -> Path:
     return folder
 
 
+def png(width: int, height: int) -> str:
+    file = io.BytesIO()
+    Image.new("L", (width, height), 255).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 CORNERS = [[10, 20], [29, 20], [29, 29], [10, 29]]
 
 
@@ -503,6 +513,9 @@ def test_rectangles_of_four_corners(run, photos, kind):
         {"shape_type": "line", "points": [["a", "b"], ["c", "d"]]},
         {"shape_type": "line", "points": 5},
         {"shape_type": "line", "points": CORNERS, "label": None},
+        {"shape_type": "mask", "points": CORNERS[:3:2], "mask": "AAAA"},
+        {"shape_type": "mask", "points": CORNERS[:3:2], "mask": png(4, 4)},
+        {"shape_type": "mask", "points": [[50, 20], [69, 29]], "mask": png(20, 10)},
     ],
 )
 def test_shapes_that_are_not_what_they_say_are_refused(run, photos, shape):
