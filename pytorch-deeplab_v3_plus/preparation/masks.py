@@ -1,8 +1,8 @@
 """The format masks: pictures whose numbers or colours stand for classes.
 
-Masks lie apart from their photographs and have the same names, or the same names and one suffix, or both lie in one
-folder, as x.jpg and x_mask.png. CVAT's 'Segmentation mask' and Roboflow's 'Semantic Segmentation Masks' come with
-their table of classes.
+Masks lie apart from their photographs and have the same names, or the same names and one suffix; or both lie in one
+folder, as x.jpg and x_mask.png, or in folders side by side, as images/x.jpg and masks/x.png. CVAT's 'Segmentation mask'
+and Roboflow's 'Semantic Segmentation Masks' come with their table of classes.
 """
 
 import functools
@@ -30,7 +30,9 @@ OPTIONS = ("colours", "ignore_unknown", "map", "unlabelled")
 Colour = tuple[int, int, int]
 
 _TABLES = ("labelmap.txt", "_classes.csv")  # of CVAT and of Roboflow
-_CVAT_MASKS, _CVAT_OBJECTS = "SegmentationClass", "SegmentationObject"  # folders of CVAT and of PASCAL VOC
+# Folders of masks, beside those of photographs: those of CVAT and PASCAL VOC, and what people call them.
+_MASK_FOLDER = re.compile(r"segmentationclass(aug|png)?|masks?|labels?|annotations?|gt|ground[ _-]?truth")
+_CVAT_OBJECTS = "segmentationobject"
 # What masks beside their photographs are called: x_mask.png, x-labels.tif (QuPath), x_Simple Segmentation.png (ilastik)
 _MASK_SUFFIX = re.compile(r"[ ._-]+(masks?|labels?|labelled|seg|segmentation|simple segmentation|gt|annotations?)$")
 # Pixels are compared as one number: the grey value, or the colour, which is above all grey values, or transparent.
@@ -63,44 +65,49 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
 
 
 def pair_up(files: list[Path], photographs: Photographs, apart: bool) -> list[tuple[Path, Path]]:
-    """Return the masks among pictures, each with its photograph.
+    """Return the masks among pictures, each with its photograph; `apart` says that these have a folder of their own.
 
-    `apart` says that the photographs were looked for in a folder of their own. Raises InputError where masks and
-    photographs cannot be told apart, or a mask has no photograph.
+    Raises InputError where masks and photographs cannot be told apart, or a mask has no photograph.
     """
-    classes = [path for path in files if _CVAT_MASKS in path.parts]
-    masks = classes or files
-    taken = {path.resolve() for path in files if {_CVAT_MASKS, _CVAT_OBJECTS} & set(path.parts)}
-    if not classes and any(path.resolve() in map(Path.resolve, photographs.files) for path in masks[:1]):
-        suffixes = {path: _MASK_SUFFIX.search(plain(path.stem)) for path in files}
-        masks = [path for path, suffix in suffixes.items() if suffix]
-        taken = {path.resolve() for path in masks}
-        if not masks and not apart:
+    masks, no_photographs = tell_apart(files, photographs)
+    photographs = Photographs(photographs.folder, [p for p in photographs.files if p.resolve() not in no_photographs])
+    if not (masks and photographs.files):
+        if not apart:
             need("masks", ImportOptions(), images="the photographs")
-        if not masks or len({match[0] for match in suffixes.values() if match}) > 1:
-            raise InputError(
-                f"expected photographs and masks, called x.jpg and x_mask.png, in {photographs.folder}, found "
-                f"{(masks or files)[0].name} and {(masks or files)[-1].name}: put the masks into a folder of their own"
-            )
-    photographs = Photographs(photographs.folder, [p for p in photographs.files if p.resolve() not in taken])
-    if not photographs.by_stem:
-        need("masks", ImportOptions(), images="the photographs")
+        raise InputError(
+            f"expected photographs and masks, called x.jpg and x_mask.png, in {photographs.folder}, "
+            f"found {files[0].name} to {files[-1].name}: put the masks into a folder of their own"
+        )
     stems = [plain(path.stem) for path in masks]
-    endings = [stems[0][end:] for end in range(1, len(stems[0])) if stems[0][:end] in photographs.by_stem]
-    endings = ["", *(ending for ending in reversed(endings) if not ending[0].isalnum())]
-    fits = [
-        sum(s.endswith(ending) and s[: len(s) - len(ending)] in photographs.by_stem for s in stems)
-        for ending in endings
+    # The suffix, which all masks share, is that with which most have a photograph.
+    first, known = stems[0], photographs.by_stem.keys()
+    endings = [
+        first[at:] for at in range(len(first), 0, -1) if first[:at] in known and not first[at : at + 1].isalnum()
     ]
-    ending = endings[int(np.argmax(fits))]
-    unpaired = len(photographs.files) - len(masks)
-    if not apart and unpaired > 0:
-        logger.info("left out: %d photographs without a mask", unpaired)
-    pairs = []
-    for path, stem in zip(masks, stems, strict=True):
-        name = path.stem[: len(path.stem) - len(ending)] if stem.endswith(ending) else path.stem
-        pairs.append((path, photographs.find(path.with_name(name).as_posix(), path)))
+    with_photograph = {end: sum(s.endswith(end) and s.removesuffix(end) in known for s in stems) for end in endings}
+    ending = max(with_photograph, key=with_photograph.__getitem__, default="")
+    names = [path.stem[: len(path.stem) - len(ending)] for path in masks]
+    pairs = [
+        (path, photographs.find(path.with_name(name if stem.endswith(ending) else path.stem).as_posix(), path))
+        for path, name, stem in zip(masks, names, stems, strict=True)
+    ]
+    if not apart and len(pairs) < len(photographs.files):
+        logger.info("left out: %d photographs without a mask", len(photographs.files) - len(pairs))
     return pairs
+
+
+def tell_apart(files: list[Path], photographs: Photographs) -> tuple[list[Path], set[Path]]:
+    """Return the masks among pictures, and which pictures, by their resolved paths, are no photographs."""
+    top = os.path.commonpath([path.parent for path in files])
+    folders = {path: {plain(part) for part in path.relative_to(top).parts[:-1]} for path in files}
+    masks = [path for path in files if any(map(_MASK_FOLDER.fullmatch, folders[path]))]
+    if masks:
+        objects = [path for path in files if _CVAT_OBJECTS in folders[path]]
+        return masks, {path.resolve() for path in masks + objects}
+    if files[0].resolve() not in {path.resolve() for path in photographs.files}:
+        return files, set()
+    masks = [path for path in files if _MASK_SUFFIX.search(plain(path.stem))]
+    return masks, {path.resolve() for path in masks}
 
 
 def find_table(files: list[Path]) -> Path | None:

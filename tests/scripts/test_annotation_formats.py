@@ -689,6 +689,19 @@ def test_masks_beside_their_photographs(run, photos, capsys):
     assert "expected one table of classes" in run(photos)
 
 
+@pytest.mark.parametrize("folder", ["masks", "Labels", "SegmentationClass"])
+def test_folders_of_photographs_and_masks_side_by_side(run, photos, tmp_path, folder):
+    photos.rename(tmp_path / "images")
+    for kind in (folder, "SegmentationObject"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(NUMBERS).save(tmp_path / "set" / kind / f"p{number}.png")
+    (tmp_path / "images").rename(tmp_path / "set/images")
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    found = run(tmp_path / "set", "--classes", tmp_path / "names.txt")
+    assert len(found) == 3 and np.array_equal(found["p1"], NUMBERS)
+
+
 @pytest.mark.parametrize("ending", ["_mask", "_Labels", "-labelled", " Simple Segmentation", ""])
 def test_masks_with_a_suffix_in_a_folder_of_their_own(run, photos, tmp_path, ending):
     folder = tmp_path / "masks"

@@ -382,7 +382,7 @@ def test_masks_beside_their_photographs_are_refused(masks, capsys):
     assert "put the masks into a folder of their own" in one_line(capsys)
     Image.new("RGB", (WIDTH, HEIGHT)).save(masks / "p0.jpg")
     assert call(import_scribbles, *words) == 2
-    assert "found p0.jpg and p4.png" in one_line(capsys)
+    assert "found p0.jpg to p4.png" in one_line(capsys)
 
 
 def test_labelmaps_of_cvat(masks):
