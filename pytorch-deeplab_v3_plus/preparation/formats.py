@@ -198,16 +198,17 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], source: Path) -> s
     if len(names) > 1:
         first = ", ".join(f"{name} ({found[name][0]})" for name in names)
         raise InputError(f"expected annotations of one format, found {first}: name the one to read before SOURCE")
-    documents = [path for path in unknown if path.suffix.lower() in (".json", ".geojson", ".xml")]
-    if not names and documents:
-        read = read_xml if documents[0].suffix.lower() == ".xml" else read_json
-        read(documents[0])  # says so where it is damaged
-        raise InputError(
-            f"expected {'; '.join(FORMATS.values())}; {documents[0]} is none of these: export another format, or name "
-            "the format before SOURCE to be told what is wrong with the file"
-        )
-    if not names and "masks" not in found:
-        packed = [path for path in files_in(source) if path.suffix.lower() == ".zip"]
-        advice = f": name the ZIP itself, {packed[0]}" if packed else ""
-        raise InputError(f"expected {'; '.join(FORMATS.values())}; found none of these in {source}{advice}")
-    return names[0] if names else "masks"
+    documents = [path for path in unknown if path.suffix.lower() != ".csv" or "masks" not in found]
+    if names or ("masks" in found and not documents):
+        return names[0] if names else "masks"
+    for path in documents:
+        read = {".xml": read_xml, ".json": read_json, ".geojson": read_json}.get(path.suffix.lower())
+        if read:
+            read(path)  # says so where it is damaged
+    packed = [path for path in files_in(source) if path.suffix.lower() == ".zip"]
+    advice = f"name the ZIP itself, {packed[0]}" if packed else "export one of these from the tool"
+    advice = "put 'masks' before SOURCE to read the pictures, or " + advice if "masks" in found else advice
+    raise InputError(
+        f"expected annotations, found {documents[0] if documents else f'none in {source}'}: {advice}: "
+        f"{'; '.join(FORMATS.values())}"
+    )

@@ -213,7 +213,7 @@ def test_videos_other_xml_and_bombs(run, photos, tmp_path):
     file.write_text("<annotations><track id='0' label='bolt'><box frame='0'/></track></annotations>")
     assert "export 'CVAT for images 1.1'" in run(file, "--images", photos)
     file.write_text("<annotation><object><name>bolt</name><bndbox/></object></annotation>")  # boxes of PASCAL VOC
-    assert "is none of these" in run(file, "--images", photos)
+    assert "expected annotations, found" in run(file, "--images", photos)
     layers = "".join(f"<!ENTITY e{n + 1} '{f'&e{n};' * 10}'>" for n in range(9))
     file.write_text("<annotations>")
     assert "cannot read" in run(file, "--images", photos)
