@@ -91,11 +91,11 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
     labels.mkdir()
     for item in tqdm(items, desc="importing", unit="file", disable=None, leave=False):
         content = None if isinstance(item.image, Path) else item.image()
-        label = item.draw(image_size(io.BytesIO(content) if content else item.image))
+        label = item.draw(image_size(item.image if content is None else io.BytesIO(content)))
         counts += value_counts(label)
         write_label(labels / f"{item.id}.png", label)
         if item.id not in kept:
-            (images / item.name).write_bytes(content or item.image.read_bytes())
+            (images / item.name).write_bytes(item.image.read_bytes() if content is None else content)
     return counts
 
 

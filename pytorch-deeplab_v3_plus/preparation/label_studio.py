@@ -111,7 +111,8 @@ def _region(result: dict, labels: list[str], task: object) -> Shape:
         size = int(result["original_width"]), int(result["original_height"])
         return make_shape(label, "mask", [(0, 0)], mask=functools.partial(_brush, value["rle"], size))
     if "points" in value:
-        return make_shape(label, "polygon", np.array(value["points"], dtype=float) * scale)
+        kind = "polygon" if value.get("closed", True) else "line"  # which was left before it was closed
+        return make_shape(label, kind, np.array(value["points"], dtype=float) * scale)
     if "vertices" in value:
         if any(vertex.get("isBezier") for vertex in value["vertices"]):
             raise ValueError(f"a curve of '{label}' in task {task}: draw straight lines")

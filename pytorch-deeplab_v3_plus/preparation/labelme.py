@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from dataloaders.images import image_size
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -59,9 +60,11 @@ def read_labelme(path: Path, by_stem: bool = False) -> Annotation:
 
 def _carried_image(path: Path) -> bytes:
     try:
-        return base64.b64decode(read_json(path)["imageData"])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected an image in base64 as imageData, found {error} in {path}") from None
+        content = base64.b64decode(read_json(path)["imageData"])
+        image_size(io.BytesIO(content))
+    except (TypeError, ValueError, InputError):
+        raise InputError(f"expected an image in base64, found imageData that cannot be read in {path}") from None
+    return content
 
 
 def _labelme_shape(shape: dict) -> Shape:

@@ -194,6 +194,7 @@ def test_labels_are_drawn_on_the_upright_photograph(photos):
         (lambda p: (p / "p1.json").write_text("[]"), ["p1.json", "labelme"]),
         (lambda p: (p / "p1.jpg").write_text("no image"), ["cannot read", "p1.jpg"]),
         (lambda p: (p / "p1.jpg").unlink(), ["p1.jpg", "found none"]),
+        (lambda p: ((p / "p1.jpg").unlink(), annotate(p, 1, *STROKES, imageData="!!!")), ["imageData", "p1.json"]),
         (lambda p: [path.unlink() for path in p.glob("*.json")], ["*.json", "found none"]),
         (lambda p: [annotate(p, n) for n in range(5)], ["found 0"]),
     ],
