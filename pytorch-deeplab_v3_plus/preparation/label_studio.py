@@ -162,7 +162,7 @@ def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:
         bits = np.unpackbits(np.array(rle, dtype=np.uint8))
     except (TypeError, ValueError, OverflowError):
         raise ValueError("a brush whose run lengths are no bytes") from None
-    if len(bits) != 8 * len(rle):
+    if not isinstance(rle, list) or len(bits) != 8 * len(rle):
         raise ValueError("a brush whose run lengths are no bytes")
     text, at = bits.astype("U1"), 0
     text = "".join(text)

@@ -85,7 +85,7 @@ def _labelme_mask(text: str, corners: list[list[float]]) -> np.ndarray:
             mask = np.asarray(image.convert("L")) > 0
     except (OSError, TypeError, SyntaxError, binascii.Error):
         raise ValueError("a mask that is no PNG") from None
-    box = np.ptp(corners, axis=0) + 1
+    box = np.ptp(np.array(corners, dtype=float), axis=0) + 1
     if len(corners) > 1 and (abs(box - mask.shape[::-1]) > 1).any():
         raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels in a box of {box[0]:g}x{box[1]:g}")
     return mask
