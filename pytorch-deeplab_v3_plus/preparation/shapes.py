@@ -230,7 +230,8 @@ def image_of(annotation: Annotation, photographs: Photographs) -> tuple[str, Pat
         except InputError:
             if not annotation.carried:
                 raise
-            return Path(name).name, annotation.carried
+            jpeg = annotation.carried().startswith(b"\xff\xd8")
+            return Path(name).stem + (".jpg" if jpeg else ".png"), annotation.carried
     return data_set_image(path)
 
 

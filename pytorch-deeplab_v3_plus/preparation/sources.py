@@ -127,8 +127,11 @@ def xml_or_none(path: Path) -> ElementTree.Element | None:
 
 
 def plain(name: str) -> str:
-    """Return a file name as names are compared: systems write one character in two ways, and ignore case or not."""
-    return unicodedata.normalize("NFC", name).casefold()
+    """Return a file name as names are compared: without what one system writes otherwise than the next.
+
+    That is Unicode's form of a character, case, and spaces at the ends.
+    """
+    return unicodedata.normalize("NFC", name).casefold().strip()
 
 
 class Photographs:

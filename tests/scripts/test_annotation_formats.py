@@ -556,6 +556,19 @@ def test_photographs_of_kinds_that_are_not_read(run, photos):
     assert "p1.psd, whose kind is not read" in run(photos)
 
 
+def test_embedded_photographs_are_called_by_their_content(run, photos, tmp_path):
+    for name in ("p0", "p1", "p2"):
+        content = json.loads((labelme(photos) / f"{name}.json").read_text())
+        content["shapes"] = [{"label": "bolt", "shape_type": "rectangle", "points": CORNERS}]
+        content |= {"imagePath": f"{name}.HEIC", "imageData": png(WIDTH, HEIGHT)}
+        (photos / f"{name}.png").unlink()
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    for path in tmp_path.glob("*.json"):
+        path.replace(photos / path.name)
+    assert len(run(photos)) == 3
+    assert sorted(path.name for path in (tmp_path / "data/JPEGImages").iterdir()) == ["p0.png", "p1.png", "p2.png"]
+
+
 def test_photographs_in_heic(run, photos, tmp_path):
     heif = pytest.importorskip("pillow_heif")
     labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
