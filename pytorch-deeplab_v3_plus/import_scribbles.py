@@ -1,15 +1,13 @@
 """Make a data set from what annotation tools write.
 
-Photographs with the JSON files of labelme beside them (points, lines and linestrips become strokes; polygons,
-rectangles, circles and masks are filled):
+    python import_scribbles.py SOURCE DATA
 
-    python import_scribbles.py labelme PHOTOS DATA
+SOURCE is a folder, a file or the ZIP that the tool exports; what format it has is seen from its content. Points and
+lines become strokes; polygons, rectangles, circles and masks are filled. Where the photographs are not in SOURCE,
+--images names their folder:
 
-ScribbleSup's XML files for PASCAL VOC, and pictures whose colours stand for classes (RGB, palette, or strokes on a
-transparent layer):
-
-    python import_scribbles.py scribblesup XML_FOLDER DATA --images JPEGImages
-    python import_scribbles.py masks MASKS DATA --images PHOTOS --colours colours.txt
+    python import_scribbles.py annotations.xml DATA --images PHOTOS
+    python import_scribbles.py MASKS DATA --images PHOTOS --colours colours.txt
 
 DATA then has JPEGImages/, pascal_2012_scribble/, classes.txt, and lists of the images for training and for validation.
 With --truth the labels become its full ground truth, SegmentationClassAug/, instead of its scribbles.
@@ -28,6 +26,7 @@ from dataloaders.labels import PADDING
 from dataloaders.layout import CLASS_FILE
 from preparation.formats import FORMATS, ImportOptions, collect
 from preparation.importing import import_labels
+from preparation.sources import unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +36,13 @@ def build_parser() -> argparse.ArgumentParser:
     description = "Make a data set from what annotation tools write."
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     formats = "; ".join(f"{name}: {content}" for name, content in FORMATS.items())
-    parser.add_argument("format", choices=tuple(FORMATS), help=f"what SOURCE holds. {formats}")
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of annotation files")
+    parser.add_argument(
+        "format",
+        nargs="?",
+        choices=tuple(FORMATS),
+        help=f"what SOURCE holds, where its content does not say it. {formats}",
+    )
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder, file or ZIP of annotations")
     parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set, new or existing")
     add_options(parser, ImportOptions)
     return parser
@@ -50,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     own = args.data / CLASS_FILE
     options = options_from(ImportOptions, args, classes=args.classes or (own if own.is_file() else None))
-    collection = collect(args.format, args.source, options)
-    counts = import_labels(args.data, collection, options)
+    with unpacked(args.source) as source:
+        collection = collect(source, options, args.format)
+        counts = import_labels(args.data, collection, options)
     labelled = counts[:PADDING]
     shares = zip(collection.class_names, labelled / labelled.sum(), strict=False)
     classes = ", ".join(f"{name} {share:.1%}" for name, share in shares)

@@ -1,14 +1,21 @@
 """The annotation formats that import_scribbles.py reads, and what a format's module hands over.
 
-A format NAME is a line in FORMATS and a module preparation/NAME.py with one function:
+A format NAME is a line in FORMATS and a module preparation/NAME.py with
 
-    def collect(source: Path, options: ImportOptions) -> Collection
+    SUFFIXES = (".json",)                                   of its files
+    def recognises(path: Path) -> bool                      whether a file is one, by its content; never raises
+    def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection
+
+and, where options are meant for some formats alone, OPTIONS, their names.
 """
 
+import argparse
 import importlib
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +24,32 @@ from common.arguments import number, option, switch
 from common.errors import InputError
 from dataloaders.layout import read_class_names
 from dataloaders.options import PIXELS
+from preparation.sources import Photographs, files_in, read_json, read_xml
+
+logger = logging.getLogger(__name__)
 
 FORMATS = {  # what a source of each format holds
-    "labelme": "JSON files of labelme",
+    "labelme": "JSON files of labelme or X-AnyLabeling",
+    "cvat": "XML of CVAT, 'CVAT for images 1.1'",
+    "coco": "JSON of COCO, with polygons or run lengths",
+    "label_studio": "JSON of Label Studio, or the PNGs of its brush",
+    "via": "JSON or CSV of the VGG Image Annotator 1 and 2",
+    "qupath": "GeoJSON of QuPath",
     "scribblesup": "XML files of ScribbleSup, the scribbles for PASCAL VOC",
-    "masks": "pictures whose colours stand for classes",
+    "masks": "pictures whose numbers or colours stand for classes",
 }
+
+
+def value_map(text: str) -> dict[int, int]:
+    """Parse 'VALUE=CLASS', several separated by commas."""
+    try:
+        pairs = [tuple(map(int, part.split("="))) for part in text.split(",")]
+        values = dict(pairs)
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"expected VALUE=CLASS, as in 255=1, found {text!r}") from None
+    if len(values) < len(pairs) or not all(0 <= value <= 255 for value in values.values()):
+        raise argparse.ArgumentTypeError(f"expected each value once and classes of 0 to 255, found {text!r}")
+    return values
 
 
 @dataclass(frozen=True)
@@ -31,21 +58,43 @@ class ImportOptions:
 
     images: Path | None = option(
         None,
-        "photographs, named as their annotations (labelme default: those that the JSON files name or carry)",
+        "photographs (default: those in SOURCE, or within its files)",
         type=Path,
         metavar="FOLDER",
     )
     classes: Path | None = option(
         None,
-        "class names, one a line, background first (default: DATA/classes.txt where it exists; otherwise labelme takes "
-        "the labels in use and scribblesup those of PASCAL VOC; masks always takes them from --colours)",
+        "class names, one a line, background first (default: DATA/classes.txt where it exists; otherwise the labels in "
+        "use, for scribblesup those of PASCAL VOC; masks takes them from its table of colours where there is one)",
         type=Path,
         metavar="FILE",
     )
     colours: Path | None = option(
-        None, "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt", type=Path, metavar="FILE"
+        None,
+        "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt, or Roboflow's _classes.csv "
+        "(default: such a file in SOURCE; without one, the numbers count)",
+        type=Path,
+        metavar="FILE",
+    )
+    map: tuple[dict[int, int], ...] | None = option(
+        None,
+        "for masks: the grey value VALUE stands for that class (number in the list of classes); repeat it, or "
+        "separate several with commas",
+        type=value_map,
+        action="append",
+        metavar="VALUE=CLASS",
+    )
+    unlabelled: tuple[int, ...] | None = option(
+        None,
+        "for masks: the grey value VALUE is not labelled; may be repeated",
+        type=int,
+        action="append",
+        metavar="VALUE",
     )
     ignore_unknown: bool = switch("for masks: colours that are not in --colours are unlabelled")
+    attribute: str | None = option(
+        None, "for via: the attribute of the regions that holds the class (default: the only one)", metavar="NAME"
+    )
     width: int = option(3, "width of strokes and dots, in pixels of the photograph", **PIXELS)
     truth: bool = switch(
         "the labels are the full ground truth, to measure with or to simulate scribbles from; what lies outside the "
@@ -72,7 +121,7 @@ class Labelled(NamedTuple):
     """An image and how to draw its label map."""
 
     name: str  # file name of the image; without its suffix it is the image's id
-    image: Path | bytes  # the image file, or its content
+    image: Path | Callable[[], bytes]  # the image file, or what reads its content
     source: Path  # file that the labels come from, for messages
     draw: Callable[[tuple[int, int]], np.ndarray]
     """From (width, height) of the upright image to its label map, uint8 (H, W); raises InputError."""
@@ -90,14 +139,76 @@ class Collection(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def collect(name: str, source: Path, options: ImportOptions) -> Collection:
-    """Find what a source of the format `name` holds; raise InputError where it or an option is wrong."""
-    return importlib.import_module(f"preparation.{name}").collect(source, options)
-
-
 def need(name: str, options: ImportOptions, **needed: str) -> None:
     """Raise InputError for an option without which the format `name` cannot be read; `needed` says what it is."""
     for option_name, what in needed.items():
         if getattr(options, option_name) is None:
             kind = "FOLDER" if option_name == "images" else "FILE"
             raise InputError(f"{name} needs --{option_name} {kind}, {what}")
+
+
+def collect(source: Path, options: ImportOptions, name: str | None = None) -> Collection:
+    """Find what a file or folder holds, in the format `name` or in the only one that its files are recognised as.
+
+    Raises InputError where there is none or more than one, and where a file or an option is wrong.
+    """
+    files = files_in(source)
+    modules = {known: importlib.import_module(f"preparation.{known}") for known in FORMATS}
+    found, unknown = recognise(files, modules)
+    name = name or choose(found, unknown, source)
+    module = modules[name]
+    for field in fields(options):
+        users = [known for known in FORMATS if field.name in getattr(modules[known], "OPTIONS", ())]
+        if users and name not in users and getattr(options, field.name):
+            raise InputError(f"{name} does not take --{field.name.replace('_', '-')}, which is for {', '.join(users)}")
+    # Files that no format recognises are its own: what is wrong with them is then said.
+    own = sorted(found.get(name, []) + [path for path in unknown if path.suffix.lower() in module.SUFFIXES])
+    for known, paths in found.items():
+        if known in (name, "masks"):
+            continue
+        if not own:
+            raise InputError(
+                f"expected {FORMATS[name]}, found {FORMATS[known]}, {paths[0]}: name {known}, or no format"
+            )
+        logger.info("left out: %d files of %s (%s)", len(paths), known, paths[0].name)
+    if not own:
+        names = ", ".join(f"*{suffix}" for suffix in module.SUFFIXES)
+        raise InputError(f"expected {FORMATS[name]}, files {names}, found none in {source}")
+    folder = options.images or (source if source.is_dir() else source.parent)
+    return module.collect(own, Photographs(folder, files_in(folder)), options)
+
+
+def recognise(files: list[Path], modules: dict[str, ModuleType]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the files of each format, by its name, and those of a format's suffixes that are of none."""
+    found: dict[str, list[Path]] = {}
+    unknown = []
+    for path in files:
+        candidates = [name for name, module in modules.items() if path.suffix.lower() in module.SUFFIXES]
+        name = next((name for name in candidates if modules[name].recognises(path)), None)
+        if name:
+            found.setdefault(name, []).append(path)
+        elif candidates:
+            unknown.append(path)
+    return found, unknown
+
+
+def choose(found: dict[str, list[Path]], unknown: list[Path], source: Path) -> str:
+    """Return the format of a source; pictures are masks only where nothing else is found."""
+    names = [name for name in found if name != "masks"]
+    if len(names) > 1:
+        first = ", ".join(f"{name} ({found[name][0]})" for name in names)
+        raise InputError(f"expected annotations of one format, found {first}: name the one to read before SOURCE")
+    documents = [path for path in unknown if path.suffix.lower() != ".csv" or "masks" not in found]
+    if names or ("masks" in found and not documents):
+        return names[0] if names else "masks"
+    for path in documents:
+        read = {".xml": read_xml, ".json": read_json, ".geojson": read_json}.get(path.suffix.lower())
+        if read:
+            read(path)  # says so where it is damaged
+    packed = [path for path in files_in(source) if path.suffix.lower() == ".zip"]
+    advice = f"name the ZIP itself, {packed[0]}" if packed else "export one of these from the tool"
+    advice = "put 'masks' before SOURCE to read the pictures, or " + advice if "masks" in found else advice
+    raise InputError(
+        f"expected annotations, found {documents[0] if documents else f'none in {source}'}: {advice}: "
+        f"{'; '.join(FORMATS.values())}"
+    )

@@ -90,12 +90,12 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
     images.mkdir()
     labels.mkdir()
     for item in tqdm(items, desc="importing", unit="file", disable=None, leave=False):
-        carried = isinstance(item.image, bytes)
-        label = item.draw(image_size(io.BytesIO(item.image) if carried else item.image))
+        content = None if isinstance(item.image, Path) else item.image()
+        label = item.draw(image_size(item.image if content is None else io.BytesIO(content)))
         counts += value_counts(label)
         write_label(labels / f"{item.id}.png", label)
         if item.id not in kept:
-            (images / item.name).write_bytes(item.image if carried else item.image.read_bytes())
+            (images / item.name).write_bytes(item.image.read_bytes() if content is None else content)
     return counts
 
 

@@ -1,64 +1,91 @@
-"""The format labelme: its JSON files, beside or apart from their photographs."""
+"""The format labelme: the JSON files of labelme and X-AnyLabeling, beside or apart from their photographs."""
 
 import base64
+import binascii
+import functools
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from dataloaders.images import image_size
 from preparation.formats import Collection, ImportOptions
-from preparation.shapes import Annotation, Shape, annotation_files, class_names_of, collect_shapes
+from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
+from preparation.sources import Photographs, json_or_none, read_json, reading
 
-_MIN_POINTS = {"point": 1, "line": 2, "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
-# Our kinds of shapes by labelme's names: its `points` and `linestrip` have any number of points.
-_KINDS = {name: name for name in _MIN_POINTS} | {"points": "point", "linestrip": "line"}
+SUFFIXES = (".json",)
+
+# Our kinds of shapes by the tools' names. Turned rectangles are four corners: labelme calls them oriented_rectangle,
+# X-AnyLabeling rotation.
+_KINDS = {name: name for name in ("point", "line", "polygon", "rectangle", "circle", "mask")} | {
+    "points": "point",
+    "linestrip": "line",
+    "oriented_rectangle": "polygon",
+    "rotation": "polygon",
+    "quadrilateral": "polygon",
+}
 
 
-def collect(source: Path, options: ImportOptions) -> Collection:
-    """Find the JSON files in a folder, and the photographs of `options.images` or those that the files name or carry.
+def recognises(path: Path) -> bool:
+    """Whether a JSON file has labelme's list of shapes."""
+    content = json_or_none(path)
+    return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
-    The classes are the labels in use where the options name none. Raises InputError where a file is no labelme file,
-    has no photograph, or uses a label that is no class.
+
+def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
+    """Read the files; photographs are those that the files name or carry, or those called as the files.
+
+    Raises InputError where a file is no labelme file, has no photograph, or uses a label that is no class.
     """
-    annotations = [read_labelme(path) for path in annotation_files(source, ".json")]
-    return collect_shapes(annotations, options, options.class_names or class_names_of(annotations))
+    annotations = [read_labelme(path, by_stem=options.images is not None) for path in files]
+    return collect_shapes(annotations, photographs, options, options.class_names)
 
 
-def read_labelme(path: Path) -> Annotation:
-    """Read a JSON file of labelme (versions 3 to 5): what it draws and the image that it names or carries."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+def read_labelme(path: Path, by_stem: bool = False) -> Annotation:
+    """Read a JSON file of labelme (versions 3 to 6) or X-AnyLabeling: what it draws, and its image.
+
+    With `by_stem` the image is the one called as the file, whatever the file says.
+    """
+    content = read_json(path)
+    with reading("a JSON file of labelme", path, ": save it again in labelme, or remove it"):
         shapes = tuple(_labelme_shape(shape) for shape in content["shapes"])
         size = content.get("imageWidth"), content.get("imageHeight")
-        image_bytes = base64.b64decode(content.get("imageData") or "")
-        image_name = content.get("imagePath")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"expected a JSON file of labelme, cannot read {path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(
-            f"expected a JSON file of labelme, found {reason} in {path}: save it again in labelme, or remove it"
-        ) from None
-    if image_name is not None:
-        image_name = str(image_name).replace("\\", "/")  # annotated under Windows
-    return Annotation(path, image_name, size if all(size) else None, shapes, image_bytes)
+        name, carried = content.get("imagePath"), bool(content.get("imageData"))
+    name = None if by_stem or not name else str(name).replace("\\", "/")  # annotated under Windows
+    image = functools.partial(_carried_image, path) if carried else None
+    return Annotation(path, name, size if all(size) else None, shapes, image)
+
+
+def _carried_image(path: Path) -> bytes:
+    try:
+        content = base64.b64decode(read_json(path)["imageData"])
+        image_size(io.BytesIO(content))
+    except (TypeError, ValueError, InputError):
+        raise InputError(f"expected an image in base64, found imageData that cannot be read in {path}") from None
+    return content
 
 
 def _labelme_shape(shape: dict) -> Shape:
-    label, name = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
+    label, name = shape["label"], shape.get("shape_type") or "polygon"
     if name not in _KINDS:
         raise ValueError(f"the shape '{name}' of '{label}' (known: {', '.join(_KINDS)})")
-    kind, points = _KINDS[name], np.array(shape["points"], dtype=np.float64).reshape(-1, 2)
-    if len(points) < _MIN_POINTS[kind] or not np.isfinite(points).all():
-        raise ValueError(f"a {name} of '{label}' with the points {points.tolist()}")
-    mask = None
-    if kind == "mask":
-        try:
-            with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
-                mask = np.asarray(image.convert("L")) > 0
-        except (OSError, TypeError):
-            raise ValueError(f"a mask of '{label}' that is no PNG") from None
-    return Shape(label, kind, points, mask)
+    points, mask = shape["points"], None
+    if shape.get("rotation") and len(points) != 4:
+        raise ValueError(f"a {name} of '{label}' with a rotation of {shape['rotation']} and without its four corners")
+    if name == "mask":
+        mask = functools.partial(_labelme_mask, shape["mask"], points)
+    return make_shape(label, _KINDS[name], points, mask=mask)
+
+
+def _labelme_mask(text: str, corners: list[list[float]]) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+            mask = np.asarray(image.convert("L")) > 0
+    except (OSError, TypeError, SyntaxError, binascii.Error):
+        raise ValueError("a mask that is no PNG") from None
+    box = np.ptp(np.array(corners, dtype=float), axis=0) + 1
+    if len(corners) > 1 and (abs(box - mask.shape[::-1]) > 1).any():
+        raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels in a box of {box[0]:g}x{box[1]:g}")
+    return mask

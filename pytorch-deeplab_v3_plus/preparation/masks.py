@@ -1,6 +1,13 @@
-"""The format masks: pictures whose colours stand for classes."""
+"""The format masks: pictures whose numbers or colours stand for classes.
+
+Masks lie apart from their photographs and have the same names, or the same names and one suffix; or both lie in one
+folder, as x.jpg and x_mask.png, or in folders side by side, as images/x.jpg and masks/x.png. CVAT's 'Segmentation mask'
+and Roboflow's 'Semantic Segmentation Masks' come with their table of classes.
+"""
 
 import functools
+import logging
+import os
 import re
 from pathlib import Path
 
@@ -8,41 +15,143 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, listing
+from dataloaders.images import IMAGE_SUFFIXES
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
-from preparation.shapes import UNLABELLED_NAMES, annotation_files, check_size, image_of
+from preparation.shapes import UNLABELLED_NAMES, check_size
+from preparation.sources import Photographs, data_set_image, plain
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+OPTIONS = ("colours", "ignore_unknown", "map", "unlabelled")
 
 Colour = tuple[int, int, int]
 
+_TABLES = ("labelmap.txt", "_classes.csv")  # of CVAT and of Roboflow
+# Folders of masks, beside those of photographs: those of CVAT and PASCAL VOC, and what people call them.
+_MASK_FOLDER = re.compile(r"segmentationclass(aug|png)?|masks?|labels?|annotations?|gt|ground[ _-]?truth")
+_CVAT_OBJECTS = "segmentationobject"
+# What masks beside their photographs are called: x_mask.png, x-labels.tif (QuPath), x_Simple Segmentation.png (ilastik)
+_MASK_SUFFIX = re.compile(r"[ ._-]+(masks?|labels?|labelled|seg|segmentation|simple segmentation|gt|annotations?)$")
+# Pixels are compared as one number: the grey value, or the colour, which is above all grey values, or transparent.
+_COLOUR, _TRANSPARENT = 1 << 40, -(1 << 40)
+_SAMPLE_FORMAT = 339  # the tag of a TIFF that says whether its numbers are signed
 
-def collect(source: Path, options: ImportOptions) -> Collection:
-    """Find the masks in a folder and their photographs in `options.images`; `options.colours` says the classes.
 
-    Raises InputError for a bad colour table, and where a mask has no photograph or colours that are not in the table.
+def recognises(path: Path) -> bool:
+    """Whether a file is a picture; which pictures are masks shows only when all are known."""
+    return True
+
+
+def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
+    """Find the masks among pictures, their photographs, and the class of each value or colour.
+
+    Raises InputError for a bad table, and where a mask has no photograph or values that are not in the table.
     """
-    need("masks", options, images="the photographs", colours="the class of each colour")
-    class_names, values = read_colours(options.colours)
+    pairs = pair_up(files, photographs, bool(options.images))
+    table = options.colours or find_table(files)
+    numbers = table is None or table.suffix.lower() == ".csv"
+    class_names, values = read_values(table, options)
 
     def draw(path: Path, size: tuple[int, int]) -> np.ndarray:
-        label = read_coloured(path, values, options.ignore_unknown)
+        label = read_mask(path, values, numbers, options.ignore_unknown)
         check_size(path, label.shape[::-1], size)
         return label
 
-    photographs, items = listing(options.images, IMAGE_SUFFIXES), []
-    for path in annotation_files(source, *IMAGE_SUFFIXES):
-        image = image_of(path, photographs, options.images)
-        if image.samefile(path):
-            raise InputError(
-                f"expected a mask and its photograph, found one file for both, {path}: put them into different folders"
-            )
-        items.append(Labelled(image.name, image, path, functools.partial(draw, path)))
+    items = [Labelled(*data_set_image(image), mask, functools.partial(draw, mask)) for mask, image in pairs]
     return Collection(items, class_names)
+
+
+def pair_up(files: list[Path], photographs: Photographs, apart: bool) -> list[tuple[Path, Path]]:
+    """Return the masks among pictures, each with its photograph; `apart` says that these have a folder of their own.
+
+    Raises InputError where masks and photographs cannot be told apart, or a mask has no photograph.
+    """
+    masks, no_photographs = tell_apart(files, photographs)
+    photographs = Photographs(photographs.folder, [p for p in photographs.files if p.resolve() not in no_photographs])
+    if not (masks and photographs.files):
+        if not apart:
+            need("masks", ImportOptions(), images="the photographs")
+        raise InputError(
+            f"expected photographs and masks, called x.jpg and x_mask.png, in {photographs.folder}, "
+            f"found {files[0].name} to {files[-1].name}: put the masks into a folder of their own"
+        )
+    stems = [plain(path.stem) for path in masks]
+    # The suffix, which all masks share, is that with which most have a photograph.
+    first, known = stems[0], photographs.by_stem.keys()
+    endings = [
+        first[at:] for at in range(len(first), 0, -1) if first[:at] in known and not first[at : at + 1].isalnum()
+    ]
+    with_photograph = {end: sum(s.endswith(end) and s.removesuffix(end) in known for s in stems) for end in endings}
+    ending = max(with_photograph, key=with_photograph.__getitem__, default="")
+    names = [path.stem[: len(path.stem) - len(ending)] for path in masks]
+    pairs = [
+        (path, photographs.find(path.with_name(name if stem.endswith(ending) else path.stem).as_posix(), path))
+        for path, name, stem in zip(masks, names, stems, strict=True)
+    ]
+    if not apart and len(pairs) < len(photographs.files):
+        logger.info("left out: %d photographs without a mask", len(photographs.files) - len(pairs))
+    return pairs
+
+
+def tell_apart(files: list[Path], photographs: Photographs) -> tuple[list[Path], set[Path]]:
+    """Return the masks among pictures, and which pictures, by their resolved paths, are no photographs."""
+    top = os.path.commonpath([path.parent for path in files])
+    folders = {path: {plain(part) for part in path.relative_to(top).parts[:-1]} for path in files}
+    masks = [path for path in files if any(map(_MASK_FOLDER.fullmatch, folders[path]))]
+    if masks:
+        objects = [path for path in files if _CVAT_OBJECTS in folders[path]]
+        return masks, {path.resolve() for path in masks + objects}
+    if files[0].resolve() not in {path.resolve() for path in photographs.files}:
+        return files, set()
+    masks = [path for path in files if _MASK_SUFFIX.search(plain(path.stem))]
+    return masks, {path.resolve() for path in masks}
+
+
+def find_table(files: list[Path]) -> Path | None:
+    """Return the table of classes that a tool put beside its masks or above them, None where there is none.
+
+    Raises InputError where there are several that differ.
+    """
+    top = Path(os.path.commonpath([path.parent for path in files])).parent
+    folders = {folder for path in files for folder in path.parents if folder.is_relative_to(top)}
+    tables = sorted(folder / name for folder in folders for name in _TABLES if (folder / name).is_file())
+    for table in tables[1:]:
+        if read_lines(table, "a table of classes") != read_lines(tables[0], "a table of classes"):
+            raise InputError(f"expected one table of classes, found {tables[0]} and {table}: name one with --colours")
+    return tables[0] if tables else None
+
+
+def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Return the class names, and the label value of each pixel value as read_mask compares them.
+
+    Raises InputError where nothing says what the classes are, or an option contradicts the rest.
+    """
+    if table:
+        class_names, colours = read_colours(table)
+        values = {int(_code(np.array(colour))): value for colour, value in colours.items()}
+    elif options.class_names:
+        class_names = options.class_names
+        values = {value: value for value in range(len(class_names))}
+    else:
+        need("masks", options, colours="the class of each colour, or, where numbers stand for classes, --classes FILE")
+    chosen: dict[int, int] = {}
+    for pairs in [*(options.map or ()), *({value: UNLABELLED} for value in options.unlabelled or ())]:
+        for found, value in pairs.items():
+            if chosen.setdefault(found, value) != value or (value >= len(class_names) and value != UNLABELLED):
+                raise InputError(
+                    f"--map, --unlabelled: expected one meaning of each value, a class from 0 to "
+                    f"{len(class_names) - 1} ({', '.join(class_names)}), found {found}={value}"
+                )
+    return class_names, values | chosen
 
 
 def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     """Read a colour table: one class a line, background first, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
+
+    Roboflow's ``value, name``, below a headline, stands for a level of grey.
 
     Returns the class names and the label value of each colour; names such as unlabelled, ignore and void stand for
     pixels without a class. Raises InputError for anything else.
@@ -51,9 +160,10 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     names: list[str] = []
     values: dict[Colour, int] = {}
     for line in read_lines(path, "a colour table"):
-        if line.startswith("#"):
+        if line.startswith(("#", "Pixel Value")):
             continue
         match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>[^:]+):{rgb}:.*", line)
+        match = match or re.fullmatch(r"(?P<r>(?P<g>(?P<b>\d+)))\s*,\s*(?P<name>\S.*)", line)
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
             raise InputError(f"expected 'R G B name' with numbers of 0-255, found '{line}' in {path}")
@@ -72,30 +182,92 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     return tuple(names), values
 
 
-def read_coloured(path: Path, values: dict[Colour, int], ignore_unknown: bool) -> np.ndarray:
-    """Read a picture whose colours have these label values, as uint8 (H, W); transparent pixels are unlabelled.
+def read_mask(path: Path, values: dict[int, int], numbers: bool, ignore_unknown: bool) -> np.ndarray:
+    """Read a picture whose pixels have these label values, as uint8 (H, W); transparent pixels are unlabelled.
 
-    Of a palette the colours count, not the numbers. Colours that are not among them are an InputError, or unlabelled
-    with `ignore_unknown`.
+    Other pixels are an InputError, or unlabelled with `ignore_unknown`. See pixel_values for `numbers`.
+    """
+    pixels = pixel_values(path, numbers)
+    label = np.full(pixels.shape, UNLABELLED, dtype=np.uint8)
+    unknown: list[tuple[int, int]] = []
+    for code, count in zip(*np.unique(pixels, return_counts=True), strict=True):
+        if int(code) in values:
+            label[pixels == code] = values[int(code)]
+        elif code != _TRANSPARENT:
+            unknown.append((int(count), int(code)))
+    if unknown and not ignore_unknown:
+        count, code = max(unknown)
+        grey = code < _COLOUR
+        found = code if grey else (code >> 16 & 255, code >> 8 & 255, code & 255)
+        advice = f"say what it means with --map={code}=CLASS or --unlabelled {code}" if grey else "add it to the table"
+        raise InputError(
+            f"expected values of the table of classes, found {len(unknown)} others in {path}, mostly {found} ({count} "
+            f"pixels): {advice}, or leave such pixels unlabelled with --ignore-unknown (soft edges, JPEG noise)"
+        )
+    return label
+
+
+def pixel_values(path: Path, numbers: bool) -> np.ndarray:
+    """Return the pixels of a picture as they are compared, int64 (H, W): grey values, coded colours, or transparent.
+
+    With `numbers` the numbers in a palette and in grey of less than 8 bits count, otherwise their colours. Raises
+    InputError where the picture is not read as it was written: more than one page, colours of 16 bits, fractions.
     """
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGBA")).astype(np.int64)
-    except (OSError, SyntaxError, ValueError) as error:
+            pages = getattr(image, "n_frames", 1)
+            raw = image.tile[0][3] if image.tile else ""
+            raw = raw if isinstance(raw, str) else str(raw[0])  # the bits of a pixel, in Pillow's notation
+            # Pillow reads signed numbers of 8 bits, which a TIFF may have, as unsigned ones.
+            signed = image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
+            image.load()
+            mode = image.mode
+    except Image.UnidentifiedImageError as error:
+        return _pixels_of_64_bits(path, error)
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, Image.DecompressionBombError) as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
-    label = np.full(pixels.shape[:2], UNLABELLED, dtype=np.uint8)
-    codes = np.where(pixels[..., 3] < 128, -1, pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2])
-    unknown: list[tuple[int, Colour]] = []
-    for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
-        colour = int(code) >> 16, int(code) >> 8 & 255, int(code) & 255
-        if colour in values:
-            label[codes == code] = values[colour]
-        elif code >= 0:
-            unknown.append((int(count), colour))
-    if unknown and not ignore_unknown:
-        count, colour = max(unknown)
+    if pages > 1:
+        raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")
+    if ("16" in raw and mode in ("RGB", "RGBA", "LA")) or raw.endswith(("L;I", "2I", "4I", "1;I")):
         raise InputError(
-            f"expected colours of the table, found {len(unknown)} others in {path}, mostly {colour} ({count} pixels): "
-            "add them to the table, or leave such pixels unlabelled with --ignore-unknown (soft edges, JPEG noise)"
+            f"expected class numbers, or colours of 8 bits, found the format {raw} in {path}: save it as PNG"
         )
-    return label
+    if mode == "F" or mode.startswith("I"):
+        pixels = np.asarray(image)
+        whole = np.isfinite(pixels).all() and (pixels == np.round(pixels)).all() and np.abs(pixels).max() < 2**31
+        if not whole:
+            raise InputError(f"expected class numbers, found fractions in {path}: save whole numbers")
+        return pixels.astype(np.int64)
+    if mode in ("1", "L") or (mode == "P" and numbers):
+        bits = 1 if mode == "1" else int(raw[2:]) if re.fullmatch(r"L;[24]", raw) else 8
+        grey = np.asarray(image.convert("L") if mode == "1" else image)
+        grey = grey.view(np.int8 if signed else np.uint8).astype(np.int64)
+        pixels = grey // (255 // (2**bits - 1)) if numbers else grey
+        if image.has_transparency_data:
+            pixels[np.asarray(image.convert("RGBA"))[..., 3] < 128] = _TRANSPARENT
+        return pixels
+    rgba = np.asarray(image.convert("RGBA")).astype(np.int64)
+    return np.where(rgba[..., 3] < 128, _TRANSPARENT, _code(rgba))
+
+
+def _code(colours: np.ndarray) -> np.ndarray:
+    red, green, blue = (colours[..., channel].astype(np.int64) for channel in range(3))
+    return np.where((red == green) & (green == blue), red, _COLOUR | red << 16 | green << 8 | blue)
+
+
+def _pixels_of_64_bits(path: Path, error: Exception) -> np.ndarray:
+    """Read a TIFF that Pillow cannot, such as napari's labels of 64 bits, with the package tifffile."""
+    reason = str(error)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        try:
+            import tifffile
+
+            pixels = tifffile.imread(path)
+            if pixels.ndim == 2 and pixels.dtype.kind in "iu":
+                return np.minimum(pixels, 2**31).astype(np.int64)
+            reason = f"it holds {pixels.dtype} of the shape {pixels.shape}"
+        except ImportError:
+            reason += "; labels of 64 bits, as napari writes them, need the package tifffile (pip install tifffile)"
+        except Exception as other:  # tifffile lets through whatever a damaged file leads to
+            reason = str(other)
+    raise InputError(f"expected a picture of classes, cannot read {path}: {reason}")

@@ -3,24 +3,34 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
-
 from common.errors import InputError
 from dataloaders.labels import VOC_CLASSES
-from preparation.formats import Collection, ImportOptions, need
-from preparation.shapes import Annotation, Shape, annotation_files, collect_shapes
+from preparation.formats import Collection, ImportOptions
+from preparation.shapes import Annotation, collect_shapes, make_shape
+from preparation.sources import Photographs, read_xml, xml_or_none
+
+SUFFIXES = (".xml",)
+
+# Boxes of PASCAL VOC and polygons of LabelMe, both also within <annotation>; CVAT's images.
+_FOREIGN = ("object", "image", "track")
 
 
-def collect(source: Path, options: ImportOptions) -> Collection:
-    """Find the XML files in a folder; the classes are those of PASCAL VOC where the options name none.
+def recognises(path: Path) -> bool:
+    """Whether an XML file has polygons with tags, or an annotation on which nothing is drawn."""
+    root = xml_or_none(path)
+    tags = {element.tag.lower() for element in root.iter()} if root is not None else set()
+    return not tags & {*_FOREIGN} and ("annotation" in tags or {"polygon", "tag"} <= tags)
 
-    Raises InputError where a file is damaged, has no photograph in `options.images`, or uses a label that is no class.
+
+def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
+    """Read the files; the classes are those of PASCAL VOC where the options name none.
+
+    Raises InputError where a file is damaged, has no photograph, or uses a label that is no class.
     """
-    need("scribblesup", options, images="the photographs")
     if options.truth:
         raise InputError("scribblesup holds scribbles, never the full truth")
-    annotations = [read_scribblesup(path) for path in annotation_files(source, ".xml")]
-    return collect_shapes(annotations, options, options.class_names or VOC_CLASSES)
+    annotations = [read_scribblesup(path) for path in files]
+    return collect_shapes(annotations, photographs, options, options.class_names or VOC_CLASSES)
 
 
 def read_scribblesup(path: Path) -> Annotation:
@@ -30,10 +40,7 @@ def read_scribblesup(path: Path) -> Annotation:
     for the data set read that form; it was not compared with the published archive. The elements are therefore found at
     any depth, in upper or lower case, and anything else is an InputError that names the file.
     """
-    try:
-        root = ElementTree.fromstring(path.read_bytes())
-    except (OSError, ElementTree.ParseError) as error:
-        raise InputError(f"expected an XML file with scribbles, cannot read {path}: {error}") from None
+    root = read_xml(path)
 
     def inside(parent: ElementTree.Element, name: str) -> list[ElementTree.Element]:
         return [element for element in parent.iter() if element.tag.lower() == name and element is not parent]
@@ -45,15 +52,18 @@ def read_scribblesup(path: Path) -> Annotation:
         return found[0].text.strip()
 
     try:
+        for name in _FOREIGN:
+            if inside(root, name):
+                raise ValueError(f"a <{name}>")
         shapes = []
         for polyline in inside(root, "polygon"):
-            points = np.array([[float(text(point, axis)) for axis in "xy"] for point in inside(polyline, "point")])
-            if not len(points):
+            points = [[float(text(point, axis)) for axis in "xy"] for point in inside(polyline, "point")]
+            if not points:
                 raise ValueError(f"a <{polyline.tag}> without points")
-            shapes.append(Shape(text(polyline, "tag"), "line" if len(points) > 1 else "point", points))
+            shapes.append(make_shape(text(polyline, "tag"), "line" if len(points) > 1 else "point", points))
         sizes = inside(root, "size")
         size = tuple(int(float(text(sizes[0], side))) for side in ("width", "height")) if sizes else None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(
             f"expected <polygon><tag>CLASS</tag><point><X>..</X><Y>..</Y></point>...</polygon>, found {error} in {path}"
         ) from None

@@ -2,19 +2,20 @@
 
 import functools
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import brush_stroke
 from preparation.formats import Collection, ImportOptions, Labelled
+from preparation.sources import PHOTOGRAPH_SUFFIXES, Photographs, data_set_image
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +30,79 @@ class Shape(NamedTuple):
     kind: str  # point, line (any number of points in a row), polygon, rectangle, circle or mask
     points: np.ndarray
     """Float (points, 2): x, y. Of a rectangle two corners, of a circle centre and rim, of a mask its first corner."""
-    mask: np.ndarray | None = None  # bool (h, w), for a mask
+    mask: Callable[[], np.ndarray] | None = None  # makes a mask's bool (h, w); raises ValueError
+    holes: tuple[np.ndarray, ...] = ()  # of a polygon, float (points, 2) each
 
 
 class Annotation(NamedTuple):
     """What was drawn on one image."""
 
     source: Path
-    image_name: str | None  # file that the source names, relative to its own folder
+    image_name: str | None  # file that the source names; None where the source is called as its image
     size: tuple[int, int] | None  # width and height on which it was drawn, where the source says so
     shapes: tuple[Shape, ...]
-    image_bytes: bytes = b""  # the image file itself, where the source carries it
+    carried: Callable[[], bytes] | None = None  # reads the image file itself, where the source carries it
+
+
+MIN_POINTS = {"point": 1, "line": 2, "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
+
+
+def make_shape(label: object, kind: str, points: object, **more: Any) -> Shape:
+    """Return a shape whose label and points were found in a file; raise ValueError, which says what is wrong with them.
+
+    A rectangle may also have its four corners, in a row and turned.
+    """
+    label = str(label).strip() if isinstance(label, str | int) and label is not True else ""
+    if not label:
+        raise ValueError(f"a {kind} without a label")
+    try:
+        array = np.array(points, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        array = np.array(np.nan)
+    if kind == "rectangle" and array.shape == (4, 2):
+        kind = "polygon"
+    count = MIN_POINTS[kind]
+    exact = kind in ("rectangle", "circle")
+    right = array.ndim == 2 and array.shape[1] == 2 and len(array) >= count and (not exact or len(array) == count)
+    if not right or not np.isfinite(array).all():
+        found = points.tolist() if isinstance(points, np.ndarray) else points
+        wanted = f"{count}{'' if exact else ' or more'} pairs of numbers expected"
+        raise ValueError(f"a {kind} of '{label}' with the points {str(found)[:100]} ({wanted})")
+    return Shape(label, kind, array, **more)
+
+
+def turned(points: object, degrees: float, centre: object) -> np.ndarray:
+    """Return points, float (points, 2), turned clockwise on the screen, where y points down, about a centre (x, y)."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return (np.asarray(points, dtype=float) - centre) @ np.array([[cosine, sine], [-sine, cosine]]) + centre
+
+
+def box_corners(x: float, y: float, width: float, height: float) -> np.ndarray:
+    """Return the four corners, float (4, 2), of an upright box with its upper left corner at (x, y)."""
+    return np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], dtype=float)
+
+
+def ellipse_outline(x: float, y: float, rx: float, ry: float) -> np.ndarray:
+    """Return points, float (72, 2), along the rim of an upright ellipse with its centre at (x, y)."""
+    angles = np.radians(np.arange(0, 360, 5))
+    return np.column_stack([x + rx * np.cos(angles), y + ry * np.sin(angles)])
+
+
+def mask_from_runs(counts: object, shape: tuple[int, int], order: str = "C") -> np.ndarray:
+    """Return the mask, bool of the given shape (h, w), of run lengths that begin with a run outside the mask.
+
+    The runs go along the rows (order C) or down the columns (F). Raises ValueError where they do not fill the shape.
+    """
+    try:
+        runs = np.array(counts, dtype=np.int64).reshape(-1)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("run lengths that are no numbers") from None
+    pixels = shape[0] * shape[1]
+    if min(shape) < 1 or pixels > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"a mask of {shape[1]}x{shape[0]}")
+    if (runs < 0).any() or (runs > pixels).any() or runs.sum() != pixels:
+        raise ValueError(f"run lengths for {runs.sum()} pixels in a mask of {shape[1]}x{shape[0]}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape, order=order)
 
 
 def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]) -> dict[str, int]:
@@ -89,7 +152,8 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
 def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarray:
     """Return the pixels, bool (H, W), that a shape covers in an image of `size` (width, height).
 
-    Points and lines are drawn `width` pixels wide, other shapes are filled.
+    Points and lines are drawn `width` pixels wide, other shapes are filled. Raises ValueError for a mask that is
+    damaged or leaves the image.
     """
     points = shape.points
     if shape.kind in ("point", "line"):
@@ -99,39 +163,31 @@ def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarra
     picture = Image.new("1", size)
     pen = ImageDraw.Draw(picture)
     if shape.kind == "polygon":
-        pen.polygon([tuple(point) for point in points.tolist()], fill=1)
+        for ring, fill in [(points, 1), *((hole, 0) for hole in shape.holes)]:
+            # Where a computed corner is a hair off its pixel, Pillow takes the next one.
+            pen.polygon([tuple(point) for point in ring.round(6).tolist()], fill=fill)
     elif shape.kind == "rectangle":
         pen.rectangle(tuple(np.sort(points[:2], axis=0).ravel().tolist()), fill=1)
     elif shape.kind == "circle":
         radius = np.hypot(*(points[1] - points[0]))
         pen.ellipse((*(points[0] - radius).tolist(), *(points[0] + radius).tolist()), fill=1)
     else:
-        picture.paste(Image.fromarray(shape.mask), tuple(points[0].astype(int).tolist()))
+        mask, corner = shape.mask(), np.round(points[0]).astype(int)
+        if (corner < 0).any() or (corner + mask.shape[::-1] > np.array(size) + 1).any():
+            raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} at x {corner[0]}, y {corner[1]}")
+        picture.paste(Image.fromarray(mask), tuple(corner.tolist()))
     return np.array(picture)
 
 
-def annotation_files(folder: Path, *suffixes: str) -> list[Path]:
-    """Return the files of a folder with these suffixes, or raise InputError where there are none."""
-    files = list(listing(folder, suffixes).values())
-    if not files:
-        names = ", ".join(f"*{suffix}" for suffix in suffixes)
-        raise InputError(f"expected files {names}, found none in {folder}: name their folder")
-    return files
-
-
-def image_of(source: Path, photographs: dict[str, Path], folder: Path) -> Path:
-    """Return the photograph of an annotation file."""
-    if source.stem not in photographs:
-        raise InputError(f"expected the photograph of {source}, found no {source.stem}{IMAGE_SUFFIXES[0]} in {folder}")
-    return photographs[source.stem]
-
-
-def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_names: tuple[str, ...]) -> Collection:
+def collect_shapes(
+    annotations: list[Annotation], photographs: Photographs, options: ImportOptions, class_names: tuple[str, ...] = ()
+) -> Collection:
     """Join annotations with their images and with the values of their labels, for a format that draws shapes.
 
-    Images on which nothing is drawn are left out, unless that means background. Raises InputError for a label that is
-    no class, or an annotation without its image.
+    Without class names the classes are the labels in use. Images on which nothing is drawn are left out, unless that
+    means background. Raises InputError for a label that is no class, or an annotation without its image.
     """
+    class_names = class_names or class_names_of(annotations)
     values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
 
     def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
@@ -139,36 +195,56 @@ def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_
             check_size(annotation.source, annotation.size, size)
         label = np.full(size[::-1], outside, dtype=np.uint8)
         for shape in annotation.shapes:  # later ones over earlier ones
-            label[covered_pixels(shape, size, options.width)] = values[shape.label]
+            try:
+                check_place(shape, size)
+                label[covered_pixels(shape, size, options.width)] = values[shape.label]
+            except ValueError as error:
+                raise InputError(
+                    f"expected shapes on the {size[0]}x{size[1]} pixels of the photograph, found {error} of "
+                    f"'{shape.label}' in {annotation.source}: correct or remove it"
+                ) from None
         return label
 
-    photographs = listing(options.images, IMAGE_SUFFIXES) if options.images else {}
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
     items = []
     for annotation in drawn:
-        if options.images:
-            image: Path | bytes = image_of(annotation.source, photographs, options.images)
-            name = image.name
-        else:
-            name, image = named_image(annotation)
+        name, image = image_of(annotation, photographs)
         items.append(Labelled(name, image, annotation.source, functools.partial(draw, annotation)))
     if len(drawn) < len(annotations):
         logger.info("left out: %d images on which nothing is drawn", len(annotations) - len(drawn))
+    empty = sum(not annotation.shapes for annotation in drawn)
+    if empty:
+        logger.info("--truth: %d images on which nothing is drawn are background throughout", empty)
     return Collection(items, class_names)
 
 
-def named_image(annotation: Annotation) -> tuple[str, Path | bytes]:
-    """Return name and file (or content) of the image that an annotation names or carries."""
-    path = annotation.source.parent / (annotation.image_name or annotation.source.name)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-        return path.name, path
-    if annotation.image_bytes:
-        suffix = ".jpg" if annotation.image_bytes.startswith(b"\xff\xd8") else ".png"
-        return path.stem + suffix, annotation.image_bytes
-    raise InputError(
-        f"expected the photograph {path} that {annotation.source} names, found none: put it there, or name the folder "
-        "of the photographs with --images"
-    )
+def image_of(annotation: Annotation, photographs: Photographs) -> tuple[str, Path | Callable[[], bytes]]:
+    """Return name and file, or what reads the content, of the image that an annotation names or carries."""
+    source, name = annotation.source, annotation.image_name or annotation.source.stem
+    beside = source.parent / name
+    if photographs.folder in source.parents and beside.suffix.lower() in PHOTOGRAPH_SUFFIXES and os.path.isfile(beside):
+        path = beside
+    else:
+        try:
+            path = photographs.find(name, source)
+        except InputError:
+            if not annotation.carried:
+                raise
+            jpeg = annotation.carried().startswith(b"\xff\xd8")
+            return Path(name).stem + (".jpg" if jpeg else ".png"), annotation.carried
+    return data_set_image(path)
+
+
+def check_place(shape: Shape, size: tuple[int, int]) -> None:
+    """Raise ValueError where a shape lies beside an image of `size` (width, height), or leaves it by more than that."""
+    low, high, limits = shape.points.min(0), shape.points.max(0), np.array(size)
+    if shape.kind == "circle":
+        radius = np.hypot(*(shape.points[1] - shape.points[0]))
+        low, high = shape.points[0] - radius, shape.points[0] + radius
+    if shape.kind == "mask":
+        high = np.maximum(high, 0)  # where it ends is seen when it is drawn
+    if (low > limits).any() or (high < -1).any() or (low < -limits).any() or (high > 2 * limits).any():
+        raise ValueError(f"a {shape.kind} at x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}")
 
 
 def check_size(source: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:

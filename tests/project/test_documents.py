@@ -275,7 +275,9 @@ def test_the_backbone_and_the_network_that_contributing_writes_down_work(monkeyp
 def test_the_format_that_contributing_writes_down_works(tmp_path, voc):
     (tmp_path / "points.csv").write_text("image,label,x,y\ni0.jpg,cat,3,4\ni0.jpg,background,20,15\ni1.jpg,cat,5,5\n")
     options = import_module("preparation.formats").ImportOptions(images=voc / "JPEGImages", width=3)
-    items, names = example("collect")(tmp_path, options)
+    photographs = import_module("preparation.sources").Photographs(options.images, options.images.iterdir())
+    assert example("recognises")(tmp_path / "points.csv") and not example("recognises")(voc / "JPEGImages/i0.jpg")
+    items, names = example("collect")([tmp_path / "points.csv"], photographs, options)
     assert names == ("background", "cat")
     assert [item.id for item in items] == ["i0", "i1"]
     label = items[0].draw(Image.open(items[0].image).size)

@@ -184,13 +184,17 @@ def test_labels_are_drawn_on_the_upright_photograph(photos):
         (lambda p: annotate(p, 1, *STROKES, imageWidth=99), ["found 99x10", "p1.json", "12x10"]),
         (lambda p: annotate(p, 1, shape("Cat", "point", (1, 1))), ["'cat' and 'Cat'", "p1.json"]),
         (lambda p: annotate(p, 1, shape("cat", "scrawl", (1, 1))), ["the shape 'scrawl' of 'cat'", "p1.json"]),
-        (lambda p: annotate(p, 1, shape("cat", "linestrip", (1, 1))), ["a linestrip of 'cat'", "p1.json"]),
-        (lambda p: annotate(p, 1, shape("cat", "mask", (1, 1), mask="AAAA")), ["a mask of 'cat' that is no PNG"]),
+        (lambda p: annotate(p, 1, shape("cat", "linestrip", (1, 1))), ["a line of 'cat'", "p1.json"]),
+        (
+            lambda p: annotate(p, 1, shape("cat", "mask", (1, 1), mask="AAAA")),
+            ["a mask that is no PNG of 'cat'", "p1.json"],
+        ),
         (lambda p: (p / "p1.json").write_text("{"), ["cannot read", "p1.json"]),
         (lambda p: (p / "p1.json").write_text('{"a": 1}'), ["no 'shapes'", "p1.json"]),
         (lambda p: (p / "p1.json").write_text("[]"), ["p1.json", "labelme"]),
         (lambda p: (p / "p1.jpg").write_text("no image"), ["cannot read", "p1.jpg"]),
         (lambda p: (p / "p1.jpg").unlink(), ["p1.jpg", "found none"]),
+        (lambda p: ((p / "p1.jpg").unlink(), annotate(p, 1, *STROKES, imageData="!!!")), ["imageData", "p1.json"]),
         (lambda p: [path.unlink() for path in p.glob("*.json")], ["*.json", "found none"]),
         (lambda p: [annotate(p, n) for n in range(5)], ["found 0"]),
     ],
@@ -376,10 +380,10 @@ def test_masks_beside_their_photographs_are_refused(masks, capsys):
     where = masks.parent
     words = ["masks", masks, where / "data", "--images", masks, "--colours", where / "colours.txt"]
     assert call(import_scribbles, *words) == 2
-    assert "found one file for both" in one_line(capsys)
+    assert "put the masks into a folder of their own" in one_line(capsys)
     Image.new("RGB", (WIDTH, HEIGHT)).save(masks / "p0.jpg")
     assert call(import_scribbles, *words) == 2
-    assert "found p0.jpg and p0.png" in one_line(capsys)
+    assert "found p0.jpg to p4.png" in one_line(capsys)
 
 
 def test_labelmaps_of_cvat(masks):
@@ -427,15 +431,20 @@ def test_masks_without_photographs(masks, capsys):
     ("words", "said"),
     [
         (["masks"], "masks needs --images FOLDER, the photographs"),
-        (["masks", "--images", "."], "masks needs --colours FILE, the class of each colour"),
-        (["scribblesup"], "scribblesup needs --images FOLDER, the photographs"),
-        (["scribblesup", "--images", ".", "--truth"], "scribblesup holds scribbles, never the full truth"),
+        (["scribblesup"], "name labelme, or no format"),
+        (["labelme", "--map", "255=1"], "labelme does not take --map, which is for masks"),
+        (["--attribute", "class"], "labelme does not take --attribute, which is for via"),
     ],
 )
 def test_what_a_format_needs_is_said(photos, capsys, words, said):
-    name, *options = words
-    assert call(import_scribbles, name, photos, photos.parent / "data", *options) == 2
-    assert one_line(capsys) == f"error: {said}"
+    names = [word for word in words[:1] if not word.startswith("-")]
+    assert call(import_scribbles, *names, photos, photos.parent / "data", *words[len(names) :]) == 2
+    assert one_line(capsys).endswith(said)
+
+
+def test_scribbles_are_no_truth(photos, xml, capsys):
+    assert call(import_scribbles, xml, photos.parent / "data", "--images", photos, "--truth") == 2
+    assert one_line(capsys) == "error: scribblesup holds scribbles, never the full truth"
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------

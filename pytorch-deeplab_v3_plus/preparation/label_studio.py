@@ -1,0 +1,241 @@
+"""The format label_studio: Label Studio's JSON and JSON-MIN, and the PNGs that it makes of brush strokes."""
+
+import functools
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+from PIL import Image
+
+from common.errors import InputError
+from preparation.formats import Collection, ImportOptions
+from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
+from preparation.sources import Photographs, json_or_none, read_json, reading
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".json", ".png")
+
+_SHAPES = ("brush", "polygon", "keypoint", "rectangle", "ellipse", "vector")
+# What is said of a region, or of the whole image, under the place of the region.
+_REMARKS = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise", "ranker", "relation")
+_PLACES = {"x", "points", "rle", "vertices", "imageDataURL"}
+_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-(?P<rest>[^-]*-[^-]+-.+)-\d+")
+_DRAWN = 128  # a brush's soft edge belongs to the stroke from half its strength on
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file is a list of tasks, or is called as a PNG of a brush."""
+    if path.suffix.lower() == ".png":
+        return _PNG.fullmatch(path.stem) is not None
+    content = json_or_none(path)
+    task = content[0] if isinstance(content, list) and content else None
+    return isinstance(task, dict) and ("data" in task or "annotation_id" in task)
+
+
+def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
+    """Read the files; raise InputError where one holds what is not read, or names a photograph that is not there.
+
+    Of PNGs the photographs are called by the number of the task, 7.jpg or task-7.jpg: the PNGs say no more.
+    """
+    documents = [path for path in files if path.suffix.lower() == ".json"]
+    if documents:
+        annotations = [annotation for path in documents for annotation in read_tasks(path)]
+    else:
+        annotations = brush_pictures(files, photographs, options.class_names)
+    return collect_shapes(annotations, photographs, options, options.class_names)
+
+
+def read_tasks(path: Path) -> list[Annotation]:
+    """Read the tasks of an export; those that nobody has annotated are left out."""
+    annotations, unseen = [], 0
+    content = read_json(path)
+    with reading("JSON of Label Studio", path):
+        for task in content:
+            number = task.get("id")
+            results = _results(task)
+            if results is None:
+                unseen += 1
+                continue
+            sizes = {(r["original_width"], r["original_height"]) for r in results if "original_width" in r}
+            if len(sizes) > 1:
+                raise ValueError(f"sizes of one image that differ, {sizes}, in task {number}")
+            shapes = tuple(_region(result, labels, number) for result, labels in _regions(results))
+            annotations.append(Annotation(path, _image_name(task), next(iter(sizes), None), shapes))
+    if unseen:
+        logger.info("left out: %d tasks that nobody has annotated", unseen)
+    return annotations
+
+
+def _results(task: dict) -> list[dict] | None:
+    """Return what one person has drawn in a task, None where nobody has."""
+    if "data" not in task:  # JSON-MIN: each tag is a list of values, with the size of the image among them
+        lists = [value for value in task.values() if isinstance(value, list)]
+        return [{"type": "", "value": v, **v} for values in lists for v in values if isinstance(v, dict)]
+    annotations = task["annotations"] if "annotations" in task else task.get("completions") or []
+    annotations = [a for a in annotations if not a.get("was_cancelled")]
+    if len(annotations) > 1:
+        annotations = [a for a in annotations if a.get("ground_truth")] or annotations
+    if len(annotations) > 1:
+        raise ValueError(
+            f"{len(annotations)} annotations of task {task.get('id')}: keep one, or mark one as ground truth"
+        )
+    return annotations[0]["result"] if annotations else None
+
+
+def _regions(results: list[dict]) -> Iterator[tuple[dict, list[str]]]:
+    """Yield what is drawn with its labels; the tag Labels keeps them apart from the shape, under the same id."""
+    regions = [r for r in results if r["type"] not in _REMARKS and _PLACES & (r.get("value") or {}).keys()]
+    apart = {r["id"]: r["value"]["labels"] for r in regions if r["type"] == "labels"}
+    shapes = {r.get("id") for r in regions if r["type"] != "labels"}
+    for region in regions:
+        if region["type"] != "labels" or region["id"] not in shapes:
+            tags = [name for name in region["value"] if name.endswith("labels")]
+            yield region, region["value"][tags[0]] if tags else apart.get(region.get("id"), [])
+
+
+def _region(result: dict, labels: list[str], task: object) -> Shape:
+    value = result["value"]
+    if len(labels) != 1:
+        raise ValueError(f"a region with the labels {labels} in task {task}: one is expected")
+    label = labels[0]
+    if result.get("image_rotation", 0) % 360:
+        raise ValueError(f"an image turned by {result['image_rotation']} degrees in task {task}: turn the file itself")
+    scale = np.array([result["original_width"], result["original_height"]]) / 100  # positions are percentages
+    rotation = value.get("rotation") or 0
+    if "rle" in value:
+        size = int(result["original_width"]), int(result["original_height"])
+        return make_shape(label, "mask", [(0, 0)], mask=functools.partial(_brush, value["rle"], size))
+    if "points" in value:
+        kind = "polygon" if value.get("closed", True) else "line"  # which was left before it was closed
+        return make_shape(label, kind, np.array(value["points"], dtype=float) * scale)
+    if "vertices" in value:
+        if any(vertex.get("isBezier") for vertex in value["vertices"]):
+            raise ValueError(f"a curve of '{label}' in task {task}: draw straight lines")
+        points = np.array([[vertex["x"], vertex["y"]] for vertex in value["vertices"]], dtype=float) * scale
+        return make_shape(label, "polygon" if value.get("closed") else "line", points)
+    if "x" not in value:
+        raise ValueError(f"a region of the kind {result['type']} in task {task} (read are {', '.join(_SHAPES)})")
+    x, y = np.array([value["x"], value["y"]], dtype=float) * scale
+    if "radiusX" in value:
+        rx, ry = np.array([value["radiusX"], value["radiusY"]]) * scale
+        return make_shape(label, "polygon", turned(ellipse_outline(x, y, rx, ry), rotation, (x, y)))
+    if "height" in value:
+        width, height = np.array([value["width"], value["height"]]) * scale
+        # Label Studio turns a rectangle about its first corner.
+        return make_shape(label, "rectangle", turned(box_corners(x, y, width, height), rotation, (x, y)))
+    return make_shape(label, "point", [(x, y)])
+
+
+def _image_name(task: dict) -> str:
+    """Return the name of a task's image: the one value of its data that names a picture."""
+    data: dict[str, Any] = task.get("data", task)
+    known = ("image", "img", "photo", "picture", "url")
+    named = {key: value for key, value in data.items() if isinstance(value, str)}
+    value = next((named[key] for key in known if key in named), None)
+    if value is None:
+        pictures = [
+            v for v in named.values() if re.search(r"\.(jpe?g|png|tiff?|bmp|webp|heic|heif)\b", v, re.IGNORECASE)
+        ]
+        if len(pictures) != 1:
+            raise ValueError(f"no image in the data of task {task.get('id')}")
+        value = pictures[0]
+    if value.startswith("data:"):
+        raise ValueError(f"an image within the data of task {task.get('id')}: export tasks that name files")
+    address = urlsplit(value)
+    return unquote(parse_qs(address.query).get("d", [address.path])[0])  # ?d= names a file of local storage
+
+
+def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:
+    """Return the mask of a brush, bool (h, w), of an image of `size` (width, height).
+
+    The format is that of @thi.ng/rle-pack: 32 bits for the number of words, 5 for their length less one, 4 for each of
+    four lengths of counts less one; then, until all words are there, one bit that says whether a word is repeated, two
+    that choose the length of the count, the count less one, and the word or words. The words are RGBA; the last of the
+    four is how strongly a pixel is drawn.
+    """
+    try:
+        bits = np.unpackbits(np.array(rle, dtype=np.uint8))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("a brush whose run lengths are no bytes") from None
+    if not isinstance(rle, list) or len(bits) != 8 * len(rle):
+        raise ValueError("a brush whose run lengths are no bytes")
+    text, at = bits.astype("U1"), 0
+    text = "".join(text)
+
+    def read(count: int) -> int:
+        nonlocal at
+        at += count
+        if at > len(text):
+            raise ValueError("a brush whose run lengths end too early")
+        return int(text[at - count : at], 2)
+
+    total, word = read(32), read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    if total != 4 * size[0] * size[1] or word != 8 or total > 4 * Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"a brush of {total} values of {word} bits, {4 * size[0] * size[1]} of 8 expected")
+    values, done = np.zeros(total, dtype=np.uint8), 0
+    while done < total:
+        repeated, count = read(1), read(lengths[read(2)]) + 1
+        if done + count > total:
+            raise ValueError("a brush whose run lengths are too long")
+        if repeated:
+            values[done : done + count] = read(word)
+        else:
+            at += count * word
+            if at > len(text):
+                raise ValueError("a brush whose run lengths end too early")
+            values[done : done + count] = np.packbits(bits[at - count * word : at])
+        done += count
+    return values.reshape(size[1], size[0], 4)[..., 3] >= _DRAWN
+
+
+def brush_pictures(
+    files: list[Path], photographs: Photographs, class_names: tuple[str, ...] | None
+) -> list[Annotation]:
+    """Read PNGs of brush strokes, one for each stroke, label and task."""
+    drawn: dict[str, list[tuple[str, Path]]] = {}
+    people: dict[str, set[str]] = {}
+    for path in files:
+        match = _PNG.fullmatch(path.stem)
+        if not match:
+            raise InputError(f"expected the PNG of a brush, task-7-annotation-3-by-1-tag-LABEL-0.png, found {path}")
+        # Person, tag and label, each perhaps with hyphens of its own.
+        parts = match["rest"].split("-")
+        labels = ["-".join(parts[at:]) for at in range(2, len(parts))]
+        labels = labels if len(labels) == 1 else [label for label in labels if label in (class_names or ())]
+        if len(labels) != 1:
+            raise InputError(f"expected one hyphen before the label in {path}: say what the labels are with --classes")
+        drawn.setdefault(match["task"], []).append((labels[0], path))
+        people.setdefault(match["task"], set()).add(match["annotation"])
+    annotations = []
+    for task, strokes in drawn.items():
+        if len(people[task]) > 1:
+            raise InputError(
+                f"expected one annotation of each task, found {len(people[task])} of task {task}: keep one"
+            )
+        names = [name for name in (f"task-{task}", task) if photographs.has(name)]
+        if not names:
+            raise InputError(
+                f"expected the photograph of {strokes[0][1]}, found no {task}.jpg or task-{task}.jpg: PNGs of Label "
+                "Studio name the task alone; export JSON, which has the brush too, or rename the photographs"
+            )
+        shapes = [
+            make_shape(label, "mask", [(0, 0)], mask=functools.partial(_picture, path)) for label, path in strokes
+        ]
+        annotations.append(Annotation(strokes[0][1], names[0], _picture(strokes[0][1]).shape[::-1], tuple(shapes)))
+    return annotations
+
+
+def _picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            if image.mode != "L":
+                raise ValueError(f"the mode {image.mode} of {path}")
+            return np.asarray(image) >= _DRAWN
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"expected the PNG of a brush, cannot read {path}: {error}") from None

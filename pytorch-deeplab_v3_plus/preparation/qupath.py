@@ -1,0 +1,60 @@
+"""The format qupath: GeoJSON as QuPath exports it, a file for each photograph, called as it."""
+
+from pathlib import Path
+
+from preparation.formats import Collection, ImportOptions
+from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
+from preparation.sources import Photographs, json_or_none, read_json, reading
+
+SUFFIXES = (".geojson", ".json")
+
+
+def recognises(path: Path) -> bool:
+    """Whether a JSON file holds features of GeoJSON."""
+    content = json_or_none(path)
+    first = content[0] if isinstance(content, list) and content else content
+    return isinstance(first, dict) and first.get("type") in ("Feature", "FeatureCollection")
+
+
+def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
+    """Read the files; raise InputError where one holds what is not read, or has no photograph called as it."""
+    annotations = [read_qupath(path) for path in files]
+    return collect_shapes(annotations, photographs, options, options.class_names)
+
+
+def read_qupath(path: Path) -> Annotation:
+    """Read annotations and detections with a class, in the order of the file; 'Ignore*' is no class."""
+    content = read_json(path)
+    with reading("GeoJSON of QuPath", path):
+        content = content.get("features", [content]) if isinstance(content, dict) else content
+        shapes = tuple(shape for feature in content for shape in _shapes(feature))
+    return Annotation(path, None, None, shapes)
+
+
+def _shapes(feature: dict) -> list[Shape]:
+    found, geometry = feature["properties"].get("classification"), feature["geometry"]
+    label = found.get("name") or ": ".join(found.get("names") or []) if found else None
+    if not label:
+        raise ValueError(f"a {geometry['type']} without a class: set its class in QuPath, or delete it")
+    plane = geometry.get("plane") or {}
+    if plane.get("z", 0) or plane.get("t", 0):
+        raise ValueError(f"a {geometry['type']} of '{label}' on another plane than the first")
+    return list(_drawn("ignore" if label == "Ignore*" else label, geometry))
+
+
+def _drawn(label: str, geometry: dict) -> list[Shape]:
+    kind = geometry["type"]
+    if kind == "GeometryCollection":
+        return [shape for part in geometry["geometries"] for shape in _drawn(label, part)]
+    points = geometry["coordinates"]
+    if kind in ("Point", "MultiPoint"):
+        return [make_shape(label, "point", points if kind == "MultiPoint" else [points])]
+    if kind in ("LineString", "MultiLineString"):
+        return [make_shape(label, "line", line) for line in (points if kind == "MultiLineString" else [points])]
+    if kind in ("Polygon", "MultiPolygon"):
+        shapes = []
+        for outline, *holes in points if kind == "MultiPolygon" else [points]:
+            rings = tuple(make_shape(label, "polygon", ring).points for ring in holes)
+            shapes.append(make_shape(label, "polygon", outline, holes=rings))
+        return shapes
+    raise ValueError(f"a {kind} of '{label}'")

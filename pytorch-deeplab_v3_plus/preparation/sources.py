@@ -1,0 +1,226 @@
+"""What a source of annotations holds: its files, in sub-folders and in a ZIP too, and its photographs."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from PIL import Image
+
+from common.errors import InputError
+from dataloaders.images import IMAGE_SUFFIXES
+from dataloaders.layout import SCRIBBLES, TRUTH
+
+HEIC_SUFFIXES = (".heic", ".heif")
+PHOTOGRAPH_SUFFIXES = IMAGE_SUFFIXES + HEIC_SUFFIXES
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that was uploaded
+DOCUMENT_SUFFIXES = (".json", ".geojson", ".xml", ".csv", ".txt", ".zip")
+
+
+@contextlib.contextmanager
+def unpacked(source: Path) -> Iterator[Path]:
+    """Yield a source itself, or, of a ZIP, a folder with its content that vanishes afterwards.
+
+    Raises InputError where the ZIP is damaged, encrypted, or larger than the disk.
+    """
+    if source.is_dir() or not zipfile.is_zipfile(source):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="rloss-") as workshop:
+        folder = Path(workshop) / source.name  # so that messages name the ZIP
+        try:
+            with zipfile.ZipFile(source) as archive:
+                files = archive.infolist()
+                needed, free = sum(file.file_size for file in files), shutil.disk_usage(workshop).free
+                if needed > free:
+                    raise OSError(f"it holds {needed:,} bytes, {free:,} are free in {tempfile.gettempdir()}")
+                for file in files:
+                    file.filename = file.filename.replace("\\", "/")  # packed under Windows
+                    archive.extract(file, folder)  # never above the folder
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+            raise InputError(f"expected the ZIP of an annotation tool, cannot unpack {source}: {error}") from None
+        yield folder
+
+
+def files_in(source: Path) -> list[Path]:
+    """Return the files of a folder and its sub-folders in order, or a file itself.
+
+    Hidden files, those that macOS adds, and data sets that were made within the folder are no part of it. Raises
+    InputError where there is nothing of that name.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"expected a file, a folder or a ZIP of annotations, found nothing at {source}")
+    found: list[Path] = []
+    for folder, folders, names in os.walk(source):
+        path = Path(folder)
+        if path != source and {SCRIBBLES, TRUTH} & set(folders):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        found += [path / name for name in sorted(names) if not name.startswith(".")]
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; raise InputError where it is none."""
+    try:
+        status = path.stat()
+        return _parsed_json(path, status.st_mtime_ns, status.st_size)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise InputError(f"expected a JSON file of annotations, cannot read {path}: {reason}")
+
+
+# Several formats look at a file before one of them reads it.
+@functools.lru_cache(maxsize=1)
+def _parsed_json(path: Path, time: int, size: int) -> Any:
+    return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """Return the root of an XML file; raise InputError where it is none.
+
+    Python's parser fetches nothing from outside, and its expat (2.4 and newer) refuses entities that grow without end.
+    """
+    try:
+        return ElementTree.fromstring(path.read_bytes())
+    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
+        raise InputError(f"expected an XML file of annotations, cannot read {path}: {error}") from None
+
+
+@contextlib.contextmanager
+def reading(expected: str, path: Path, advice: str = "") -> Iterator[None]:
+    """Turn what goes wrong on the way through a parsed file into an InputError, which says what was expected."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"expected {expected}, found {reason} in {path}{advice}") from None
+
+
+def json_or_none(path: Path) -> Any:
+    """Return the content of a JSON file, None where it is none."""
+    with contextlib.suppress(InputError):
+        return read_json(path)
+
+
+def xml_or_none(path: Path) -> ElementTree.Element | None:
+    """Return the root of an XML file, None where it is none."""
+    with contextlib.suppress(InputError):
+        return read_xml(path)
+
+
+def plain(name: str) -> str:
+    """Return a file name as names are compared: without what one system writes otherwise than the next.
+
+    That is Unicode's form of a character, case, and spaces at the ends.
+    """
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+class Photographs:
+    """The photographs of a source, found by the names that annotations give them."""
+
+    def __init__(self, folder: Path, files: Iterable[Path]) -> None:
+        self.folder = folder
+        self.files: list[Path] = []
+        self.others: dict[str, Path] = {}  # files that are neither photographs nor annotations
+        self.by_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in files:
+            suffix = path.suffix.lower()
+            if suffix in PHOTOGRAPH_SUFFIXES:
+                self.files.append(path)
+                self.by_stem[plain(path.stem)].append(path)
+            elif suffix not in DOCUMENT_SUFFIXES:
+                self.others.setdefault(plain(path.stem), path)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a photograph of this name, with its suffix or without."""
+        return bool(self.by_stem.get(_stem(name)))
+
+    def find(self, name: str, source: Path) -> Path:
+        """Return the photograph that is called `name` in the file `source`: with folders or not, with a suffix or not.
+
+        Of several, the one whose suffix and folders agree best. Raises InputError where there is none, or no best one.
+        """
+        wanted = Path(unicodedata.normalize("NFC", name.replace("\\", "/")))
+        found = self.by_stem.get(_stem(wanted.name))
+        if not found and _UPLOAD.match(wanted.name):
+            wanted = wanted.with_name(_UPLOAD.sub("", wanted.name))
+            found = self.by_stem.get(_stem(wanted.name))
+        if not found:
+            raise InputError(self._none(wanted.name, source))
+        ranks = [(_agreement(path, wanted), path) for path in found]
+        best = [path for rank, path in ranks if rank == max(rank for rank, _ in ranks)]
+        if len(best) > 1:
+            raise InputError(
+                f"expected one photograph '{name}' of {source}, found {best[0]} and {best[1]}: rename or remove one, "
+                "or name the folder of the right ones with --images"
+            )
+        return best[0]
+
+    def _none(self, name: str, source: Path) -> str:
+        expected = f"expected the photograph of {source}, found"
+        other = self.others.get(plain(name)) or self.others.get(plain(Path(name).stem))
+        if other:
+            return f"{expected} {other}, whose kind is not read: save it as {', '.join(IMAGE_SUFFIXES)}"
+        return f"{expected} none called '{name}' in {self.folder}: name the folder of the photographs with --images"
+
+
+def _stem(name: str) -> str:
+    suffix = Path(name).suffix
+    return plain(name.removesuffix(suffix) if suffix.lower() in PHOTOGRAPH_SUFFIXES else name)
+
+
+def _agreement(path: Path, wanted: Path) -> tuple[bool, bool, int]:
+    """Return how well a file agrees with a name: the name as it is, but for case, and the folders from the last on."""
+    name = unicodedata.normalize("NFC", path.name)
+    folders = 0
+    for here, there in zip(reversed(path.parts[:-1]), reversed(wanted.parts[:-1]), strict=False):
+        if plain(here) != plain(there):
+            break
+        folders += 1
+    return name == wanted.name, plain(name) == plain(wanted.name), folders
+
+
+def data_set_image(path: Path) -> tuple[str, Path | Callable[[], bytes]]:
+    """Return a photograph as a data set can hold it: name and file, or name and what makes a JPEG of HEIC.
+
+    Raises InputError for HEIC without the package that reads it.
+    """
+    if path.suffix.lower() not in HEIC_SUFFIXES:
+        return path.name, path
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError(
+            f"{path}: photographs in HEIC need the package pillow-heif (pip install pillow-heif), or save them as JPEG"
+        ) from None
+    pillow_heif.register_heif_opener()
+
+    def jpeg() -> bytes:
+        content = io.BytesIO()
+        try:
+            with Image.open(path) as image:
+                image.convert("RGB").save(content, "JPEG", quality=95, subsampling=0)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"expected a photograph in HEIC, cannot read {path}: {error}") from None
+        return content.getvalue()
+
+    return f"{path.stem}.jpg", jpeg

@@ -1,0 +1,772 @@
+"""Annotations of every tool become the label maps that were drawn, or are refused by name."""
+
+import base64
+import csv
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import check_dataset
+import export_annotations
+import import_scribbles
+from helpers import call, one_line, write_label
+
+TOOLS = Path(__file__).parents[1] / "annotations"
+WIDTH, HEIGHT, U = 64, 48, 255
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Three photographs, p0.png to p2.png."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(folder / f"p{number}.png")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, photos, capsys):
+    """Return a function that imports a source and returns its label maps by id, or the line of the error."""
+
+    def imported(*words, kind="pascal_2012_scribble") -> dict[str, np.ndarray] | str:
+        data = tmp_path / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        if call(import_scribbles, *words[:1], data, *words[1:]):
+            assert not (data / kind).exists()
+            return one_line(capsys)
+        return {path.stem: np.array(Image.open(path)) for path in (data / kind).iterdir()}
+
+    return imported
+
+
+def scene(background: bool = True) -> np.ndarray:
+    """What the tools have drawn: see annotations/write.py; background, bolt and nut are 0, 1 and 2."""
+    label = np.full((HEIGHT, WIDTH), U)
+    if background:
+        label[3, 2:62] = 0
+    label[20:30, 10:30] = 1
+    label[20:28, 40:48] = 2
+    label[22:26, 42:46] = U
+    return label
+
+
+def dots(label: np.ndarray) -> np.ndarray:
+    label[40, [5, 8]] = 1
+    return label
+
+
+def drawn(*parts) -> np.ndarray:
+    """Return a label map with rectangles (value, top, bottom, left, right), the latter two and four exclusive."""
+    label = np.full((HEIGHT, WIDTH), U)
+    for value, top, bottom, left, right in parts:
+        label[top:bottom, left:right] = value
+    return label
+
+
+# --- files that the tools wrote -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("labelme", dots(scene())),
+        ("pycocotools", scene()),
+        ("datumaro/coco", scene(background=False)),
+        ("datumaro/cvat", dots(scene())),
+        ("label_studio/tasks.json", scene()),
+    ],
+)
+def test_what_the_tools_wrote(run, photos, tmp_path, source, expected):
+    found = run(TOOLS / source, "--images", photos, "--width", 1)
+    assert np.array_equal(found["p0"], expected), found
+    assert len(found) == 3
+    assert (tmp_path / "data/classes.txt").read_text() == "background\nbolt\nnut\n"
+
+
+def test_turned_rectangles_of_the_tools(run, photos):
+    labelme = run(TOOLS / "labelme", "--images", photos, "--width", 1)["p1"]
+    rows, columns = np.nonzero(labelme == 1)
+    assert rows.min() == 14 and labelme[24, 9] == 1 and labelme[16, 12] == U  # a square on its corner
+    assert np.array_equal(run(TOOLS / "datumaro/coco", "--images", photos)["p2"], drawn((1, 15, 35, 15, 25)))
+
+
+def test_labels_of_napari(run, photos, tmp_path):
+    pytest.importorskip("tifffile")
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    words = [TOOLS / "napari", "--images", photos, "--classes", tmp_path / "names.txt"]
+    assert "--map=3=CLASS or --unlabelled 3" in run(*words)
+    found = run(*words, "--unlabelled", 0, "--map", "1=0,2=1", "--map", "3=2")
+    assert len(found) == 3 and all(np.array_equal(label, scene()) for label in found.values())
+    assert "expected one meaning of each value" in run(*words, "--unlabelled", 0, "--map", "0=1")
+    assert "expected one meaning of each value" in run(*words, "--map", "1=3")
+
+
+def test_masks_of_cvat_with_their_table(run, photos):
+    found = run(TOOLS / "datumaro/voc", "--images", photos, "--unlabelled", 0)
+    assert len(found) == 3 and all(np.array_equal(label, scene(background=False)) for label in found.values())
+    truth = run(TOOLS / "datumaro/voc", "--images", photos, "--truth", kind="SegmentationClassAug")
+    assert np.array_equal(truth["p0"], np.where(scene(background=False) == U, 0, scene(background=False)))
+
+
+def test_pictures_of_the_brush(run, photos):
+    assert "Studio name the task alone" in run(TOOLS / "label_studio/brush", "--images", photos)
+    for number in range(3):
+        (photos / f"p{number}.png").rename(photos / f"task-{number + 1}.png")
+    assert np.array_equal(run(TOOLS / "label_studio/brush", "--images", photos)["task-2"][5:], scene()[5:])
+
+
+def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsys):
+    source = tmp_path / "export.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.write(TOOLS / "datumaro/cvat/train.xml", "annotations.xml")
+        archive.writestr("__MACOSX/._annotations.xml", b"\0\5\26\7")
+        for path in photos.iterdir():
+            archive.write(path, f"images\\train\\{path.name}")  # packed under Windows
+    assert np.array_equal(run(source, "--width", 1)["p1"], dots(scene()))
+    assert call(check_dataset, tmp_path / "data", "--output", tmp_path / "report") == 0
+    source.write_bytes(source.read_bytes()[:300] + source.read_bytes()[400:])
+    assert "cannot unpack" in run(source)
+
+
+# --- CVAT -----------------------------------------------------------------------------------------------------------
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><name>t</name></task></meta>
+<image id="0" name="batch/p0.png" subset="train" task_id="1" width="64" height="48">{}</image>
+<image id="1" name="batch\\p1.png" width="64" height="48"><tag label="blurred" source="manual"></tag></image>
+<image id="2" name="batch/p2.png" width="64" height="48"><points label="bolt" points="3,3"></points></image>
+<image id="3" name="batch/p3.png" width="64" height="48"><points label="bolt" points="3,3"></points></image>
+</annotations>"""
+
+
+@pytest.fixture
+def cvat(run, photos, tmp_path):
+    (photos / "batch").mkdir()
+    for path in photos.glob("*.png"):
+        path.rename(photos / "batch" / path.name)
+    shutil.copy(photos / "batch/p0.png", photos / "batch/p3.png")
+
+    def imported(shapes: str, *words):
+        (tmp_path / "annotations.xml").write_text(CVAT.format(shapes))
+        return run(tmp_path / "annotations.xml", "--images", photos, "--width", 1, *words)
+
+    return imported
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (
+            '<box label="bolt" xtl="10" ytl="20" xbr="29" ybr="29"><attribute name="x">y</attribute></box>',
+            (20, 30, 10, 30),
+        ),
+        ('<box label="bolt" xtl="10" ytl="20" xbr="30" ybr="30" rotation="90.0"/>', (15, 36, 15, 26)),
+        ('<mask label="bolt" rle="1, 2, 1" left="7" top="9" width="4" height="1"/>', (9, 10, 8, 10)),
+        ('<polyline label="bolt" points="2.4,3.0;9.4,3.0" occluded="1" z_order="2"/>', (3, 4, 2, 10)),
+    ],
+)
+def test_shapes_of_cvat_by_hand(cvat, shape, expected):
+    found = cvat(shape)
+    assert np.array_equal(found["p0"], drawn((1, *expected))), np.argwhere(found["p0"] == 1)
+    assert sorted(found) == ["p0", "p2", "p3"]  # a tag is nothing drawn
+
+
+def test_the_order_of_drawing_and_ellipses_of_cvat(cvat):
+    box = '<box label="{}" xtl="10" ytl="20" xbr="29" ybr="29" z_order="{}"/>'
+    assert np.array_equal(cvat(box.format("nut", 3) + box.format("bolt", 1))["p0"], drawn((2, 20, 30, 10, 30)))
+    lying = cvat('<ellipse label="bolt" cx="30" cy="20" rx="20" ry="5" rotation="0"/>')["p0"] == 1
+    standing = cvat('<ellipse label="bolt" cx="30" cy="20" rx="5" ry="20" rotation="90"/>')["p0"] == 1
+    assert lying[20, 11] and lying[24, 30] and not lying[10:15].any()
+    assert (lying != standing).sum() < 0.1 * lying.sum()
+    assert lying.sum() == pytest.approx(np.pi * 20 * 5, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ('<skeleton label="bolt" z_order="0"><points label="1" points="3,3"/></skeleton>', "a skeleton of 'bolt'"),
+        ('<cuboid label="bolt" xtl1="1"/>', "a cuboid of 'bolt'"),
+        ('<polyline points="1,1;2,2"/>', "no 'label'"),
+        ('<polyline label="bolt" points="1,1,1;2,2,2"/>', "a line of 'bolt' with the points"),
+        ('<polyline label="bolt" points="1,1;2e9,2"/>', "a line at x 1 to 2e+09"),
+        ('<points label="bolt" points="nan,1"/>', "a point of 'bolt'"),
+        ('<mask label="bolt" rle="1, 9" left="7" top="9" width="4" height="1"/>', "run lengths for 10 pixels"),
+        ('<mask label="bolt" rle="1" left="7" top="9" width="999999" height="999999"/>', "a mask of 999999x999999"),
+        ('<mask label="bolt" rle="4" left="90" top="9" width="4" height="1"/>', "a mask at x 90"),
+    ],
+)
+def test_what_cvat_writes_else_is_refused_by_name(cvat, shape, said):
+    line = cvat(shape)
+    assert said in line and "annotations.xml" in line
+
+
+def test_videos_other_xml_and_bombs(run, photos, tmp_path):
+    file = tmp_path / "a.xml"
+    file.write_text("<annotations><track id='0' label='bolt'><box frame='0'/></track></annotations>")
+    assert "export 'CVAT for images 1.1'" in run(file, "--images", photos)
+    file.write_text("<annotation><object><name>bolt</name><bndbox/></object></annotation>")  # boxes of PASCAL VOC
+    assert "expected annotations, found" in run(file, "--images", photos)
+    layers = "".join(f"<!ENTITY e{n + 1} '{f'&e{n};' * 10}'>" for n in range(9))
+    file.write_text("<annotations>")
+    assert "cannot read" in run(file, "--images", photos)
+    file.write_text(f"<!DOCTYPE d [<!ENTITY e0 'ha'>{layers}]><annotations><meta>&e9;</meta></annotations>")
+    assert "cannot read" in run(file, "--images", photos)
+
+
+# --- COCO -----------------------------------------------------------------------------------------------------------
+
+
+def coco(*annotations, **image) -> dict:
+    images = [{"id": n, "file_name": f"p{n}.png", "width": WIDTH, "height": HEIGHT, **image} for n in range(3)]
+    annotations = [{"id": n, "category_id": 1, "iscrowd": 0, **annotation} for n, annotation in enumerate(annotations)]
+    others = [{"id": 90 + n, "category_id": 1, "image_id": n, "bbox": [0, 0, 5, 5]} for n in (1, 2)]
+    categories = [
+        {"id": 0, "name": "parts", "supercategory": "none"},
+        {"id": 1, "name": "bolt", "supercategory": "parts"},
+    ]
+    return {"info": {}, "images": images, "annotations": annotations + others, "categories": categories}
+
+
+def runs(mask: np.ndarray) -> list[int]:
+    """Return COCO's run lengths, by walking down the columns."""
+    counts, last = [0], False
+    for pixel in mask.T.ravel().tolist():
+        if pixel != last:
+            counts.append(0)
+            last = pixel
+        counts[-1] += 1
+    return counts
+
+
+def test_shapes_of_coco(run, photos, tmp_path):
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[0, 0] = mask[5:9, 30:40] = True
+    polygons = [[10, 20, 29, 20, 29, 29, 10, 29], [2, 40, 4, 40, 4, 42, 2, 42]]
+    content = coco(
+        {"image_id": 0, "segmentation": polygons, "bbox": [1, 1, 2, 2]},
+        {"image_id": 0, "segmentation": {"counts": runs(mask), "size": [HEIGHT, WIDTH]}, "iscrowd": 1},
+    )
+    (tmp_path / "_annotations.coco.json").write_text(json.dumps(content))
+    found = run(tmp_path / "_annotations.coco.json", "--images", photos)["p0"]
+    assert np.array_equal(found, np.where(mask, 1, drawn((1, 20, 30, 10, 30), (1, 40, 43, 2, 5))))
+
+
+def test_coco_as_via_writes_it(run, photos, tmp_path):
+    """Ids as text, a polygon that is no list of polygons, no sizes."""
+    content = coco({"image_id": "0", "segmentation": [10, 20, 29, 20, 29, 29, 10, 29]}, width=0, height=0)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert np.array_equal(run(tmp_path / "a.json", "--images", photos)["p0"], drawn((1, 20, 30, 10, 30)))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [
+        ({"segmentation": [[1, 2, 3, 4]]}, "a polygon of 'bolt' with the points"),
+        ({"segmentation": [[1, 2, 3, 4, 5]]}, "cannot reshape"),
+        ({"segmentation": {"counts": [3], "size": [WIDTH, HEIGHT]}}, "run lengths for 48x64 pixels"),
+        ({"segmentation": {"counts": "\x00", "size": [HEIGHT, WIDTH]}}, "damaged run lengths"),
+        ({"segmentation": {"counts": "PPPP", "size": [HEIGHT, WIDTH]}}, "run lengths that end too early"),
+        ({"segmentation": [], "keypoints": [1, 1, 2], "bbox": [1, 1, 2, 2]}, "keypoints of 'bolt'"),
+        ({"segmentation": []}, "not enough values"),
+        ({"segmentation": [], "category_id": 7}, "an annotation of image 0 and category 7"),
+    ],
+)
+def test_what_is_wrong_with_coco_is_said(run, photos, tmp_path, annotation, said):
+    (tmp_path / "a.json").write_text(json.dumps(coco({"image_id": 0, **annotation})))
+    line = run(tmp_path / "a.json", "--images", photos)
+    assert said in line and "a.json" in line
+
+
+# --- Label Studio ---------------------------------------------------------------------------------------------------
+
+
+def task(number: int, *values, **more) -> dict:
+    size = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0, "from_name": "l", "to_name": "i"}
+    results = [{"id": f"r{n}", "type": kind, "value": value, **size, **more} for n, (kind, value) in enumerate(values)]
+    data = {"image": f"/data/local-files/?d=lab%20two/p{number}.png"}
+    return {"id": number, "data": data, "annotations": [{"id": 1, "was_cancelled": False, "result": results}]}
+
+
+def percent(*points) -> list[list[float]]:
+    return [[100 * x / WIDTH, 100 * y / HEIGHT] for x, y in points]
+
+
+KEYPOINT = ("keypointlabels", {"x": 50, "y": 50, "width": 0.5, "keypointlabels": ["bolt"]})
+
+
+def label_studio(run, photos, tmp_path, *values, **more):
+    tasks = [task(0, *values, **more), task(1, KEYPOINT), task(2, KEYPOINT), {**task(3), "annotations": []}]
+    (tmp_path / "project.json").write_text(json.dumps(tasks))
+    return run(tmp_path / "project.json", "--images", photos, "--width", 1)
+
+
+def test_shapes_of_label_studio(run, photos, tmp_path):
+    corner = dict(zip(("x", "y"), percent((20, 10))[0], strict=True))
+    turned = {**corner, "width": 900 / WIDTH, "height": 400 / HEIGHT, "rotation": 90, "rectanglelabels": ["bolt"]}
+    vertices = [dict(zip(("x", "y"), point, strict=True)) for point in percent((50, 40), (59, 40))]
+    found = label_studio(
+        run,
+        photos,
+        tmp_path,
+        ("polygonlabels", {"points": percent((30, 20), (39, 20), (39, 29), (30, 29)), "polygonlabels": ["nut"]}),
+        KEYPOINT,
+        ("rectanglelabels", turned),
+        ("choices", {"choices": ["sharp"]}),
+        ("choices", {**corner, "width": 3, "height": 3, "choices": ["bent"]}),  # of a region, with its place
+        ("vectorlabels", {"vertices": vertices, "closed": False, "vectorlabels": ["nut"]}),
+    )
+    # A rectangle is turned about its first corner: it now reaches down and to the left.
+    expected = drawn((2, 20, 30, 30, 40), (1, 24, 25, 32, 33), (1, 10, 20, 16, 21), (2, 40, 41, 50, 60))
+    assert np.array_equal(found["p0"], expected) and sorted(found) == ["p0", "p1", "p2"]
+
+
+def test_labels_apart_from_shapes_and_json_min(run, photos, tmp_path):
+    where = {"x": 50, "y": 50, "width": 0.5}
+    content = [task(n, ("keypoint", where), ("labels", {**where, "labels": ["bolt"]})) for n in range(3)]
+    for entry in content:
+        for result in entry["annotations"][0]["result"]:
+            result["id"] = "same"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    expected = drawn((1, 24, 25, 32, 33))
+    assert np.array_equal(run(tmp_path / "a.json", "--images", photos, "--width", 1)["p1"], expected)
+    size = {"original_width": WIDTH, "original_height": HEIGHT}
+    short = [{"image": f"p{n}.png", "id": n, "annotation_id": n, "kp": [{**KEYPOINT[1], **size}]} for n in range(3)]
+    (tmp_path / "a.json").write_text(json.dumps(short))
+    assert np.array_equal(run(tmp_path / "a.json", "--images", photos, "--width", 1)["p1"], expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "more", "said"),
+    [
+        (("keypointlabels", {"x": 5, "y": 5, "keypointlabels": ["bolt", "nut"]}), {}, "the labels ['bolt', 'nut']"),
+        (("keypoint", {"x": 5, "y": 5}), {}, "the labels []"),
+        (KEYPOINT, {"image_rotation": 90}, "an image turned by 90 degrees"),
+        (("brushlabels", {"format": "rle", "rle": [0, 0, 1], "brushlabels": ["bolt"]}), {}, "end too early"),
+        (("brushlabels", {"format": "rle", "rle": [0, 300], "brushlabels": ["bolt"]}), {}, "are no bytes"),
+        (("bitmasklabels", {"imageDataURL": "data:", "bitmasklabels": ["bolt"]}), {}, "of the kind bitmasklabels"),
+    ],
+)
+def test_what_label_studio_writes_else_is_refused_by_name(run, photos, tmp_path, value, more, said):
+    assert said in label_studio(run, photos, tmp_path, value, **more)
+
+
+def test_one_person_a_task(run, photos, tmp_path):
+    tasks = [task(n, KEYPOINT) for n in range(3)]
+    tasks[0]["annotations"] += task(0, ("keypointlabels", {**KEYPOINT[1], "keypointlabels": ["nut"]}))["annotations"]
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    assert "2 annotations of task 0" in run(tmp_path / "a.json", "--images", photos)
+    tasks[0]["annotations"][0]["was_cancelled"] = True
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    assert run(tmp_path / "a.json", "--images", photos)["p0"][24, 32] == 2
+
+
+# --- VIA ------------------------------------------------------------------------------------------------------------
+
+VIA = [
+    ({"name": "polyline", "all_points_x": [2, 9], "all_points_y": [3, 3]}, (3, 4, 2, 10)),
+    ({"name": "polygon", "all_points_x": [10, 29, 29, 10], "all_points_y": [20, 20, 29, 29]}, (20, 30, 10, 30)),
+    ({"name": "rect", "x": 30, "y": 5, "width": 4, "height": 2}, (5, 8, 30, 35)),
+    ({"name": "point", "cx": 60, "cy": 40}, (40, 41, 60, 61)),
+]
+
+
+def via(form: str, folder: Path, attributes: dict) -> Path:
+    entries = {}
+    for number in range(3):
+        shapes = [{"shape_attributes": shape, "region_attributes": attributes} for shape, _ in VIA]
+        regions = dict(enumerate(shapes)) if form == "via1" else shapes
+        entries[f"p{number}.png123"] = {
+            "filename": f"p{number}.png",
+            "size": 123,
+            "regions": regions,
+            "file_attributes": {},
+        }
+    file = folder / ("via.csv" if form == "csv" else "via.json")
+    if form == "csv":
+        names = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+        with file.open("w", newline="") as lines:
+            table = csv.writer(lines)
+            table.writerow(names.split(","))
+            for entry in entries.values():
+                for n, region in enumerate(entry["regions"]):
+                    texts = [json.dumps(region["shape_attributes"]), json.dumps(region["region_attributes"])]
+                    table.writerow([entry["filename"], 123, "{}", 4, n, *texts])
+    else:
+        file.write_text(
+            json.dumps({"_via_settings": {}, "_via_img_metadata": entries} if form == "project" else entries)
+        )
+    return file
+
+
+@pytest.mark.parametrize("form", ["via1", "via2", "project", "csv"])
+def test_every_form_of_via(run, photos, tmp_path, form):
+    file = via(form, tmp_path, {"part": {"bolt": True} if form == "via2" else "bolt"})
+    found = run(file, "--images", photos, "--width", 1)
+    assert len(found) == 3 and np.array_equal(found["p2"], drawn(*((1, *where) for _, where in VIA)))
+
+
+def test_the_attribute_that_holds_the_class(run, photos, tmp_path):
+    file = via("via2", tmp_path, {"part": "bolt", "quality": "good"})
+    assert "the attributes part, quality: say which holds the class with --attribute" in run(file, "--images", photos)
+    assert run(file, "--images", photos, "--attribute", "part")["p0"][25, 15] == 1
+    assert "whose attribute 'colour' is empty" in run(file, "--images", photos, "--attribute", "colour")
+    file.write_text(json.dumps({"project": {}, "config": {}, "metadata": {}, "view": {}}))
+    assert "a project of VIA 3" in run(file, "--images", photos)
+
+
+# --- QuPath ---------------------------------------------------------------------------------------------------------
+
+
+def feature(kind: str, points, name: str | None = "bolt", **plane) -> dict:
+    found = {"classification": {"name": name, "color": [200, 0, 0]}} if name else {}
+    geometry = {"type": kind, "coordinates": points, **({"plane": plane} if plane else {})}
+    return {"type": "Feature", "id": "x", "geometry": geometry, "properties": {"objectType": "annotation", **found}}
+
+
+def ring(left, top, right, bottom) -> list:
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+def qupath(run, photos, *features, form=lambda features: {"type": "FeatureCollection", "features": features}):
+    for number in range(3):
+        (photos / f"p{number}.geojson").write_text(json.dumps(form(list(features))))
+    return run(photos, "--width", 1)
+
+
+def test_shapes_of_qupath(run, photos):
+    features = (
+        feature("Polygon", [ring(10, 20, 29, 29), ring(14, 23, 17, 26)]),
+        feature("MultiPolygon", [[ring(2, 40, 4, 42)], [ring(50, 40, 52, 42)]], "nut"),
+        feature("LineString", [[2, 3], [9, 3]], "nut"),
+        feature("MultiPoint", [[60, 10], [62, 10]]),
+        feature("Polygon", [ring(40, 20, 44, 24)]),
+        feature("Polygon", [ring(40, 20, 44, 24)], "Ignore*"),
+    )
+    expected = drawn((1, 20, 30, 10, 30), (U, 23, 27, 14, 18), (2, 40, 43, 2, 5), (2, 40, 43, 50, 53), (2, 3, 4, 2, 10))
+    expected[10, [60, 62]] = 1
+    for form in (lambda f: f, lambda f: {"type": "FeatureCollection", "features": f}):
+        assert np.array_equal(qupath(run, photos, *features, form=form)["p1"], expected)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (feature("Polygon", [ring(1, 1, 9, 9)], None), "a Polygon without a class"),
+        (feature("Point", [1, 1, 1]), "a point of 'bolt'"),
+        (feature("Point", [1, 1], z=2, t=0, c=-1), "on another plane"),
+        (feature("Polygon", [ring(9000, 1, 9009, 9)]), "a polygon at x 9000"),
+        (feature("Triangle", [1, 1]), "a Triangle of 'bolt'"),
+    ],
+)
+def test_what_qupath_writes_else_is_refused_by_name(run, photos, found, said):
+    assert said in qupath(run, photos, found)
+
+
+# --- labelme and X-AnyLabeling --------------------------------------------------------------------------------------
+
+
+def labelme(folder: Path, *shapes) -> Path:
+    for number in range(3):
+        content = {"version": "4.0.0", "flags": {}, "shapes": shapes, "imagePath": f"p{number}.png", "imageData": None}
+        content |= {"imageHeight": HEIGHT, "imageWidth": WIDTH}
+        (folder / f"p{number}.json").write_text(json.dumps(content))
+    return folder
+
+
+def png(width: int, height: int) -> str:
+    file = io.BytesIO()
+    Image.new("L", (width, height), 255).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+CORNERS = [[10, 20], [29, 20], [29, 29], [10, 29]]
+
+
+@pytest.mark.parametrize("kind", ["rectangle", "rotation", "oriented_rectangle", "quadrilateral", "polygon"])
+def test_rectangles_of_four_corners(run, photos, kind):
+    """Regression: a rectangle of four corners became a line along its upper side."""
+    shape = {"label": "bolt", "shape_type": kind, "points": CORNERS, "direction": 0.0, "attributes": {}, "mask": None}
+    assert np.array_equal(run(labelme(photos, shape))["p0"], drawn((1, 20, 30, 10, 30)))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"shape_type": "rectangle", "points": CORNERS[:3]},
+        {"shape_type": "rectangle", "points": CORNERS[:2], "rotation": 30},
+        {"shape_type": "rotation", "points": CORNERS[:2]},
+        {"shape_type": "linestrip", "points": [[1, 2, 0.9], [3, 4, 0.9]]},  # not three points of two numbers
+        {"shape_type": "circle", "points": CORNERS},
+        {"shape_type": "point", "points": [[1e300, 5]]},
+        {"shape_type": "point", "points": [[float("inf"), 5]]},
+        {"shape_type": "line", "points": [[-900, 5], [3, 5]]},
+        {"shape_type": "point", "points": [[80, 5]]},
+        {"shape_type": "cuboid", "points": CORNERS},
+        {"shape_type": "line", "points": [["a", "b"], ["c", "d"]]},
+        {"shape_type": "line", "points": 5},
+        {"shape_type": "line", "points": CORNERS, "label": None},
+        {"shape_type": "mask", "points": CORNERS[:3:2], "mask": "AAAA"},
+        {"shape_type": "mask", "points": CORNERS[:3:2], "mask": png(4, 4)},
+        {"shape_type": "mask", "points": [[50, 20], [69, 29]], "mask": png(20, 10)},
+    ],
+)
+def test_shapes_that_are_not_what_they_say_are_refused(run, photos, shape):
+    line = run(labelme(photos, {"label": "bolt", **shape}))
+    assert isinstance(line, str) and "p0.json" in line
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+def test_two_formats_in_one_folder(run, photos, tmp_path, capsys):
+    shape = {"label": "bolt", "shape_type": "rectangle", "points": CORNERS}
+    labelme(photos, shape)
+    (photos / "all.json").write_text(json.dumps(coco({"image_id": 0, "bbox": [1, 1, 3, 3]})))
+    assert "expected annotations of one format, found" in run(photos)
+    assert call(import_scribbles, "coco", photos, tmp_path / "named") == 0
+    assert "left out: 3 files of labelme" in capsys.readouterr().out
+    (photos / "all.json").write_text('{"a": 1}')
+    assert "no 'shapes'" in run(photos)
+    assert "found nothing at" in run(photos / "none")
+
+
+def test_photographs_of_one_name_in_two_folders(run, photos, tmp_path):
+    for folder in ("a", "b"):
+        shutil.copytree(photos, tmp_path / "both" / folder)
+    (tmp_path / "both/annotations.json").write_text(json.dumps(coco({"image_id": 0, "bbox": [1, 1, 3, 3]})))
+    assert "expected one photograph 'p0.png'" in run(tmp_path / "both")
+    content = coco({"image_id": 0, "bbox": [1, 1, 3, 3]})
+    for image in content["images"]:
+        image["file_name"] = f"C:\\data\\b\\{image['file_name']}"
+    (tmp_path / "both/annotations.json").write_text(json.dumps(content))
+    assert len(run(tmp_path / "both")) == 3
+
+
+def test_photographs_of_kinds_that_are_not_read(run, photos):
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    (photos / "p1.png").rename(photos / "p1.psd")
+    assert "p1.psd, whose kind is not read" in run(photos)
+
+
+def test_embedded_photographs_are_called_by_their_content(run, photos, tmp_path):
+    for name in ("p0", "p1", "p2"):
+        content = json.loads((labelme(photos) / f"{name}.json").read_text())
+        content["shapes"] = [{"label": "bolt", "shape_type": "rectangle", "points": CORNERS}]
+        content |= {"imagePath": f"{name}.HEIC", "imageData": png(WIDTH, HEIGHT)}
+        (photos / f"{name}.png").unlink()
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    for path in tmp_path.glob("*.json"):
+        path.replace(photos / path.name)
+    assert len(run(photos)) == 3
+    assert sorted(path.name for path in (tmp_path / "data/JPEGImages").iterdir()) == ["p0.png", "p1.png", "p2.png"]
+
+
+def test_photographs_in_heic(run, photos, tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    picture = Image.open(photos / "p1.png")
+    heif.from_pillow(picture).save(photos / "p1.HEIC", quality=90)
+    (photos / "p1.png").unlink()
+    assert len(run(photos)) == 3
+    assert Image.open(tmp_path / "data/JPEGImages/p1.jpg").size == picture.size
+
+
+# --- masks ----------------------------------------------------------------------------------------------------------
+
+NUMBERS = np.where(scene() == U, 0, scene()).astype(np.uint8)  # 0, 1 and 2
+
+
+@pytest.fixture
+def masks(run, photos, tmp_path):
+    """Return a function that imports pictures which `save` writes, by their numbers or with a table of colours."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+
+    def imported(save, *words, suffix="png"):
+        for number in range(3):
+            save(folder / f"p{number}.{suffix}")
+        return run(folder, "--images", photos, *(words or ["--classes", tmp_path / "names.txt"]))
+
+    return imported
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        (np.uint8, "png"),
+        (np.uint8, "gif"),
+        (np.uint16, "png"),
+        (np.uint16, "tif"),
+        (np.int32, "tif"),
+        (np.float32, "tif"),
+    ],
+)
+def test_numbers_of_every_kind(masks, kind, suffix):
+    found = masks(lambda path: Image.fromarray(NUMBERS.astype(kind)).save(path), suffix=suffix)
+    assert len(found) == 3 and np.array_equal(found["p0"], NUMBERS)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits(masks, bits):
+    """Regression: Pillow stretches it to 0-255, so that the number 1 of 4 bits became 17."""
+    values = NUMBERS % 2**bits
+
+    def save(path: Path) -> None:
+        import struct
+        import zlib
+
+        samples = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(HEIGHT, -1)
+        rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in samples)
+        header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, 0, 0, 0, 0)
+        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        chunks = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+    assert np.array_equal(masks(save)["p1"], values)
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.where(NUMBERS == 0, -1, NUMBERS.astype(np.int32)), "mostly -1"),
+        (np.where(NUMBERS == 1, 300, NUMBERS.astype(np.uint16)), "mostly 300 (200 pixels)"),
+        (np.where(NUMBERS == 1, 1.5, NUMBERS.astype(np.float32)), "found fractions"),
+        (np.where(NUMBERS == 1, 255, NUMBERS).astype(np.uint8), "--map=255=CLASS or --unlabelled 255"),
+        (np.dstack([NUMBERS, 0 * NUMBERS, NUMBERS]), "mostly (1, 0, 1)"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(masks, picture, said):
+    """Regression: -1 became 0, and 300 and 65535 both 255."""
+    line = masks(lambda path: Image.fromarray(picture).save(path), suffix="tif")
+    assert said in line and "p0.tif" in line
+
+
+def test_signed_numbers(masks, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    signed = np.where(NUMBERS == 0, -1, NUMBERS.astype(np.int8))
+    for kind in (np.int8, np.int16, np.int64):
+
+        def save(path: Path, kind=kind) -> None:
+            tifffile.imwrite(path, signed.astype(kind))
+
+        assert "mostly -1" in masks(save, suffix="tif")
+        words = ["--classes", tmp_path / "names.txt", "--unlabelled", -1]
+        assert np.array_equal(masks(save, *words, suffix="tif")["p0"], np.where(NUMBERS == 0, U, NUMBERS))
+
+
+def test_pages_beyond_the_first_are_refused(masks):
+    def save(path: Path) -> None:
+        Image.fromarray(NUMBERS).save(path, save_all=True, append_images=[Image.fromarray(2 - NUMBERS)])
+
+    assert "found 2 pages" in masks(save, suffix="tif")
+
+
+def test_values_of_masks_by_option(masks, tmp_path):
+    (tmp_path / "two.txt").write_text("background\nbolt\n")
+    words = ["--classes", tmp_path / "two.txt", "--map", "255=1"]
+    stored = np.where(NUMBERS == 1, 255, NUMBERS).astype(np.uint8)
+
+    def save(path: Path) -> None:
+        Image.fromarray(stored).save(path)
+
+    assert np.array_equal(masks(save, *words, "--map", "2=0")["p0"], np.where(NUMBERS == 1, 1, 0))
+    assert np.array_equal(masks(save, *words, "--unlabelled", 2)["p0"], np.where(NUMBERS == 2, U, NUMBERS))
+    for wrong in ("1", "1=300", "a=b", "1=0,1=1"):
+        with pytest.raises(SystemExit):
+            masks(save, "--map", wrong)
+
+
+def test_masks_beside_their_photographs(run, photos, capsys):
+    """Regression: no route but to rename every file. Roboflow: x.jpg and x_mask.png in one folder, _classes.csv."""
+    for part in ("train", "valid"):
+        (photos / part).mkdir()
+        (photos / part / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, bolt\n2, nut\n")
+    for number, part in enumerate(("train", "train", "valid")):
+        stem = f"p{number}_jpg.rf.0a1b{number}"
+        (photos / f"p{number}.png").rename(photos / part / f"{stem}.png")
+        Image.fromarray(NUMBERS).save(photos / part / f"{stem}_mask.png")
+    shutil.copy(photos / "train/p0_jpg.rf.0a1b0.png", photos / "train/unlabelled.png")
+    found = run(photos)
+    assert sorted(found) == [f"p{n}_jpg.rf.0a1b{n}" for n in range(3)]
+    assert all(np.array_equal(label, NUMBERS) for label in found.values())
+    (photos / "valid/_classes.csv").write_text("Pixel Value, Class\n0, background\n1, nut\n2, bolt\n")
+    assert "expected one table of classes" in run(photos)
+
+
+@pytest.mark.parametrize("folder", ["masks", "Labels", "SegmentationClass"])
+def test_folders_of_photographs_and_masks_side_by_side(run, photos, tmp_path, folder):
+    photos.rename(tmp_path / "images")
+    for kind in (folder, "SegmentationObject"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(NUMBERS).save(tmp_path / "set" / kind / f"p{number}.png")
+    (tmp_path / "images").rename(tmp_path / "set/images")
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    found = run(tmp_path / "set", "--classes", tmp_path / "names.txt")
+    assert len(found) == 3 and np.array_equal(found["p1"], NUMBERS)
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_Labels", "-labelled", " Simple Segmentation", ""])
+def test_masks_with_a_suffix_in_a_folder_of_their_own(run, photos, tmp_path, ending):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    shutil.copy(photos / "p0.png", photos / "p.png")  # whose name begins those of the others
+    for number in range(3):
+        Image.fromarray(NUMBERS).save(folder / f"p{number}{ending}.png")
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    found = run(folder, "--images", photos, "--classes", tmp_path / "names.txt")
+    assert sorted(found) == ["p0", "p1", "p2"] and np.array_equal(found["p2"], NUMBERS)
+
+
+def test_what_masks_need_is_said(run, photos):
+    assert run(photos).endswith("masks needs --images FOLDER, the photographs")
+    for number in range(3):
+        Image.fromarray(NUMBERS).save(photos / f"p{number}_mask.png")
+    assert "masks needs --colours FILE, the class of each colour" in run(photos)
+
+
+# --- the way back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["labelme", "cvat", "coco", "masks"])
+def test_predictions_come_back_as_they_were(run, photos, tmp_path, name):
+    """Noise has regions of every shape: holes, single pixels, lines, corners that touch."""
+    rng = np.random.default_rng(3)
+    rings = np.hypot(*(np.indices((HEIGHT, WIDTH)) - 20)) // 5 % 3
+    labels = [rng.integers(0, 3, (HEIGHT, WIDTH)), rings, np.kron(rng.integers(0, 3, (6, 8)), np.ones((8, 8)))]
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    (tmp_path / "classes.txt").write_text("background\nbolt\nnut\n")
+    for number, label in enumerate(labels):
+        write_label(predictions / f"p{number}_prediction.png", label)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(predictions / f"p{number}_overlay.png")
+    assert call(export_annotations, predictions, "--format", name, "--images", photos) == 0
+    images = [] if name == "labelme" else ["--images", photos]  # labelme's files say where the photographs are
+    found = run(predictions / name, *images, "--truth", kind="SegmentationClassAug")
+    assert all(np.array_equal(found[f"p{number}"], label) for number, label in enumerate(labels))
+    assert (tmp_path / "data/classes.txt").read_text() == "background\nbolt\nnut\n"
+
+
+def test_what_cannot_be_exported_is_said(photos, tmp_path, capsys):
+    words = [tmp_path / "predictions", "--format", "coco", "--images", photos]
+    (tmp_path / "predictions").mkdir()
+    assert call(export_annotations, *words) == 2
+    assert "expected the class names in" in one_line(capsys)
+    (tmp_path / "classes.txt").write_text("background\nbolt\n")
+    assert call(export_annotations, *words) == 2
+    assert "found none in" in one_line(capsys)
+    for name, value, said in (("p0", 2, "found 2"), ("p0", U, "expected a class at every pixel"), ("p7", 1, "'p7'")):
+        write_label(tmp_path / f"predictions/{name}_prediction.png", np.full((HEIGHT, WIDTH), value))
+        assert call(export_annotations, *words) == 2
+        assert said in one_line(capsys)
+        (tmp_path / f"predictions/{name}_prediction.png").unlink()
+    assert not (tmp_path / "predictions/coco").exists()
