@@ -4,18 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dataloaders.class_names import is_background
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.labels import UNLABELLED
 
 NO_BACKGROUND = "no image has background scribbles: everything would become an object"
+CLASS_0 = "no class is called background, so that class 0 is a class like any other"
 CLASS_NEVER = "a class is never labelled: the network cannot learn it"
 TRAIN_AND_VAL = "the same picture is used for training and for validation: the scores are too good"
 
 
 def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray) -> list[str]:
     """Return a line for each thing that training would silently get wrong; `counts` are from train.count_labels()."""
-    missing = classes_without_labels(counts, train.class_names)
-    lines = [f"{NO_BACKGROUND if name == train.class_names[0] else CLASS_NEVER} ('{name}')" for name in missing]
+    missing, first = classes_without_labels(counts, train.class_names), train.class_names[0]
+    lines = [f"{NO_BACKGROUND if is_background(name) else CLASS_NEVER} ('{name}')" for name in missing]
+    if not is_background(first):
+        lines.append(f"{CLASS_0} ('{first}')")
     if train.label_kind == "scribbles" and not counts[UNLABELLED] and counts[0] > 0.5 * counts.sum():
         lines.append(f"every pixel has a class, most the background: is that meant? {UNLABELLED} says 'not labelled'")
     both = sorted(set(train.ids) & set(val.ids))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import write_text
+from dataloaders.class_names import check_class_names, tidy
 from dataloaders.images import IMAGE_SUFFIXES, listing
-from dataloaders.labels import PADDING
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
 
 
 def check_once(names: Sequence[str], kind: str, path: Path, advice: str) -> None:
-    """Raise InputError where a class or an image id is more than once in a file."""
+    """Raise InputError where a name is more than once in a file; `kind` says what it names."""
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise InputError(f"expected each {kind} once, found '{name}' {times} times in {path}: {advice}")
@@ -95,9 +95,19 @@ def find_class_names(
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names in the order of their labels: one a line, either ``name`` or, from the first on, ``index name``.
+    """Read the class names of label maps, in the order of their values, as read_class_lines does.
 
-    Raises InputError when the file cannot be read, is not of that form, or names a class twice.
+    Raises InputError where label maps cannot be numbered by them (see check_class_names).
+    """
+    names = tuple(tidy(name) for name in read_class_lines(path))
+    check_class_names(names, path)
+    return names
+
+
+def read_class_lines(path: str | Path) -> list[str]:
+    """Read a list of class names: one a line, either ``name`` or, from the first on, ``index name``.
+
+    Raises InputError when the file cannot be read or is not of that form.
     """
     path = Path(path)
     lines = read_lines(path, "a text file with one class name a line")
@@ -109,12 +119,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
                     "gaps, or begin with a name without a number"
                 )
         lines = [line.split(maxsplit=1)[1] for line in lines]
-    if not 2 <= len(lines) <= PADDING:
-        raise InputError(
-            f"expected 2 to {PADDING} classes, found {len(lines)} in {path}: one class a line, the background first"
-        )
-    check_once(lines, "class", path, "rename or remove one")
-    return tuple(lines)
+    return lines
 
 
 def write_class_names(folder: Path, class_names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.parallel import in_parallel
+from dataloaders.class_names import is_background
 from dataloaders.images import EXIF_ORIENTATION, grey_bits, read_image, value_counts
 from dataloaders.inspection import classes_without_labels
 from dataloaders.labels import PADDING, UNLABELLED
@@ -167,6 +168,8 @@ def set_problems(report: Report) -> list[Problem]:
     if any(problem.kind == "0 for unlabelled" for problem in report.problems):
         zeros = [i.id for i in items if i.scribbles is not None and i.scribbles[0] == i.scribbles.sum()]
         problems += [Problem("0 for unlabelled", f"{SCRIBBLES}/{i}.png", "nothing but 0", i) for i in zeros]
+    if not is_background(report.class_names[0]):
+        problems.append(Problem("class 0", "", f"'{report.class_names[0]}'"))
     if report.scribbles:
         problems += class_problems(report.scribbles, report.class_names)
     truth = report.truth
@@ -182,9 +185,9 @@ def set_problems(report: Report) -> list[Problem]:
 def class_problems(scribbles: list[np.ndarray], class_names: tuple[str, ...]) -> list[Problem]:
     """Find classes that are rarely or never labelled, by the pixel counts, int64 (256,), of each training image."""
     never = classes_without_labels(sum(scribbles), class_names)
-    problems = [Problem("no background" if n == class_names[0] else "class never", "", f"'{n}'") for n in never]
+    problems = [Problem("no background" if is_background(n) else "class never", "", f"'{n}'") for n in never]
     total, images = len(scribbles), (np.array(scribbles) > 0).sum(0)
-    if 0 < images[0] < 0.5 * total:
+    if is_background(class_names[0]) and 0 < images[0] < 0.5 * total:
         problems.append(Problem("background in few", "", f"{total - images[0]} of {total} images"))
     rare = [(name, n) for name, n in zip(class_names, images, strict=False) if 0 < n < min(3, total)]
     return problems + [Problem("class rarely", "", f"'{name}' in {number}") for name, number in rare]

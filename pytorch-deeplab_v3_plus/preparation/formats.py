@@ -15,7 +15,8 @@ import numpy as np
 
 from common.arguments import number, option, switch
 from common.errors import InputError
-from dataloaders.layout import read_class_names
+from dataloaders.class_names import arranged
+from dataloaders.layout import read_class_lines
 from dataloaders.options import PIXELS
 
 FORMATS = {  # what a source of each format holds
@@ -64,8 +65,8 @@ class ImportOptions:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names in the file `classes`; None leaves them to the format."""
-        return read_class_names(self.classes) if self.classes else None
+        """The names in the file `classes`, the background first; None leaves them to the format."""
+        return arranged(read_class_lines(self.classes), self.classes) if self.classes else None
 
 
 class Labelled(NamedTuple):

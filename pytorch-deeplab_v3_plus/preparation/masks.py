@@ -8,11 +8,12 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from dataloaders.class_names import arranged, is_unlabelled, tidy
 from dataloaders.images import IMAGE_SUFFIXES, listing
-from dataloaders.labels import PADDING, UNLABELLED
+from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
-from preparation.shapes import UNLABELLED_NAMES, annotation_files, check_size, image_of
+from preparation.shapes import annotation_files, check_size, image_of
 
 Colour = tuple[int, int, int]
 
@@ -42,14 +43,13 @@ def collect(source: Path, options: ImportOptions) -> Collection:
 
 
 def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
-    """Read a colour table: one class a line, background first, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
+    """Read a colour table: one class a line, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
 
-    Returns the class names and the label value of each colour; names such as unlabelled, ignore and void stand for
-    pixels without a class. Raises InputError for anything else.
+    Returns the class names, the background first, and the label value of each colour; names such as unlabelled, ignore
+    and void stand for pixels without a class. Raises InputError for anything else.
     """
     rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
-    names: list[str] = []
-    values: dict[Colour, int] = {}
+    named: dict[Colour, str] = {}
     for line in read_lines(path, "a colour table"):
         if line.startswith("#"):
             continue
@@ -57,19 +57,12 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
             raise InputError(f"expected 'R G B name' with numbers of 0-255, found '{line}' in {path}")
-        name = match["name"].strip()
-        if colour in values or name in names:
-            raise InputError(f"expected each colour and each name once, found '{line}' again in {path}")
-        if name.casefold() in UNLABELLED_NAMES:
-            values[colour] = UNLABELLED
-        else:
-            values[colour] = len(names)
-            names.append(name)
-    if not 2 <= len(names) <= PADDING:
-        raise InputError(
-            f"expected 2 to {PADDING} classes, found {len(names)} in {path}: one a line, the background first"
-        )
-    return tuple(names), values
+        if colour in named:
+            raise InputError(f"expected each colour once, found '{line}' again in {path}")
+        named[colour] = match["name"]
+    names = arranged(list(named.values()), path)
+    values = {name: value for value, name in enumerate(names)}
+    return names, {colour: UNLABELLED if is_unlabelled(name) else values[tidy(name)] for colour, name in named.items()}
 
 
 def read_coloured(path: Path, values: dict[Colour, int], ignore_unknown: bool) -> np.ndarray:

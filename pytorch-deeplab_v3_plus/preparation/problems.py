@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataloaders.inspection import CLASS_NEVER, NO_BACKGROUND, TRAIN_AND_VAL
+from dataloaders.inspection import CLASS_0, CLASS_NEVER, NO_BACKGROUND, TRAIN_AND_VAL
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -42,6 +42,7 @@ KINDS = {
         "write 255 where nothing is drawn", "gets 255 for 0 (its background strokes, if any, are lost)"),
     "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or remove the id"),
     "no background": Kind(ERROR, NO_BACKGROUND, "scribble the background too"),
+    "class 0": Kind(WARNING, CLASS_0, "if the value 0 is the background, name it so in the first line of the classes"),
     "background in few": Kind(WARNING, "most images have no background scribbles", "scribble the background too"),
     "class never": Kind(WARNING, CLASS_NEVER, "label it or drop it"),
     "class rarely": Kind(WARNING, "a class is labelled in one or two images only", "label it in more images"),

@@ -11,15 +11,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from common.errors import InputError
+from dataloaders.class_names import check_class_names, is_background, is_unlabelled, same_name, tidy
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import brush_stroke
 from preparation.formats import Collection, ImportOptions, Labelled
 
 logger = logging.getLogger(__name__)
-
-BACKGROUND_NAMES = ("background", "_background_", "bg")
-UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "__ignore__", "void")
 
 
 class Shape(NamedTuple):
@@ -45,23 +43,29 @@ class Annotation(NamedTuple):
 def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]) -> dict[str, int]:
     """Return the value of every label that was drawn; raise InputError for labels that are no class.
 
-    A label is a class where the names agree but for upper and lower case; the usual names of the background and of
-    "unlabelled" are known too.
+    A label is a class where the names agree but for case, spaces and Unicode form; the usual names of "unlabelled", and
+    those of the background where class 0 is one, are known too.
     """
-    known = dict.fromkeys(UNLABELLED_NAMES, UNLABELLED) | dict.fromkeys(BACKGROUND_NAMES, 0)
-    known |= {name.casefold(): value for value, name in enumerate(class_names)}
+    known = {same_name(name): value for value, name in enumerate(class_names)}
+
+    def value_of(label: str) -> int | None:
+        if is_unlabelled(label):
+            return UNLABELLED
+        return 0 if is_background(label) and is_background(class_names[0]) else known.get(same_name(label))
+
     drawn = [(shape.label, annotation.source) for annotation in annotations for shape in annotation.shapes]
-    times = Counter(label for label, _ in drawn if label.casefold() not in known)
+    times = Counter(label for label, _ in drawn if value_of(label) is None)
     if times:
         label, count = times.most_common(1)[0]
         first = next(source for name, source in drawn if name == label)
         others = f" (and {', '.join(sorted(times.keys() - {label}))})" if len(times) > 1 else ""
         more = f" and {count - 1} other shapes" if count > 1 else ""
+        hint = ", of which the background is the first line" if is_background(label) else ""
         raise InputError(
             f"expected labels out of {', '.join(class_names)}, found '{label}'{others} in {first}{more}: "
-            "correct the labels or the class list"
+            f"correct the labels or the class list{hint}"
         )
-    return {label: known[label.casefold()] for label, _ in drawn}
+    return {label: value_of(label) for label, _ in drawn}
 
 
 def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
@@ -71,18 +75,18 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
     """
     names: dict[str, str] = {}
     for annotation in annotations:
-        for shape in annotation.shapes:
-            key = shape.label.casefold()
-            if names.setdefault(key, shape.label) != shape.label:
+        for name in (tidy(shape.label) for shape in annotation.shapes):
+            if not (is_background(name) or is_unlabelled(name)) and names.setdefault(same_name(name), name) != name:
                 raise InputError(
-                    f"expected one spelling of each class, found '{names[key]}' and '{shape.label}' (in "
+                    f"expected one spelling of each class, found '{names[same_name(name)]}' and '{name}' (in "
                     f"{annotation.source}): give the right names with --classes FILE"
                 )
-    others = [name for key, name in sorted(names.items()) if key not in BACKGROUND_NAMES + UNLABELLED_NAMES]
+    others = [name for _, name in sorted(names.items())]
     if not 1 <= len(others) < PADDING:
         raise InputError(
             f"expected 1 to {PADDING - 1} classes beside the background, found {len(others)} in what was drawn"
         )
+    check_class_names(("background", *others), "what was drawn")
     return "background", *others
 
 
@@ -133,6 +137,11 @@ def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_
     no class, or an annotation without its image.
     """
     values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
+    if options.truth and not is_background(class_names[0]):
+        raise InputError(
+            f"expected a background, which full truth has outside the shapes, found the classes "
+            f"{', '.join(class_names)}: add it to the class list, as its first line"
+        )
 
     def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         if annotation.size:

@@ -135,8 +135,16 @@ def test_what_is_wrong_is_found(voc, spoil, kind, file):
 
 
 def test_every_kind_of_problem_is_tried():
-    others = {"class rarely", "no truth", "background in few"}  # in other tests
+    others = {"class rarely", "no truth", "background in few", "class 0"}  # in other tests
     assert {kind for _, kind, _ in SPOILS} | others == set(KINDS)
+
+
+def test_a_list_without_background_is_said(voc, capsys):
+    report = check_dataset(voc, ("cat", "dog", "cow"))
+    assert {p.detail for p in report.problems if p.kind == "class 0"} == {"'cat'"}
+    (voc.parent / "classes.txt").write_text("cat\ndog\ncow\n")
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    assert "WARNING: no class is called background" in capsys.readouterr().out
 
 
 def test_few_background_scribbles_and_no_truth(voc):

@@ -147,6 +147,43 @@ def test_a_list_of_classes_gives_the_order(photos):
     assert (data / "classes.txt").read_text().split() == ["background", "Dog", "Cat", "cow"]
 
 
+@pytest.mark.parametrize("lines", ["__ignore__\n_background_\ncat\ndog\n", "cat\nBack Ground\nvoid\ndog\n"])
+@pytest.mark.parametrize("truth", [(), ("--truth",)])
+def test_the_background_becomes_class_0_and_ignored_labels_none(photos, capsys, lines, truth):
+    annotate(photos, 0, *STROKES, shape("__ignore__", "point", (9, 8)), shape("DOG ", "point", (0, 9)))
+    for number in range(1, 5):
+        annotate(photos, number, *STROKES)
+    (photos.parent / "list.txt").write_text(lines)
+    data = imported(photos, "--classes", photos.parent / "list.txt", "--width", 1, *truth)
+    assert (data / "classes.txt").read_text().split("\n")[1:] == ["cat", "dog", ""]
+    drawn = label(data / ("SegmentationClassAug" if truth else "pascal_2012_scribble") / "p0.png")
+    assert [drawn[1, 1], drawn[4, 2], drawn[9, 0], drawn[8, 9], drawn[9, 9]] == [0, 1, 2, U, 0 if truth else U]
+    said = capsys.readouterr().out
+    assert "no class, but unlabelled pixels" in said and "becomes class 0" in said or lines.startswith("__ignore__")
+
+
+def test_a_list_without_background_makes_no_class_the_background(photos, capsys):
+    """Regression: strokes called background became the first class of the list."""
+    (photos.parent / "list.txt").write_text("cat\ndog\n")
+    words = [photos, photos.parent / "data", "--classes", photos.parent / "list.txt"]
+    assert call(import_scribbles, "labelme", *words) == 2
+    said = one_line(capsys)
+    assert "found 'background'" in said and "of which the background is the first line" in said
+    for number in range(5):
+        annotate(photos, number, shape("cat", "polygon", (1, 1), (5, 1), (5, 5)), shape("dog", "point", (9, 8)))
+    assert call(import_scribbles, "labelme", *words, "--truth") == 2
+    assert "expected a background" in one_line(capsys)
+    assert call(import_scribbles, "labelme", *words, "--width", 1) == 0
+    assert "WARNING: " in (said := capsys.readouterr().out) and "class 0, 'cat', is a class like any other" in said
+    assert covered(photos.parent / "data")[8, 9] == 1
+
+
+def test_one_label_in_two_unicode_forms_is_one_class(photos):
+    for number, name in enumerate(("Gr\u00f6\u00dfe", "Gro\u0308\u00dfe", "Gro\u0308\u00dfe ")):
+        annotate(photos, number, *STROKES, shape(name, "point", (9, 8)), shape("BG", "point", (0, 9)))
+    assert (imported(photos) / "classes.txt").read_text() == "background\ncat\nGr\u00f6\u00dfe\n"
+
+
 def test_an_image_within_the_json_is_enough(photos):
     content = (photos / "p3.jpg").read_bytes()
     annotate(photos, 3, *STROKES, imageData=base64.b64encode(content).decode(), imagePath="..\\elsewhere\\p3.jpg")
@@ -389,6 +426,15 @@ def test_labelmaps_of_cvat(masks):
     assert np.array_equal(label(masks.parent / "data/SegmentationClassAug/p0.png"), MEANT)
 
 
+def test_the_background_of_a_colour_table_becomes_class_0(masks, capsys):
+    table = TABLE.replace("sky", "Background").split("\n")
+    (masks.parent / "colours.txt").write_text("\n".join(reversed(table)))
+    assert import_masks(masks) == 0
+    assert "'Background' becomes class 0" in capsys.readouterr().out
+    assert np.array_equal(covered(masks.parent / "data"), MEANT)
+    assert (masks.parent / "data/classes.txt").read_text() == "Background\nred house\n"
+
+
 def test_colours_out_of_the_table(masks, capsys):
     soft = COLOURS[NUMBERS].copy()
     soft[0, :2] = (105, 10, 15)
@@ -407,7 +453,7 @@ def test_colours_out_of_the_table(masks, capsys):
         ("0 0 0 a\n1 1 300 b\n", "found '1 1 300 b'"),
         ("0 0 0 a\nb\n", "found 'b'"),
         ("0 0 0 a\n0 0 0 b\n", "found '0 0 0 b' again"),
-        ("0 0 0 a\n1 0 0 a\n", "found '1 0 0 a' again"),
+        ("0 0 0 a\n1 0 0 a\n", "found 'a' and 'a'"),
         ("0 0 0 a\n", "found 1"),
     ],
 )

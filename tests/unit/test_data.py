@@ -66,9 +66,20 @@ def test_class_names_with_spaces(tmp_path):
     [
         ("0 sky\n2 sea\n", "found '2 sea'"),
         ("0 sky\nsea\n", "found 'sea'"),
-        ("sky\nsky\n", "found 'sky' 2 times"),
+        ("sky\nsky\n", "found 'sky' and 'sky'"),
         ("", "found 0"),
         ("sky\n", "found 1"),
+        ("sky\nSea\nsea \n", "found 'Sea' and 'sea'"),
+        ("sky\nclear  sea\nClear\u00a0Sea\n", "found 'clear sea' and 'Clear Sea'"),
+        ("sky\nGr\u00f6\u00dfe\nGro\u0308\u00dfe\n", "found 'Gr\u00f6\u00dfe' and"),
+        ("sky\nsea\u200b\nsea\n", "found 'sea"),
+        ("cat\nbackground\ndog\n", "'background' as class 1"),
+        ("0 cat\n1 _Background_\n", "'_Background_' as class 1"),
+        ("cat\n背景\n", "'背景' as class 1"),
+        ("background\ncat\nBG\n", "'BG' as class 2"),
+        ("__ignore__\n_background_\ncat\n", "'__ignore__' as class 0"),
+        ("background\ncat\nVoid\n", "'Void' as class 2"),
+        ("background\nc\u0007at\n", "'c\\x07at'"),
     ],
 )
 def test_bad_class_files_are_refused(tmp_path, text, found):
@@ -76,6 +87,16 @@ def test_bad_class_files_are_refused(tmp_path, text, found):
     path.write_text(text)
     said = message(read_class_names, path)
     assert found in said and str(path) in said
+
+
+def test_class_names_are_the_same_in_every_unicode_form(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("background\nGro\u0308\u00dfe\u3000 1\n")
+    assert read_class_names(path) == ("background", "Gr\u00f6\u00dfe 1")
+
+
+def test_the_classes_of_a_data_set_in_code_pass_the_same_gate(voc):
+    assert "'background' as class 1" in message(VOCSegmentation, arguments(), voc, "train", ("cat", "background"))
 
 
 def test_a_missing_class_file_is_named(tmp_path):

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from common.errors import InputError
 from common.parallel import in_parallel
+from dataloaders.class_names import check_class_names
 from dataloaders.images import check_sizes, image_size, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import (
@@ -64,6 +65,7 @@ class VOCSegmentation(Dataset):
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")
         self.folder, self.split = FilePath(base_dir or Path.db_root_dir("pascal")), split
         self.class_names = tuple(class_names or self._own_class_names())
+        check_class_names(self.class_names, type(self).__name__)
         self.num_classes = len(self.class_names)
         if split == "train":
             how = {name: getattr(args, name) for name in ("scales", "blur", "padding") if hasattr(args, name)}
