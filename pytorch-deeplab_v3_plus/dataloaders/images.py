@@ -1,7 +1,9 @@
 """Read and write images and label maps; whatever is wrong with a file is one line that names it."""
 
+import os
+import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -9,30 +11,47 @@ from PIL import Image, ImageOps
 from common.errors import InputError
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # What Pillow raises on damaged and on forbiddingly large files.
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright, 5 to 8 swap width and height
 
 
-def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by id (name without suffix); a folder that does not exist has none.
+def image_id(name: str) -> str:
+    """Return the id of the image or label map that a file name, or a path, belongs to: the name without its suffix.
 
-    One listing is far quicker than a query for each file. Raises InputError where it fails, or two files have one id.
+    macOS writes names in decomposed Unicode, and lists cannot hold spaces at the ends: neither makes another id.
+    """
+    return unicodedata.normalize("NFC", PurePath(name).stem).strip()
+
+
+def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the files of a folder by id; a folder that does not exist has none.
+
+    Hidden files, as macOS leaves them beside each file of a foreign disk, are not looked at. One listing is far quicker
+    than a query for each file. Raises InputError where it fails, two files have one id, or a list could not hold an id.
     """
     try:
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
     files: dict[str, Path] = {}
-    for path in (path for path in paths if path.suffix.lower() in suffixes):
-        if path.stem in files:
+    for name in names:
+        if PurePath(name).suffix.lower() not in suffixes:
+            continue
+        key = image_id(name)
+        if key.splitlines() != [key] or any("\ud800" <= letter <= "\udfff" for letter in key):
+            raise InputError(f"expected file names that fit on a line, in UTF-8, found {name!r} in {folder}: rename it")
+        if key in files:
             raise InputError(
-                f"expected one file of each name, found {files[path.stem].name} and {path.name} in {folder}: "
+                f"expected one file of each name, found {files[key].name} and {name} in {folder}: "
                 "rename one, or move it elsewhere"
             )
-        files[path.stem] = path
+        files[key] = folder / name
     return files
 
 
@@ -47,7 +66,7 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
@@ -77,26 +96,28 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             sideways = image.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
             return image.size[::-1] if sideways else image.size
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
 
 
 def read_label(path: str | Path, num_classes: int) -> np.ndarray:
-    """Read a label map: an 8-bit PNG of mode P or L whose values are 0..num_classes-1, 254 or 255.
+    """Read a label map: a PNG of mode P or L, of at most 8 bits, whose values are 0..num_classes-1, 254 or 255.
 
     Returns uint8 (H, W); raises InputError when it cannot be read, is of another mode, or has another value.
     """
     try:
         with Image.open(path) as image:
+            spread = grey_spread(image)
             if image.mode not in ("P", "L"):
                 raise InputError(
                     f"expected a label map of 8-bit class numbers (PNG mode P or L), found mode '{image.mode}' in "
                     f"{path}: save class numbers 0..{num_classes - 1} and {UNLABELLED} for unlabelled pixels, "
                     "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)"
                 )
-            label, counts = np.array(image), np.array(image.histogram())
-    except _READ_ERRORS as error:
+            label = np.array(image) // np.uint8(spread)
+    except READ_ERRORS as error:
         raise _unreadable("a label map (PNG)", path, error) from None
+    counts = value_counts(label)
     counts[:num_classes] = counts[PADDING] = counts[UNLABELLED] = 0
     if counts.any():
         value = int(counts.argmax())
@@ -109,6 +130,15 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
     return label
 
 
+def grey_spread(image: Image.Image) -> int:
+    """Return by what Pillow multiplies the numbers of a grey PNG of 2 or 4 bits, which is not loaded yet, to fill 8.
+
+    That of other pictures is 1.
+    """
+    how = image.tile[0][3] if image.tile else ""
+    return {"L;2": 85, "L;4": 17}.get(how if isinstance(how, str) else how[0], 1)
+
+
 def write_label(path: str | Path, values: np.ndarray) -> None:
     """Write a label map, uint8 (H, W), as a palette PNG in VOC's colours."""
     picture = Image.fromarray(values)
@@ -118,7 +148,7 @@ def write_label(path: str | Path, values: np.ndarray) -> None:
 
 def value_counts(label: np.ndarray) -> np.ndarray:
     """Return how many pixels of a uint8 label map have each value, int64 (256,)."""
-    return np.bincount(label.ravel(), minlength=256)
+    return np.array(Image.fromarray(label).histogram())  # takes no memory, which np.bincount does
 
 
 def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label: np.ndarray) -> None:
@@ -132,5 +162,8 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
 
 
 def _unreadable(expected: str, path: str | Path, error: BaseException) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"expected {expected}, cannot read {path}: {reason}; replace the file")
+    if os.path.islink(path) and not os.path.exists(path):
+        reason, advice = f"it is a link to {os.readlink(path)}, where nothing is", "fetch that file"
+    else:
+        reason, advice = (str(error).splitlines() or [type(error).__name__])[0], "replace the file"
+    return InputError(f"expected {expected}, cannot read {path}: {reason}; {advice}")

@@ -6,11 +6,13 @@ import numpy as np
 
 from dataloaders.class_names import is_background
 from dataloaders.datasets.pascal import VOCSegmentation
-from dataloaders.labels import UNLABELLED
+from dataloaders.labels import PADDING, UNLABELLED
 
 NO_BACKGROUND = "no image has background scribbles: everything would become an object"
 CLASS_0 = "no class is called background, so that class 0 is a class like any other"
 CLASS_NEVER = "a class is never labelled: the network cannot learn it"
+OBJECT_255 = "every pixel is 0 or 255, and 255 means 'not labelled': there is nothing but background to learn"
+NUMBER_ANEW = "import_scribbles.py masks FOLDER NEW --images IMAGES --map 255=1 gives the value 255 to class 1"
 TRAIN_AND_VAL = "the same picture is used for training and for validation: the scores are too good"
 
 
@@ -26,6 +28,11 @@ def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray
     if both:
         lines.append(f"{TRAIN_AND_VAL} ({len(both)} of the images, first '{both[0]}')")
     return lines
+
+
+def object_is_255(counts: np.ndarray) -> bool:
+    """Whether labels whose values occur `counts` (256,) times are 0 and 255 alone, as tools write an object's mask."""
+    return bool(counts[0] and counts[UNLABELLED] and not counts[1:PADDING].any())
 
 
 def classes_without_labels(counts: np.ndarray, class_names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from common import distributed
 from common.devices import choose_device, describe_device, describe_precision
 from common.errors import InputError
 from dataloaders import Loaders, make_data_loader
-from dataloaders.inspection import quick_check
+from dataloaders.inspection import NUMBER_ANEW, OBJECT_255, object_is_255, quick_check
 from dataloaders.labels import UNLABELLED
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
@@ -115,6 +115,8 @@ def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, Ten
     if not counts[: loaders.num_classes].any():
         images = f"all training images of {dataset.folder}"
         raise InputError(f"expected {dataset.label_kind}, found no labelled pixel in {images}")
+    if object_is_255(counts.numpy()):
+        raise InputError(f"{OBJECT_255} in {dataset.folder}: {NUMBER_ANEW}")
     return loaders, counts
 
 

@@ -1,6 +1,7 @@
 """Checking a data set: every kind of problem, the report, the corrected copy, and what training says by itself."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,26 @@ def nearly_the_same(root: Path) -> None:
     Image.fromarray(pixels ^ 1).save(root / IMAGES / "i1.jpg", format="PNG")  # the lowest bit only
 
 
+def save_as(path: Path, suffix: str) -> None:
+    Image.fromarray(label(path)).save(path.with_suffix(f".{suffix}"))
+    path.unlink()
+
+
+def save_pages(path: Path) -> None:
+    picture = Image.open(path)
+    path.unlink()
+    picture.save(path.with_suffix(".tif"), save_all=True, append_images=[picture.copy()])
+
+
+def thin_strokes_on_large_photographs(root: Path) -> None:
+    for folder, suffix in ((IMAGES, "jpg"), (SCRIBBLES, "png"), (TRUTH, "png")):
+        for path in (root / folder).glob(f"*.{suffix}"):
+            picture = Image.open(path).resize((30 * WIDTH, 30 * HEIGHT), Image.Resampling.NEAREST)
+            picture.save(path)
+    row, column = np.indices((30 * HEIGHT, 30 * WIDTH)) % 20
+    every(root, SCRIBBLES, lambda v: np.where((row == 7) & (column == 7), v, UNLABELLED))
+
+
 def images_of_two_depths(root: Path) -> None:
     for name, value in (("i0", 900), ("i1", 9000)):
         Image.new("I;16", (WIDTH, HEIGHT), value).save(root / f"{IMAGES}/{name}.jpg", format="PNG")
@@ -112,6 +133,15 @@ SPOILS = [
         "i0.jpg",
     ),
     (images_of_two_depths, "grey levels", IMAGES),
+    (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "bmp"), "label file", f"{SCRIBBLES}/i0.bmp"),
+    (lambda r: save_as(r / f"{TRUTH}/i5.png", "tif"), "label file", f"{TRUTH}/i5.tif"),
+    (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "gif"), "label file", f"{SCRIBBLES}/i0.gif"),
+    (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "jpg"), "label file, lossy", f"{SCRIBBLES}/i0.jpg"),
+    (lambda r: save_pages(r / f"{IMAGES}/i0.jpg"), "pages", f"{IMAGES}/i0.tif"),
+    (lambda r: save_pages(r / f"{SCRIBBLES}/i0.png"), "pages", f"{SCRIBBLES}/i0.tif"),
+    (lambda r: every(r, SCRIBBLES, lambda v: np.where(v > 0, UNLABELLED, v)), "255 for the object", SCRIBBLES),
+    (lambda r: shutil.rmtree(r / SCRIBBLES), "no scribbles", ""),
+    (thin_strokes_on_large_photographs, "too thin", ""),
 ]
 
 

@@ -23,12 +23,15 @@ from dataloaders.layout import (
     TRUTH,
     VAL_EVERY,
     check_once,
+    has_lists,
     list_file,
     list_files,
     read_class_names,
     read_list,
     split_by_name,
+    unread_files,
 )
+from dataloaders.thinning import TOO_THIN, thin_classes, thinned_out
 from dataloaders.transforms import EvalTransform, TrainTransform
 from mypath import Path
 
@@ -67,6 +70,7 @@ class VOCSegmentation(Dataset):
         self.class_names = tuple(class_names or self._own_class_names())
         check_class_names(self.class_names, type(self).__name__)
         self.num_classes = len(self.class_names)
+        self.short_side = args.base_size if split == "train" else args.crop_size
         if split == "train":
             how = {name: getattr(args, name) for name in ("scales", "blur", "padding") if hasattr(args, name)}
             self.transform = TrainTransform(args.base_size, args.crop_size, args.scale_range, **how)
@@ -108,17 +112,22 @@ class VOCSegmentation(Dataset):
     def count_labels(self) -> np.ndarray:
         """Read every label map once and check its values and its size; raise InputError for the first wrong file.
 
-        Returns how many pixels have each value, int64 (256,), before any transform.
+        Returns how many pixels have each value, int64 (256,), before any transform; warns of strokes that are too thin
+        for the size of the training images.
         """
 
         def count(image_file: FilePath, label_file: FilePath) -> np.ndarray:
             label = read_label(label_file, self.num_classes)
             check_sizes(image_file, image_size(image_file), label_file, label)
-            return value_counts(label)
+            counts = value_counts(label)
+            return np.stack([counts, counts > 0, thinned_out(label, self.short_side)])
 
         files = self.image_files, self.label_files
-        counts = in_parallel(ThreadPoolExecutor, count, *files, title="checking labels", unit="file")
-        return sum(counts, np.zeros(256, dtype=np.int64))
+        found = in_parallel(ThreadPoolExecutor, count, *files, title="checking labels", unit="file")
+        counts, labelled, thinned = sum(found, np.zeros((3, 256), dtype=np.int64))
+        if self.split == "train" and (thin := thin_classes(thinned, labelled, self.class_names, self.short_side)):
+            logger.warning(f"{TOO_THIN} ({thin}): train at a larger --base-size and --crop-size, or draw wider strokes")
+        return counts
 
     def _own_class_names(self) -> tuple[str, ...]:
         """Return the CLASSES of this class, or the names in the folder's classes.txt where it merely inherits VOC's."""
@@ -140,7 +149,7 @@ class VOCSegmentation(Dataset):
 
     def _read_ids(self) -> list[str]:
         name = "val" if self.split == "val" else "train"
-        ids = self._read_list(name) if (self.folder / LISTS).is_dir() else self._split_by_name()[name]
+        ids = self._read_list(name) if has_lists(self.folder) else self._split_by_name()[name]
         if self.split != "fill_in":
             return ids
         with_truth = [image_id for image_id in ids if image_id in self._files[TRUTH]]
@@ -150,7 +159,7 @@ class VOCSegmentation(Dataset):
 
     def _read_list(self, name: str) -> list[str]:
         try:
-            ids = read_list(self.folder, name)
+            ids = read_list(self.folder, name, self._files[IMAGES])
         except InputError as error:
             raise InputError(f"{error}: {self._advice()}") from None
         path = list_file(self.folder, name)
@@ -160,8 +169,8 @@ class VOCSegmentation(Dataset):
         return ids
 
     def _split_by_name(self) -> dict[str, list[str]]:
-        images, scribbles = (self._need(kind) for kind in (IMAGES, SCRIBBLES))
-        ids = images.keys() & scribbles.keys()
+        images, labels = self._need(IMAGES), self._files[SCRIBBLES] or self._files[TRUTH] or self._need(SCRIBBLES)
+        ids = images.keys() & labels.keys()
         if len(ids) < 2:
             raise InputError(
                 f"expected at least two images with scribbles, found {len(ids)} under {self.folder}: "
@@ -169,6 +178,9 @@ class VOCSegmentation(Dataset):
             )
         lists = split_by_name(ids)
         if self.split == "train":
+            if lost := sorted(labels.keys() - ids):
+                left_out = f"{len(lost):,} label maps have no image in {self.folder / IMAGES} and are left out"
+                logger.warning(f"{left_out}, first that of '{lost[0]}'{self._unread(IMAGES, lost[0])}")
             without = f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else ""
             logger.info(
                 f"{self.folder} has no folder {LISTS}: {len(lists['train']):,} of its {len(ids):,} scribbled images "
@@ -180,7 +192,7 @@ class VOCSegmentation(Dataset):
         if not (self.folder / kind).is_dir():
             raise InputError(
                 f"the {self.split} images of {type(self).__name__} need the folder {self.folder / kind}, which does "
-                f"not exist: {self._advice()}"
+                f"not exist: {self._advice(kind)}"
             )
         return self._files[kind]
 
@@ -190,11 +202,21 @@ class VOCSegmentation(Dataset):
         if missing:
             raise InputError(
                 f"the {self.split} list names '{missing[0]}', but {self.folder / kind / (missing[0] + suffix)} does "
-                f"not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}"
+                f"not exist{self._unread(kind, missing[0])} ({len(missing):,} of {len(self.ids):,} files are missing "
+                f"there): {self._advice(kind)}"
             )
         return [files[image_id] for image_id in self.ids]
 
-    def _advice(self) -> str:
+    def _unread(self, kind: str, image_id: str) -> str:
+        """Return what is to be said of a file that is there but of a kind that is not read."""
+        file = unread_files(self.folder, kind).get(image_id)
+        return f" ({file.name} is there, but such files are not read: save it as JPEG or PNG)" if file else ""
+
+    def _advice(self, missing: str = "") -> str:
+        if missing == SCRIBBLES and self._files[TRUTH]:
+            return (
+                "there is ground truth: train on it with --supervision full, or simulate_scribbles.py draws scribbles"
+            )
         if type(self) is VOCSegmentation and self.class_names == self.CLASSES:
             return HOW_TO_GET_VOC
         return (
