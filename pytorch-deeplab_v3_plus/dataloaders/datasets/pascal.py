@@ -213,10 +213,9 @@ class VOCSegmentation(Dataset):
         return f" ({file.name} is there, but such files are not read: save it as JPEG or PNG)" if file else ""
 
     def _advice(self, missing: str = "") -> str:
-        if missing == SCRIBBLES and self._files[TRUTH]:
-            return (
-                "there is ground truth: train on it with --supervision full, or simulate_scribbles.py draws scribbles"
-            )
+        if missing == SCRIBBLES and self._files[TRUTH] and not self._files[SCRIBBLES]:
+            by_truth = "train on the ground truth (--supervision full), draw scribbles with simulate_scribbles.py, or "
+            return by_truth + self._advice()
         if type(self) is VOCSegmentation and self.class_names == self.CLASSES:
             return HOW_TO_GET_VOC
         return (
