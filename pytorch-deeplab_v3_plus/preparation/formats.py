@@ -47,7 +47,11 @@ class ImportOptions:
         None, "for masks: 'R G B name' a line, background first, or CVAT's labelmap.txt", type=Path, metavar="FILE"
     )
     ignore_unknown: bool = switch("for masks: colours that are not in --colours are unlabelled")
-    width: int = option(3, "width of strokes and dots, in pixels of the photograph", **PIXELS)
+    width: int | None = option(
+        None,
+        "width of strokes and dots, in pixels of the photograph (default: a 150th of its short side, at least 3)",
+        **PIXELS,
+    )
     truth: bool = switch(
         "the labels are the full ground truth, to measure with or to simulate scribbles from; what lies outside the "
         "shapes is background"

@@ -14,7 +14,7 @@ from common.errors import InputError
 from dataloaders.class_names import check_class_names, is_background, is_unlabelled, same_name, tidy
 from dataloaders.images import IMAGE_SUFFIXES, listing
 from dataloaders.labels import PADDING, UNLABELLED
-from dataloaders.strokes import brush_stroke
+from dataloaders.strokes import brush_stroke, usual_width
 from preparation.formats import Collection, ImportOptions, Labelled
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_
             check_size(annotation.source, annotation.size, size)
         label = np.full(size[::-1], outside, dtype=np.uint8)
         for shape in annotation.shapes:  # later ones over earlier ones
-            label[covered_pixels(shape, size, options.width)] = values[shape.label]
+            label[covered_pixels(shape, size, options.width or usual_width(size))] = values[shape.label]
         return label
 
     photographs = listing(options.images, IMAGE_SUFFIXES) if options.images else {}
@@ -180,10 +180,18 @@ def named_image(annotation: Annotation) -> tuple[str, Path | bytes]:
     )
 
 
+class WrongSize(InputError):
+    """An annotation that does not have the size of its image, but the (width, height) `found`."""
+
+    found = (0, 0)
+
+
 def check_size(source: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:
-    """Raise InputError unless an annotation has the size of its image."""
+    """Raise WrongSize unless an annotation has the size of its image."""
     if tuple(found) != tuple(expected):
-        raise InputError(
+        error = WrongSize(
             f"expected labels for the {expected[0]}x{expected[1]} pixels of the photograph (turned upright if it says "
             f"so), found {found[0]}x{found[1]} in {source}: annotate the photograph itself, not a scaled or turned copy"
         )
+        error.found = tuple(found)
+        raise error
