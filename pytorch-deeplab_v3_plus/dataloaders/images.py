@@ -15,10 +15,20 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".w
 
 # What Pillow raises on damaged and on forbiddingly large files.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright, 5 to 8 swap width and height
+EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))  # which swap width and height
 
 
-def image_id(name: str) -> str:
+def id_of_file(name: str) -> str:
     """Return the id of the image or label map that a file name, or a path, belongs to: the name without its suffix.
 
     macOS writes names in decomposed Unicode, and lists cannot hold spaces at the ends: neither makes another id.
@@ -43,7 +53,7 @@ def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     for name in names:
         if PurePath(name).suffix.lower() not in suffixes:
             continue
-        key = image_id(name)
+        key = id_of_file(name)
         if key.splitlines() != [key] or any("\ud800" <= letter <= "\udfff" for letter in key):
             raise InputError(f"expected file names that fit on a line, in UTF-8, found {name!r} in {folder}: rename it")
         if key in files:
@@ -92,10 +102,15 @@ def grey_bits(values: np.ndarray) -> int:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (width, height) as read_image would, from the file's header alone."""
+    size, turn = stored_size(path)
+    return size[::-1] if turn in SIDEWAYS else size
+
+
+def stored_size(path: str | Path) -> tuple[tuple[int, int], Image.Transpose | None]:
+    """Return (width, height) before an EXIF rotation, and that rotation, None where there is none."""
     try:
         with Image.open(path) as image:
-            sideways = image.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
-            return image.size[::-1] if sideways else image.size
+            return image.size, TURNS.get(image.getexif().get(EXIF_ORIENTATION))
     except READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
 

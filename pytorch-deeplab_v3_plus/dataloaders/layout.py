@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from common.errors import InputError
 from common.files import write_text
 from dataloaders.class_names import check_class_names, tidy
-from dataloaders.images import IMAGE_SUFFIXES, image_id, listing
+from dataloaders.images import IMAGE_SUFFIXES, id_of_file, listing
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def unread_files(folder: Path, kind: str) -> dict[str, Path]:
     """Return the files beside those of find_files, of kinds that are not read (HEIC, say), by id."""
     known = find_files(folder, kind)
     paths = sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else []
-    return {image_id(path.name): path for path in paths if path.name[0] != "." and image_id(path.name) not in known}
+    return {id_of_file(path.name): path for path in paths if path.name[0] != "." and id_of_file(path.name) not in known}
 
 
 def has_lists(folder: Path) -> bool:
@@ -88,7 +88,7 @@ def read_list(folder: Path, name: str, known: Collection[str]) -> list[str]:
 def _id_of_files(line: str, known: Collection[str]) -> str | None:
     """Return the known id of the one file, or of all files, that a line of a list names; None where it has none."""
     for words in ([line], re.split(r"[\s,;]+", line)):
-        ids = {image_id(word.replace("\\", "/")) for word in words}
+        ids = {id_of_file(word.replace("\\", "/")) for word in words}
         if len(ids) == 1 and ids.issubset(known) and all(PurePath(w).suffix.lower() in IMAGE_SUFFIXES for w in words):
             return ids.pop()
     return None

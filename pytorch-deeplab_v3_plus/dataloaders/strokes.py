@@ -25,7 +25,9 @@ def brush_stroke(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.nda
     `path` is float (points, 2) as x, y, the centre of the first pixel at (0, 0), and may leave the picture; a single
     point is a dot. `width` is that of the brush, in pixels.
     """
-    centres = np.unique(np.concatenate([np.floor(part + 0.5) for part in _steps(path, width, shape)]), axis=0).astype(int)
+    centres = np.unique(np.concatenate([np.floor(part + 0.5) for part in _steps(path, width, shape)]), axis=0).astype(
+        int
+    )
     columns, rows = centres.T
     brush = np.hypot(*(np.indices((width, width)) - (width - 1) / 2)) <= width / 2
     # Each row of the brush is a run of pixels: +1 where runs begin, -1 behind their ends, and sums along the rows.
@@ -42,7 +44,7 @@ def brush_stroke(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.nda
 
 
 def _steps(path: np.ndarray, width: int, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Yield points, float (points, 2), at most a pixel apart along a path, as far as a brush there reaches a picture."""
+    """Yield points, float (points, 2), at most a pixel apart along a path, where a brush may reach the picture."""
     low, high = np.array([-width, -width]), np.array([shape[1] + width, shape[0] + width])
     yield np.clip(path[:1], low, high)  # what is clipped touches nothing
     for start, end in zip(path[:-1], path[1:], strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 from common.arguments import number, option, switch
 from common.errors import InputError
 from dataloaders.class_names import arranged
+from dataloaders.images import id_of_file
 from dataloaders.layout import read_class_lines
 from dataloaders.options import PIXELS
 
@@ -85,7 +86,7 @@ class Labelled(NamedTuple):
     @property
     def id(self) -> str:
         """The image's id."""
-        return Path(self.name).stem
+        return id_of_file(self.name)
 
 
 class Collection(NamedTuple):

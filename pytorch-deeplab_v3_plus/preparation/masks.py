@@ -1,6 +1,7 @@
 """The format masks: pictures whose colours stand for classes."""
 
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def collect(source: Path, options: ImportOptions) -> Collection:
     photographs, items = listing(options.images, IMAGE_SUFFIXES), []
     for path in annotation_files(source, *IMAGE_SUFFIXES):
         image = image_of(path, photographs, options.images)
-        if image.samefile(path):
+        if os.path.realpath(image) == os.path.realpath(path):
             raise InputError(
                 f"expected a mask and its photograph, found one file for both, {path}: put them into different folders"
             )

@@ -152,6 +152,8 @@ def collect_shapes(annotations: list[Annotation], options: ImportOptions, class_
         return label
 
     photographs = listing(options.images, IMAGE_SUFFIXES) if options.images else {}
+    if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
+        logger.info("strokes and dots: a 150th of a photograph's short side wide, at least 3 pixels (--width: another)")
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
     items = []
     for annotation in drawn:
