@@ -118,7 +118,7 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
         if doubtful := by_turning[None]:
             raise InputError(
                 f"expected labels that show by their size whether a photograph was turned by its EXIF tag, found "
-                f"{doubtful[0].source}, where both fit, beside unturned ones: save the photograph without that tag, and "
+                f"{doubtful[0].source}, where both fit, beside unturned ones: save it without that tag, and "
                 "draw its labels anew"
             )
     return counts

@@ -46,7 +46,8 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, opt
             shutil.copyfile(path, made / TRUTH / path.name)
         if (folder / LISTS).is_dir():
             shutil.copytree(folder / LISTS, made / LISTS)
-            write_lists(made, *([i for i in read_list(folder, n, images) if i in truth] for n in ("train", "val")))
+            if without:
+                write_lists(made, *([i for i in read_list(folder, n, images) if i in truth] for n in ("train", "val")))
         if (folder / CLASS_FILE).is_file():
             shutil.copyfile(folder / CLASS_FILE, made / CLASS_FILE)
     return counts

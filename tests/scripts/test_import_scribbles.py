@@ -100,6 +100,34 @@ def test_strokes_have_no_gaps_and_brushes_are_round():
     assert np.hypot(*(dot - 50).T).max() <= 4.5 and len(dot) == 69
 
 
+def test_wide_and_long_strokes_are_those_of_a_brush_at_each_step():
+    rng = np.random.default_rng(0)
+    for width in (1, 2, 5, 8):
+        path = np.round(rng.uniform(-20, 60, (4, 2)))
+        brush = np.argwhere(np.hypot(*(np.indices((width, width)) - (width - 1) / 2)) <= width / 2) - width // 2
+        expected = np.zeros((30, 40), dtype=bool)
+        for start, end in zip(path[:-1], path[1:], strict=True):
+            count = int(np.abs(end - start).max())
+            for step in range(count + 1):
+                for column, row in np.floor(start + (end - start) * step / count + 0.5).astype(int) + brush:
+                    if 0 <= row < 30 and 0 <= column < 40:
+                        expected[row, column] = True
+        assert np.array_equal(brush_stroke(path, width, (30, 40)), expected)
+    across = brush_stroke(np.array([[-1e9, 5.0], [1e9, 5.0]]), 3, (30, 40))
+    assert across[4:7].all() and across.sum() == 3 * 40
+
+
+def test_strokes_on_large_photographs_are_wider_unless_a_width_is_given(photos, capsys):
+    for number in range(5):
+        Image.new("RGB", (1200, 900)).save(photos / f"p{number}.jpg")
+        line = shape("cat", "line", (100, 300), (1000, 300))
+        annotate(photos, number, line, shape("dog", "point", (50, 50)), imageWidth=1200, imageHeight=900)
+    drawn = covered(imported(photos))
+    assert (drawn[:, 500] == 1).sum() == 6 and (drawn[50] == 2).sum() == 6  # 900 / 150
+    assert "--width" in capsys.readouterr().out
+    assert (covered(imported(photos, "--overwrite", "--width", 3))[:, 500] == 1).sum() == 3
+
+
 # --- labelme --------------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +241,59 @@ def test_labels_are_drawn_on_the_upright_photograph(photos):
     exif[0x0112] = 6
     Image.new("RGB", (HEIGHT, WIDTH)).save(photos / "p0.jpg", exif=exif)  # upright: 12 x 10
     assert covered(imported(photos)).shape == (HEIGHT, WIDTH)
+
+
+def with_exif(photos: Path, number: int, orientation: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(photos / f"p{number}.jpg", exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_that_fit_only_before_the_exif_rotation_are_turned(photos, capsys, orientation):
+    for number in range(5):
+        with_exif(photos, number, orientation)
+    data = imported(photos, "--width", 1)
+    assert "EXIF rotation that their labels lack" in capsys.readouterr().out
+    unturned = np.full((HEIGHT, WIDTH), U)
+    unturned[1, 1:10], unturned[4, 2:7], unturned[4:8, 6], unturned[8, 9] = 0, 1, 1, 2
+    quarter = {5: unturned.T, 6: np.rot90(unturned, -1), 7: np.rot90(unturned, 2).T, 8: np.rot90(unturned)}
+    assert np.array_equal(covered(data), quarter[orientation])
+
+
+def test_rotations_that_sizes_do_not_show_are_refused_beside_unturned_ones(photos, capsys):
+    with_exif(photos, 0, 3)
+    imported(photos)
+    with_exif(photos, 1, 6)
+    assert call(import_scribbles, "labelme", photos, photos.parent / "data", "--overwrite") == 2
+    assert "p0.json, where both fit" in one_line(capsys)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_failed_import_leaves_nothing(photos, capsys, few):
+    if few:
+        for number in (2, 3, 4):
+            (photos / f"p{number}.json").unlink()
+    else:
+        Image.new("RGB", (7, 7)).save(photos / "p4.jpg")
+    assert call(import_scribbles, "labelme", photos, photos.parent / "new/data") == 2
+    assert ("label more" if few else "7x7") in one_line(capsys)
+    assert not (photos.parent / "new").exists()
+
+
+def test_names_as_other_systems_write_them(photos):
+    """Hidden files of macOS, decomposed Unicode in file names, spaces at their ends."""
+    for path in list(photos.iterdir()):
+        (photos / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
+    (photos / "p0.jpg").rename(photos / "Gro\u0308\u00dfe.jpg")
+    (photos / "p0.json").rename(photos / "Gr\u00f6\u00dfe.json")
+    (photos / "p1.jpg").rename(photos / "p1 .jpg")
+    data = imported(photos, "--images", photos)
+    lists = [(data / f"ImageSets/SegmentationAug/{name}.txt").read_text().split() for name in ("train", "val")]
+    assert sorted(sum(lists, [])) == ["Gr\u00f6\u00dfe", "p1", "p2", "p3", "p4"]
+    names = tuple((data / "classes.txt").read_text().split())
+    sets = [VOCSegmentation(DataOptions(), data, split, names) for split in ("train", "val")]
+    assert sum(len(images) for images in sets) == 5 and all(images[0] for images in sets)
 
 
 @pytest.mark.parametrize(
@@ -611,6 +692,14 @@ def test_the_simulation_of_a_folder(voc, capsys):
     assert call(simulate_script, voc / "JPEGImages", voc.parent / "new", *words) == 2
     assert "expected ground truth" in one_line(capsys)
     assert not (voc.parent / "new").exists()
+
+
+def test_the_simulation_says_what_has_no_truth(voc, capsys):
+    (voc / "SegmentationClassAug/i1.png").unlink()
+    out = voc.parent / "out"
+    assert call(simulate_script, voc, out, "--classes", voc.parent / "classes.txt") == 0
+    assert "1 of 7 images have no ground truth (first 'i1')" in capsys.readouterr().out
+    assert (out / "ImageSets/SegmentationAug/train.txt").read_text() == "i0\ni2\ni3\ni4\n"
 
 
 def test_the_simulation_finds_the_class_names(voc, capsys):
