@@ -129,7 +129,8 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
                     f"{path}: save class numbers 0..{num_classes - 1} and {UNLABELLED} for unlabelled pixels, "
                     "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)"
                 )
-            label = np.array(image) // np.uint8(spread)
+            label = np.array(image)
+            label //= np.uint8(spread)
     except READ_ERRORS as error:
         raise _unreadable("a label map (PNG)", path, error) from None
     counts = value_counts(label)

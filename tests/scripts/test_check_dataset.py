@@ -285,6 +285,48 @@ def test_a_corrected_copy_trains(voc, capsys):
     assert "found other files in" in capsys.readouterr().err
 
 
+def test_label_maps_of_other_formats_are_rewritten(voc, capsys):
+    meant = label(voc / SCRIBBLES / "i0.png")
+    for name, suffix in (("i0", "tif"), ("i1", "bmp"), ("i2", "gif")):
+        save_as(voc / SCRIBBLES / f"{name}.png", suffix)
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report"]
+    assert call(*words) == 1
+    out = voc.parent / "fixed"
+    assert call(*words, "--fix", out) == 0
+    assert "corrected: label file (3x)" in capsys.readouterr().out
+    assert np.array_equal(label(out / SCRIBBLES / "i0.png"), meant)
+    assert len(VOCSegmentation(DataOptions(), out, "train", NAMES)) == 5
+
+
+def test_no_correction_leaves_a_list_empty(voc, capsys):
+    (voc / TRAIN_LIST).write_text("a\nb\n")
+    out = voc.parent / "fixed"
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report"]
+    assert call(*words, "--fix", out) == 2
+    assert "found 0 for training and 2 for validation" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_lists_of_files_are_corrected_to_ids(voc):
+    (voc / TRAIN_LIST).write_text("/JPEGImages/i0.jpg /SegmentationClassAug/i0.png\ni1.jpg\n")
+    out = voc.parent / "fixed"
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report", "--fix", out]
+    assert call(*words) == 0
+    assert (out / TRAIN_LIST).read_text() == "i0\ni1\n"
+
+
+def test_training_refuses_0_and_255_alone(voc, capsys):
+    every(voc, SCRIBBLES, lambda v: np.where(v > 0, UNLABELLED, v))
+    assert train(voc, "--epochs", 1) == 2
+    assert "every pixel is 0 or 255" in capsys.readouterr().err
+
+
+def test_an_image_above_the_limit_of_the_reader_is_one_line(voc, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
+    problems = check_dataset(voc, NAMES).problems
+    assert {p.file for p in problems if p.kind == "unreadable"} >= {f"{SCRIBBLES}/i0.png", f"{IMAGES}/i0.jpg"}
+
+
 def test_training_does_the_quick_part(voc, capsys):
     every(voc, SCRIBBLES, lambda v: np.where(v == 2, UNLABELLED, v))
     (voc / TRAIN_LIST).write_text("i0\ni1\ni6\n")
