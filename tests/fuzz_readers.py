@@ -59,7 +59,9 @@ LABELME["imageData"] = base64.b64encode(JPEG).decode()
 XML = "<annotation><size><width>12</width><height>9</height></size><polygon><tag>cat</tag>"
 XML += "<point><X>1</X><Y>2</Y></point><point><X>8</X><Y>5</Y></point></polygon></annotation>"
 TABLE = b"0 0 0 background\n200 0 0 cat\n0 200 0 dog\n255 255 255 unlabelled\n"
-COLOURED = np.array([(0, 0, 0), (200, 0, 0), (0, 200, 0), (255, 255, 255)], dtype=np.uint8)[np.minimum(LABEL, 3)]
+MASK = np.array([(0, 0, 0), (200, 0, 0), (0, 200, 0), (255, 255, 255)], dtype=np.uint8)[np.minimum(LABEL, 3)]
+
+MASK = picture(MASK, "PNG")
 
 
 def image(folder: Path, name: str) -> None:
@@ -131,6 +133,11 @@ def imported(format_name: str, *words: str) -> Callable[[Path, str], None]:
     return read
 
 
+def annotations(suffix: str, content: bytes, *words: str) -> tuple[Files, Callable[[Path, str], None]]:
+    """Return the files and the reader of an annotation format, with these words for import_scribbles.py."""
+    return {f"p0.{suffix}": content, f"original.{suffix}": content, "p0.jpg": JPEG, "c.txt": TABLE}, imported(*words)
+
+
 READERS: dict[str, tuple[Files, Callable[[Path, str], None]]] = {
     "jpeg": ({"p.jpg": JPEG}, image),
     "png": ({"p.png": picture(PHOTOGRAPH, "PNG")}, image),
@@ -149,13 +156,10 @@ READERS: dict[str, tuple[Files, Callable[[Path, str], None]]] = {
         | {CLASS_FILE: b"background\ncat\ndog\n"},
         data_set,
     ),
-    "labelme": ({"p0.json": json.dumps(LABELME).encode(), "original.json": json.dumps(LABELME).encode(), "p0.jpg": JPEG},
-        imported("labelme", "--images", "FOLDER")),
-    "scribblesup": ({"p0.xml": XML.encode(), "original.xml": XML.encode(), "p0.jpg": JPEG},
-        imported("scribblesup", "--images", "FOLDER")),
-    "masks": ({"p0.png": picture(COLOURED, "PNG"), "original.png": picture(COLOURED, "PNG"), "p0.jpg": JPEG, "c.txt": TABLE},
-        imported("masks", "--images", "FOLDER", "--colours", "FOLDER/c.txt")),
-}  # fmt: skip
+    "labelme": annotations("json", json.dumps(LABELME).encode(), "labelme", "--images", "FOLDER"),
+    "scribblesup": annotations("xml", XML.encode(), "scribblesup", "--images", "FOLDER"),
+    "masks": annotations("png", MASK, "masks", "--images", "FOLDER", "--colours", "FOLDER/c.txt"),
+}
 WORDS = [
     b"",
     b"-1",

@@ -15,7 +15,9 @@ def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str 
     try:
         label = read_label(file, num_classes)
         with Image.open(file) as image:
-            return label, "palette" if has_foreign_palette(image, label) else None, ""
+            if image.format != "GIF":  # whose colours count, because writers number them anew
+                return label, "palette" if has_foreign_palette(image, label) else None, ""
+        detail = ""
     except InputError as error:
         detail = str(error)
     try:
@@ -23,7 +25,7 @@ def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str 
             image.load()
     except READ_ERRORS:
         return None, "unreadable", detail
-    if image.mode in ("P", "L"):
+    if image.mode in ("P", "L") and image.format != "GIF":
         return None, "label values", detail
     label = plain_class_numbers(image, num_classes)
     return label, "label mode" if label is None else "label mode, plain", f"mode {image.mode}"
