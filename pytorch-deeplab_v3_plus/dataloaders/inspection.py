@@ -12,7 +12,10 @@ NO_BACKGROUND = "no image has background scribbles: everything would become an o
 CLASS_0 = "no class is called background, so that class 0 is a class like any other"
 CLASS_NEVER = "a class is never labelled: the network cannot learn it"
 OBJECT_255 = "every pixel is 0 or 255, and 255 means 'not labelled': there is nothing but background to learn"
-NUMBER_ANEW = "import_scribbles.py masks FOLDER NEW --images IMAGES --map 255=1 gives the value 255 to class 1"
+NUMBER_ANEW = (
+    "import_scribbles.py masks FOLDER NEW --images IMAGES --colours TABLE numbers it anew, where the file TABLE has the "
+    "lines '0 0 0 background' and '255 255 255 NAME'"
+)
 TRAIN_AND_VAL = "the same picture is used for training and for validation: the scores are too good"
 
 
