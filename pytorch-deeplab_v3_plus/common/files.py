@@ -50,6 +50,8 @@ def synchronise(path: Path) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second place, without a second copy of its content where the file system can."""
+    if not source.exists():
+        raise InputError(f"expected a file, found a link that leads nowhere, {source}: fetch what it points to")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)

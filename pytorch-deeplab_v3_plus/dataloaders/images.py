@@ -1,8 +1,10 @@
 """Read and write images and label maps; whatever is wrong with a file is one line that names it."""
 
 import math
+import os
+import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,32 +12,59 @@ from PIL import Image, ImageOps
 from common.errors import InputError
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
-# What Pillow raises on damaged files.
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError)
+# What Pillow raises on damaged and on forbiddingly large files.
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 LARGEST = 2**27  # pixels of an image at its full size: half a gigabyte with its labels
 LARGEST_SHRUNK = 8 * LARGEST  # of one that is read at a smaller size
-EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright, 5 to 8 swap width and height
+EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))  # which swap width and height
+
+
+def id_of_file(name: str) -> str:
+    """Return the id of the image or label map that a file name, or a path, belongs to: the name without its suffix.
+
+    macOS writes names in decomposed Unicode, and lists cannot hold spaces at the ends: neither makes another id.
+    """
+    return unicodedata.normalize("NFC", PurePath(name).stem).strip()
 
 
 def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by id (name without suffix); a folder that does not exist has none.
+    """Return the files of a folder by id; a folder that does not exist has none.
 
-    One listing is far quicker than a query for each file. Raises InputError where it fails, or two files have one id.
+    Hidden files, as macOS leaves them beside each file of a foreign disk, are not looked at. One listing is far quicker
+    than a query for each file. Raises InputError where it fails, two files have one id, or a list could not hold an id.
     """
     try:
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
     files: dict[str, Path] = {}
-    for path in (path for path in paths if path.suffix.lower() in suffixes):
-        if path.stem in files:
+    for name in names:
+        if PurePath(name).suffix.lower() not in suffixes:
+            continue
+        key = id_of_file(name)
+        if key.splitlines() != [key] or any("\ud800" <= letter <= "\udfff" for letter in key):
+            raise InputError(f"expected file names that fit on a line, in UTF-8, found {name!r} in {folder}: rename it")
+        if key in files:
             raise InputError(
-                f"expected one file of each name, found {files[path.stem].name} and {path.name} in {folder}: "
+                f"expected one file of each name, found {files[key].name} and {name} in {folder}: "
                 "rename one, or move it elsewhere"
             )
-        files[path.stem] = path
+        files[key] = folder / name
     return files
 
 
@@ -71,7 +100,7 @@ def read_image(path: str | Path, shrink: bool = False) -> Image.Image:
             if divisor > 1:
                 image.draft("RGB", tuple(-(-side // divisor) for side in image.size))  # JPEG's decoder shrinks itself
             image.load()
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
@@ -99,30 +128,38 @@ def grey_bits(values: np.ndarray) -> int:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (width, height) as read_image would, from the file's header alone."""
+    size, turn = stored_size(path)
+    return size[::-1] if turn in SIDEWAYS else size
+
+
+def stored_size(path: str | Path) -> tuple[tuple[int, int], Image.Transpose | None]:
+    """Return (width, height) before an EXIF rotation, and that rotation, None where there is none."""
     try:
         with open_image(path, LARGEST_SHRUNK) as image:
-            sideways = image.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
-            return image.size[::-1] if sideways else image.size
-    except _READ_ERRORS as error:
+            return image.size, TURNS.get(image.getexif().get(EXIF_ORIENTATION))
+    except READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
 
 
 def read_label(path: str | Path, num_classes: int) -> np.ndarray:
-    """Read a label map: an 8-bit PNG of mode P or L whose values are 0..num_classes-1, 254 or 255.
+    """Read a label map: a PNG of mode P or L, of at most 8 bits, whose values are 0..num_classes-1, 254 or 255.
 
     Returns uint8 (H, W); raises InputError when it cannot be read, is of another mode, or has another value.
     """
     try:
         with open_image(path) as image:
+            spread = grey_spread(image)
             if image.mode not in ("P", "L"):
                 raise InputError(
                     f"expected a label map of 8-bit class numbers (PNG mode P or L), found mode '{image.mode}' in "
                     f"{path}: save class numbers 0..{num_classes - 1} and {UNLABELLED} for unlabelled pixels, "
                     "not colours or 16 bits, e.g. Image.fromarray(class_numbers.astype('uint8')).save(...)"
                 )
-            label, counts = np.array(image), np.array(image.histogram())
-    except _READ_ERRORS as error:
+            label = np.array(image)
+            label //= np.uint8(spread)
+    except READ_ERRORS as error:
         raise _unreadable("a label map (PNG)", path, error) from None
+    counts = value_counts(label)
     counts[:num_classes] = counts[PADDING] = counts[UNLABELLED] = 0
     if counts.any():
         value = int(counts.argmax())
@@ -133,6 +170,15 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
             "correct the file or the class list"
         )
     return label
+
+
+def grey_spread(image: Image.Image) -> int:
+    """Return by what Pillow multiplies the numbers of a grey PNG of 2 or 4 bits, which is not loaded yet, to fill 8.
+
+    That of other pictures is 1.
+    """
+    how = image.tile[0][3] if image.tile else ""
+    return {"L;2": 85, "L;4": 17}.get(how if isinstance(how, str) else how[0], 1)
 
 
 def write_label(path: str | Path, values: np.ndarray) -> None:
@@ -158,5 +204,8 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
 
 
 def _unreadable(expected: str, path: str | Path, error: BaseException) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"expected {expected}, cannot read {path}: {reason}; replace the file")
+    if os.path.islink(path) and not os.path.exists(path):
+        reason, advice = f"it is a link to {os.readlink(path)}, where nothing is", "fetch that file"
+    else:
+        reason, advice = (str(error).splitlines() or [type(error).__name__])[0], "replace the file"
+    return InputError(f"expected {expected}, cannot read {path}: {reason}; {advice}")

@@ -8,25 +8,58 @@ classes.txt                                 one class name a line, the backgroun
 """
 
 import logging
+import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePath
 
 from common.errors import InputError
 from common.files import write_text
-from dataloaders.images import IMAGE_SUFFIXES, listing
-from dataloaders.labels import PADDING
+from dataloaders.class_names import check_class_names, tidy
+from dataloaders.images import IMAGE_SUFFIXES, id_of_file, listing
 
 logger = logging.getLogger(__name__)
 
 IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
 CLASS_FILE = "classes.txt"
+OTHER_LABEL_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"), ".gif", ".npy", ".mat")
 VAL_EVERY = 5
 
 
 def list_files(folder: Path, kind: str) -> dict[str, Path]:
-    """Return a data set's images or label maps of a kind (IMAGES, SCRIBBLES or TRUTH) by id, as listing does."""
-    return listing(folder / kind, IMAGE_SUFFIXES if kind == IMAGES else (".png",))
+    """Return a data set's images or label maps of a kind (IMAGES, SCRIBBLES or TRUTH) by id, as listing does.
+
+    Raises InputError also for label maps that are no PNGs.
+    """
+    files = find_files(folder, kind)
+    others = [path for path in files.values() if kind != IMAGES and path.suffix.lower() != ".png"]
+    if others:
+        more = f" and {len(others) - 1:,} others" if len(others) > 1 else ""
+        raise InputError(
+            f"expected label maps as PNG, found {others[0]}{more}: check_dataset.py {folder} --fix OUT writes PNGs"
+        )
+    return files
+
+
+def find_files(folder: Path, kind: str) -> dict[str, Path]:
+    """Return what list_files does, and of each id that has no PNG a label map of another format."""
+    if kind == IMAGES:
+        return listing(folder / kind, IMAGE_SUFFIXES)
+    return listing(folder / kind, OTHER_LABEL_SUFFIXES) | listing(folder / kind, (".png",))
+
+
+def unread_files(folder: Path, kind: str) -> dict[str, Path]:
+    """Return the files beside those of find_files, of kinds that are not read (HEIC, say), by id."""
+    known = find_files(folder, kind)
+    paths = sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else []
+    return {id_of_file(path.name): path for path in paths if path.name[0] != "." and id_of_file(path.name) not in known}
+
+
+def has_lists(folder: Path) -> bool:
+    """Whether a data set has lists, be it as a link that leads nowhere; otherwise split_by_name makes them."""
+    return os.path.lexists(folder / LISTS)
 
 
 def list_file(folder: Path, name: str) -> Path:
@@ -34,12 +67,31 @@ def list_file(folder: Path, name: str) -> Path:
     return folder / LISTS / "SegmentationAug" / f"{name}.txt"
 
 
-def read_list(folder: Path, name: str) -> list[str]:
-    """Return the image ids in a list, repeated ones included; raise InputError where it cannot be read."""
+def read_list(folder: Path, name: str, known: Collection[str]) -> list[str]:
+    """Return the image ids in a list, repeated ones included; raise InputError where it cannot be read.
+
+    A line may also be the file name of an image, or the paths of an image and its label map, if its id is `known`.
+    """
     path = list_file(folder, name)
     if not path.exists():
         raise InputError(f"expected the list of {name} images {path}, one id a line, but it does not exist")
-    return read_lines(path, f"the list of {name} images, one id a line")
+    lines = [unicodedata.normalize("NFC", line) for line in read_lines(path, f"the list of {name} images")]
+    ids = [line if line in known else _id_of_files(line, known) or line for line in lines]
+    for line, found in zip(lines, ids, strict=True):
+        if found not in known and line.split()[0] in known:
+            raise InputError(f"expected one id a line, found '{line}' in {path}: leave only the ids")
+    if ids != lines:
+        logger.info("%s: %d lines name files, which are taken for their ids", path, sum(map(str.__ne__, ids, lines)))
+    return ids
+
+
+def _id_of_files(line: str, known: Collection[str]) -> str | None:
+    """Return the known id of the one file, or of all files, that a line of a list names; None where it has none."""
+    for words in ([line], re.split(r"[\s,;]+", line)):
+        ids = {id_of_file(word.replace("\\", "/")) for word in words}
+        if len(ids) == 1 and ids.issubset(known) and all(PurePath(w).suffix.lower() in IMAGE_SUFFIXES for w in words):
+            return ids.pop()
+    return None
 
 
 def read_lines(path: Path, expected: str) -> list[str]:
@@ -52,7 +104,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
 
 
 def check_once(names: Sequence[str], kind: str, path: Path, advice: str) -> None:
-    """Raise InputError where a class or an image id is more than once in a file."""
+    """Raise InputError where a name is more than once in a file; `kind` says what it names."""
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise InputError(f"expected each {kind} once, found '{name}' {times} times in {path}: {advice}")
@@ -81,7 +133,7 @@ def find_class_names(
     Raises InputError where there are none, or a file is no list of class names.
     """
     own = Path(folder) / CLASS_FILE
-    if file or own.is_file():
+    if file or os.path.lexists(own):  # a link that leads nowhere is an error
         return read_class_names(file or own)
     if otherwise:
         logger.info("%s does not exist: taking the class names of PASCAL VOC", own)
@@ -95,9 +147,19 @@ def find_class_names(
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names in the order of their labels: one a line, either ``name`` or, from the first on, ``index name``.
+    """Read the class names of label maps, in the order of their values, as read_class_lines does.
 
-    Raises InputError when the file cannot be read, is not of that form, or names a class twice.
+    Raises InputError where label maps cannot be numbered by them (see check_class_names).
+    """
+    names = tuple(tidy(name) for name in read_class_lines(path))
+    check_class_names(names, path)
+    return names
+
+
+def read_class_lines(path: str | Path) -> list[str]:
+    """Read a list of class names: one a line, either ``name`` or, from the first on, ``index name``.
+
+    Raises InputError when the file cannot be read or is not of that form.
     """
     path = Path(path)
     lines = read_lines(path, "a text file with one class name a line")
@@ -109,12 +171,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
                     "gaps, or begin with a name without a number"
                 )
         lines = [line.split(maxsplit=1)[1] for line in lines]
-    if not 2 <= len(lines) <= PADDING:
-        raise InputError(
-            f"expected 2 to {PADDING} classes, found {len(lines)} in {path}: one class a line, the background first"
-        )
-    check_once(lines, "class", path, "rename or remove one")
-    return tuple(lines)
+    return lines
 
 
 def write_class_names(folder: Path, class_names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from common.errors import InputError
 from dataloaders.transforms import PADDING_COLOURS
 
 DEFAULT_CROP = 513
+SMALL_CROP = 129  # of the preset that train_two_stages.py takes for large images
 PIXELS = {"type": number(int, 1), "metavar": "PIXELS"}
 COUNT = {"type": number(int, 1), "metavar": "N"}
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,33 @@ from PIL import Image
 
 from common.errors import InputError
 from common.parallel import in_parallel
-from dataloaders.images import EXIF_ORIENTATION, grey_bits, read_image, value_counts
-from dataloaders.inspection import classes_without_labels
+from dataloaders.class_names import is_background
+from dataloaders.images import EXIF_ORIENTATION, grey_bits, open_image, read_image, value_counts
+from dataloaders.inspection import classes_without_labels, object_is_255
 from dataloaders.labels import PADDING, UNLABELLED
-from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH, list_file, list_files, read_list, split_by_name
+from dataloaders.layout import (
+    IMAGES,
+    SCRIBBLES,
+    TRUTH,
+    find_files,
+    has_lists,
+    list_file,
+    read_list,
+    split_by_name,
+    unread_files,
+)
+from dataloaders.options import DEFAULT_CROP, SMALL_CROP
+from dataloaders.thinning import thin_classes, thinned_out
 from preparation.label_maps import look_at_label, zero_means_unlabelled
 from preparation.problems import KINDS, NOTE, Item, Problem, Report
 
+Files = dict[str, dict[str, Path]]  # by kind and by id
 SHEET_ROWS = 8
 THUMBNAIL = 32  # side of the grey pictures by which look-alikes are found
 ALIKE = 2.0  # root of the mean squared difference, in grey levels, below which two pictures are the same scene
+SHEET_PIXELS = 400  # short side to which the pictures to look at are reduced, at least
+ROWS = 256  # of an image, of which the digest is made at a time
+SIDES = SMALL_CROP, DEFAULT_CROP  # of the images in training with a preset for small images, and without
 DISAGREE = 0.05, 0.2  # share of wrong scribble pixels from which an image, and a whole set, is a problem
 
 
@@ -30,14 +47,14 @@ def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
 
     Raises InputError only where there is no data set at all, or two files have one id.
     """
-    files = {kind: list_files(folder, kind) for kind in (IMAGES, SCRIBBLES, TRUTH)}
+    files = {kind: find_files(folder, kind) for kind in (IMAGES, SCRIBBLES, TRUTH)}
     if not files[IMAGES] or not (files[SCRIBBLES] or files[TRUTH]):
         raise InputError(
             f"expected a data set, found no images in {folder / IMAGES} or no label maps in {folder / SCRIBBLES}: "
             "import_scribbles.py makes one from annotations"
         )
-    lists, problems = read_lists(folder, files[IMAGES].keys() & files[SCRIBBLES].keys())
-    problems += file_problems(files, lists)
+    lists, problems = read_lists(folder, files)
+    problems += file_problems(folder, files, lists)
 
     def check(image_id: str) -> Item:
         found = {kind: files[kind].get(image_id) for kind in files}
@@ -48,21 +65,22 @@ def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
     problems += [problem for item in items.values() for problem in item.problems]
     report = Report(folder, class_names, lists, items, problems)
     problems += set_problems(report)
-    if not files[TRUTH]:
-        problems.append(Problem("no truth"))
+    problems += [
+        Problem(absent) for absent, kind in (("no truth", TRUTH), ("no scribbles", SCRIBBLES)) if not files[kind]
+    ]
     problems += split_problems(lists, items)
     return report
 
 
-def read_lists(folder: Path, scribbled: Collection[str]) -> tuple[dict[str, list[str]], list[Problem]]:
+def read_lists(folder: Path, files: Files) -> tuple[dict[str, list[str]], list[Problem]]:
     """Return the ids of train and val, each once, and what is wrong with the lists."""
-    if not (folder / LISTS).is_dir():
-        return split_by_name(scribbled), []
+    if not has_lists(folder):
+        return split_by_name(files[IMAGES].keys() & (files[SCRIBBLES] or files[TRUTH]).keys()), []
     lists, problems = {}, []
     for name in ("train", "val"):
         file, ids = str(list_file(Path(), name)), []
         try:
-            ids = read_list(folder, name)
+            ids = read_list(folder, name, files[IMAGES])
         except InputError as error:
             problems.append(Problem("list", file, str(error)))
         times = Counter(ids)
@@ -71,17 +89,29 @@ def read_lists(folder: Path, scribbled: Collection[str]) -> tuple[dict[str, list
     return lists, problems
 
 
-def file_problems(files: dict[str, dict[str, Path]], lists: dict[str, list[str]]) -> list[Problem]:
-    """Find files, given by kind and id, that are missing, or that nothing refers to."""
-    problems = []
+def file_problems(folder: Path, files: Files, lists: dict[str, list[str]]) -> list[Problem]:
+    """Find files, given by kind and id, that are missing, of kinds that are not read, or that nothing refers to."""
+    problems, unread = [], {kind: unread_files(folder, kind) for kind in files}
+
+    def instead(kind: str, image_id: str) -> str:
+        file = unread[kind].get(image_id)
+        return f"{file.name} is there, but such files are not read: save it as JPEG or PNG" if file else ""
+
+    train = SCRIBBLES if files[SCRIBBLES] else TRUTH
     for name, ids in lists.items():
-        kinds = IMAGES, TRUTH if name == "val" and files[TRUTH] else SCRIBBLES
+        kinds = IMAGES, TRUTH if name == "val" and files[TRUTH] else train
         absent = [(kind, i) for i in ids for kind in kinds if i not in files[kind]]
-        problems += [Problem("missing", f"{kind}/{i}", f"of the {name} list", i) for kind, i in absent]
+        for kind, i in absent:
+            problems.append(Problem("missing", f"{kind}/{i}", instead(kind, i) or f"of the {name} list", i))
     listed = {*lists["train"], *lists["val"]}
     problems += [Problem("not listed", f"{IMAGES}/{i}") for i in files[SCRIBBLES] if i not in listed]
     for kind in (SCRIBBLES, TRUTH):
-        problems += [Problem("no image", f"{kind}/{i}.png") for i in files[kind] if i not in files[IMAGES]]
+        for i, file in files[kind].items():
+            if i not in files[IMAGES]:
+                problems.append(Problem("no image", f"{kind}/{file.name}", instead(IMAGES, i)))
+            if file.suffix.lower() != ".png":
+                lossy = file.suffix.lower() in (".jpg", ".jpeg", ".jfif")
+                problems.append(Problem("label file" + ", lossy" * lossy, f"{kind}/{file.name}", "", i))
     return problems
 
 
@@ -100,6 +130,7 @@ def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_clas
         if label is None:
             continue
         labels[kind], size = label, label.shape[::-1]
+        look_for_pages(files[kind], found)
         if (label == PADDING).any():
             found("value 254", files[kind], f"{(label == PADDING).sum()} pixels")
         if item.size and size != item.size and size == unrotated_size:
@@ -113,6 +144,7 @@ def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_clas
         item.truth = value_counts(labels[TRUTH])
     if SCRIBBLES in labels:
         item.scribbles = value_counts(labels[SCRIBBLES])
+        item.thinned = {side: thinned_out(labels[SCRIBBLES], side) for side in SIDES}
         check_scribbles(labels[SCRIBBLES], files[SCRIBBLES], num_classes, found)
     if len(labels) == 2 and labels[SCRIBBLES].shape == labels[TRUTH].shape:
         compared = (labels[SCRIBBLES] < num_classes) & (labels[TRUTH] < num_classes)
@@ -130,16 +162,32 @@ def look_at_image(file: Path, item: Item, found: Callable[..., None]) -> tuple[t
     except InputError as error:
         found("unreadable", file, str(error))
         return None, 1
+    look_for_pages(file, found)
     item.size = image.size
-    item.digest = hashlib.sha1(repr(image.size).encode() + image.tobytes()).digest()
+    item.digest = digest(image)
     item.thumbnail = np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    with Image.open(file) as raw:
+    with open_image(file) as raw:
         if raw.mode.startswith("I"):
             item.bits = grey_bits(np.asarray(raw))
             found("16 bits", file, f"the upper 8 of {item.bits} in use" if item.bits > 8 else "the lower 8")
         if raw.has_transparency_data and np.asarray(raw.convert("RGBA"))[..., 3].min() < 255:
             found("transparency", file)
         return raw.size, raw.getexif().get(EXIF_ORIENTATION, 1)
+
+
+def look_for_pages(file: Path, found: Callable[..., None]) -> None:
+    """Find a picture behind the first one in a file that can be opened."""
+    with open_image(file) as raw:
+        if raw.format != "MPO" and getattr(raw, "n_frames", 1) > 1:  # that of phones: the same at other exposures
+            found("pages", file, f"{raw.n_frames} of them")
+
+
+def digest(image: Image.Image) -> bytes:
+    """Return the digest of an image's pixels, made of a few rows at a time: a photograph has many."""
+    sha1 = hashlib.sha1(repr(image.size).encode())
+    for top in range(0, image.height, ROWS):
+        sha1.update(image.crop((0, top, image.width, min(top + ROWS, image.height))).tobytes())
+    return sha1.digest()
 
 
 def check_scribbles(label: np.ndarray, file: Path, num_classes: int, found: Callable[..., None]) -> None:
@@ -167,11 +215,19 @@ def set_problems(report: Report) -> list[Problem]:
     if any(problem.kind == "0 for unlabelled" for problem in report.problems):
         zeros = [i.id for i in items if i.scribbles is not None and i.scribbles[0] == i.scribbles.sum()]
         problems += [Problem("0 for unlabelled", f"{SCRIBBLES}/{i}.png", "nothing but 0", i) for i in zeros]
-    if report.scribbles:
-        problems += class_problems(report.scribbles, report.class_names)
-    truth = report.truth
-    if truth[UNLABELLED] and truth[0] and not truth[1:PADDING].any():
-        problems.append(Problem("255 for the object", TRUTH, f"{truth[UNLABELLED] / truth.sum():.0%} of its pixels"))
+    if not is_background(report.class_names[0]):
+        problems.append(Problem("class 0", "", f"'{report.class_names[0]}'"))
+    for kind, counts in ((SCRIBBLES, sum(report.scribbles, np.zeros(256, dtype=np.int64))), (TRUTH, report.truth)):
+        if object_is_255(counts):
+            share = f"{counts[UNLABELLED] / counts.sum():.0%} of the pixels are 255"
+            problems.append(Problem("255 for the object", kind, share))
+        elif kind == SCRIBBLES and counts.any():
+            problems += class_problems(report.scribbles, report.class_names)
+    labelled = sum((counts > 0 for counts in report.scribbles), np.zeros(256, dtype=np.int64))
+    for side in SIDES:
+        thinned = sum((item.thinned[side] for item in report.scribbled), np.zeros(256, dtype=np.int64))
+        if thin := thin_classes(thinned, labelled, report.class_names, side):
+            problems.append(Problem("too thin", "", thin))
     wrong, compared = sum(item.wrong for item in items), sum(item.compared for item in items)
     if wrong > DISAGREE[1] * compared:
         share = f"{wrong / compared:.0%} of all labelled pixels"
@@ -182,9 +238,9 @@ def set_problems(report: Report) -> list[Problem]:
 def class_problems(scribbles: list[np.ndarray], class_names: tuple[str, ...]) -> list[Problem]:
     """Find classes that are rarely or never labelled, by the pixel counts, int64 (256,), of each training image."""
     never = classes_without_labels(sum(scribbles), class_names)
-    problems = [Problem("no background" if n == class_names[0] else "class never", "", f"'{n}'") for n in never]
+    problems = [Problem("no background" if is_background(n) else "class never", "", f"'{n}'") for n in never]
     total, images = len(scribbles), (np.array(scribbles) > 0).sum(0)
-    if 0 < images[0] < 0.5 * total:
+    if is_background(class_names[0]) and 0 < images[0] < 0.5 * total:
         problems.append(Problem("background in few", "", f"{total - images[0]} of {total} images"))
     rare = [(name, n) for name, n in zip(class_names, images, strict=False) if 0 < n < min(3, total)]
     return problems + [Problem("class rarely", "", f"'{name}' in {number}") for name, number in rare]
@@ -214,7 +270,8 @@ def split_problems(lists: dict[str, list[str]], items: dict[str, Item]) -> list[
 def sheet_rows(report: Report) -> dict[str, dict[str, Any]]:
     """Return pictures to look at, by id: image, scribbles and truth of images with problems, then of others.
 
-    Label maps are uint8 (H, W), None where they cannot be read; unreadable images are left out.
+    Label maps are uint8 (H, W), None where they cannot be read; unreadable images are left out. Large pictures are
+    reduced, to about the size at which the sheet shows them.
     """
     listed = [i for i in dict.fromkeys(report.lists["train"] + report.lists["val"]) if i in report.items]
     readable = [i for i in listed if report.items[i].size]
@@ -223,10 +280,22 @@ def sheet_rows(report: Report) -> dict[str, dict[str, Any]]:
     others = [i for i in readable if i not in chosen]
     number = min(SHEET_ROWS - len(chosen), len(others))
     chosen += [others[at] for at in np.linspace(0, len(others) - 1, number).astype(int)]
-    images = list_files(report.folder, IMAGES)
-    found: dict[str, dict[str, Any]] = {i: {"image": read_image(images[i])} for i in chosen}
-    for image_id, row in found.items():
+    files = {kind: find_files(report.folder, kind) for kind in (IMAGES, SCRIBBLES, TRUTH)}
+    rows = {}
+    for image_id in chosen:
+        image = read_image(files[IMAGES][image_id])
+        factor = max(1, min(image.size) // SHEET_PIXELS)
+        rows[image_id] = {"image": image.reduce(factor)}
         for name, kind in (("scribbles", SCRIBBLES), ("truth", TRUTH)):
-            file = report.folder / kind / f"{image_id}.png"
-            row[name] = look_at_label(file, len(report.class_names))[0] if file.is_file() else None
-    return found
+            file = files[kind].get(image_id)
+            label = look_at_label(file, len(report.class_names))[0] if file else None
+            rows[image_id][name] = None if label is None else reduced(label, factor)
+    return rows
+
+
+def reduced(label: np.ndarray, factor: int) -> np.ndarray:
+    """Return a label map of which each `factor` x `factor` pixels have become one, so that thin strokes can be seen."""
+    height, width = (-(-side // factor) for side in label.shape)
+    padding = [(0, side * factor - old) for side, old in zip((height, width), label.shape, strict=True)]
+    blocks = np.pad(label, padding, constant_values=UNLABELLED).reshape(height, factor, width, factor)
+    return blocks.min((1, 3))  # 254 and 255 are no classes

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.errors import InputError
 from common.files import link_or_copy, new_folder
-from dataloaders.images import read_image, write_label
+from dataloaders.images import open_image, read_image, write_label
 from dataloaders.labels import UNLABELLED
-from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, list_files, write_class_names, write_lists
+from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, find_files, write_class_names, write_lists
 from preparation.label_maps import look_at_label
 from preparation.problems import KINDS, Report
 
@@ -24,20 +25,26 @@ def write_corrected(report: Report, target: Path) -> Counter:
     for problem in report.problems:
         kinds_of[problem.file].add(problem.kind)
         ids[problem.kind].add(problem.id)
-    missing = ids["missing"] | ids["unreadable"]
+    missing = ids["missing"] | ids["unreadable"] | ids["label file, lossy"]
+    train, val = ([i for i in report.lists[name] if i not in missing] for name in ("train", "val"))
+    train = [i for i in train if i not in ids["train and val"]]
+    if not train or not val:
+        raise InputError(
+            f"expected images that can be kept in both lists, found {len(train)} for training and {len(val)} for "
+            f"validation in {report.folder}: nothing was written; correct first what the check without --fix says"
+        )
     with new_folder(target) as made:
         for name in (IMAGES, SCRIBBLES, TRUTH):
-            for source in list_files(report.folder, name).values():
+            for image_id, source in find_files(report.folder, name).items():
                 kinds = kinds_of[f"{name}/{source.name}"]
                 (made / name).mkdir(exist_ok=True)
-                if source.stem in ids["unreadable"]:
+                if image_id in ids["unreadable"] | ids["label file, lossy"]:
                     continue
                 if name == IMAGES:
                     write_image(source, made / name, kinds)
                 else:
-                    write_label_map(source, made / name, kinds, len(report.class_names))
-        train, val = ([i for i in report.lists[name] if i not in missing] for name in ("train", "val"))
-        write_lists(made, [i for i in train if i not in ids["train and val"]], val)
+                    write_label_map(source, made / name / f"{image_id}.png", kinds, len(report.class_names))
+        write_lists(made, train, val)
         write_class_names(made, report.class_names)
     return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fix)
 
@@ -48,16 +55,18 @@ def write_image(source: Path, folder: Path, kinds: set[str]) -> None:
     if not turned and not unturned:
         link_or_copy(source, folder / source.name)
         return
-    image = read_image(source) if turned else Image.open(source).convert("RGB")
+    image = read_image(source) if turned else open_image(source).convert("RGB")
     Image.fromarray(np.asarray(image)).save(folder / f"{source.stem}.png")  # an array has no EXIF tags
 
 
-def write_label_map(source: Path, folder: Path, kinds: set[str], num_classes: int) -> None:
+def write_label_map(source: Path, target: Path, kinds: set[str], num_classes: int) -> None:
     """Write a corrected label map, or a copy, no link, because label maps are what people edit."""
-    if not kinds & {"label mode, plain", "0 for unlabelled"}:
-        shutil.copyfile(source, folder / source.name)
+    label = None
+    if kinds & {"label file", "label mode, plain", "0 for unlabelled"}:
+        label = look_at_label(source, num_classes)[0]
+    if label is None:
+        shutil.copyfile(source, target.with_suffix(source.suffix))
         return
-    label = look_at_label(source, num_classes)[0]
     if "0 for unlabelled" in kinds:
         label = np.where(label == 0, np.uint8(UNLABELLED), label)
-    write_label(folder / source.name, label)
+    write_label(target, label)

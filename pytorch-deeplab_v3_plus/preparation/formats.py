@@ -22,7 +22,9 @@ import numpy as np
 
 from common.arguments import number, option, switch
 from common.errors import InputError
-from dataloaders.layout import read_class_names
+from dataloaders.class_names import arranged
+from dataloaders.images import id_of_file
+from dataloaders.layout import read_class_lines
 from dataloaders.options import PIXELS
 from preparation.sources import Photographs, files_in, read_json, read_xml
 
@@ -95,7 +97,11 @@ class ImportOptions:
     attribute: str | None = option(
         None, "for via: the attribute of the regions that holds the class (default: the only one)", metavar="NAME"
     )
-    width: int = option(3, "width of strokes and dots, in pixels of the photograph", **PIXELS)
+    width: int | None = option(
+        None,
+        "width of strokes and dots, in pixels of the photograph (default: a 150th of its short side, at least 3)",
+        **PIXELS,
+    )
     truth: bool = switch(
         "the labels are the full ground truth, to measure with or to simulate scribbles from; what lies outside the "
         "shapes is background"
@@ -113,8 +119,8 @@ class ImportOptions:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names in the file `classes`; None leaves them to the format."""
-        return read_class_names(self.classes) if self.classes else None
+        """The names in the file `classes`, the background first; None leaves them to the format."""
+        return arranged(read_class_lines(self.classes), self.classes) if self.classes else None
 
 
 class Labelled(NamedTuple):
@@ -129,7 +135,7 @@ class Labelled(NamedTuple):
     @property
     def id(self) -> str:
         """The image's id."""
-        return Path(self.name).stem
+        return id_of_file(self.name)
 
 
 class Collection(NamedTuple):

@@ -1,8 +1,10 @@
 """Write what a format's module collected into a data set: images, label maps, class names and lists."""
 
+import contextlib
 import io
 import logging
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence, Set
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError
-from dataloaders.images import image_size, value_counts, write_label
+from dataloaders.images import id_of_file, image_size, stored_size, value_counts, write_label
 from dataloaders.labels import PADDING
 from dataloaders.layout import (
     CLASS_FILE,
@@ -19,12 +21,14 @@ from dataloaders.layout import (
     LISTS,
     SCRIBBLES,
     TRUTH,
+    has_lists,
     list_files,
     read_class_names,
     write_class_names,
     write_lists,
 )
 from preparation.formats import Collection, ImportOptions, Labelled
+from preparation.shapes import WrongSize
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +42,23 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
     """
     items, kind = collection.items, TRUTH if options.truth else SCRIBBLES
     check_target(folder, kind, collection, options.overwrite)
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
             images, labels = (Path(workshop) / name for name in (IMAGES, kind))
             present = list_files(folder, IMAGES)
             counts = draw_label_maps(items, images, labels, kept=set() if options.overwrite else present.keys())
+            lists = None
+            if options.new_lists or not has_lists(folder):
+                known = {name: list_files(folder, name) for name in (SCRIBBLES, TRUTH)}
+                known[kind] |= list_files(labels.parent, kind)
+                lists = choose_lists(known[SCRIBBLES], known[TRUTH], options.val, options.seed)
             move_into_place(images, labels, folder, present)
         write_class_names(folder, collection.class_names)
-        if options.new_lists or not (folder / LISTS).exists():
-            make_lists(folder, options.val, options.seed)
+        if lists:
+            write_lists(folder, *lists)
+            logger.info("lists: %d images for training, %d for validation", *map(len, lists))
         else:
             texts = [path.read_text("utf-8-sig", "replace") for path in (folder / LISTS).rglob("*.txt")]
             unlisted = {item.id for item in items} - set("\n".join(texts).splitlines())
@@ -55,6 +66,10 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
             logger.info("lists: unchanged in %s (--new-lists makes new ones)%s", folder / LISTS, more)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
+    finally:
+        for path in absent:  # what was made for nothing
+            with contextlib.suppress(OSError):
+                path.rmdir()
     return counts
 
 
@@ -86,17 +101,41 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
 
     Returns how many pixels have each value, int64 (256,).
     """
-    counts = np.zeros(256, dtype=np.int64)
+    counts, by_turning = np.zeros(256, dtype=np.int64), defaultdict(list)
     images.mkdir()
     labels.mkdir()
     for item in tqdm(items, desc="importing", unit="file", disable=None, leave=False):
         content = None if isinstance(item.image, Path) else item.image()
-        label = item.draw(image_size(item.image if content is None else io.BytesIO(content)))
+        label, turned = upright_label(item, item.image if content is None else io.BytesIO(content))
+        by_turning[turned].append(item)
         counts += value_counts(label)
         write_label(labels / f"{item.id}.png", label)
         if item.id not in kept:
             (images / item.name).write_bytes(item.image.read_bytes() if content is None else content)
+    if turned := by_turning[True]:
+        number = f"{len(turned)} photographs carry an EXIF rotation"
+        logger.info("%s that their labels lack (%s): these were turned", number, turned[0].source)
+        if doubtful := by_turning[None]:
+            raise InputError(
+                f"expected labels that show by their size whether a photograph was turned by its EXIF tag, found "
+                f"{doubtful[0].source}, where both fit, beside unturned ones: save it without that tag, and "
+                "draw its labels anew"
+            )
     return counts
+
+
+def upright_label(item: Labelled, image: Path | io.BytesIO) -> tuple[np.ndarray, bool | None]:
+    """Draw a label map for an upright image, and turn it as the image where it fits that only before its EXIF rotation.
+
+    Returns also whether it was turned; None where its size fits both.
+    """
+    size, stored, turn = image_size(image), *stored_size(image)
+    try:
+        return item.draw(size), None if turn and stored == size else False
+    except WrongSize as error:
+        if not turn or error.found != stored:
+            raise
+        return np.asarray(Image.fromarray(item.draw(stored)).transpose(turn)), True
 
 
 def move_into_place(images: Path, labels: Path, folder: Path, present: dict[str, Path]) -> None:
@@ -104,31 +143,34 @@ def move_into_place(images: Path, labels: Path, folder: Path, present: dict[str,
     for source in (images, labels):
         (folder / source.name).mkdir(exist_ok=True)
     for image in images.iterdir():
-        if image.stem in present:  # maybe with another suffix
-            present[image.stem].unlink()
+        if other := present.get(id_of_file(image.name)):  # maybe with another suffix
+            other.unlink()
         image.rename(folder / images.name / image.name)
     for label in labels.iterdir():
         label.replace(folder / labels.name / label.name)
 
 
-def make_lists(folder: Path, val_share: float, seed: int) -> None:
-    """Choose the images for training and for validation: for the latter, where there is ground truth, only with it."""
-    scribbles, truth = (list_files(folder, kind) for kind in (SCRIBBLES, TRUTH))
+def choose_lists(
+    scribbles: dict[str, Path], truth: dict[str, Path], val_share: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Choose the images for training and for validation: for the latter, where there is ground truth, only with it.
+
+    Both come as the files by id; raises InputError where there are too few.
+    """
     labels = scribbles or truth
     candidates = sorted(labels.keys() & truth.keys()) if truth else sorted(labels)
     if len(labels) < 3 or len(candidates) < 2:
         raise InputError(
             f"expected at least three labelled images, two of them fit for validation, found {len(labels)} and "
-            f"{len(candidates)} in {folder}: label more"
+            f"{len(candidates)}: label more"
         )
     classes = {}
     for image_id in candidates:
         with Image.open(labels[image_id]) as label:
-            classes[image_id] = set(np.unique(np.asarray(label)).tolist()) - set(range(PADDING, 256))
+            classes[image_id] = set(np.flatnonzero(label.histogram()[:PADDING]).tolist())
     # The share is of all images, even where only some can be used for validation.
     _, val = stratified_split(classes, min(0.9, val_share * len(labels) / len(candidates)), seed)
-    write_lists(folder, sorted(labels.keys() - set(val)), val)
-    logger.info("lists: %d images for training, %d for validation", len(labels) - len(val), len(val))
+    return sorted(labels.keys() - set(val)), val
 
 
 def stratified_split(classes: dict[str, set[int]], share: float, seed: int) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from common.errors import InputError
-from dataloaders.images import read_label
+from dataloaders.images import READ_ERRORS, read_label, value_counts
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
 
@@ -15,15 +15,17 @@ def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str 
     try:
         label = read_label(file, num_classes)
         with Image.open(file) as image:
-            return label, "palette" if has_foreign_palette(image, label) else None, ""
+            if image.format != "GIF":  # whose colours count, because writers number them anew
+                return label, "palette" if has_foreign_palette(image, label) else None, ""
+        detail = ""
     except InputError as error:
         detail = str(error)
     try:
         with Image.open(file) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError):
+    except READ_ERRORS:
         return None, "unreadable", detail
-    if image.mode in ("P", "L"):
+    if image.mode in ("P", "L") and image.format != "GIF":
         return None, "label values", detail
     label = plain_class_numbers(image, num_classes)
     return label, "label mode" if label is None else "label mode, plain", f"mode {image.mode}"
@@ -34,7 +36,7 @@ def has_foreign_palette(image: Image.Image, label: np.ndarray) -> bool:
     if image.mode != "P":
         return False
     own = np.array(image.getpalette("RGB")).reshape(-1, 3).tolist()
-    values = [value for value in np.unique(label).tolist() if value < len(own)]
+    values = [value for value in np.flatnonzero(value_counts(label)).tolist() if value < len(own)]
     voc = voc_palette().tolist()
     meant = [voc.index(own[value]) if own[value] in voc else None for value in values]
     return None not in meant and meant != values

@@ -10,16 +10,18 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from dataloaders.class_names import arranged, is_unlabelled, tidy
 from dataloaders.images import IMAGE_SUFFIXES
-from dataloaders.labels import PADDING, UNLABELLED
-from dataloaders.layout import read_lines
+from dataloaders.labels import UNLABELLED
+from dataloaders.layout import read_class_lines, read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
-from preparation.shapes import UNLABELLED_NAMES, check_size
+from preparation.shapes import check_size
 from preparation.sources import Photographs, data_set_image, plain
 
 logger = logging.getLogger(__name__)
@@ -132,9 +134,8 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
     if table:
         class_names, colours = read_colours(table)
         values = {int(_code(np.array(colour))): value for colour, value in colours.items()}
-    elif options.class_names:
-        class_names = options.class_names
-        values = {value: value for value in range(len(class_names))}
+    elif options.classes:
+        class_names, values = class_values(dict(enumerate(read_class_lines(options.classes))), options.classes)
     else:
         need("masks", options, colours="the class of each colour, or, where numbers stand for classes, --classes FILE")
     chosen: dict[int, int] = {}
@@ -149,16 +150,15 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
 
 
 def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
-    """Read a colour table: one class a line, background first, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
+    """Read a colour table: one class a line, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
 
     Roboflow's ``value, name``, below a headline, stands for a level of grey.
 
-    Returns the class names and the label value of each colour; names such as unlabelled, ignore and void stand for
-    pixels without a class. Raises InputError for anything else.
+    Returns the class names, the background first, and the label value of each colour; names such as unlabelled, ignore
+    and void stand for pixels without a class. Raises InputError for anything else.
     """
     rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
-    names: list[str] = []
-    values: dict[Colour, int] = {}
+    named: dict[Colour, str] = {}
     for line in read_lines(path, "a colour table"):
         if line.startswith(("#", "Pixel Value")):
             continue
@@ -167,19 +167,17 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
             raise InputError(f"expected 'R G B name' with numbers of 0-255, found '{line}' in {path}")
-        name = match["name"].strip()
-        if colour in values or name in names:
-            raise InputError(f"expected each colour and each name once, found '{line}' again in {path}")
-        if name.casefold() in UNLABELLED_NAMES:
-            values[colour] = UNLABELLED
-        else:
-            values[colour] = len(names)
-            names.append(name)
-    if not 2 <= len(names) <= PADDING:
-        raise InputError(
-            f"expected 2 to {PADDING} classes, found {len(names)} in {path}: one a line, the background first"
-        )
-    return tuple(names), values
+        if colour in named:
+            raise InputError(f"expected each colour once, found '{line}' again in {path}")
+        named[colour] = match["name"]
+    return class_values(named, path)
+
+
+def class_values(named: dict[Any, str], path: Path) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """Return class names, the background first, and the label value of each number or colour that has a name."""
+    names = arranged(list(named.values()), path)
+    values = {name: value for value, name in enumerate(names)}
+    return names, {found: UNLABELLED if is_unlabelled(name) else values[tidy(name)] for found, name in named.items()}
 
 
 def read_mask(path: Path, values: dict[int, int], numbers: bool, ignore_unknown: bool) -> np.ndarray:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataloaders.inspection import CLASS_NEVER, NO_BACKGROUND, TRAIN_AND_VAL
+from dataloaders.inspection import CLASS_0, CLASS_NEVER, NO_BACKGROUND, NUMBER_ANEW, OBJECT_255, TRAIN_AND_VAL
+from dataloaders.thinning import TOO_THIN
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -32,6 +33,10 @@ KINDS = {
         "colours: import_scribbles.py masks; else save the class numbers with 8 bits"),
     "label mode, plain": Kind(ERROR, "a label map is not an 8-bit PNG of class numbers, but its content is unambiguous",
         "save the class numbers with 8 bits", "is written as class numbers"),
+    "label file": Kind(ERROR, "a label map is not a PNG, so that training does not find it",
+        "save it as PNG", "is written as PNG"),
+    "label file, lossy": Kind(ERROR, "a label map is a JPEG, which changes class numbers", "export it as PNG",
+        LEFT_OUT),
     "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
     "label size": Kind(ERROR, "a label map does not have the size of its image",
         "draw or export it at the image's size"),
@@ -42,11 +47,12 @@ KINDS = {
         "write 255 where nothing is drawn", "gets 255 for 0 (its background strokes, if any, are lost)"),
     "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or remove the id"),
     "no background": Kind(ERROR, NO_BACKGROUND, "scribble the background too"),
+    "class 0": Kind(WARNING, CLASS_0, "if the value 0 is the background, name it so in the first line of the classes"),
     "background in few": Kind(WARNING, "most images have no background scribbles", "scribble the background too"),
-    "class never": Kind(WARNING, CLASS_NEVER, "label it or drop it"),
+    "class never": Kind(WARNING, CLASS_NEVER,
+        "label it or drop it; 255 is no class, but means 'not labelled'"),
     "class rarely": Kind(WARNING, "a class is labelled in one or two images only", "label it in more images"),
-    "255 for the object": Kind(WARNING, "the ground truth is 0 and 255 only, and 255 means 'not labelled'",
-        "give the object the value 1"),
+    "255 for the object": Kind(ERROR, OBJECT_255, NUMBER_ANEW),
     "value 254": Kind(WARNING, "a label map holds 254, which means padding: no loss applies there",
         "write 255 for unlabelled"),
     "contradiction": Kind(WARNING, "scribbles contradict the ground truth of their image",
@@ -58,6 +64,12 @@ KINDS = {
     "full masks": Kind(NOTE, "scribbles that label nearly every pixel", "nothing, if that is intended"),
     "look-alikes": Kind(WARNING, "a validation image looks like a training image", "are they the same scene?"),
     "few images": Kind(ERROR, "fewer than two training images or no validation image", "add images"),
+    "too thin": Kind(WARNING, TOO_THIN,
+        "draw wider strokes (import_scribbles.py --width), or train at a larger --base-size and --crop-size"),
+    "pages": Kind(WARNING, "a file has several pages or frames, of which only the first is read",
+        "save each as a file of its own"),
+    "no scribbles": Kind(WARNING, "there are no scribbles, only ground truth",
+        "simulate_scribbles.py draws some; or train with --supervision full"),
     "no truth": Kind(NOTE, "there is no ground truth", "scores are then measured on the scribbles of the val list"),
     "not listed": Kind(NOTE, "a scribbled image is in no list", "add its id to a list to use it"),
     "no image": Kind(WARNING, "a label map has no image", "do the file names match?"),
@@ -91,6 +103,7 @@ class Item:
     size: tuple[int, int] | None = None
     scribbles: np.ndarray | None = None  # pixels of each value, int64 (256,)
     truth: np.ndarray | None = None  # the same
+    thinned: dict[int, np.ndarray] = field(default_factory=dict)  # by short side: see thinning.thinned_out
     wrong: int = 0  # scribbled pixels that contradict the truth
     compared: int = 0  # pixels with a class in both
     bits: int | None = None  # in use, of a 16-bit image
@@ -109,10 +122,15 @@ class Report:
     problems: list[Problem]
 
     @property
-    def scribbles(self) -> list[np.ndarray]:
-        """Pixels of each value, int64 (256,), in the scribbles of each training image whose scribbles can be read."""
+    def scribbled(self) -> list[Item]:
+        """The training images whose scribbles can be read."""
         items = (self.items[i] for i in self.lists["train"] if i in self.items)
-        return [item.scribbles for item in items if item.scribbles is not None]
+        return [item for item in items if item.scribbles is not None]
+
+    @property
+    def scribbles(self) -> list[np.ndarray]:
+        """Pixels of each value, int64 (256,), in the scribbles of each of them."""
+        return [item.scribbles for item in self.scribbled]
 
     @property
     def truth(self) -> np.ndarray:

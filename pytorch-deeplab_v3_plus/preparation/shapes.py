@@ -12,15 +12,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from common.errors import InputError
+from dataloaders.class_names import check_class_names, is_background, is_unlabelled, same_name, tidy
 from dataloaders.labels import PADDING, UNLABELLED
-from dataloaders.strokes import brush_stroke
+from dataloaders.strokes import brush_stroke, usual_width
 from preparation.formats import Collection, ImportOptions, Labelled
 from preparation.sources import PHOTOGRAPH_SUFFIXES, Photographs, data_set_image
 
 logger = logging.getLogger(__name__)
-
-BACKGROUND_NAMES = ("background", "_background_", "bg")
-UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "__ignore__", "void")
 
 
 class Shape(NamedTuple):
@@ -108,23 +106,29 @@ def mask_from_runs(counts: object, shape: tuple[int, int], order: str = "C") -> 
 def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]) -> dict[str, int]:
     """Return the value of every label that was drawn; raise InputError for labels that are no class.
 
-    A label is a class where the names agree but for upper and lower case; the usual names of the background and of
-    "unlabelled" are known too.
+    A label is a class where the names agree but for case, spaces and Unicode form; the usual names of "unlabelled", and
+    those of the background where class 0 is one, are known too.
     """
-    known = dict.fromkeys(UNLABELLED_NAMES, UNLABELLED) | dict.fromkeys(BACKGROUND_NAMES, 0)
-    known |= {name.casefold(): value for value, name in enumerate(class_names)}
+    known = {same_name(name): value for value, name in enumerate(class_names)}
+
+    def value_of(label: str) -> int | None:
+        if is_unlabelled(label):
+            return UNLABELLED
+        return 0 if is_background(label) and is_background(class_names[0]) else known.get(same_name(label))
+
     drawn = [(shape.label, annotation.source) for annotation in annotations for shape in annotation.shapes]
-    times = Counter(label for label, _ in drawn if label.casefold() not in known)
+    times = Counter(label for label, _ in drawn if value_of(label) is None)
     if times:
         label, count = times.most_common(1)[0]
         first = next(source for name, source in drawn if name == label)
         others = f" (and {', '.join(sorted(times.keys() - {label}))})" if len(times) > 1 else ""
         more = f" and {count - 1} other shapes" if count > 1 else ""
+        hint = ", of which the background is the first line" if is_background(label) else ""
         raise InputError(
             f"expected labels out of {', '.join(class_names)}, found '{label}'{others} in {first}{more}: "
-            "correct the labels or the class list"
+            f"correct the labels or the class list{hint}"
         )
-    return {label: known[label.casefold()] for label, _ in drawn}
+    return {label: value_of(label) for label, _ in drawn}
 
 
 def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
@@ -134,18 +138,18 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
     """
     names: dict[str, str] = {}
     for annotation in annotations:
-        for shape in annotation.shapes:
-            key = shape.label.casefold()
-            if names.setdefault(key, shape.label) != shape.label:
+        for name in (tidy(shape.label) for shape in annotation.shapes):
+            if not (is_background(name) or is_unlabelled(name)) and names.setdefault(same_name(name), name) != name:
                 raise InputError(
-                    f"expected one spelling of each class, found '{names[key]}' and '{shape.label}' (in "
+                    f"expected one spelling of each class, found '{names[same_name(name)]}' and '{name}' (in "
                     f"{annotation.source}): give the right names with --classes FILE"
                 )
-    others = [name for key, name in sorted(names.items()) if key not in BACKGROUND_NAMES + UNLABELLED_NAMES]
+    others = [name for _, name in sorted(names.items())]
     if not 1 <= len(others) < PADDING:
         raise InputError(
             f"expected 1 to {PADDING - 1} classes beside the background, found {len(others)} in what was drawn"
         )
+    check_class_names(("background", *others), "what was drawn")
     return "background", *others
 
 
@@ -189,6 +193,11 @@ def collect_shapes(
     """
     class_names = class_names or class_names_of(annotations)
     values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
+    if options.truth and not is_background(class_names[0]):
+        raise InputError(
+            f"expected a background, which full truth has outside the shapes, found the classes "
+            f"{', '.join(class_names)}: add it to the class list, as its first line"
+        )
 
     def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         if annotation.size:
@@ -197,7 +206,7 @@ def collect_shapes(
         for shape in annotation.shapes:  # later ones over earlier ones
             try:
                 check_place(shape, size)
-                label[covered_pixels(shape, size, options.width)] = values[shape.label]
+                label[covered_pixels(shape, size, options.width or usual_width(size))] = values[shape.label]
             except ValueError as error:
                 raise InputError(
                     f"expected shapes on the {size[0]}x{size[1]} pixels of the photograph, found {error} of "
@@ -205,6 +214,8 @@ def collect_shapes(
                 ) from None
         return label
 
+    if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
+        logger.info("strokes and dots: a 150th of a photograph's short side wide, at least 3 pixels (--width: another)")
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
     items = []
     for annotation in drawn:
@@ -247,10 +258,18 @@ def check_place(shape: Shape, size: tuple[int, int]) -> None:
         raise ValueError(f"a {shape.kind} at x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}")
 
 
+class WrongSize(InputError):
+    """An annotation that does not have the size of its image, but the (width, height) `found`."""
+
+    found = (0, 0)
+
+
 def check_size(source: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:
-    """Raise InputError unless an annotation has the size of its image."""
+    """Raise WrongSize unless an annotation has the size of its image."""
     if tuple(found) != tuple(expected):
-        raise InputError(
+        error = WrongSize(
             f"expected labels for the {expected[0]}x{expected[1]} pixels of the photograph (turned upright if it says "
             f"so), found {found[0]}x{found[1]} in {source}: annotate the photograph itself, not a scaled or turned copy"
         )
+        error.found = tuple(found)
+        raise error

@@ -1,6 +1,7 @@
 """A data set with scribbles simulated from its ground truth."""
 
 import functools
+import logging
 import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
@@ -11,9 +12,11 @@ import numpy as np
 from common.errors import InputError
 from common.files import link_or_copy, new_folder
 from common.parallel import in_parallel
-from dataloaders.images import read_label, value_counts, write_label
-from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH, list_files
+from dataloaders.images import id_of_file, read_label, value_counts, write_label
+from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH, list_files, read_list, write_lists
 from dataloaders.synthetic.scribbles import StrokeOptions, simulate_scribbles
+
+logger = logging.getLogger(__name__)
 
 
 def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, options: StrokeOptions) -> np.ndarray:
@@ -32,20 +35,26 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, opt
         simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, options)
         for some in in_parallel(ProcessPoolExecutor, simulate, truth.values(), title="simulating", unit="image"):
             counts += some
-        for path in list_files(folder, IMAGES).values():
+        images = list_files(folder, IMAGES)
+        for path in images.values():
             link_or_copy(path, made / IMAGES / path.name)
+        if without := sorted(images.keys() - truth.keys()):
+            lack = f"{len(without):,} of {len(images):,} images have no ground truth (first '{without[0]}')"
+            logger.warning("%s: they get no scribbles and are left out of the lists", lack)
         (made / TRUTH).mkdir()
         for path in truth.values():
             shutil.copyfile(path, made / TRUTH / path.name)
         if (folder / LISTS).is_dir():
             shutil.copytree(folder / LISTS, made / LISTS)
+            if without:
+                write_lists(made, *([i for i in read_list(folder, n, images) if i in truth] for n in ("train", "val")))
         if (folder / CLASS_FILE).is_file():
             shutil.copyfile(folder / CLASS_FILE, made / CLASS_FILE)
     return counts
 
 
 def _simulate(folder: Path, num_classes: int, seed: int, options: StrokeOptions, truth: Path) -> np.ndarray:
-    rng = np.random.default_rng([seed, zlib.crc32(truth.stem.encode())])
+    rng = np.random.default_rng([seed, zlib.crc32(id_of_file(truth.name).encode())])
     scribbles = simulate_scribbles(read_label(truth, num_classes), rng, options)
     write_label(folder / truth.name, scribbles)
     return value_counts(scribbles)

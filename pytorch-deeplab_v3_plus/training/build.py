@@ -17,7 +17,7 @@ from common.devices import choose_device, describe_device, describe_precision
 from common.errors import InputError
 from dataloaders import Loaders, make_data_loader
 from dataloaders.datasets.pascal import SPLITS, Survey
-from dataloaders.inspection import quick_check
+from dataloaders.inspection import NUMBER_ANEW, OBJECT_255, object_is_255, quick_check
 from dataloaders.labels import UNLABELLED
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
@@ -120,6 +120,8 @@ def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, dic
         dataset = loaders.train.dataset
         images = f"all training images of {dataset.folder}"
         raise InputError(f"expected {dataset.label_kind}, found no labelled pixel in {images}")
+    if object_is_255(surveys["train"].counts):
+        raise InputError(f"{OBJECT_255} in {loaders.train.dataset.folder}: {NUMBER_ANEW}")
     return loaders, surveys
 
 

@@ -16,7 +16,7 @@ from common.arguments import HelpFormatter, add_options, check_values, number, o
 from common.devices import DeviceOptions, has_fast_bfloat16
 from common.distributed import is_launched, world_size
 from common.errors import InputError
-from dataloaders.options import DataOptions
+from dataloaders.options import SMALL_CROP, DataOptions
 from losses.options import DenseCRFOptions
 from losses.registry import RegulariserOptions, describe_regularisers, parse_regulariser, settings_of
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES, backbone_class
@@ -36,7 +36,7 @@ SMALL |= dict(densecrfloss=5.0, size_free=True, normalised_kernel=True, rloss_sc
 ORIGINAL = dict(backbone="mobilenet", lr=0.01, densecrfloss=2e-9)
 PRESETS: dict[str, dict[str, Any]] = {
     "40": dict(SMALL, crop_size=65, base_size=65, sigma_xy=20.0),
-    "80": dict(SMALL, crop_size=129, base_size=129, sigma_xy=40.0),
+    "80": dict(SMALL, crop_size=SMALL_CROP, base_size=SMALL_CROP, sigma_xy=40.0),
     "40-original": dict(
         ORIGINAL, crop_size=64, base_size=64, batch_size=32, rloss_scale=0.25, sigma_xy=20.0, sigma_rgb=10.0
     ),

@@ -1,6 +1,7 @@
 """Checking a data set: every kind of problem, the report, the corrected copy, and what training says by itself."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,26 @@ def nearly_the_same(root: Path) -> None:
     Image.fromarray(pixels ^ 1).save(root / IMAGES / "i1.jpg", format="PNG")  # the lowest bit only
 
 
+def save_as(path: Path, suffix: str) -> None:
+    Image.fromarray(label(path)).save(path.with_suffix(f".{suffix}"))
+    path.unlink()
+
+
+def save_pages(path: Path) -> None:
+    picture = Image.open(path)
+    path.unlink()
+    picture.save(path.with_suffix(".tif"), save_all=True, append_images=[picture.copy()])
+
+
+def thin_strokes_on_large_photographs(root: Path) -> None:
+    for folder, suffix in ((IMAGES, "jpg"), (SCRIBBLES, "png"), (TRUTH, "png")):
+        for path in (root / folder).glob(f"*.{suffix}"):
+            picture = Image.open(path).resize((30 * WIDTH, 30 * HEIGHT), Image.Resampling.NEAREST)
+            picture.save(path)
+    row, column = np.indices((30 * HEIGHT, 30 * WIDTH)) % 20
+    every(root, SCRIBBLES, lambda v: np.where((row == 7) & (column == 7), v, UNLABELLED))
+
+
 def images_of_two_depths(root: Path) -> None:
     for name, value in (("i0", 900), ("i1", 9000)):
         Image.new("I;16", (WIDTH, HEIGHT), value).save(root / f"{IMAGES}/{name}.jpg", format="PNG")
@@ -112,6 +133,15 @@ SPOILS = [
         "i0.jpg",
     ),
     (images_of_two_depths, "grey levels", IMAGES),
+    (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "bmp"), "label file", f"{SCRIBBLES}/i0.bmp"),
+    (lambda r: save_as(r / f"{TRUTH}/i5.png", "tif"), "label file", f"{TRUTH}/i5.tif"),
+    (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "gif"), "label file", f"{SCRIBBLES}/i0.gif"),
+    (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "jpg"), "label file, lossy", f"{SCRIBBLES}/i0.jpg"),
+    (lambda r: save_pages(r / f"{IMAGES}/i0.jpg"), "pages", f"{IMAGES}/i0.tif"),
+    (lambda r: save_pages(r / f"{SCRIBBLES}/i0.png"), "pages", f"{SCRIBBLES}/i0.tif"),
+    (lambda r: every(r, SCRIBBLES, lambda v: np.where(v > 0, UNLABELLED, v)), "255 for the object", SCRIBBLES),
+    (lambda r: shutil.rmtree(r / SCRIBBLES), "no scribbles", ""),
+    (thin_strokes_on_large_photographs, "too thin", ""),
 ]
 
 
@@ -135,8 +165,16 @@ def test_what_is_wrong_is_found(voc, spoil, kind, file):
 
 
 def test_every_kind_of_problem_is_tried():
-    others = {"class rarely", "no truth", "background in few"}  # in other tests
+    others = {"class rarely", "no truth", "background in few", "class 0"}  # in other tests
     assert {kind for _, kind, _ in SPOILS} | others == set(KINDS)
+
+
+def test_a_list_without_background_is_said(voc, capsys):
+    report = check_dataset(voc, ("cat", "dog", "cow"))
+    assert {p.detail for p in report.problems if p.kind == "class 0"} == {"'cat'"}
+    (voc.parent / "classes.txt").write_text("cat\ndog\ncow\n")
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    assert "WARNING: no class is called background" in capsys.readouterr().out
 
 
 def test_few_background_scribbles_and_no_truth(voc):
@@ -245,6 +283,48 @@ def test_a_corrected_copy_trains(voc, capsys):
     assert {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()} == before
     assert call(*words) == 2  # not twice into one folder
     assert "found other files in" in capsys.readouterr().err
+
+
+def test_label_maps_of_other_formats_are_rewritten(voc, capsys):
+    meant = label(voc / SCRIBBLES / "i0.png")
+    for name, suffix in (("i0", "tif"), ("i1", "bmp"), ("i2", "gif")):
+        save_as(voc / SCRIBBLES / f"{name}.png", suffix)
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report"]
+    assert call(*words) == 1
+    out = voc.parent / "fixed"
+    assert call(*words, "--fix", out) == 0
+    assert "corrected: label file (3x)" in capsys.readouterr().out
+    assert np.array_equal(label(out / SCRIBBLES / "i0.png"), meant)
+    assert len(VOCSegmentation(DataOptions(), out, "train", NAMES)) == 5
+
+
+def test_no_correction_leaves_a_list_empty(voc, capsys):
+    (voc / TRAIN_LIST).write_text("a\nb\n")
+    out = voc.parent / "fixed"
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report"]
+    assert call(*words, "--fix", out) == 2
+    assert "found 0 for training and 2 for validation" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_lists_of_files_are_corrected_to_ids(voc):
+    (voc / TRAIN_LIST).write_text("/JPEGImages/i0.jpg /SegmentationClassAug/i0.png\ni1.jpg\n")
+    out = voc.parent / "fixed"
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report", "--fix", out]
+    assert call(*words) == 0
+    assert (out / TRAIN_LIST).read_text() == "i0\ni1\n"
+
+
+def test_training_refuses_0_and_255_alone(voc, capsys):
+    every(voc, SCRIBBLES, lambda v: np.where(v > 0, UNLABELLED, v))
+    assert train(voc, "--epochs", 1) == 2
+    assert "every pixel is 0 or 255" in capsys.readouterr().err
+
+
+def test_an_image_above_the_limit_of_the_reader_is_one_line(voc, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
+    problems = check_dataset(voc, NAMES).problems
+    assert {p.file for p in problems if p.kind == "unreadable"} >= {f"{SCRIBBLES}/i0.png", f"{IMAGES}/i0.jpg"}
 
 
 def test_training_does_the_quick_part(voc, capsys):

@@ -100,6 +100,34 @@ def test_strokes_have_no_gaps_and_brushes_are_round():
     assert np.hypot(*(dot - 50).T).max() <= 4.5 and len(dot) == 69
 
 
+def test_wide_and_long_strokes_are_those_of_a_brush_at_each_step():
+    rng = np.random.default_rng(0)
+    for width in (1, 2, 5, 8):
+        path = np.round(rng.uniform(-20, 60, (4, 2)))
+        brush = np.argwhere(np.hypot(*(np.indices((width, width)) - (width - 1) / 2)) <= width / 2) - width // 2
+        expected = np.zeros((30, 40), dtype=bool)
+        for start, end in zip(path[:-1], path[1:], strict=True):
+            count = int(np.abs(end - start).max())
+            for step in range(count + 1):
+                for column, row in np.floor(start + (end - start) * step / count + 0.5).astype(int) + brush:
+                    if 0 <= row < 30 and 0 <= column < 40:
+                        expected[row, column] = True
+        assert np.array_equal(brush_stroke(path, width, (30, 40)), expected)
+    across = brush_stroke(np.array([[-1e9, 5.0], [1e9, 5.0]]), 3, (30, 40))
+    assert across[4:7].all() and across.sum() == 3 * 40
+
+
+def test_strokes_on_large_photographs_are_wider_unless_a_width_is_given(photos, capsys):
+    for number in range(5):
+        Image.new("RGB", (1200, 900)).save(photos / f"p{number}.jpg")
+        line = shape("cat", "line", (100, 300), (1000, 300))
+        annotate(photos, number, line, shape("dog", "point", (50, 50)), imageWidth=1200, imageHeight=900)
+    drawn = covered(imported(photos))
+    assert (drawn[:, 500] == 1).sum() == 6 and (drawn[50] == 2).sum() == 6  # 900 / 150
+    assert "--width" in capsys.readouterr().out
+    assert (covered(imported(photos, "--overwrite", "--width", 3))[:, 500] == 1).sum() == 3
+
+
 # --- labelme --------------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +175,43 @@ def test_a_list_of_classes_gives_the_order(photos):
     assert (data / "classes.txt").read_text().split() == ["background", "Dog", "Cat", "cow"]
 
 
+@pytest.mark.parametrize("lines", ["__ignore__\n_background_\ncat\ndog\n", "cat\nBack Ground\nvoid\ndog\n"])
+@pytest.mark.parametrize("truth", [(), ("--truth",)])
+def test_the_background_becomes_class_0_and_ignored_labels_none(photos, capsys, lines, truth):
+    annotate(photos, 0, *STROKES, shape("__ignore__", "point", (9, 8)), shape("DOG ", "point", (0, 9)))
+    for number in range(1, 5):
+        annotate(photos, number, *STROKES)
+    (photos.parent / "list.txt").write_text(lines)
+    data = imported(photos, "--classes", photos.parent / "list.txt", "--width", 1, *truth)
+    assert (data / "classes.txt").read_text().split("\n")[1:] == ["cat", "dog", ""]
+    drawn = label(data / ("SegmentationClassAug" if truth else "pascal_2012_scribble") / "p0.png")
+    assert [drawn[1, 1], drawn[4, 2], drawn[9, 0], drawn[8, 9], drawn[9, 9]] == [0, 1, 2, U, 0 if truth else U]
+    said = capsys.readouterr().out
+    assert "no class, but unlabelled pixels" in said and "becomes class 0" in said or lines.startswith("__ignore__")
+
+
+def test_a_list_without_background_makes_no_class_the_background(photos, capsys):
+    """Regression: strokes called background became the first class of the list."""
+    (photos.parent / "list.txt").write_text("cat\ndog\n")
+    words = [photos, photos.parent / "data", "--classes", photos.parent / "list.txt"]
+    assert call(import_scribbles, "labelme", *words) == 2
+    said = one_line(capsys)
+    assert "found 'background'" in said and "of which the background is the first line" in said
+    for number in range(5):
+        annotate(photos, number, shape("cat", "polygon", (1, 1), (5, 1), (5, 5)), shape("dog", "point", (9, 8)))
+    assert call(import_scribbles, "labelme", *words, "--truth") == 2
+    assert "expected a background" in one_line(capsys)
+    assert call(import_scribbles, "labelme", *words, "--width", 1) == 0
+    assert "WARNING: " in (said := capsys.readouterr().out) and "class 0, 'cat', is a class like any other" in said
+    assert covered(photos.parent / "data")[8, 9] == 1
+
+
+def test_one_label_in_two_unicode_forms_is_one_class(photos):
+    for number, name in enumerate(("Gr\u00f6\u00dfe", "Gro\u0308\u00dfe", "Gro\u0308\u00dfe ")):
+        annotate(photos, number, *STROKES, shape(name, "point", (9, 8)), shape("BG", "point", (0, 9)))
+    assert (imported(photos) / "classes.txt").read_text() == "background\ncat\nGr\u00f6\u00dfe\n"
+
+
 def test_an_image_within_the_json_is_enough(photos):
     content = (photos / "p3.jpg").read_bytes()
     annotate(photos, 3, *STROKES, imageData=base64.b64encode(content).decode(), imagePath="..\\elsewhere\\p3.jpg")
@@ -176,6 +241,59 @@ def test_labels_are_drawn_on_the_upright_photograph(photos):
     exif[0x0112] = 6
     Image.new("RGB", (HEIGHT, WIDTH)).save(photos / "p0.jpg", exif=exif)  # upright: 12 x 10
     assert covered(imported(photos)).shape == (HEIGHT, WIDTH)
+
+
+def with_exif(photos: Path, number: int, orientation: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(photos / f"p{number}.jpg", exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_that_fit_only_before_the_exif_rotation_are_turned(photos, capsys, orientation):
+    for number in range(5):
+        with_exif(photos, number, orientation)
+    data = imported(photos, "--width", 1)
+    assert "EXIF rotation that their labels lack" in capsys.readouterr().out
+    unturned = np.full((HEIGHT, WIDTH), U)
+    unturned[1, 1:10], unturned[4, 2:7], unturned[4:8, 6], unturned[8, 9] = 0, 1, 1, 2
+    quarter = {5: unturned.T, 6: np.rot90(unturned, -1), 7: np.rot90(unturned, 2).T, 8: np.rot90(unturned)}
+    assert np.array_equal(covered(data), quarter[orientation])
+
+
+def test_rotations_that_sizes_do_not_show_are_refused_beside_unturned_ones(photos, capsys):
+    with_exif(photos, 0, 3)
+    imported(photos)
+    with_exif(photos, 1, 6)
+    assert call(import_scribbles, "labelme", photos, photos.parent / "data", "--overwrite") == 2
+    assert "p0.json, where both fit" in one_line(capsys)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_failed_import_leaves_nothing(photos, capsys, few):
+    if few:
+        for number in (2, 3, 4):
+            (photos / f"p{number}.json").unlink()
+    else:
+        Image.new("RGB", (7, 7)).save(photos / "p4.jpg")
+    assert call(import_scribbles, "labelme", photos, photos.parent / "new/data") == 2
+    assert ("label more" if few else "7x7") in one_line(capsys)
+    assert not (photos.parent / "new").exists()
+
+
+def test_names_as_other_systems_write_them(photos):
+    """Hidden files of macOS, decomposed Unicode in file names, spaces at their ends."""
+    for path in list(photos.iterdir()):
+        (photos / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
+    (photos / "p0.jpg").rename(photos / "Gro\u0308\u00dfe.jpg")
+    (photos / "p0.json").rename(photos / "Gr\u00f6\u00dfe.json")
+    (photos / "p1.jpg").rename(photos / "p1 .jpg")
+    data = imported(photos, "--images", photos)
+    lists = [(data / f"ImageSets/SegmentationAug/{name}.txt").read_text().split() for name in ("train", "val")]
+    assert sorted(sum(lists, [])) == ["Gr\u00f6\u00dfe", "p1", "p2", "p3", "p4"]
+    names = tuple((data / "classes.txt").read_text().split())
+    sets = [VOCSegmentation(DataOptions(), data, split, names) for split in ("train", "val")]
+    assert sum(len(images) for images in sets) == 5 and all(images[0] for images in sets)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +511,15 @@ def test_labelmaps_of_cvat(masks):
     assert np.array_equal(label(masks.parent / "data/SegmentationClassAug/p0.png"), MEANT)
 
 
+def test_the_background_of_a_colour_table_becomes_class_0(masks, capsys):
+    table = TABLE.replace("sky", "Background").split("\n")
+    (masks.parent / "colours.txt").write_text("\n".join(reversed(table)))
+    assert import_masks(masks) == 0
+    assert "'Background' becomes class 0" in capsys.readouterr().out
+    assert np.array_equal(covered(masks.parent / "data"), MEANT)
+    assert (masks.parent / "data/classes.txt").read_text() == "Background\nred house\n"
+
+
 def test_colours_out_of_the_table(masks, capsys):
     soft = COLOURS[NUMBERS].copy()
     soft[0, :2] = (105, 10, 15)
@@ -411,7 +538,7 @@ def test_colours_out_of_the_table(masks, capsys):
         ("0 0 0 a\n1 1 300 b\n", "found '1 1 300 b'"),
         ("0 0 0 a\nb\n", "found 'b'"),
         ("0 0 0 a\n0 0 0 b\n", "found '0 0 0 b' again"),
-        ("0 0 0 a\n1 0 0 a\n", "found '1 0 0 a' again"),
+        ("0 0 0 a\n1 0 0 a\n", "found 'a' and 'a'"),
         ("0 0 0 a\n", "found 1"),
     ],
 )
@@ -574,6 +701,14 @@ def test_the_simulation_of_a_folder(voc, capsys):
     assert call(simulate_script, voc / "JPEGImages", voc.parent / "new", *words) == 2
     assert "expected ground truth" in one_line(capsys)
     assert not (voc.parent / "new").exists()
+
+
+def test_the_simulation_says_what_has_no_truth(voc, capsys):
+    (voc / "SegmentationClassAug/i1.png").unlink()
+    out = voc.parent / "out"
+    assert call(simulate_script, voc, out, "--classes", voc.parent / "classes.txt") == 0
+    assert "1 of 7 images have no ground truth (first 'i1')" in capsys.readouterr().out
+    assert (out / "ImageSets/SegmentationAug/train.txt").read_text() == "i0\ni2\ni3\ni4\n"
 
 
 def test_the_simulation_finds_the_class_names(voc, capsys):

@@ -1,6 +1,10 @@
 """Data sets on disk, their loaders, and the joint transforms."""
 
+import os
 import re
+import shutil
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +20,7 @@ from dataloaders.catalogue import find_data_set
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.images import read_image, read_label
 from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES, voc_palette
-from dataloaders.layout import read_class_names
+from dataloaders.layout import find_class_names, read_class_names
 from dataloaders.loaders import make_data_loader
 from dataloaders.sampling import SeededSampler
 from dataloaders.transforms import (
@@ -28,6 +32,8 @@ from dataloaders.transforms import (
     to_tensor,
 )
 from helpers import HEIGHT, WIDTH, arguments, call, custom, data, message, write_label
+
+NAMES = ("background", "cat", "dog")
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
@@ -66,9 +72,20 @@ def test_class_names_with_spaces(tmp_path):
     [
         ("0 sky\n2 sea\n", "found '2 sea'"),
         ("0 sky\nsea\n", "found 'sea'"),
-        ("sky\nsky\n", "found 'sky' 2 times"),
+        ("sky\nsky\n", "found 'sky' and 'sky'"),
         ("", "found 0"),
         ("sky\n", "found 1"),
+        ("sky\nSea\nsea \n", "found 'Sea' and 'sea'"),
+        ("sky\nclear  sea\nClear\u00a0Sea\n", "found 'clear sea' and 'Clear Sea'"),
+        ("sky\nGr\u00f6\u00dfe\nGro\u0308\u00dfe\n", "found 'Gr\u00f6\u00dfe' and"),
+        ("sky\nsea\u200b\nsea\n", "found 'sea"),
+        ("cat\nbackground\ndog\n", "'background' as class 1"),
+        ("0 cat\n1 _Background_\n", "'_Background_' as class 1"),
+        ("cat\n背景\n", "'背景' as class 1"),
+        ("background\ncat\nBG\n", "'BG' as class 2"),
+        ("__ignore__\n_background_\ncat\n", "'__ignore__' as class 0"),
+        ("background\ncat\nVoid\n", "'Void' as class 2"),
+        ("background\nc\u0007at\n", "'c\\x07at'"),
     ],
 )
 def test_bad_class_files_are_refused(tmp_path, text, found):
@@ -76,6 +93,16 @@ def test_bad_class_files_are_refused(tmp_path, text, found):
     path.write_text(text)
     said = message(read_class_names, path)
     assert found in said and str(path) in said
+
+
+def test_class_names_are_the_same_in_every_unicode_form(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("background\nGro\u0308\u00dfe\u3000 1\n")
+    assert read_class_names(path) == ("background", "Gr\u00f6\u00dfe 1")
+
+
+def test_the_classes_of_a_data_set_in_code_pass_the_same_gate(voc):
+    assert "'background' as class 1" in message(VOCSegmentation, arguments(), voc, "train", ("cat", "background"))
 
 
 def test_a_missing_class_file_is_named(tmp_path):
@@ -277,6 +304,21 @@ def test_grey_label_maps_are_fine(tmp_path):
     assert (read_label(tmp_path / "label.png", 3) == 2).all()
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_label_maps_of_few_bits_keep_their_numbers(tmp_path, bits):
+    """Regression: Pillow spreads such numbers over 0 to 255, where 15 of 4 bits became 255."""
+    values = np.arange(2**bits, dtype=np.uint8)[None]
+    packed = np.packbits(np.unpackbits(values[..., None], axis=-1)[..., -bits:].ravel()).tobytes()
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2**bits, 1, bits, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + packed)) + chunk(b"IEND", b"")
+    (tmp_path / "label.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    assert np.array_equal(read_label(tmp_path / "label.png", 16), values)
+
+
 # --- the data set ---------------------------------------------------------------------------------------------------
 
 
@@ -374,6 +416,72 @@ def test_incomplete_folders_are_named_at_once(voc, spoil, said):
     spoil(voc)
     text = message(VOCSegmentation, arguments(), voc)
     assert all(part in text for part in [*said, "get PASCAL VOC 2012", "--dataset synthetic"])
+
+
+@pytest.mark.parametrize(
+    "line", ["{}.jpg", "/JPEGImages/{}.jpg /SegmentationClassAug/{}.png", "a\\{}.JPG", "{}.jpg,{}.png", " {}.jpg\t"]
+)
+def test_lists_may_name_files(voc, caplog, line):
+    for name in ("train", "val"):
+        path = voc / f"ImageSets/SegmentationAug/{name}.txt"
+        path.write_text("".join(line.replace("{}", i) + "\n" for i in path.read_text().split()))
+    caplog.set_level("INFO")
+    assert VOCSegmentation(arguments(), voc, "train", NAMES).ids == ["i0", "i1", "i2", "i3", "i4"]
+    assert "5 lines name files" in caplog.text
+
+
+def test_lists_of_more_than_ids_are_refused(voc):
+    (voc / "ImageSets/SegmentationAug/train.txt").write_text("i0 1\ni1 -1\n")
+    assert "found 'i0 1' in" in message(VOCSegmentation, arguments(), voc, "train", NAMES)
+
+
+def test_broken_links_are_errors(voc):
+    """Regression: a link to a file that was not fetched was no file, or a traceback."""
+    image = voc / "JPEGImages/i0.jpg"
+    image.unlink()
+    image.symlink_to(voc / "annex/i0")
+    said = message(lambda: VOCSegmentation(arguments(), voc, "train", NAMES).count_labels())
+    assert "i0.jpg: it is a link to" in said and "fetch" in said
+    (voc / "ImageSets").rename(voc / "gone")
+    (voc / "ImageSets").symlink_to(voc / "annex/ImageSets")
+    assert "expected the list of train images" in message(VOCSegmentation, arguments(), voc, "train", NAMES)
+    (voc / "classes.txt").symlink_to(voc / "annex/classes.txt")
+    assert "cannot read" in message(find_class_names, voc, None, VOC_CLASSES)
+
+
+def test_label_maps_that_are_no_png_are_named(voc):
+    (voc / "pascal_2012_scribble/i1.png").rename(voc / "pascal_2012_scribble/i1.tif")
+    said = message(VOCSegmentation, arguments(), voc, "train", NAMES)
+    assert "expected label maps as PNG" in said and "i1.tif" in said and "--fix" in said
+
+
+def test_an_image_of_a_kind_that_is_not_read_is_named(voc):
+    (voc / "JPEGImages/i1.jpg").rename(voc / "JPEGImages/i1.HEIC")
+    said = message(VOCSegmentation, arguments(), voc, "train", NAMES)
+    assert "i1.HEIC is there, but such files are not read" in said
+
+
+def test_truth_without_scribbles_trains_only_when_asked(voc, caplog):
+    for folder in ("pascal_2012_scribble", "ImageSets"):
+        shutil.rmtree(voc / folder)
+    said = message(VOCSegmentation, arguments(), voc, "train", NAMES)
+    assert "--supervision full" in said and "simulate_scribbles.py" in said
+    assert len(VOCSegmentation(arguments(supervision="full"), voc, "train", NAMES)) == 6
+
+
+def test_names_that_no_list_can_hold_are_refused(voc):
+    (voc / "JPEGImages/a\u2028b.jpg").write_bytes(b"")
+    assert "rename it" in message(VOCSegmentation, arguments(), voc, "train", NAMES)
+    (voc / "JPEGImages/a\u2028b.jpg").rename(voc / "JPEGImages" / os.fsdecode(b"\x83\x4b.jpg"))
+    assert "in UTF-8" in message(VOCSegmentation, arguments(), voc, "train", NAMES)
+
+
+def test_strokes_too_thin_for_the_network_are_said(voc, caplog):
+    VOCSegmentation(arguments(base_size=20), voc, "train", NAMES).count_labels()
+    assert not caplog.messages
+    VOCSegmentation(arguments(base_size=7), voc, "train", NAMES).count_labels()
+    (line,) = caplog.messages
+    assert "'cat' in 3 of 3 images" in line and "'dog' in 2 of 2" in line and "short side of 7 pixels" in line
 
 
 @pytest.mark.parametrize(("listed", "said"), [("\n", "found none"), ("i1\ni2\ni1\n", "'i1' 2 times")])

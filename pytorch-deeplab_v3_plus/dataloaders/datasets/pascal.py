@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from common.errors import InputError
 from common.parallel import in_parallel
+from dataloaders.class_names import check_class_names
 from dataloaders.images import check_sizes, image_size, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import (
@@ -24,12 +25,15 @@ from dataloaders.layout import (
     TRUTH,
     VAL_EVERY,
     check_once,
+    has_lists,
     list_file,
     list_files,
     read_class_names,
     read_list,
     split_by_name,
+    unread_files,
 )
+from dataloaders.thinning import TOO_THIN, thin_classes, thinned_out
 from dataloaders.transforms import EvalTransform, TrainTransform
 from mypath import Path
 
@@ -73,7 +77,9 @@ class VOCSegmentation(Dataset):
             raise ValueError(f"expected a split out of {SPLITS}, found '{split}'")
         self.folder, self.split = FilePath(base_dir or Path.db_root_dir("pascal")), split
         self.class_names = tuple(class_names or self._own_class_names())
+        check_class_names(self.class_names, type(self).__name__)
         self.num_classes = len(self.class_names)
+        self.short_side = args.base_size if split == "train" else args.crop_size
         if split == "train":
             how = {name: getattr(args, name) for name in ("scales", "blur", "padding") if hasattr(args, name)}
             self.transform = TrainTransform(args.base_size, args.crop_size, args.scale_range, **how)
@@ -113,22 +119,30 @@ class VOCSegmentation(Dataset):
         return read_image(self.image_files[index]), *labels
 
     def survey(self) -> Survey:
-        """Read every label map once and check its values and its size; raise InputError for the first wrong file."""
+        """Read every label map once and check its values and its size; raise InputError for the first wrong file.
+
+        Warns of strokes that are too thin for the size of the training images.
+        """
 
         def look(image_file: FilePath, label_file: FilePath) -> tuple[np.ndarray, bytes, bytes]:
             label = read_label(label_file, self.num_classes)
             check_sizes(image_file, image_size(image_file), label_file, label)
+            counts = value_counts(label)
+            found = np.stack([counts, counts > 0, thinned_out(label, self.short_side)])
             values = hashlib.blake2b(label, digest_size=8, person=b"%dx%d" % label.shape).digest()
-            return value_counts(label), b"%d " % image_file.stat().st_size, values
+            return found, b"%d " % image_file.stat().st_size, values
 
-        counts = np.zeros(256, dtype=np.int64)
+        totals = np.zeros((3, 256), dtype=np.int64)
         digests = {name: hashlib.blake2b(digest_size=8) for name in ("list", "images", "labels")}
         digests["list"].update("\n".join(self.ids).encode())
         files = self.image_files, self.label_files
         for found, size, values in in_parallel(ThreadPoolExecutor, look, *files, title="checking labels", unit="file"):
-            counts += found
+            totals += found
             digests["images"].update(size)
             digests["labels"].update(values)
+        counts, labelled, thinned = totals
+        if self.split == "train" and (thin := thin_classes(thinned, labelled, self.class_names, self.short_side)):
+            logger.warning(f"{TOO_THIN} ({thin}): train at a larger --base-size and --crop-size, or draw wider strokes")
         return Survey(counts, {name: digest.hexdigest() for name, digest in digests.items()})
 
     def count_labels(self) -> np.ndarray:
@@ -155,7 +169,7 @@ class VOCSegmentation(Dataset):
 
     def _read_ids(self) -> list[str]:
         name = "val" if self.split == "val" else "train"
-        ids = self._read_list(name) if (self.folder / LISTS).is_dir() else self._split_by_name()[name]
+        ids = self._read_list(name) if has_lists(self.folder) else self._split_by_name()[name]
         if self.split != "fill_in":
             return ids
         with_truth = [image_id for image_id in ids if image_id in self._files[TRUTH]]
@@ -165,7 +179,7 @@ class VOCSegmentation(Dataset):
 
     def _read_list(self, name: str) -> list[str]:
         try:
-            ids = read_list(self.folder, name)
+            ids = read_list(self.folder, name, self._files[IMAGES])
         except InputError as error:
             raise InputError(f"{error}: {self._advice()}") from None
         path = list_file(self.folder, name)
@@ -175,8 +189,8 @@ class VOCSegmentation(Dataset):
         return ids
 
     def _split_by_name(self) -> dict[str, list[str]]:
-        images, scribbles = (self._need(kind) for kind in (IMAGES, SCRIBBLES))
-        ids = images.keys() & scribbles.keys()
+        images, labels = self._need(IMAGES), self._files[SCRIBBLES] or self._files[TRUTH] or self._need(SCRIBBLES)
+        ids = images.keys() & labels.keys()
         if len(ids) < 2:
             raise InputError(
                 f"expected at least two images with scribbles, found {len(ids)} under {self.folder}: "
@@ -184,6 +198,9 @@ class VOCSegmentation(Dataset):
             )
         lists = split_by_name(ids)
         if self.split == "train":
+            if lost := sorted(labels.keys() - ids):
+                left_out = f"{len(lost):,} label maps have no image in {self.folder / IMAGES} and are left out"
+                logger.warning(f"{left_out}, first that of '{lost[0]}'{self._unread(IMAGES, lost[0])}")
             without = f" ({len(images) - len(ids):,} images have no scribbles)" if len(images) > len(ids) else ""
             logger.info(
                 f"{self.folder} has no folder {LISTS}: {len(lists['train']):,} of its {len(ids):,} scribbled images "
@@ -195,7 +212,7 @@ class VOCSegmentation(Dataset):
         if not (self.folder / kind).is_dir():
             raise InputError(
                 f"the {self.split} images of {type(self).__name__} need the folder {self.folder / kind}, which does "
-                f"not exist: {self._advice()}"
+                f"not exist: {self._advice(kind)}"
             )
         return self._files[kind]
 
@@ -205,11 +222,20 @@ class VOCSegmentation(Dataset):
         if missing:
             raise InputError(
                 f"the {self.split} list names '{missing[0]}', but {self.folder / kind / (missing[0] + suffix)} does "
-                f"not exist ({len(missing):,} of {len(self.ids):,} files are missing there): {self._advice()}"
+                f"not exist{self._unread(kind, missing[0])} ({len(missing):,} of {len(self.ids):,} files are missing "
+                f"there): {self._advice(kind)}"
             )
         return [files[image_id] for image_id in self.ids]
 
-    def _advice(self) -> str:
+    def _unread(self, kind: str, image_id: str) -> str:
+        """Return what is to be said of a file that is there but of a kind that is not read."""
+        file = unread_files(self.folder, kind).get(image_id)
+        return f" ({file.name} is there, but such files are not read: save it as JPEG or PNG)" if file else ""
+
+    def _advice(self, missing: str = "") -> str:
+        if missing == SCRIBBLES and self._files[TRUTH] and not self._files[SCRIBBLES]:
+            by_truth = "train on the ground truth (--supervision full), draw scribbles with simulate_scribbles.py, or "
+            return by_truth + self._advice()
         if type(self) is VOCSegmentation and self.class_names == self.CLASSES:
             return HOW_TO_GET_VOC
         return (

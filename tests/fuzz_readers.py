@@ -1,0 +1,257 @@
+"""Feed damaged files to everything that reads what people bring; fail on a traceback, or on a result that cannot be.
+
+    python tests/fuzz_readers.py --inputs 10000 --seed 1 [READER ...]
+
+Each reader gets small valid files of which some bytes, words or lines are changed. It may read them or raise
+InputError; what it reads must keep its contract, which the reader's function checks.
+"""
+
+import argparse
+import base64
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import import_scribbles
+from common.errors import InputError
+from dataloaders.class_names import check_class_names, is_unlabelled
+from dataloaders.images import image_size, read_image, read_label
+from dataloaders.layout import CLASS_FILE, SCRIBBLES, list_file, list_files, read_class_names, read_list
+from preparation.checks import check_dataset
+from preparation.label_maps import look_at_label
+from preparation.masks import read_colours
+
+WIDTH, HEIGHT = 12, 9
+NAMES = ("background", "cat", "dog")
+LABEL = np.where(np.indices((HEIGHT, WIDTH))[0] % 4 == 0, np.indices((HEIGHT, WIDTH))[1] % 3, 255).astype(np.uint8)
+Files = dict[str, bytes]  # by name; those of the first are changed
+
+
+def picture(pixels: np.ndarray, kind: str, **how) -> bytes:
+    """Return an image file of a kind."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **how)
+    return file.getvalue()
+
+
+PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+JPEG = picture(PHOTOGRAPH, "JPEG")
+SHAPES = [
+    {"label": "background", "shape_type": "line", "points": [[1, 1], [9, 1]]},
+    {"label": "cat", "shape_type": "polygon", "points": [[2, 4], [6, 4], [6, 7]]},
+    {"label": "dog", "shape_type": "point", "points": [[9, 8]]},
+    {"label": "dog", "shape_type": "circle", "points": [[5, 5], [6, 6]]},
+]
+LABELME = {"shapes": SHAPES, "imagePath": "p.jpg", "imageHeight": HEIGHT, "imageWidth": WIDTH}
+LABELME["imageData"] = base64.b64encode(JPEG).decode()
+XML = "<annotation><size><width>12</width><height>9</height></size><polygon><tag>cat</tag>"
+XML += "<point><X>1</X><Y>2</Y></point><point><X>8</X><Y>5</Y></point></polygon></annotation>"
+TABLE = b"0 0 0 background\n200 0 0 cat\n0 200 0 dog\n255 255 255 unlabelled\n"
+MASK = np.array([(0, 0, 0), (200, 0, 0), (0, 200, 0), (255, 255, 255)], dtype=np.uint8)[np.minimum(LABEL, 3)]
+
+MASK = picture(MASK, "PNG")
+
+
+def image(folder: Path, name: str) -> None:
+    """An image is RGB and has the size that its header says."""
+    assert read_image(folder / name).mode == "RGB"
+    assert read_image(folder / name).size == image_size(folder / name)
+
+
+def label_map(folder: Path, name: str) -> None:
+    """A label map has no other values than classes, 254 and 255."""
+    looked, kind, _ = look_at_label(folder / name, len(NAMES))
+    assert kind or looked is not None
+    values = read_label(folder / name, len(NAMES))
+    assert values.dtype == np.uint8 and values.ndim == 2 and set(np.unique(values)) <= {0, 1, 2, 254, 255}
+    assert np.array_equal(values, looked)
+
+
+def classes(folder: Path, name: str) -> None:
+    """Class names pass the gate."""
+    check_class_names(read_class_names(folder / name), name)
+
+
+def colours(folder: Path, name: str) -> None:
+    """A colour table has classes that pass the gate, and each colour has one of them or none."""
+    names, values = read_colours(folder / name)
+    check_class_names(names, name)
+    assert not any(map(is_unlabelled, names)) and set(values.values()) <= {*range(len(names)), 255}
+
+
+def lists(folder: Path, name: str) -> None:
+    """A list holds one id a line."""
+    list_file(folder, "train").parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).rename(list_file(folder, "train"))
+    assert all(image_id.strip() == image_id != "" for image_id in read_list(folder, "train", {"p0": 0, "p1": 1}))
+
+
+def data_set(folder: Path, name: str) -> None:
+    """The check of a data set names what is wrong with a file."""
+    for kind in ("JPEGImages", SCRIBBLES):
+        (folder / kind).mkdir(exist_ok=True)
+        for path in folder.glob("*.jpg" if kind == "JPEGImages" else "*.png"):
+            path.rename(folder / kind / path.name)
+    report = check_dataset(folder, read_class_names(folder / CLASS_FILE))
+    assert report.items and report.as_text() and json.dumps(report.as_json())
+
+
+def imported(format_name: str, *words: str) -> Callable[[Path, str], None]:
+    """Return a reader of annotations: what import_scribbles.py makes of them are labels of the classes."""
+
+    def read(folder: Path, name: str) -> None:
+        source = folder / "source"
+        source.mkdir()
+        (folder / name).rename(source / name)
+        for number in (1, 2):  # three images, of which one is changed
+            original = folder / f"original{Path(name).suffix}"
+            (source / f"p{number}{Path(name).suffix}").write_bytes(original.read_bytes())
+            (folder / f"p{number}.jpg").write_bytes(JPEG)
+        options = [word.replace("FOLDER", str(folder)) for word in words]
+        try:
+            status = import_scribbles.main([format_name, str(source), str(folder / "data"), *options])
+        except BaseException:
+            assert not (folder / "data").exists(), "a failed import left something"
+            raise
+        assert status == 0
+        names = read_class_names(folder / "data" / CLASS_FILE)
+        for path in list_files(folder / "data", SCRIBBLES).values():
+            read_label(path, len(names))
+
+    return read
+
+
+def annotations(suffix: str, content: bytes, *words: str) -> tuple[Files, Callable[[Path, str], None]]:
+    """Return the files and the reader of an annotation format, with these words for import_scribbles.py."""
+    return {f"p0.{suffix}": content, f"original.{suffix}": content, "p0.jpg": JPEG, "c.txt": TABLE}, imported(*words)
+
+
+READERS: dict[str, tuple[Files, Callable[[Path, str], None]]] = {
+    "jpeg": ({"p.jpg": JPEG}, image),
+    "png": ({"p.png": picture(PHOTOGRAPH, "PNG")}, image),
+    "tiff": ({"p.tif": picture(PHOTOGRAPH, "TIFF")}, image),
+    "bmp": ({"p.bmp": picture(PHOTOGRAPH, "BMP")}, image),
+    "webp": ({"p.webp": picture(PHOTOGRAPH, "WEBP")}, image),
+    "label map": ({"p.png": picture(LABEL, "PNG")}, label_map),
+    "label map, tiff": ({"p.tif": picture(LABEL, "TIFF")}, label_map),
+    "classes": ({CLASS_FILE: "background\ncat\nGröße\n背の高い 犬\n".encode()}, classes),
+    "classes, numbered": ({CLASS_FILE: b"0 background\n1 cat\n2 dog\n"}, classes),
+    "colours": ({"c.txt": TABLE}, colours),
+    "labelmap": ({"c.txt": b"# label:color_rgb:parts:actions\ncat:0,1,2::\nbackground:0,0,0::\n"}, colours),
+    "list": ({"train.txt": b"p0.jpg\n/JPEGImages/p1.jpg /SegmentationClassAug/p1.png\n"}, lists),
+    "data set": (
+        {"p0.png": picture(LABEL, "PNG"), "p1.png": picture(LABEL, "PNG"), "p0.jpg": JPEG, "p1.jpg": JPEG}
+        | {CLASS_FILE: b"background\ncat\ndog\n"},
+        data_set,
+    ),
+    "labelme": annotations("json", json.dumps(LABELME).encode(), "labelme", "--images", "FOLDER"),
+    "scribblesup": annotations("xml", XML.encode(), "scribblesup", "--images", "FOLDER"),
+    "masks": annotations("png", MASK, "masks", "--images", "FOLDER", "--colours", "FOLDER/c.txt"),
+}
+WORDS = [
+    b"",
+    b"-1",
+    b"0",
+    b"1e309",
+    b"NaN",
+    b"null",
+    b"[]",
+    b"{}",
+    b"\n",
+    b"\xff",
+    b"\x00",
+    b"\xe2\x80\xa8",
+    b"254",
+    b"255",
+]
+WORDS += [
+    b"99999999999999999999",
+    b"background",
+    b"ignore",
+    b" ",
+    b"\\ud800",
+    b"[" * 5000,
+    b"<a>",
+    b"&x;",
+    b'"',
+    b"../p",
+]
+
+
+def changed(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return a file with one to three changes: bits, bytes, words, or a part that is cut out or repeated."""
+    for _ in range(rng.integers(1, 4)):
+        at, length = int(rng.integers(0, len(content) + 1)), int(rng.integers(1, 9))
+        before, part, after = content[:at], content[at : at + length], content[at + length :]
+        kind = rng.integers(0, 6)
+        if kind == 0 and part:
+            part = bytes([part[0] ^ 1 << int(rng.integers(0, 8))]) + part[1:]
+        elif kind == 1:
+            part = rng.bytes(length)
+        elif kind == 2:
+            part = WORDS[rng.integers(0, len(WORDS))]
+        elif kind == 3:
+            part = b""
+        elif kind == 4:
+            part += part
+        else:
+            after = b"" if rng.random() < 0.3 else after
+        content = before + part + after
+    return content
+
+
+def fuzz(name: str, inputs: int, seed: int) -> Counter:
+    """Give a reader so many inputs; return how many were read and refused, and each traceback with its number."""
+    files, read = READERS[name]
+    target, results = next(iter(files)), Counter()
+    for number in range(inputs):
+        rng = np.random.default_rng([seed, number, *name.encode()])
+        with tempfile.TemporaryDirectory(prefix="rloss-fuzz-") as temporary:
+            for file, content in files.items():
+                (Path(temporary) / file).write_bytes(changed(content, rng) if file == target else content)
+            try:
+                read(Path(temporary), target)
+                results["read"] += 1
+            except InputError as error:
+                one_line = "\n" not in str(error).strip() and temporary in str(error) or "what was drawn" in str(error)
+                results["refused" if one_line else f"no file, or no line, in: {str(error)[:200]!r}"] += 1
+            except Exception as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                results[f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno} (input {number})"] += 1
+    return results
+
+
+def main() -> int:
+    """Fuzz as the command line says; return 1 where something was found."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("readers", metavar="READER", nargs="*", help=f"out of {', '.join(READERS)} (default: all)")
+    parser.add_argument("--inputs", type=int, default=1000, metavar="N", help="for each reader (default: 1000)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="chooses the changes (default: 1)")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    bad = 0
+    for name in args.readers or READERS:
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+            results = fuzz(name, args.inputs, args.seed)
+        logging.disable(logging.NOTSET)
+        print(f"{name}: {results.pop('read', 0):,} read, {results.pop('refused', 0):,} refused", flush=True)
+        for what, times in results.most_common():
+            bad += times
+            print(f"    {times:,} x {what}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
