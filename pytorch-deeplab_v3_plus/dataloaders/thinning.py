@@ -17,8 +17,8 @@ SHARE = 0.1  # of the images with a class, from which it is worth a word
 def thinned_out(label: np.ndarray, short_side: int | None) -> np.ndarray:
     """Return the values, bool (256,), of which hardly a pixel is left when a label map is scaled as for the network.
 
-    `label` is uint8 (H, W). It is scaled by the nearest pixel, which steps over most of a thin stroke; with a short side
-    of None it is not scaled.
+    `label` is uint8 (H, W). It is scaled by the nearest pixel, which steps over most of a thin stroke;
+    `short_side` None: it is not scaled.
     """
     picture = Image.fromarray(label)
     if short_side is None or min(picture.size) <= short_side:
