@@ -25,7 +25,7 @@ from common.files import write_text
 from common.logs import configure_logging
 from dataloaders.images import read_label, value_counts
 from dataloaders.labels import PADDING
-from dataloaders.layout import CLASS_FILE, SCRIBBLES, list_files, read_class_names, read_list, write_lists
+from dataloaders.layout import CLASS_FILE, IMAGES, SCRIBBLES, list_files, read_class_names, read_list, write_lists
 from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 from dataloaders.synthetic.scribbles import StrokeOptions
 from figures.plotting import new_figure, save_figure
@@ -68,19 +68,24 @@ class Outcome:
     results: Results
 
 
+def listed(folder: Path, name: str) -> list[str]:
+    """Return the ids of the list `name` of a data set."""
+    return read_list(folder, name, list_files(folder, IMAGES))
+
+
 def annotate(source: Path, target: Path, annotation: Annotation) -> None:
     """Make a copy of a data set that is annotated like that, unless it exists."""
     if target.is_dir():
         return
     num_classes = len(read_class_names(source / CLASS_FILE))
     simulate_folder(source, target, num_classes, STROKES, annotation.strokes)
-    write_lists(target, read_list(source, "train")[: annotation.images], read_list(source, "val"))
+    write_lists(target, listed(source, "train")[: annotation.images], listed(source, "val"))
 
 
 def labelled_share(folder: Path, num_classes: int) -> float:
     """Return the share of the training images' pixels that have a label, in percent."""
     files = list_files(folder, SCRIBBLES)
-    counts = sum(value_counts(read_label(files[image_id], num_classes)) for image_id in read_list(folder, "train"))
+    counts = sum(value_counts(read_label(files[image_id], num_classes)) for image_id in listed(folder, "train"))
     return 100 * counts[:PADDING].sum() / counts.sum()
 
 
@@ -146,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, annotation in ANNOTATIONS.items():
         folder = args.output / "data" / name
         annotate(source, folder, annotation)
-        images = len(read_list(folder, "train"))
+        images = len(listed(folder, "train"))
         steps_per_epoch = max(1, images // BATCH)
         comparison = Comparison(
             folder=args.output / name,

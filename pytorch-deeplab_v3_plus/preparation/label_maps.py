@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from common.errors import InputError
-from dataloaders.images import READ_ERRORS, read_label, value_counts
+from dataloaders.images import READ_ERRORS, open_image, read_label, value_counts
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
 
@@ -14,16 +14,16 @@ def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str 
     """Read a label map as far as possible; return class numbers, uint8 (H, W), the kind of problem, and its details."""
     try:
         label = read_label(file, num_classes)
-        with Image.open(file) as image:
+        with open_image(file) as image:
             if image.format != "GIF":  # whose colours count, because writers number them anew
                 return label, "palette" if has_foreign_palette(image, label) else None, ""
         detail = ""
     except InputError as error:
         detail = str(error)
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.load()
-    except READ_ERRORS:
+    except (InputError, *READ_ERRORS):
         return None, "unreadable", detail
     if image.mode in ("P", "L") and image.format != "GIF":
         return None, "label values", detail

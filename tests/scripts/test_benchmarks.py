@@ -61,7 +61,8 @@ def test_mean_field():
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert "40 px, 3 classes" in lines[1] and lines[-1].startswith("  all 10 iterations")
-    assert all(float(line.split()[-2]) > 0 for line in lines[2:])
+    times = [float(line.split()[-2]) for line in lines[2:]]
+    assert min(times) >= 0 and times[-1] > 0
 
 
 @pytest.mark.slow

@@ -322,7 +322,7 @@ def test_training_refuses_0_and_255_alone(voc, capsys):
 
 
 def test_an_image_above_the_limit_of_the_reader_is_one_line(voc, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
+    monkeypatch.setattr("dataloaders.images.LARGEST", WIDTH * HEIGHT - 1)
     problems = check_dataset(voc, NAMES).problems
     assert {p.file for p in problems if p.kind == "unreadable"} >= {f"{SCRIBBLES}/i0.png", f"{IMAGES}/i0.jpg"}
 

@@ -48,7 +48,7 @@ def words(name: str, voc: Path, checkpoint: Path, out: Path, *more) -> list[str]
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_worker_that_is_killed(voc, checkpoint, tmp_path, monkeypatch, capsys, name):
-    def killed(*_):
+    def killed(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr("dataloaders.datasets.pascal.VOCSegmentation.__getitem__", killed)
