@@ -195,7 +195,7 @@ tensorboard: setup $(DEVELOPMENT) ## show the curves of the runs
 
 .PHONY: test
 test: setup $(DEVELOPMENT) ## run the tests and the linter
-	@$(IN) python -m pytest -q $(OPTIONS)
+	@$(IN) python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal $(OPTIONS)
 	@$(LINT)
 
 .PHONY: lint

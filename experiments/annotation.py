@@ -75,10 +75,9 @@ def listed(folder: Path, name: str) -> list[str]:
 
 def annotate(source: Path, target: Path, annotation: Annotation) -> None:
     """Make a copy of a data set that is annotated like that, unless it exists."""
-    if target.is_dir():
-        return
-    num_classes = len(read_class_names(source / CLASS_FILE))
-    simulate_folder(source, target, num_classes, STROKES, annotation.strokes)
+    if not target.is_dir():
+        num_classes = len(read_class_names(source / CLASS_FILE))
+        simulate_folder(source, target, num_classes, STROKES, annotation.strokes)
     write_lists(target, listed(source, "train")[: annotation.images], listed(source, "val"))
 
 

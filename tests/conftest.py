@@ -13,6 +13,11 @@ import dataloaders.datasets
 from dataloaders.labels import UNLABELLED
 from helpers import HEIGHT, WIDTH, write_label
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes that test at the same time share the cores
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the programs that are started
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -18,6 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".w
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 LARGEST = 2**27  # pixels of an image at its full size: half a gigabyte with its labels
 LARGEST_SHRUNK = 8 * LARGEST  # of one that is read at a smaller size
+_PILLOWS_LIMIT = threading.Lock()  # it is one for the whole process
 EXIF_ORIENTATION = 0x0112  # the tag that says how to turn a photograph; 1 is upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,14 +72,16 @@ def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 def open_image(path: str | Path, largest: int | None = None) -> Image.Image:
     """Open an image file of at most LARGEST or `largest` pixels; raise InputError for more, and what Pillow raises."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's words are for web servers
-    try:
-        image = Image.open(path)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _PILLOWS_LIMIT:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's words are for web servers
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
     largest = largest or LARGEST
     if image.width * image.height > largest:
+        image.close()
         raise InputError(
             f"expected an image of at most {largest:,} pixels, found {image.width}x{image.height} in {path}: cut it "
             "into pieces, or scale it down, and its labels with it"

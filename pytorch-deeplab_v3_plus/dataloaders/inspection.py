@@ -20,7 +20,7 @@ TRAIN_AND_VAL = "the same picture is used for training and for validation: the s
 
 
 def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray) -> list[str]:
-    """Return a line for each thing that training would silently get wrong; `counts` are from train.count_labels()."""
+    """Return a line for each thing that training would silently get wrong; `counts` are of train.survey()."""
     missing, first = classes_without_labels(counts, train.class_names), train.class_names[0]
     lines = [f"{NO_BACKGROUND if is_background(name) else CLASS_NEVER} ('{name}')" for name in missing]
     if not is_background(first):

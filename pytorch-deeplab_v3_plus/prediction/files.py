@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
-from dataloaders.images import IMAGE_SUFFIXES, LARGEST, check_sizes, image_size, read_image, read_label
+from dataloaders.images import IMAGE_SUFFIXES, LARGEST, check_sizes, id_of_file, image_size, read_image, read_label
 from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class ImageFiles(Dataset):
             if image.size != size:
                 shrunk = "%s: its %dx%d pixels are read as %dx%d, which is also the size of the results"
                 logger.warning(shrunk, file, *size, *image.size)
-            if path := self.scribbles.get(file.stem):
+            if path := self.scribbles.get(id_of_file(file.name)):
                 scribble = read_label(path, self.num_classes)
                 check_sizes(file, image.size, path, scribble)
             return *network_view(image, self.size, self.centre, file), scribble

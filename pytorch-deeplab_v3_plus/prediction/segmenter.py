@@ -18,7 +18,7 @@ from common import distributed
 from common.distributed import usable_cpus
 from common.errors import InputError
 from common.files import make_folder, replace_file
-from dataloaders.images import listing, write_label
+from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
@@ -157,7 +157,7 @@ class Segmenter:
         if self.options.center_crop:
             raise InputError("--scribbles goes with whole images: leave out --center-crop")
         scribbles = listing(Path(self.options.scribbles), (".png",))
-        known = sum(file.stem in scribbles for file in files)
+        known = sum(id_of_file(file.name) in scribbles for file in files)
         if not known:
             raise InputError(
                 f"expected scribbles named like the images, such as {files[0].stem}.png, found none in "

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import new_folder
+from dataloaders.class_names import is_background
 from dataloaders.images import read_label, write_label
 from dataloaders.labels import voc_palette
 from preparation.sources import Photographs, files_in
@@ -32,9 +33,14 @@ class LabelMap(NamedTuple):
 def export_annotations(predictions: Path, images: Path, target: Path, name: str, class_names: tuple[str, ...]) -> int:
     """Write the predictions in a folder (ID_prediction.png, or ID.png) in the format `name`; return their number.
 
-    Raises InputError where there is none, one is no label map of these classes or has no photograph in `images`, or
-    `target` holds something already.
+    Raises InputError where the format needs a background and there is none, where there is no prediction, where one is
+    no label map of these classes or has no photograph in `images`, or where `target` holds something already.
     """
+    if name != "masks" and not is_background(class_names[0]):
+        raise InputError(
+            f"expected a background, which {name} has where nothing is drawn, found the classes "
+            f"{', '.join(class_names)}: use --format masks"
+        )
     files = [path for path in files_in(predictions) if path.name.endswith(PREDICTION)]
     files = files or [path for path in files_in(predictions) if path.suffix.lower() == ".png"]
     if not files:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from dataloaders.images import LARGEST
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -176,7 +177,7 @@ def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:
 
     total, word = read(32), read(5) + 1
     lengths = [read(4) + 1 for _ in range(4)]
-    if total != 4 * size[0] * size[1] or word != 8 or total > 4 * Image.MAX_IMAGE_PIXELS:
+    if total != 4 * size[0] * size[1] or word != 8 or total > 4 * LARGEST:
         raise ValueError(f"a brush of {total} values of {word} bits, {4 * size[0] * size[1]} of 8 expected")
     values, done = np.zeros(total, dtype=np.uint8), 0
     while done < total:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from common.errors import InputError
 from dataloaders.class_names import check_class_names, is_background, is_unlabelled, same_name, tidy
+from dataloaders.images import LARGEST
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import brush_stroke, usual_width
 from preparation.formats import Collection, ImportOptions, Labelled
@@ -96,7 +97,7 @@ def mask_from_runs(counts: object, shape: tuple[int, int], order: str = "C") -> 
     except (TypeError, ValueError, OverflowError):
         raise ValueError("run lengths that are no numbers") from None
     pixels = shape[0] * shape[1]
-    if min(shape) < 1 or pixels > Image.MAX_IMAGE_PIXELS:
+    if min(shape) < 1 or pixels > LARGEST:
         raise ValueError(f"a mask of {shape[1]}x{shape[0]}")
     if (runs < 0).any() or (runs > pixels).any() or runs.sum() != pixels:
         raise ValueError(f"run lengths for {runs.sum()} pixels in a mask of {shape[1]}x{shape[0]}")

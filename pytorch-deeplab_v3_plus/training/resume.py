@@ -214,6 +214,9 @@ def _check_resumable(trainer: Trainer, checkpoint: dict[str, Any], source: Path)
             f"{source}: has {checkpoint['epoch']} epochs already and --epochs is {trainer.options.epochs}; ask for "
             "more, or start afresh from its weights with --ft"
         )
+    done = checkpoint["epoch"] * trainer.steps_per_epoch + checkpoint.get("step", 0)
+    if checkpoint.get("step") and done > trainer.steps:
+        raise InputError(f"{source}: has {done} steps already and --steps is {trainer.steps}; ask for more")
     for name, value in image_order(trainer).items() if checkpoint.get("step") else ():
         before = checkpoint["order"].get(name, value)  # earlier versions did not keep the losses
         if before != value:

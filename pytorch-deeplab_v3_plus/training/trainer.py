@@ -233,7 +233,8 @@ class Trainer:
         """Draw the curves and some validation images."""
         draw_curves(self.journal, self.history)
         if not self.options.no_val:
-            draw_validation(self.journal, self.epoch, self.model, self.loaders.val.dataset, self.options.data.crop_size)
+            images, size = self.loaders.val.dataset, self.options.data.short_side
+            draw_validation(self.journal, self.epoch, self.model, images, size)
 
     def finish(self) -> dict[str, Any]:
         """Score the last network by both protocols and return val, fill_in (both crop) and val_full."""

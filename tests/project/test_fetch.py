@@ -168,7 +168,7 @@ def test_both_scripts_leave_what_the_loader_reads(fetch, web):
         dataset = VOCSegmentation(args, fetch.voc, split)
         assert dataset.ids == expected and dataset.label_kind == kind
         assert dataset[0]["image"].shape == (3, 32, 32)
-        dataset.count_labels()
+        dataset.survey()
     assert {path.name for path in fetch.root.iterdir()} == {"VOCdevkit", "downloads"}  # nothing temporary is left
 
     asked = len(web.requests)

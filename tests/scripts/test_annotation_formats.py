@@ -761,6 +761,9 @@ def test_what_cannot_be_exported_is_said(photos, tmp_path, capsys):
     (tmp_path / "predictions").mkdir()
     assert call(export_annotations, *words) == 2
     assert "expected the class names in" in one_line(capsys)
+    (tmp_path / "classes.txt").write_text("bolt\nnut\n")
+    assert call(export_annotations, *words) == 2
+    assert "expected a background" in one_line(capsys)
     (tmp_path / "classes.txt").write_text("background\nbolt\n")
     assert call(export_annotations, *words) == 2
     assert "found none in" in one_line(capsys)

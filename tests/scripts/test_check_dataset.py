@@ -278,7 +278,7 @@ def test_a_corrected_copy_trains(voc, capsys):
     turned = Image.open(voc / IMAGES / "i3.jpg").transpose(Image.Transpose.ROTATE_270)
     assert np.array_equal(np.asarray(upright), np.asarray(turned))
     assert np.array_equal(np.asarray(unturned), np.asarray(Image.open(voc / IMAGES / "i4.jpg")))
-    assert VOCSegmentation(DataOptions(), out, "train", NAMES).count_labels()[1] > 0
+    assert VOCSegmentation(DataOptions(), out, "train", NAMES).survey().counts[1] > 0
     relabel(out / SCRIBBLES / "i1.png", lambda v: v * 0)  # regression: label maps were links
     assert {path: path.read_bytes() for path in voc.rglob("*") if path.is_file()} == before
     assert call(*words) == 2  # not twice into one folder
@@ -340,5 +340,5 @@ def test_training_does_the_quick_part(voc, capsys):
 def test_the_quick_part_sees_zeros_for_unlabelled(voc):
     thin_strokes_on_zero(voc)
     train, val = (VOCSegmentation(DataOptions(), voc, split, NAMES) for split in ("train", "val"))
-    (line,) = quick_check(train, val, train.count_labels())
+    (line,) = quick_check(train, val, train.survey().counts)
     assert line.startswith("every pixel has a class") and KINDS["0 for unlabelled"].level == ERROR

@@ -613,7 +613,7 @@ def test_images_of_every_kind_train(photos, suffix, mode):
         annotate(photos, number, *STROKES, imagePath=f"p{number}.{suffix}")
     data_set = VOCSegmentation(DataOptions(crop_size=10), imported(photos), "train", ("background", "cat"))
     assert len(data_set) == 4 and data_set[0]["image"].shape == (3, 10, 10)
-    assert data_set.count_labels()[1] > 0
+    assert data_set.survey().counts[1] > 0
 
 
 def test_grey_of_8_12_and_16_bits(tmp_path):

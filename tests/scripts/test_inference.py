@@ -247,6 +247,12 @@ def test_with_scribbles_only_the_classes_drawn_are_offered_and_strokes_are_kept(
         assert segment(checkpoint, tmp_path / name, "--image_path", image, other, *words) == 0
         return {file.name: np.array(Image.open(file)) for file in (tmp_path / name).glob("*.png")}
 
+    write_label(folder / "e\u0301.png", strokes)  # as macOS writes it
+    assert (
+        segment(checkpoint, tmp_path / "accent", "--image_path", draw(tmp_path / "\u00e9.png"), "--scribbles", folder)
+        == 0
+    )
+    assert "scribbles of 1 of 1 images" in capsys.readouterr().out
     plain, kept = results("plain"), results("kept", "--scribbles", folder, "--crf", "--confidence")
     assert "scribbles of 1 of 2 images" in capsys.readouterr().out
     assert set(np.unique(plain["a_prediction.png"])) == {0, 1, 2}

@@ -81,6 +81,16 @@ def stop_after(monkeypatch):
     monkeypatch.undo()
 
 
+def test_a_length_in_steps_that_is_already_exceeded_is_refused(voc, stop_after, capsys):
+    (voc / "ImageSets/SegmentationAug/train.txt").write_text("".join(f"i{number}\n" for number in range(7)))
+    words = ["--batch-size", 2, "--no-val"]  # three steps an epoch
+    stop_after(5)
+    assert train(voc, *words, "--steps", 6) == STOPPED
+    capsys.readouterr()
+    assert train(voc, *words, "--steps", 4, "--resume", "auto") == 2
+    assert "has 5 steps already and --steps is 4" in one_line(capsys)
+
+
 def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
     """With workers, an interval that the stop cuts in two, and a file named on the command line, into a new folder."""
     words = ["--epochs", 2, "--batch-size", 2, "--no-val", "--workers", 1, "--log-interval", 2]

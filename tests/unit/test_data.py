@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ import mypath
 import plain_route
 from dataloaders.catalogue import find_data_set
 from dataloaders.datasets.pascal import VOCSegmentation
-from dataloaders.images import read_image, read_label
+from dataloaders.images import image_size, read_image, read_label
 from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES, voc_palette
 from dataloaders.layout import find_class_names, read_class_names
 from dataloaders.loaders import make_data_loader
@@ -289,7 +290,7 @@ def test_photographs_are_turned_upright(tmp_path, voc):
     path = voc / "JPEGImages/i0.jpg"
     Image.new("RGB", (HEIGHT, WIDTH)).save(path, exif=exif)
     assert read_image(path).size == (WIDTH, HEIGHT)
-    VOCSegmentation(arguments(), voc).count_labels()  # the sizes fit
+    VOCSegmentation(arguments(), voc).survey()  # the sizes fit
 
 
 @pytest.mark.parametrize(("mode", "named"), [("RGB", "'RGB'"), ("I;16", "'I;16'"), ("1", "'1'")])
@@ -355,7 +356,7 @@ def test_pictures_list_a_folder_once(voc, monkeypatch):
 
 
 def test_labels_are_counted(voc):
-    counts = VOCSegmentation(arguments(), voc).count_labels()
+    counts = VOCSegmentation(arguments(), voc).survey().counts
     assert counts.shape == (256,) and counts.dtype == np.int64
     expected = {0: 5 * 20, 1: 3 * 6, 2: 2 * 6, UNLABELLED: 5 * (WIDTH * HEIGHT - 26)}
     assert {value: int(counts[value]) for value in np.flatnonzero(counts)} == expected
@@ -440,7 +441,7 @@ def test_broken_links_are_errors(voc):
     image = voc / "JPEGImages/i0.jpg"
     image.unlink()
     image.symlink_to(voc / "annex/i0")
-    said = message(lambda: VOCSegmentation(arguments(), voc, "train", NAMES).count_labels())
+    said = message(lambda: VOCSegmentation(arguments(), voc, "train", NAMES).survey().counts)
     assert "i0.jpg: it is a link to" in said and "fetch" in said
     (voc / "ImageSets").rename(voc / "gone")
     (voc / "ImageSets").symlink_to(voc / "annex/ImageSets")
@@ -477,9 +478,9 @@ def test_names_that_no_list_can_hold_are_refused(voc):
 
 
 def test_strokes_too_thin_for_the_network_are_said(voc, caplog):
-    VOCSegmentation(arguments(base_size=20), voc, "train", NAMES).count_labels()
+    VOCSegmentation(arguments(base_size=20), voc, "train", NAMES).survey()
     assert not caplog.messages
-    VOCSegmentation(arguments(base_size=7), voc, "train", NAMES).count_labels()
+    VOCSegmentation(arguments(base_size=7), voc, "train", NAMES).survey()
     (line,) = caplog.messages
     assert "'cat' in 3 of 3 images" in line and "'dog' in 2 of 2" in line and "short side of 7 pixels" in line
 
@@ -514,7 +515,7 @@ def truncate(path: Path) -> None:
 def test_bad_files_are_named(voc, spoil, said):
     spoil(voc)
     data_set = VOCSegmentation(arguments(), voc, class_names=("background", "cat", "dog"))
-    for read in (data_set.count_labels, lambda: data_set[0]):
+    for read in (data_set.survey, lambda: data_set[0]):
         text = message(read)
         assert all(part in text for part in said), text
 
@@ -696,3 +697,10 @@ def test_pascal_asked_for_but_absent_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("RLOSS_PASCAL_ROOT", str(tmp_path / "nowhere"))
     text = message(make_data_loader, arguments(dataset="pascal"))
     assert "nowhere" in text and "get PASCAL VOC 2012" in text and "--dataset synthetic" in text
+
+
+def test_reading_in_several_threads_leaves_pillows_limit_as_it_was(voc):
+    limit, files = Image.MAX_IMAGE_PIXELS, sorted(voc.glob("JPEGImages/*")) * 50
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(image_size, files))) == 1
+    assert limit is not None and limit == Image.MAX_IMAGE_PIXELS

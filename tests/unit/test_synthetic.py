@@ -46,7 +46,7 @@ def test_it_trains_by_name(drawn, monkeypatch):
     loaders = make_data_loader(arguments(**sizes))
     assert loaders.name == "synthetic" and loaders.class_names == CLASS_NAMES
     assert len(loaders.train.dataset) == len(loaders.fill_in.dataset) == TRAIN and len(loaders.val.dataset) == VAL
-    counts = loaders.train.dataset.count_labels()
+    counts = loaders.train.dataset.survey().counts
     assert (counts[: len(CLASS_NAMES)] > 0).all() and 0.025 < counts[:PADDING].sum() / counts.sum() < 0.035
     # The list of names that it writes is found by its folder too.
     assert make_data_loader(arguments(data_root=str(drawn), **sizes)).class_names == CLASS_NAMES

@@ -145,10 +145,6 @@ class VOCSegmentation(Dataset):
             logger.warning(f"{TOO_THIN} ({thin}): train at a larger --base-size and --crop-size, or draw wider strokes")
         return Survey(counts, {name: digest.hexdigest() for name, digest in digests.items()})
 
-    def count_labels(self) -> np.ndarray:
-        """Return the counts of a survey."""
-        return self.survey().counts
-
     def _own_class_names(self) -> tuple[str, ...]:
         """Return the CLASSES of this class, or the names in the folder's classes.txt where it merely inherits VOC's."""
         file, names = self.folder / CLASS_FILE, tuple(self.CLASSES)
