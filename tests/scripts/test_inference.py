@@ -248,10 +248,8 @@ def test_with_scribbles_only_the_classes_drawn_are_offered_and_strokes_are_kept(
         return {file.name: np.array(Image.open(file)) for file in (tmp_path / name).glob("*.png")}
 
     write_label(folder / "e\u0301.png", strokes)  # as macOS writes it
-    assert (
-        segment(checkpoint, tmp_path / "accent", "--image_path", draw(tmp_path / "\u00e9.png"), "--scribbles", folder)
-        == 0
-    )
+    accent = ("--image_path", draw(tmp_path / "\u00e9.png"), "--scribbles", folder)
+    assert segment(checkpoint, tmp_path / "accent", *accent) == 0
     assert "scribbles of 1 of 1 images" in capsys.readouterr().out
     plain, kept = results("plain"), results("kept", "--scribbles", folder, "--crf", "--confidence")
     assert "scribbles of 1 of 2 images" in capsys.readouterr().out
