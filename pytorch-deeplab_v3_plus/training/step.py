@@ -116,9 +116,11 @@ class TrainingStep:
         half = torch.autocast(self.device.type, AMP_TYPES.get(self.amp), enabled=self.amp != "off")
         with self.clock.part("forward"), half:
             output = self.network(inputs, for_training=True)
-        with self.clock.part("cross_entropy"):
-            terms = {"cross_entropy": self.cross_entropy(output.scores, labels, totals)}
         logits = output.logits.float()
+        # Once where they are the same, so that the gradients of all losses are added in float32.
+        scores = [logits if values is output.logits else values for values in output.scores]
+        with self.clock.part("cross_entropy"):
+            terms = {"cross_entropy": self.cross_entropy(scores, labels, totals)}
         probabilities = logits.softmax(1) if self.regularisers else None
         more = {"labels": labels, "logits": logits, "features": output.features.float() if wants_features else None}
         for name, regulariser in self.regularisers.items():
@@ -133,7 +135,7 @@ class TrainingStep:
                 terms[name] = value * (len(image) / totals.images)
         if self.inspect is not None:
             inspect, self.inspect = self.inspect, None
-            inspect(terms, output.scores[0])
+            inspect(terms, scores[0])
         return terms
 
     def cross_entropy(self, scores: Sequence[Tensor], labels: Tensor, totals: Totals) -> Tensor:

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from losses.cross_entropy import PartialCrossEntropy
 from modeling.deeplab import DeepLab
+from modeling.network import Network, TrainingOutput
 from training.step import NotFinite, TrainingStep
 
 CLASSES, SIDE = 3, 32
@@ -110,3 +111,25 @@ def test_the_cross_entropy_is_blamed_where_the_network_is_the_cause():
     with pytest.raises(NotFinite) as caught:
         step(make_batch())
     assert caught.value.name == "cross_entropy"
+
+
+def test_gradients_of_all_losses_are_added_in_float32_before_half_precision():
+    class HalfLogits(Network):
+        """Logits in bfloat16, as autocast makes them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(1, CLASSES, SIDE, SIDE))
+
+        def forward(self, image, for_training=False):
+            logits = (self.weight + 0 * image.mean()).bfloat16().expand(len(image), -1, -1, -1)
+            return TrainingOutput(logits, logits, (logits,))
+
+    network, spy, batch = HalfLogits(), Spy(), make_batch(images=1)
+    criterion = PartialCrossEntropy(ignore_index=255)
+    TrainingStep(network, torch.optim.SGD(network.parameters(), lr=0.0), criterion, {"spy": spy}).gradients(batch)
+    logits = network.weight.detach().bfloat16().float().requires_grad_()
+    labels = batch["label"].long()
+    loss = criterion(logits, labels.masked_fill(labels == 254, 255)) + logits.softmax(1).square().sum()
+    loss.backward()
+    assert torch.equal(network.weight.grad, logits.grad.bfloat16().float())
