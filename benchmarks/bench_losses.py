@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.arguments import number
-from common.errors import InputError, exit_status
+from common.errors import exit_status
 from dataloaders.labels import UNLABELLED
 from losses import build_regulariser, parse_regulariser
 from losses.registry import apply_regulariser
@@ -37,6 +37,7 @@ from measuring import (
     shown,
     summary,
     synchronise,
+    usable_device,
     write_json,
 )
 
@@ -125,11 +126,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report as the command line says."""
     args = parse(argv)
-    try:
-        device = torch.device(args.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
+    device = usable_device(args.device)
     regularisers = {text: build(text, device) for text in [FIRST, *args.losses]}
     print(machine_line())
     print(

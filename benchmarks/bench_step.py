@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from common.arguments import SWITCH, number
-from common.errors import InputError, exit_status
+from common.errors import exit_status
 from DenseCRFLoss import DenseCRFLoss
 from measuring import (
     AMP,
@@ -32,6 +32,7 @@ from measuring import (
     shown,
     summary,
     training_step,
+    usable_device,
     write_json,
 )
 from modeling.backbone import BACKBONES
@@ -83,11 +84,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report as the command line says."""
     args = parse(argv)
-    try:
-        device = torch.device(args.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
+    device = usable_device(args.device)
     print(machine_line())
     print(
         f"{args.backbone} on {device}, {args.precision}, {args.batch} images of {args.crop} x {args.crop}, loss at "

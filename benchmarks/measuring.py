@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.errors import InputError
 from common.files import write_text
 from dataloaders.labels import UNLABELLED
 from dataloaders.synthetic.scenes import draw_scene
@@ -108,6 +109,16 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
     action()
     synchronise(device)
     return time.perf_counter() - start
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device of that name, or raise InputError where nothing can be computed on it."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def synchronise(device: torch.device) -> None:
