@@ -28,7 +28,8 @@ from common.faults import one_line_errors
 from common.files import make_folder
 from common.logs import configure_logging
 from dataloaders.loaders import make_data_loader
-from dataloaders.options import DEFAULT_CROP, DataOptions
+from dataloaders.options import DataOptions
+from dataloaders.sizes import DEFAULT_CROP
 from evaluation import describe, evaluate_and_report, other_reports, report_folder, score_table
 from evaluation.options import EvaluationOptions
 from modeling.checkpoint import class_mismatch, load_network

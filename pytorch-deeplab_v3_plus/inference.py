@@ -27,7 +27,7 @@ from common.errors import exit_status
 from common.faults import one_line_errors
 from common.files import make_folder
 from common.logs import configure_logging
-from dataloaders.options import DEFAULT_CROP
+from dataloaders.sizes import DEFAULT_CROP
 from modeling.checkpoint import load_network
 from prediction.export import export_onnx
 from prediction.options import InferenceOptions

@@ -99,6 +99,10 @@ def number(kind: type, low: float, *, above: bool = False, high: float = math.in
     return parse
 
 
+PIXELS: dict[str, Any] = {"type": number(int, 1), "metavar": "PIXELS"}
+COUNT: dict[str, Any] = {"type": number(int, 1), "metavar": "N"}
+
+
 def integers(text: str) -> list[int]:
     """Parse comma-separated integers, each 0 or more and given once."""
     numbers = [number(int, 0)(part) for part in text.split(",")]

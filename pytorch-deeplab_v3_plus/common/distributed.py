@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 from common.errors import InputError
+from common.parallel import usable_cpus
 
 STOPPED = 75  # exit status of a run that a signal has stopped, saved and ready to be resumed (EX_TEMPFAIL)
 
@@ -52,13 +53,6 @@ def local_rank() -> int:
 def world_size() -> int:
     """Return the number of processes."""
     return _read("WORLD_SIZE", 1, 1)
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use, at least 1, shared with those that torchrun started beside it."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cpus // max(1, int(text) if text.isdecimal() else 1))
 
 
 def is_main() -> bool:

@@ -9,9 +9,14 @@ from threading import Thread
 
 from tqdm import tqdm
 
-from common.distributed import usable_cpus
-
 MOST = 8  # workers at a time: each holds an image, and more of them read no faster
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use, at least 1, shared with those that torchrun started beside it."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, cpus // max(1, int(text) if text.isdecimal() else 1))
 
 
 def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, title: str, unit: str) -> Iterator:

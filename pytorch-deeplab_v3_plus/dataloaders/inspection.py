@@ -1,12 +1,17 @@
 """What training would silently get wrong, from what is known without reading more files."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dataloaders.class_names import is_background
-from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.labels import PADDING, UNLABELLED
+
+if TYPE_CHECKING:
+    from dataloaders.datasets.pascal import VOCSegmentation
 
 NO_BACKGROUND = "no image has background scribbles: everything would become an object"
 CLASS_0 = "no class is called background, so that class 0 is a class like any other"

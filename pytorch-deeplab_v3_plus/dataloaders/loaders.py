@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.distributed import usable_cpus
 from common.errors import InputError
+from common.parallel import usable_cpus
 from dataloaders.catalogue import choose_data_set
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
 from dataloaders.sampling import BatchShare, SeededSampler

@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass
 
-from common.arguments import number, option, switch
+from common.arguments import COUNT, PIXELS, number, option, switch
 from common.errors import InputError
+from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import PADDING_COLOURS
-
-DEFAULT_CROP = 513
-SMALL_CROP = 129  # of the preset that train_two_stages.py takes for large images
-PIXELS = {"type": number(int, 1), "metavar": "PIXELS"}
-COUNT = {"type": number(int, 1), "metavar": "N"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dataloaders.images import value_counts
 from dataloaders.labels import PADDING
-from dataloaders.transforms import scaled_size
+from dataloaders.sizes import scaled_size
 
 TOO_THIN = "strokes are too thin for the network: where images are scaled down, hardly a pixel of them is left"
 LEFT = 4  # pixels of a class in an image; fewer are hardly any

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from dataloaders.labels import PADDING
+from dataloaders.sizes import scaled_size
 from modeling.caffe import MEAN_BGR
 from modeling.layers import IMAGENET_MEAN, IMAGENET_STD
 
@@ -85,14 +86,6 @@ class EvalTransform:
         box = centre_box(size)
         part = label.resize(size, Image.Resampling.NEAREST).crop(box)
         return to_tensor(resized_part(image, size, box)), to_tensor(part)
-
-
-def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Return (width, height) scaled to ``short_side``; the long side is rounded down, as in the original."""
-    width, height = size
-    if width < height:
-        return short_side, int(1.0 * height * short_side / width)
-    return int(1.0 * width * short_side / height), short_side
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:

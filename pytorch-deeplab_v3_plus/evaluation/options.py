@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.arguments import number, option, switch
 from common.devices import DeviceOptions
-from dataloaders.options import DEFAULT_CROP
+from dataloaders.sizes import DEFAULT_CROP
 from evaluation.protocols import VIEWS, Protocol
 from prediction.options import CheckpointOptions, RefinementOptions, count
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from common.arguments import number, option, switch
 from common.devices import DeviceOptions
-from dataloaders.options import DEFAULT_CROP
+from dataloaders.sizes import DEFAULT_CROP
 from filtering.mean_field import MeanField
 from losses.options import DenseCRFOptions
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES

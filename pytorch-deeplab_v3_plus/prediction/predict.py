@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dataloaders.labels import PADDING
-from dataloaders.options import DEFAULT_CROP
+from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
 
 INTERPOLATIONS = ("bilinear", "bicubic")

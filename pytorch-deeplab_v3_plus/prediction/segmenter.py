@@ -15,9 +15,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common import distributed
-from common.distributed import usable_cpus
 from common.errors import InputError
 from common.files import make_folder, replace_file
+from common.parallel import usable_cpus
 from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.transforms import to_tensor

@@ -27,7 +27,7 @@ from dataloaders.layout import (
     split_by_name,
     unread_files,
 )
-from dataloaders.options import DEFAULT_CROP, SMALL_CROP
+from dataloaders.sizes import DEFAULT_CROP, SMALL_CROP
 from dataloaders.thinning import thin_classes, thinned_out
 from preparation.label_maps import look_at_label, zero_means_unlabelled
 from preparation.problems import KINDS, NOTE, Item, Problem, Report

@@ -20,12 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.arguments import number, option, switch
+from common.arguments import PIXELS, number, option, switch
 from common.errors import InputError
 from dataloaders.class_names import arranged
 from dataloaders.images import id_of_file
 from dataloaders.layout import read_class_lines
-from dataloaders.options import PIXELS
 from preparation.sources import Photographs, files_in, read_json, read_xml
 
 logger = logging.getLogger(__name__)

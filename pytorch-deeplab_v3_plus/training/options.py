@@ -16,7 +16,8 @@ from common.arguments import HelpFormatter, add_options, check_values, number, o
 from common.devices import DeviceOptions, has_fast_bfloat16
 from common.distributed import is_launched, world_size
 from common.errors import InputError
-from dataloaders.options import SMALL_CROP, DataOptions
+from dataloaders.options import DataOptions
+from dataloaders.sizes import SMALL_CROP
 from losses.options import DenseCRFOptions
 from losses.registry import RegulariserOptions, describe_regularisers, parse_regulariser, settings_of
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES, backbone_class
