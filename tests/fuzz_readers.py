@@ -2,13 +2,16 @@
 
     python tests/fuzz_readers.py --inputs 10000 --seed 1 [READER ...]
 
-Each reader gets small valid files of which some bytes, words or lines are changed. It may read them or raise
-InputError; what it reads must keep its contract, which the reader's function checks.
+Each reader gets small valid files, of which one is changed in some bytes, words or lines. It may read them or raise
+InputError; what it reads must keep its contract, which the reader's function checks: what has a check sum is read as it
+was or not at all, what was imported from the other files is what it was, and an image that is left out is named.
 """
 
 import argparse
 import base64
 import contextlib
+import csv
+import functools
 import io
 import json
 import logging
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +40,7 @@ from preparation.masks import read_colours
 WIDTH, HEIGHT = 12, 9
 NAMES = ("background", "cat", "dog")
 LABEL = np.where(np.indices((HEIGHT, WIDTH))[0] % 4 == 0, np.indices((HEIGHT, WIDTH))[1] % 3, 255).astype(np.uint8)
-Files = dict[str, bytes]  # by name; those of the first are changed
+Files = dict[str, bytes]  # by path; the first is the one that is changed
 
 
 def picture(pixels: np.ndarray, kind: str, **how) -> bytes:
@@ -62,12 +66,60 @@ TABLE = b"0 0 0 background\n200 0 0 cat\n0 200 0 dog\n255 255 255 unlabelled\n"
 MASK = np.array([(0, 0, 0), (200, 0, 0), (0, 200, 0), (255, 255, 255)], dtype=np.uint8)[np.minimum(LABEL, 3)]
 
 MASK = picture(MASK, "PNG")
+CUT_OUT = [{"label": "dog", "shape_type": "mask", "points": [[2, 3], [6, 5]]}, SHAPES[0]]
+CUT_OUT[0]["mask"] = base64.b64encode(picture(np.uint8(LABEL[:3, :5] < 2), "PNG")).decode()
+LARGER = np.tile(PHOTOGRAPH, (6, 6, 1))[:48, :64]
+TOOLS = Path(__file__).parent / "annotations"  # what the tools themselves wrote, for photographs of 64x48
+BOLT = {"part": "bolt"}
+VIA = [
+    {
+        "shape_attributes": {"name": "polyline", "all_points_x": [2, 9], "all_points_y": [3, 3]},
+        "region_attributes": BOLT,
+    },
+    {"shape_attributes": {"name": "rect", "x": 3, "y": 5, "width": 4, "height": 2}, "region_attributes": BOLT},
+    {"shape_attributes": {"name": "circle", "cx": 6, "cy": 4, "r": 2}, "region_attributes": {"part": "background"}},
+]
+VIA_JSON = {f"p{n}.jpg9": {"filename": f"p{n}.jpg", "size": 9, "regions": VIA} for n in range(3)}
+RINGS = [[[1, 1], [9, 1], [9, 7], [1, 7], [1, 1]], [[3, 3], [5, 3], [5, 5], [3, 5], [3, 3]]]
+QUPATH = [
+    {
+        "type": "Feature",
+        "geometry": geometry,
+        "properties": {"objectType": "annotation", "classification": {"name": name}},
+    }
+    for name, geometry in (
+        ("cat", {"type": "Polygon", "coordinates": RINGS}),
+        ("background", {"type": "LineString", "coordinates": [[1, 8], [9, 8]]}),
+        ("Ignore*", {"type": "MultiPoint", "coordinates": [[10, 2], [10, 4]]}),
+    )
+]
+
+
+def via_table() -> bytes:
+    """Return VIA's CSV of the same."""
+    file = io.StringIO(newline="")
+    table = csv.writer(file)
+    table.writerow(["filename", "region_shape_attributes", "region_attributes"])
+    for entry in VIA_JSON.values():
+        for region in entry["regions"]:
+            table.writerow([entry["filename"], *map(json.dumps, region.values())])
+    return file.getvalue().encode()
+
+
+def packed(files: Files) -> bytes:
+    """Return a ZIP of files."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
 
 
 def image(folder: Path, name: str) -> None:
     """An image is RGB and has the size that its header says."""
     assert read_image(folder / name).mode == "RGB"
     assert read_image(folder / name).size == image_size(folder / name)
+    assert not name.endswith(".png") or np.array_equal(read_image(folder / name), PHOTOGRAPH)
 
 
 def label_map(folder: Path, name: str) -> None:
@@ -77,6 +129,7 @@ def label_map(folder: Path, name: str) -> None:
     values = read_label(folder / name, len(NAMES))
     assert values.dtype == np.uint8 and values.ndim == 2 and set(np.unique(values)) <= {0, 1, 2, 254, 255}
     assert np.array_equal(values, looked)
+    assert not name.endswith(".png") or np.array_equal(values, LABEL)
 
 
 def classes(folder: Path, name: str) -> None:
@@ -108,34 +161,66 @@ def data_set(folder: Path, name: str) -> None:
     assert report.items and report.as_text() and json.dumps(report.as_json())
 
 
-def imported(format_name: str, *words: str) -> Callable[[Path, str], None]:
-    """Return a reader of annotations: what import_scribbles.py makes of them are labels of the classes."""
+def drawn_by_class(data: Path) -> dict[str, np.ndarray]:
+    """Return what was imported: for each image the names of the classes, object (H, W), or None."""
+    names = np.array([*read_class_names(data / CLASS_FILE), None], dtype=object)
+    labels = {image_id: read_label(path, len(names) - 1) for image_id, path in list_files(data, SCRIBBLES).items()}
+    return {image_id: names[np.minimum(label, len(names) - 1)] for image_id, label in labels.items()}
+
+
+def imported(files: Files, *words: str) -> Callable[[Path, str], None]:
+    """Return a reader of annotations: what import_scribbles.py makes of them are labels of the classes.
+
+    Unless all images are in one file, two of the three images have a file that is not changed.
+    """
+    apart = sum(name.startswith("source/") for name in files) > 1
+
+    def run(folder: Path) -> str:
+        source = folder / next(iter(files)) if not apart else folder / "source"
+        options = [word.replace("FOLDER", str(folder)) for word in words[1:]]
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert import_scribbles.main([words[0], str(source), str(folder / "data"), *options]) == 0
+        return said.getvalue()
+
+    @functools.cache
+    def unchanged() -> dict[str, np.ndarray]:
+        with tempfile.TemporaryDirectory(prefix="rloss-fuzz-") as temporary:
+            write(Path(temporary), files)
+            run(Path(temporary))
+            return drawn_by_class(Path(temporary) / "data")
 
     def read(folder: Path, name: str) -> None:
-        source = folder / "source"
-        source.mkdir()
-        (folder / name).rename(source / name)
-        for number in (1, 2):  # three images, of which one is changed
-            original = folder / f"original{Path(name).suffix}"
-            (source / f"p{number}{Path(name).suffix}").write_bytes(original.read_bytes())
-            (folder / f"p{number}.jpg").write_bytes(JPEG)
-        options = [word.replace("FOLDER", str(folder)) for word in words]
         try:
-            status = import_scribbles.main([format_name, str(source), str(folder / "data"), *options])
+            said = run(folder)
         except BaseException:
             assert not (folder / "data").exists(), "a failed import left something"
             raise
-        assert status == 0
-        names = read_class_names(folder / "data" / CLASS_FILE)
-        for path in list_files(folder / "data", SCRIBBLES).values():
-            read_label(path, len(names))
+        found, expected = drawn_by_class(folder / "data"), unchanged()
+        assert len(found) == len(expected) or "left out" in said or name.endswith(".csv"), "images are missing"
+        others = expected.keys() - {Path(name).stem} if apart else ()
+        assert all(np.array_equal(found[image_id], expected[image_id]) for image_id in others), "another image changed"
+        zipped = name.endswith(".zip")
+        assert not zipped or all(np.array_equal(found[i], label) for i, label in expected.items()), "a ZIP changed"
 
     return read
 
 
-def annotations(suffix: str, content: bytes, *words: str) -> tuple[Files, Callable[[Path, str], None]]:
-    """Return the files and the reader of an annotation format, with these words for import_scribbles.py."""
-    return {f"p0.{suffix}": content, f"original.{suffix}": content, "p0.jpg": JPEG, "c.txt": TABLE}, imported(*words)
+def annotations(name: str | list[str], content: bytes | list[bytes], *words: str, photograph: bytes = JPEG):
+    """Return the files and the reader of an annotation format, with these words for import_scribbles.py.
+
+    `name` has {} for the number of the image where each has a file.
+    """
+    numbers = range(3) if "{}" in name else [0]
+    files = {f"source/{name.format(number)}": content for number in numbers}
+    called = "{}.jpg" if name.startswith("task-") else "p{}.jpg" if photograph is JPEG else "p{}.png"
+    files |= {f"photos/{called.format(number)}": photograph for number in range(3)}
+    files |= {"c.txt": TABLE, "names.txt": b"background\ncat\ndog\n"}
+    return files, imported(files, *words, "--images", "FOLDER/photos")
+
+
+def tool(path: str, *words: str) -> tuple[Files, Callable[[Path, str], None]]:
+    """Return the same for a file that an annotation tool wrote for three photographs."""
+    return annotations(Path(path).name, (TOOLS / path).read_bytes(), *words, photograph=picture(LARGER, "PNG"))
 
 
 READERS: dict[str, tuple[Files, Callable[[Path, str], None]]] = {
@@ -156,9 +241,28 @@ READERS: dict[str, tuple[Files, Callable[[Path, str], None]]] = {
         | {CLASS_FILE: b"background\ncat\ndog\n"},
         data_set,
     ),
-    "labelme": annotations("json", json.dumps(LABELME).encode(), "labelme", "--images", "FOLDER"),
-    "scribblesup": annotations("xml", XML.encode(), "scribblesup", "--images", "FOLDER"),
-    "masks": annotations("png", MASK, "masks", "--images", "FOLDER", "--colours", "FOLDER/c.txt"),
+    "roboflow": ({"_classes.csv": b"Pixel Value, Class\n0, background\n1, cat\n2, dog\n"}, colours),
+    "labelme": annotations("p{}.json", json.dumps(LABELME).encode(), "labelme"),
+    "labelme, masks": annotations("p{}.json", json.dumps({**LABELME, "shapes": CUT_OUT}).encode(), "labelme"),
+    "cvat": tool("datumaro/cvat/train.xml", "cvat"),
+    "coco": tool("pycocotools/instances.json", "coco"),
+    "coco, polygons": tool("datumaro/coco/annotations/instances_train.json", "coco"),
+    "label_studio": tool("label_studio/tasks.json", "label_studio"),
+    "label_studio, brush": annotations(
+        "task-{}-annotation-1-by-1-tag-cat-0.png", picture(np.uint8(LABEL == 1) * 255, "PNG"), "label_studio"
+    ),
+    "via": annotations("via.json", json.dumps(VIA_JSON).encode(), "via"),
+    "via, csv": annotations("via.csv", via_table(), "via"),
+    "qupath": annotations("p{}.geojson", json.dumps(QUPATH).encode(), "qupath"),
+    "scribblesup": annotations("p{}.xml", XML.encode(), "scribblesup"),
+    "masks": annotations("p{}.png", MASK, "masks", "--colours", "FOLDER/c.txt"),
+    "masks of numbers": annotations(
+        "p{}.png", picture(LABEL, "PNG"), "masks", "--classes", "FOLDER/names.txt", "--unlabelled=255"
+    ),
+    "masks of numbers, tiff": annotations(
+        "p{}.tif", picture(LABEL, "TIFF"), "masks", "--classes", "FOLDER/names.txt", "--unlabelled=255"
+    ),
+    "zip": annotations("export.zip", packed({f"p{n}.json": json.dumps(LABELME).encode() for n in range(3)}), "labelme"),
 }
 WORDS = [
     b"",
@@ -190,6 +294,13 @@ WORDS += [
 ]
 
 
+def write(folder: Path, files: Files) -> None:
+    """Write files into a folder."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
 def changed(content: bytes, rng: np.random.Generator) -> bytes:
     """Return a file with one to three changes: bits, bytes, words, or a part that is cut out or repeated."""
     for _ in range(rng.integers(1, 4)):
@@ -219,8 +330,7 @@ def fuzz(name: str, inputs: int, seed: int) -> Counter:
     for number in range(inputs):
         rng = np.random.default_rng([seed, number, *name.encode()])
         with tempfile.TemporaryDirectory(prefix="rloss-fuzz-") as temporary:
-            for file, content in files.items():
-                (Path(temporary) / file).write_bytes(changed(content, rng) if file == target else content)
+            write(Path(temporary), files | {target: changed(files[target], rng)})
             try:
                 read(Path(temporary), target)
                 results["read"] += 1

@@ -89,6 +89,12 @@ def open_image(path: str | Path, largest: int | None = None) -> Image.Image:
     return image
 
 
+def verify(path: str | Path, largest: int | None = None) -> None:
+    """Raise what open_image raises, also for a PNG with wrong check sums: Pillow reads pixels without a look at them."""
+    with open_image(path, largest) as image:
+        image.verify()
+
+
 def read_image(path: str | Path, shrink: bool = False) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
@@ -98,8 +104,10 @@ def read_image(path: str | Path, shrink: bool = False) -> Image.Image:
     so on of its sides. Raises InputError when it is larger, cannot be read, or holds floating-point numbers or more
     than 16 bits, whose range nobody can guess.
     """
+    largest = LARGEST_SHRUNK if shrink else None
     try:
-        with open_image(path, LARGEST_SHRUNK if shrink else None) as image:
+        verify(path, largest)
+        with open_image(path, largest) as image:
             divisor = math.ceil(math.sqrt(image.width * image.height / LARGEST))
             if divisor > 1:
                 image.draft("RGB", tuple(-(-side // divisor) for side in image.size))  # JPEG's decoder shrinks itself
@@ -151,6 +159,7 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
     Returns uint8 (H, W); raises InputError when it cannot be read, is of another mode, or has another value.
     """
     try:
+        verify(path)
         with open_image(path) as image:
             spread = grey_spread(image)
             if image.mode not in ("P", "L"):

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from common.errors import InputError
-from dataloaders.images import READ_ERRORS, open_image, read_label, value_counts
+from dataloaders.images import READ_ERRORS, open_image, read_label, value_counts, verify
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
 
@@ -21,6 +21,7 @@ def look_at_label(file: Path, num_classes: int) -> tuple[np.ndarray | None, str 
     except InputError as error:
         detail = str(error)
     try:
+        verify(file)
         with open_image(file) as image:
             image.load()
     except (InputError, *READ_ERRORS):

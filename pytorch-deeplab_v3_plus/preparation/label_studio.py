@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from dataloaders.images import LARGEST
+from dataloaders.images import LARGEST, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -234,6 +234,7 @@ def brush_pictures(
 
 def _picture(path: Path) -> np.ndarray:
     try:
+        verify(path)
         with Image.open(path) as image:
             if image.mode != "L":
                 raise ValueError(f"the mode {image.mode} of {path}")

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from dataloaders.images import image_size
+from dataloaders.images import image_size, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -81,7 +81,9 @@ def _labelme_shape(shape: dict) -> Shape:
 
 def _labelme_mask(text: str, corners: list[list[float]]) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        content = io.BytesIO(base64.b64decode(text))
+        verify(content)
+        with Image.open(content) as image:
             mask = np.asarray(image.convert("L")) > 0
     except (OSError, TypeError, SyntaxError, binascii.Error):
         raise ValueError("a mask that is no PNG") from None

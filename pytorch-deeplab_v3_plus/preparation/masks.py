@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import InputError
 from dataloaders.class_names import arranged, is_unlabelled, tidy
-from dataloaders.images import IMAGE_SUFFIXES
+from dataloaders.images import IMAGE_SUFFIXES, LARGEST_SHRUNK, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
@@ -212,6 +212,7 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
     InputError where the picture is not read as it was written: more than one page, colours of 16 bits, fractions.
     """
     try:
+        verify(path, LARGEST_SHRUNK)
         with Image.open(path) as image:
             pages = getattr(image, "n_frames", 1)
             raw = image.tile[0][3] if image.tile else ""
