@@ -15,6 +15,7 @@ With --truth the labels become its full ground truth, SegmentationClassAug/, ins
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     args = build_parser().parse_args(argv)
     own = args.data / CLASS_FILE
-    options = options_from(ImportOptions, args, classes=args.classes or (own if own.is_file() else None))
+    options = options_from(ImportOptions, args, classes=args.classes or (own if os.path.lexists(own) else None))
     with unpacked(args.source) as source:
         collection = collect(source, options, args.format)
         counts = import_labels(args.data, collection, options)

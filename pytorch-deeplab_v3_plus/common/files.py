@@ -10,6 +10,13 @@ from pathlib import Path
 from common.errors import InputError
 
 
+def why(path: str | Path, error: Exception) -> str:
+    """Return in a few words why a file or a folder cannot be read; `error` is what reading it raised."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"it is a link to {os.readlink(path)}, where nothing is (fetch that file)"
+    return (str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__])[0]
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary_path)` and put the finished file in the place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

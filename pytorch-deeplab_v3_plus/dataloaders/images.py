@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from common.errors import InputError
+from common.files import why
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -50,10 +51,10 @@ def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
     except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(folder):
+            return {}
+        raise InputError(f"expected a folder, cannot read {folder}: {why(folder, error)}") from None
     files: dict[str, Path] = {}
     for name in names:
         if PurePath(name).suffix.lower() not in suffixes:
@@ -90,7 +91,7 @@ def open_image(path: str | Path, largest: int | None = None) -> Image.Image:
 
 
 def verify(path: str | Path, largest: int | None = None) -> None:
-    """Raise what open_image raises, also for a PNG with wrong check sums: Pillow reads pixels without a look at them."""
+    """Raise what open_image raises, also for wrong check sums in a PNG, which Pillow does not look at when it reads."""
     with open_image(path, largest) as image:
         image.verify()
 
@@ -217,8 +218,4 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
 
 
 def _unreadable(expected: str, path: str | Path, error: BaseException) -> InputError:
-    if os.path.islink(path) and not os.path.exists(path):
-        reason, advice = f"it is a link to {os.readlink(path)}, where nothing is", "fetch that file"
-    else:
-        reason, advice = (str(error).splitlines() or [type(error).__name__])[0], "replace the file"
-    return InputError(f"expected {expected}, cannot read {path}: {reason}; {advice}")
+    return InputError(f"expected {expected}, cannot read {path}: {why(path, error)}; replace the file")

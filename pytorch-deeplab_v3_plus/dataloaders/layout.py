@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 from common.errors import InputError
-from common.files import write_text
+from common.files import why, write_text
 from dataloaders.class_names import check_class_names, tidy
 from dataloaders.images import IMAGE_SUFFIXES, id_of_file, listing
 
@@ -73,7 +73,7 @@ def read_list(folder: Path, name: str, known: Collection[str]) -> list[str]:
     A line may also be the file name of an image, or the paths of an image and its label map, if its id is `known`.
     """
     path = list_file(folder, name)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(f"expected the list of {name} images {path}, one id a line, but it does not exist")
     lines = [unicodedata.normalize("NFC", line) for line in read_lines(path, f"the list of {name} images")]
     ids = [line if line in known else _id_of_files(line, known) or line for line in lines]
@@ -99,7 +99,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected {expected}, cannot read {path}: {error}") from None
+        raise InputError(f"expected {expected}, cannot read {path}: {why(path, error)}") from None
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence, Set
@@ -24,6 +25,7 @@ from dataloaders.layout import (
     has_lists,
     list_files,
     read_class_names,
+    read_lines,
     write_class_names,
     write_lists,
 )
@@ -42,6 +44,8 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
     """
     items, kind = collection.items, TRUTH if options.truth else SCRIBBLES
     check_target(folder, kind, collection, options.overwrite)
+    keeps_lists = has_lists(folder) and not options.new_lists
+    listed = ids_in_lists(folder) if keeps_lists else set()
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,7 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
             present = list_files(folder, IMAGES)
             counts = draw_label_maps(items, images, labels, kept=set() if options.overwrite else present.keys())
             lists = None
-            if options.new_lists or not has_lists(folder):
+            if not keeps_lists:
                 known = {name: list_files(folder, name) for name in (SCRIBBLES, TRUTH)}
                 known[kind] |= list_files(labels.parent, kind)
                 lists = choose_lists(known[SCRIBBLES], known[TRUTH], options.val, options.seed)
@@ -60,8 +64,7 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
             write_lists(folder, *lists)
             logger.info("lists: %d images for training, %d for validation", *map(len, lists))
         else:
-            texts = [path.read_text("utf-8-sig", "replace") for path in (folder / LISTS).rglob("*.txt")]
-            unlisted = {item.id for item in items} - set("\n".join(texts).splitlines())
+            unlisted = {item.id for item in items} - listed
             more = f"; {len(unlisted)} of these images are in none" if unlisted else ""
             logger.info("lists: unchanged in %s (--new-lists makes new ones)%s", folder / LISTS, more)
     except OSError as error:
@@ -88,12 +91,19 @@ def check_target(folder: Path, kind: str, collection: Collection, overwrite: boo
         sources[item.id] = item.source
     present = [(name, *file) for name in (SCRIBBLES, TRUTH) for file in list_files(folder, name).items()]
     others = [path for name, image_id, path in present if name != kind or image_id not in sources]
+    if has_lists(folder) and not (folder / LISTS).is_dir():
+        raise InputError(f"expected a folder of lists, found a file or a broken link, {folder / LISTS}: remove it")
     file = folder / CLASS_FILE
-    if file.is_file() and (others or not overwrite) and read_class_names(file) != tuple(collection.class_names):
+    if os.path.lexists(file) and (others or not overwrite) and read_class_names(file) != tuple(collection.class_names):
         raise InputError(
             f"expected the classes of {file}{f', by which {others[0]} is numbered' if others else ''}, found "
             f"{', '.join(collection.class_names)}: give that file as --classes, or choose another folder"
         )
+
+
+def ids_in_lists(folder: Path) -> set[str]:
+    """Return the lines of all lists of a data set; raise InputError where one cannot be read."""
+    return {line for path in (folder / LISTS).rglob("*.txt") for line in read_lines(path, "a list of images")}
 
 
 def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept: Set[str]) -> np.ndarray:

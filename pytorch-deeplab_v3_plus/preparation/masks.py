@@ -119,7 +119,7 @@ def find_table(files: list[Path]) -> Path | None:
     """
     top = Path(os.path.commonpath([path.parent for path in files])).parent
     folders = {folder for path in files for folder in path.parents if folder.is_relative_to(top)}
-    tables = sorted(folder / name for folder in folders for name in _TABLES if (folder / name).is_file())
+    tables = sorted(folder / name for folder in folders for name in _TABLES if os.path.lexists(folder / name))
     for table in tables[1:]:
         if read_lines(table, "a table of classes") != read_lines(tables[0], "a table of classes"):
             raise InputError(f"expected one table of classes, found {tables[0]} and {table}: name one with --colours")

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +14,19 @@ from common.errors import InputError
 from common.files import link_or_copy, new_folder
 from common.parallel import in_parallel
 from dataloaders.images import id_of_file, read_label, value_counts, write_label
-from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, TRUTH, list_files, read_list, write_lists
+from dataloaders.layout import (
+    CLASS_FILE,
+    IMAGES,
+    LISTS,
+    SCRIBBLES,
+    TRUTH,
+    has_lists,
+    list_files,
+    read_class_names,
+    read_list,
+    write_class_names,
+    write_lists,
+)
 from dataloaders.synthetic.scribbles import StrokeOptions, simulate_scribbles
 
 logger = logging.getLogger(__name__)
@@ -44,12 +57,13 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, opt
         (made / TRUTH).mkdir()
         for path in truth.values():
             shutil.copyfile(path, made / TRUTH / path.name)
-        if (folder / LISTS).is_dir():
+        if has_lists(folder):
+            lists = [[i for i in read_list(folder, name, images) if i in truth] for name in ("train", "val")]
             shutil.copytree(folder / LISTS, made / LISTS)
             if without:
-                write_lists(made, *([i for i in read_list(folder, n, images) if i in truth] for n in ("train", "val")))
-        if (folder / CLASS_FILE).is_file():
-            shutil.copyfile(folder / CLASS_FILE, made / CLASS_FILE)
+                write_lists(made, *lists)
+        if os.path.lexists(folder / CLASS_FILE):  # a link that leads nowhere is an error
+            write_class_names(made, read_class_names(folder / CLASS_FILE))
     return counts
 
 

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from common.errors import InputError
+from common.files import why
 from dataloaders.images import IMAGE_SUFFIXES
 from dataloaders.layout import SCRIBBLES, TRUTH
 
@@ -58,21 +59,30 @@ def files_in(source: Path) -> list[Path]:
     """Return the files of a folder and its sub-folders in order, or a file itself.
 
     Hidden files, those that macOS adds, and data sets that were made within the folder are no part of it. Raises
-    InputError where there is nothing of that name.
+    InputError where there is nothing of that name, or a folder cannot be read.
     """
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise InputError(f"expected a file, a folder or a ZIP of annotations, found nothing at {source}")
     found: list[Path] = []
-    for folder, folders, names in os.walk(source):
-        path = Path(folder)
-        if path != source and {SCRIBBLES, TRUTH} & set(folders):
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(source, onerror=_unreadable_folder, followlinks=True):
+        path, place = Path(folder), os.path.realpath(folder)
+        if place in seen or (path != source and {SCRIBBLES, TRUTH} & set(folders)):
             folders.clear()
             continue
+        seen.add(place)
+        for link in (path / name for name in names if "." not in name):
+            if link.is_symlink() and not link.exists():
+                raise InputError(f"expected a folder or a file, found {link}, a link that leads nowhere: remove it")
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         found += [path / name for name in sorted(names) if not name.startswith(".")]
     return found
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise InputError(f"expected a folder of annotations, cannot read {error.filename}: {error.strerror}") from None
 
 
 def read_json(path: Path) -> Any:
@@ -83,7 +93,7 @@ def read_json(path: Path) -> Any:
     except RecursionError:
         reason = "it is nested too deeply"
     except (OSError, ValueError) as error:
-        reason = str(error)
+        reason = why(path, error)
     raise InputError(f"expected a JSON file of annotations, cannot read {path}: {reason}")
 
 
@@ -101,7 +111,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(path.read_bytes())
     except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-        raise InputError(f"expected an XML file of annotations, cannot read {path}: {error}") from None
+        raise InputError(f"expected an XML file of annotations, cannot read {path}: {why(path, error)}") from None
 
 
 @contextlib.contextmanager

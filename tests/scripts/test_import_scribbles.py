@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from dataloaders.layout import read_class_names, write_class_names
 from dataloaders.options import DataOptions
 from dataloaders.strokes import brush_stroke
 from dataloaders.synthetic.scribbles import StrokeOptions, components, simulate_scribbles
-from helpers import call, one_line
+from helpers import ENVIRONMENT, call, one_line
 from preparation.importing import stratified_split
 
 WIDTH, HEIGHT = 12, 10
@@ -227,6 +229,59 @@ def test_photographs_elsewhere(photos, capsys):
     assert call(import_scribbles, "labelme", photos, photos.parent / "data") == 2
     assert "name the folder of the photographs with --images" in one_line(capsys)
     assert (imported(photos, "--images", elsewhere) / "JPEGImages/p4.jpg").is_file()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+@pytest.mark.parametrize("name", ["classes.txt", "ImageSets", "pascal_2012_scribble", "JPEGImages"])
+def test_what_a_data_set_has_but_nobody_can_read_is_not_absent(photos, capsys, name, kind):
+    """Regression: a broken link for the list of classes was no list, so that the classes were numbered anew."""
+    data = imported(photos)
+    capsys.readouterr()
+    (data / name).rename(data.parent / "away")
+    if kind == "link":
+        (data / name).symlink_to(data.parent / "annex")
+    elif name == "classes.txt":
+        (data / name).mkdir()
+    else:
+        (data / name).write_text("")
+    before = sorted(data.rglob("*"))
+    assert call(import_scribbles, "labelme", photos, data, "--overwrite") == 2
+    assert str(data / name) in one_line(capsys)
+    assert sorted(data.rglob("*")) == before
+
+
+def test_linked_folders_of_a_source_are_part_of_it(photos, capsys):
+    """Regression: they were left out without a word."""
+    source = photos.parent / "source"
+    source.mkdir()
+    (source / "more").symlink_to(photos)
+    (photos / "round").symlink_to(source)
+    assert call(import_scribbles, source, photos.parent / "data") == 0
+    assert len(list((photos.parent / "data/JPEGImages").iterdir())) == 5
+    (source / "again").symlink_to(photos.parent / "annex")
+    assert call(import_scribbles, source, photos.parent / "other") == 2
+    assert f"{source / 'again'}, a link that leads nowhere" in one_line(capsys)
+
+
+PREPARE = """
+import sys
+import check_dataset, export_annotations, import_scribbles, simulate_scribbles
+photos, work = sys.argv[1:]
+words = ["labelme", photos, work + "/data", "--classes", work + "/names.txt"]
+assert import_scribbles.main(words) == import_scribbles.main([*words, "--truth"]) == 0
+assert check_dataset.main([work + "/data", "--output", work + "/check"]) == 0
+assert simulate_scribbles.main([work + "/data", work + "/simulated"]) == 0
+assert export_annotations.main([work + "/data/SegmentationClassAug", "--format", "labelme", "--images",
+    work + "/data/JPEGImages", "--output", work + "/labelme"]) == 0
+assert "torch" not in sys.modules
+"""
+
+
+def test_preparing_data_needs_no_pytorch(photos, tmp_path):
+    """Importing PyTorch takes longer, and ten times the memory, than everything else that an import does."""
+    (tmp_path / "names.txt").write_text("background\ncat\ndog\n")
+    command = [sys.executable, "-c", PREPARE, photos, tmp_path]
+    subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_photographs_without_strokes_are_left_out(photos, capsys):

@@ -447,7 +447,27 @@ def test_broken_links_are_errors(voc):
     (voc / "ImageSets").symlink_to(voc / "annex/ImageSets")
     assert "expected the list of train images" in message(VOCSegmentation, arguments(), voc, "train", NAMES)
     (voc / "classes.txt").symlink_to(voc / "annex/classes.txt")
-    assert "cannot read" in message(find_class_names, voc, None, VOC_CLASSES)
+    assert "it is a link to" in message(find_class_names, voc, None, VOC_CLASSES)
+    assert "it is a link to" in message(type("Own", (VOCSegmentation,), {}), arguments(), voc, "train")
+    (voc / "classes.txt").unlink()
+    (voc / "SegmentationClassAug").rename(voc / "truth")
+    (voc / "SegmentationClassAug").symlink_to(voc / "annex/truth")
+    assert "SegmentationClassAug: it is a link to" in message(VOCSegmentation, arguments(), voc, "val", NAMES)
+
+
+def test_damage_that_only_check_sums_show_is_an_error(voc):
+    """Regression: Pillow reads the pixels of a damaged PNG without comparing the check sum behind them."""
+    path = voc / "pascal_2012_scribble/i0.png"
+    original, content = np.array(Image.open(path)), path.read_bytes()
+    at = content.index(b"IDAT") - 4
+    length = int.from_bytes(content[at : at + 4], "big")
+    pixels = bytearray(zlib.decompress(content[at + 8 : at + 8 + length]))
+    pixels[-1] = 2  # another class in the last pixel
+    changed = zlib.compress(bytes(pixels), 9)
+    data = len(changed).to_bytes(4, "big") + b"IDAT" + changed + content[at + 8 + length : at + 12 + length]
+    path.write_bytes(content[:at] + data + content[at + 12 + length :])
+    assert (np.array(Image.open(path)) != original).any()
+    assert "i0.png" in message(read_label, path, 3) and "i0.png" in message(read_image, path)
 
 
 def test_label_maps_that_are_no_png_are_named(voc):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as FilePath
@@ -149,7 +150,7 @@ class VOCSegmentation(Dataset):
         """Return the CLASSES of this class, or the names in the folder's classes.txt where it merely inherits VOC's."""
         file, names = self.folder / CLASS_FILE, tuple(self.CLASSES)
         definer = next(kind for kind in type(self).__mro__ if "CLASSES" in vars(kind))
-        if file.is_file():
+        if os.path.lexists(file):  # a link that leads nowhere is an error
             in_folder = read_class_names(file)
             if definer is VOCSegmentation is not type(self):
                 names = in_folder
