@@ -1,5 +1,6 @@
 """Files and folders that are written completely or not at all."""
 
+import codecs
 import contextlib
 import os
 import shutil
@@ -15,6 +16,16 @@ def why(path: str | Path, error: Exception) -> str:
     if os.path.islink(path) and not os.path.exists(path):
         return f"it is a link to {os.readlink(path)}, where nothing is (fetch that file)"
     return (str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__])[0]
+
+
+def read_text(path: Path) -> str:
+    """Return a text in UTF-8, or UTF-16 as Windows writes it; raise ValueError where it is in neither, and OSError."""
+    content = path.read_bytes()
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not in UTF-8, first at byte {error.start}; save it in UTF-8") from None
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -42,6 +42,13 @@ def id_of_file(name: str) -> str:
     return unicodedata.normalize("NFC", PurePath(name).stem).strip()
 
 
+def check_name(name: str, where: Path) -> None:
+    """Raise InputError for a file name whose id no list could hold."""
+    key = id_of_file(name)
+    if key.splitlines() != [key] or any("\ud800" <= letter <= "\udfff" for letter in key):
+        raise InputError(f"expected file names that fit on a line, in UTF-8, found {name!r} in {where}: rename it")
+
+
 def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Return the files of a folder by id; a folder that does not exist has none.
 
@@ -60,8 +67,7 @@ def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         if PurePath(name).suffix.lower() not in suffixes:
             continue
         key = id_of_file(name)
-        if key.splitlines() != [key] or any("\ud800" <= letter <= "\udfff" for letter in key):
-            raise InputError(f"expected file names that fit on a line, in UTF-8, found {name!r} in {folder}: rename it")
+        check_name(name, folder)
         if key in files:
             raise InputError(
                 f"expected one file of each name, found {files[key].name} and {name} in {folder}: "

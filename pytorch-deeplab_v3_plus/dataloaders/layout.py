@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 from common.errors import InputError
-from common.files import why, write_text
+from common.files import read_text, why, write_text
 from dataloaders.class_names import check_class_names, tidy
 from dataloaders.images import IMAGE_SUFFIXES, id_of_file, listing
 
@@ -97,8 +97,8 @@ def _id_of_files(line: str, known: Collection[str]) -> str | None:
 def read_lines(path: Path, expected: str) -> list[str]:
     """Return the lines of a text file without blank ones; raise InputError where it is not what was `expected`."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(f"expected {expected}, cannot read {path}: {why(path, error)}") from None
     return [line.strip() for line in lines if line.strip()]
 

@@ -34,7 +34,7 @@ def save_contact_sheet(
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     # Upright pictures get narrower cells than their row, so that no row is taller than a square.
     shapes = [next(np.shape(picture) for picture in row.values() if picture is not None) for row in rows]
-    heights = [min(1.0, height / width) for height, width, *_ in shapes]
+    heights = [min(1.0, max(0.1, height / width)) for height, width, *_ in shapes]
     maps = [row[name] for row in rows for name in columns if np.ndim(row[name]) == 2]
     seen = {*classes, *classes_in(*maps)}
     legend = Legend([k for k in range(len(class_names)) if k in seen], class_names, 2.3 * len(columns))

@@ -43,7 +43,10 @@ def read_cvat(path: Path) -> list[Annotation]:
             raise ValueError(f"a <{root.tag}>")
         if root.find("track") is not None:
             raise ValueError("a <track> of a video (export 'CVAT for images 1.1')")
-        for image in root.iter("image"):
+        for element in root:
+            if element.tag not in ("version", "meta", "image"):
+                raise ValueError(f"a <{element.tag}>")
+        for image in root.findall("image"):
             size = int(image.attrib["width"]), int(image.attrib["height"])
             # The order in which CVAT draws; shapes of one height stay in the order of the file.
             drawn = sorted((shape for shape in image if shape.tag != "tag"), key=lambda s: int(s.get("z_order", 0)))

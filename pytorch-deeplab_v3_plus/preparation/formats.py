@@ -211,7 +211,7 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], source: Path) -> s
         if read:
             read(path)  # says so where it is damaged
     packed = [path for path in files_in(source) if path.suffix.lower() == ".zip"]
-    advice = f"name the ZIP itself, {packed[0]}" if packed else "export one of these from the tool"
+    advice = f"unpack it, and name the ZIP in it, {packed[0]}" if packed else "export one of these from the tool"
     advice = "put 'masks' before SOURCE to read the pictures, or " + advice if "masks" in found else advice
     raise InputError(
         f"expected annotations, found {documents[0] if documents else f'none in {source}'}: {advice}: "

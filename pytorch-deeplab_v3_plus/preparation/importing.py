@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError
-from dataloaders.images import id_of_file, image_size, stored_size, value_counts, write_label
+from dataloaders.images import check_name, id_of_file, image_size, stored_size, value_counts, write_label
 from dataloaders.labels import PADDING
 from dataloaders.layout import (
     CLASS_FILE,
@@ -57,7 +57,7 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
             if not keeps_lists:
                 known = {name: list_files(folder, name) for name in (SCRIBBLES, TRUTH)}
                 known[kind] |= list_files(labels.parent, kind)
-                lists = choose_lists(known[SCRIBBLES], known[TRUTH], options.val, options.seed)
+                lists = choose_lists(folder, known[SCRIBBLES], known[TRUTH], options.val, options.seed)
             move_into_place(images, labels, folder, present)
         write_class_names(folder, collection.class_names)
         if lists:
@@ -88,6 +88,7 @@ def check_target(folder: Path, kind: str, collection: Collection, overwrite: boo
         if item.id in sources:
             both = f"{sources[item.id]} and {item.source}"
             raise InputError(f"expected one image of each name, found '{item.id}' in {both}: rename one")
+        check_name(item.name, item.source)
         sources[item.id] = item.source
     present = [(name, *file) for name in (SCRIBBLES, TRUTH) for file in list_files(folder, name).items()]
     others = [path for name, image_id, path in present if name != kind or image_id not in sources]
@@ -161,18 +162,18 @@ def move_into_place(images: Path, labels: Path, folder: Path, present: dict[str,
 
 
 def choose_lists(
-    scribbles: dict[str, Path], truth: dict[str, Path], val_share: float, seed: int
+    folder: Path, scribbles: dict[str, Path], truth: dict[str, Path], val_share: float, seed: int
 ) -> tuple[list[str], list[str]]:
     """Choose the images for training and for validation: for the latter, where there is ground truth, only with it.
 
-    Both come as the files by id; raises InputError where there are too few.
+    Both come as the files by id; raises InputError where there are too few for the data set in `folder`.
     """
     labels = scribbles or truth
     candidates = sorted(labels.keys() & truth.keys()) if truth else sorted(labels)
     if len(labels) < 3 or len(candidates) < 2:
         raise InputError(
             f"expected at least three labelled images, two of them fit for validation, found {len(labels)} and "
-            f"{len(candidates)}: label more"
+            f"{len(candidates)} for {folder}: label more"
         )
     classes = {}
     for image_id in candidates:

@@ -24,7 +24,7 @@ SUFFIXES = (".json", ".png")
 _SHAPES = ("brush", "polygon", "keypoint", "rectangle", "ellipse", "vector")
 # What is said of a region, or of the whole image, under the place of the region.
 _REMARKS = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise", "ranker", "relation")
-_PLACES = {"x", "points", "rle", "vertices", "imageDataURL"}
+_PLACES = {"x", "points", "rle", "vertices"}
 _PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-(?P<rest>[^-]*-[^-]+-.+)-\d+")
 _DRAWN = 128  # a brush's soft edge belongs to the stroke from half its strength on
 
@@ -90,7 +90,8 @@ def _results(task: dict) -> list[dict] | None:
 
 def _regions(results: list[dict]) -> Iterator[tuple[dict, list[str]]]:
     """Yield what is drawn with its labels; the tag Labels keeps them apart from the shape, under the same id."""
-    regions = [r for r in results if r["type"] not in _REMARKS and _PLACES & (r.get("value") or {}).keys()]
+    drawn = [(r, (r.get("value") or {}).keys()) for r in results if r["type"] not in _REMARKS]
+    regions = [r for r, keys in drawn if _PLACES & keys or any(key.endswith("labels") for key in keys)]
     apart = {r["id"]: r["value"]["labels"] for r in regions if r["type"] == "labels"}
     shapes = {r.get("id") for r in regions if r["type"] != "labels"}
     for region in regions:
@@ -104,6 +105,8 @@ def _region(result: dict, labels: list[str], task: object) -> Shape:
     if len(labels) != 1:
         raise ValueError(f"a region with the labels {labels} in task {task}: one is expected")
     label = labels[0]
+    if not _PLACES & value.keys():
+        raise ValueError(f"a region of the kind {result['type']} in task {task} (read are {', '.join(_SHAPES)})")
     if result.get("image_rotation", 0) % 360:
         raise ValueError(f"an image turned by {result['image_rotation']} degrees in task {task}: turn the file itself")
     scale = np.array([result["original_width"], result["original_height"]]) / 100  # positions are percentages
@@ -119,8 +122,6 @@ def _region(result: dict, labels: list[str], task: object) -> Shape:
             raise ValueError(f"a curve of '{label}' in task {task}: draw straight lines")
         points = np.array([[vertex["x"], vertex["y"]] for vertex in value["vertices"]], dtype=float) * scale
         return make_shape(label, "polygon" if value.get("closed") else "line", points)
-    if "x" not in value:
-        raise ValueError(f"a region of the kind {result['type']} in task {task} (read are {', '.join(_SHAPES)})")
     x, y = np.array([value["x"], value["y"]], dtype=float) * scale
     if "radiusX" in value:
         rx, ry = np.array([value["radiusX"], value["radiusY"]]) * scale

@@ -61,6 +61,8 @@ def read_scribblesup(path: Path) -> Annotation:
             if not points:
                 raise ValueError(f"a <{polyline.tag}> without points")
             shapes.append(make_shape(text(polyline, "tag"), "line" if len(points) > 1 else "point", points))
+        if len(inside(root, "point")) > sum(len(inside(polyline, "point")) for polyline in inside(root, "polygon")):
+            raise ValueError("a <point> outside a <polygon>")
         sizes = inside(root, "size")
         size = tuple(int(float(text(sizes[0], side))) for side in ("width", "height")) if sizes else None
     except (ValueError, OverflowError) as error:

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from common.errors import InputError
-from common.files import why
+from common.files import read_text, why
 from dataloaders.images import IMAGE_SUFFIXES
 from dataloaders.layout import SCRIBBLES, TRUTH
 
@@ -36,23 +36,30 @@ def unpacked(source: Path) -> Iterator[Path]:
 
     Raises InputError where the ZIP is damaged, encrypted, or larger than the disk.
     """
-    if source.is_dir() or not zipfile.is_zipfile(source):
+    if source.suffix.lower() != ".zip" and not (source.is_file() and zipfile.is_zipfile(source)) or source.is_dir():
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="rloss-") as workshop:
-        folder = Path(workshop) / source.name  # so that messages name the ZIP
+        folder = Path(workshop) / source.name
+        folder.mkdir()
         try:
             with zipfile.ZipFile(source) as archive:
-                files = archive.infolist()
+                files, places = archive.infolist(), set()
                 needed, free = sum(file.file_size for file in files), shutil.disk_usage(workshop).free
                 if needed > free:
                     raise OSError(f"it holds {needed:,} bytes, {free:,} are free in {tempfile.gettempdir()}")
                 for file in files:
                     file.filename = file.filename.replace("\\", "/")  # packed under Windows
-                    archive.extract(file, folder)  # never above the folder
+                    place = archive.extract(file, folder)  # never above the folder
+                    if place in places and not file.is_dir():
+                        raise OSError(f"it holds {file.filename} twice")
+                    places.add(place)
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
             raise InputError(f"expected the ZIP of an annotation tool, cannot unpack {source}: {error}") from None
-        yield folder
+        try:
+            yield folder
+        except InputError as error:
+            raise InputError(str(error).replace(str(folder), str(source))) from None
 
 
 def files_in(source: Path) -> list[Path]:
@@ -100,7 +107,15 @@ def read_json(path: Path) -> Any:
 # Several formats look at a file before one of them reads it.
 @functools.lru_cache(maxsize=1)
 def _parsed_json(path: Path, time: int, size: int) -> Any:
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    return json.loads(read_text(path), object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # of which Python's parser keeps the last
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' twice in one object")
+    return found
 
 
 def read_xml(path: Path) -> ElementTree.Element:
@@ -119,6 +134,8 @@ def reading(expected: str, path: Path, advice: str = "") -> Iterator[None]:
     """Turn what goes wrong on the way through a parsed file into an InputError, which says what was expected."""
     try:
         yield
+    except RecursionError:
+        raise InputError(f"expected {expected}, found what is nested too deeply in {path}{advice}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"expected {expected}, found {reason} in {path}{advice}") from None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.files import read_text, why
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, ellipse_outline, make_shape, turned
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -22,8 +23,7 @@ def recognises(path: Path) -> bool:
     """Whether a file is a project or an export of VIA."""
     if path.suffix.lower() == ".csv":
         try:
-            with path.open(encoding="utf-8-sig") as lines:
-                return set(next(csv.reader(lines), [])) >= _HEADER
+            return set(next(csv.reader(io.StringIO(read_text(path), newline="")), [])) >= _HEADER
         except (OSError, ValueError, csv.Error):
             return False
     content = json_or_none(path)
@@ -80,9 +80,9 @@ def _json_entries(path: Path) -> dict[str, list[dict]]:
 def _csv_entries(path: Path) -> dict[str, list[dict]]:
     entries: dict[str, list[dict]] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(why(path, error)) from None
     for row in csv.DictReader(io.StringIO(text, newline="")):
         region: dict[str, Any] = {
             name: json.loads(row[name] or "{}") for name in ("region_shape_attributes", "region_attributes")

@@ -136,6 +136,23 @@ def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsy
     assert "cannot unpack" in run(source)
 
 
+def test_what_is_wrong_with_a_zip_is_said_of_the_zip(run, tmp_path):
+    """Regression: an empty file was said to hold itself, messages named the folder into which a ZIP was unpacked."""
+    source = tmp_path / "export.zip"
+    source.touch()
+    assert f"cannot unpack {source}: " in run(source)
+    with zipfile.ZipFile(source, "w"):
+        pass
+    assert f"expected annotations, found none in {source}: " in run(source)
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.writestr("data/inner.zip", b"")
+    assert f"name the ZIP in it, {source}/data/inner.zip: " in run(source)
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.writestr("a/p0.json", "{}")
+        archive.writestr("a\\p0.json", "{}")
+    assert "it holds a/p0.json twice" in run(source)
+
+
 # --- CVAT -----------------------------------------------------------------------------------------------------------
 
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
@@ -206,6 +223,13 @@ def test_the_order_of_drawing_and_ellipses_of_cvat(cvat):
 def test_what_cvat_writes_else_is_refused_by_name(cvat, shape, said):
     line = cvat(shape)
     assert said in line and "annotations.xml" in line
+
+
+def test_elements_that_cvat_does_not_write_are_refused(run, photos, tmp_path):
+    """Regression: they were left out without a word, and the images in them."""
+    content = (TOOLS / "datumaro/cvat/train.xml").read_text()
+    (tmp_path / "a.xml").write_text(content.replace("<image ", "<imago ", 1).replace("</image>", "</imago>", 1))
+    assert "found a <imago> in" in run(tmp_path / "a.xml", "--images", photos)
 
 
 def test_videos_other_xml_and_bombs(run, photos, tmp_path):
@@ -351,6 +375,7 @@ def test_labels_apart_from_shapes_and_json_min(run, photos, tmp_path):
         (KEYPOINT, {"image_rotation": 90}, "an image turned by 90 degrees"),
         (("brushlabels", {"format": "rle", "rle": [0, 0, 1], "brushlabels": ["bolt"]}), {}, "end too early"),
         (("brushlabels", {"format": "rle", "rle": [0, 300], "brushlabels": ["bolt"]}), {}, "are no bytes"),
+        (("polygonlabels", {"corners": [[1, 1]], "polygonlabels": ["bolt"]}), {}, "of the kind polygonlabels"),
         (("bitmasklabels", {"imageDataURL": "data:", "bitmasklabels": ["bolt"]}), {}, "of the kind bitmasklabels"),
     ],
 )
@@ -413,11 +438,20 @@ def test_every_form_of_via(run, photos, tmp_path, form):
     assert len(found) == 3 and np.array_equal(found["p2"], drawn(*((1, *where) for _, where in VIA)))
 
 
+def test_deeply_nested_json_in_a_table(run, photos, tmp_path):
+    """Regression: a traceback."""
+    file = via("csv", tmp_path, {"part": "bolt"})
+    file.write_text(file.read_text().replace('{""part"": ""bolt""}', "[" * 5000, 1))
+    assert "nested too deeply" in run(file, "--images", photos)
+
+
 def test_the_attribute_that_holds_the_class(run, photos, tmp_path):
     file = via("via2", tmp_path, {"part": "bolt", "quality": "good"})
     assert "the attributes part, quality: say which holds the class with --attribute" in run(file, "--images", photos)
     assert run(file, "--images", photos, "--attribute", "part")["p0"][25, 15] == 1
     assert "whose attribute 'colour' is empty" in run(file, "--images", photos, "--attribute", "colour")
+    file.write_text(file.read_text().replace("p1.png123", "p0.png123"))
+    assert "'p0.png123' twice in one object" in run(file, "--images", photos, "--attribute", "part")
     file.write_text(json.dumps({"project": {}, "config": {}, "metadata": {}, "view": {}}))
     assert "a project of VIA 3" in run(file, "--images", photos)
 

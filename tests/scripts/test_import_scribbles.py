@@ -250,6 +250,27 @@ def test_what_a_data_set_has_but_nobody_can_read_is_not_absent(photos, capsys, n
     assert sorted(data.rglob("*")) == before
 
 
+def test_lists_and_json_in_utf16(photos, capsys):
+    """Windows writes them so, with a mark at their beginning."""
+    for path in photos.glob("*.json"):
+        path.write_text(path.read_text(), encoding="utf-16")
+    names = photos.parent / "names.txt"
+    names.write_text("background\ndog\ncat\n", encoding="utf-16")
+    assert read_class_names(imported(photos, "--classes", names) / "classes.txt") == ("background", "dog", "cat")
+    names.write_bytes("background\nGr\u00f6\u00dfe\n".encode("latin-1"))
+    capsys.readouterr()
+    assert call(import_scribbles, "labelme", photos, photos.parent / "data", "--classes", names) == 2
+    assert "names.txt: it is not in UTF-8, first at byte 13; save it in UTF-8" in one_line(capsys)
+
+
+def test_names_that_no_list_can_hold_are_found_where_they_are(photos, capsys):
+    """Regression: the message named the folder that an import works in."""
+    (photos / "p0.jpg").rename(photos / "p\n0.jpg")
+    annotate(photos, 0, *STROKES, imagePath="p\n0.jpg")
+    assert call(import_scribbles, "labelme", photos, photos.parent / "data") == 2
+    assert rf"'p\n0.jpg' in {photos / 'p0.json'}" in one_line(capsys)
+
+
 def test_linked_folders_of_a_source_are_part_of_it(photos, capsys):
     """Regression: they were left out without a word."""
     source = photos.parent / "source"
@@ -493,6 +514,10 @@ def test_scribblesup_by_hand(photos, xml):
         (XML.replace("<X>2</X>", "<X>two</X>"), ["'two'", "p1.xml"]),
         (XML.replace("cat", "unicorn"), ["found 'unicorn'", "p1.xml"]),
         (XML.replace("<width>12", "<width>500"), ["found 500x10", "p1.xml"]),
+        (
+            "<annotation><size/><scribble><point><X>1</X><Y>1</Y></point></scribble></annotation>",
+            ["outside a <polygon>"],
+        ),
     ],
 )
 def test_what_is_wrong_with_xml_files_is_said(photos, xml, capsys, text, said):
