@@ -208,8 +208,9 @@ def read_mask(path: Path, values: dict[int, int], numbers: bool, ignore_unknown:
 def pixel_values(path: Path, numbers: bool) -> np.ndarray:
     """Return the pixels of a picture as they are compared, int64 (H, W): grey values, coded colours, or transparent.
 
-    With `numbers` the numbers in a palette and in grey of less than 8 bits count, otherwise their colours. Raises
-    InputError where the picture is not read as it was written: more than one page, colours of 16 bits, fractions.
+    With `numbers` the numbers in a palette and in grey of less than 8 bits count, otherwise their colours, which may be
+    transparent. Raises InputError where the picture is not read as it was written: more than one page, colours of 16
+    bits, fractions, numbers in a GIF with colours.
     """
     try:
         verify(path, LARGEST_SHRUNK)
@@ -237,21 +238,33 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
         if not whole:
             raise InputError(f"expected class numbers, found fractions in {path}: save whole numbers")
         return pixels.astype(np.int64)
+    if mode == "P" and numbers and image.format == "GIF":  # whose writers number the colours anew
+        rgb = np.asarray(image.convert("RGB"))
+        if (rgb != rgb[..., :1]).any():
+            raise InputError(
+                f"expected class numbers, found a GIF with colours, {path}: say what they mean with --colours FILE"
+            )
+        return rgb[..., 0].astype(np.int64)
     if mode in ("1", "L") or (mode == "P" and numbers):
         bits = 1 if mode == "1" else int(raw[2:]) if re.fullmatch(r"L;[24]", raw) else 8
         grey = np.asarray(image.convert("L") if mode == "1" else image)
         grey = grey.view(np.int8 if signed else np.uint8).astype(np.int64)
         pixels = grey // (255 // (2**bits - 1)) if numbers else grey
-        if image.has_transparency_data:
+        if image.has_transparency_data and not numbers:
             pixels[np.asarray(image.convert("RGBA"))[..., 3] < 128] = _TRANSPARENT
         return pixels
-    rgba = np.asarray(image.convert("RGBA")).astype(np.int64)
+    rgba = np.asarray(image.convert("RGBA"))
     return np.where(rgba[..., 3] < 128, _TRANSPARENT, _code(rgba))
 
 
 def _code(colours: np.ndarray) -> np.ndarray:
-    red, green, blue = (colours[..., channel].astype(np.int64) for channel in range(3))
-    return np.where((red == green) & (green == blue), red, _COLOUR | red << 16 | green << 8 | blue)
+    red, green, blue = (colours[..., channel] for channel in range(3))
+    code = red.astype(np.int64)
+    for channel in (green, blue):
+        code <<= 8
+        code |= channel
+    code |= _COLOUR
+    return np.where((red == green) & (green == blue), red, code)
 
 
 def _pixels_of_64_bits(path: Path, error: Exception) -> np.ndarray:

@@ -649,6 +649,24 @@ def test_numbers_of_every_kind(masks, kind, suffix):
     assert len(found) == 3 and np.array_equal(found["p0"], NUMBERS)
 
 
+def test_numbers_in_a_gif(masks):
+    """Regression: writers leave out the numbers that do not occur, so that the number 2 was read as 1."""
+    values = np.where(NUMBERS == 1, 2, NUMBERS).astype(np.uint8)
+    assert np.array_equal(masks(lambda path: Image.fromarray(values).save(path), suffix="gif")["p0"], values)
+    assert "found a GIF with colours" in masks(lambda path: write_label(path, values), suffix="gif")
+
+
+def test_numbers_in_a_palette_count_where_it_is_transparent(masks):
+    """Regression: a background that is transparent, so that the photograph can be seen, was unlabelled."""
+
+    def save(path: Path) -> None:
+        picture = Image.fromarray(NUMBERS.astype(np.uint8))
+        picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+        picture.save(path, transparency=0)
+
+    assert np.array_equal(masks(save)["p0"], NUMBERS)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grey_of_few_bits(masks, bits):
     """Regression: Pillow stretches it to 0-255, so that the number 1 of 4 bits became 17."""
