@@ -1,5 +1,6 @@
 """Simulate scribbles: what a person would draw over a picture whose full ground truth is known."""
 
+import functools
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -173,9 +174,10 @@ def distance_to_boundary(region: np.ndarray) -> np.ndarray:
     padded = np.pad(np.where(region, far, 0).astype(np.float32), FARTHEST, mode="edge")
     # The squared distance is a minimum over rows of a minimum over columns.
     shifts = range(-FARTHEST, FARTHEST + 1)
-    padded = np.min([padded[FARTHEST + shift : FARTHEST + shift + height] + shift**2 for shift in shifts], axis=0)
-    squared = np.min([padded[:, FARTHEST + shift : FARTHEST + shift + width] + shift**2 for shift in shifts], axis=0)
-    return np.sqrt(np.minimum(squared, far))
+    rows = (padded[FARTHEST + shift : FARTHEST + shift + height] + shift**2 for shift in shifts)
+    padded = functools.reduce(np.minimum, rows)
+    columns = (padded[:, FARTHEST + shift : FARTHEST + shift + width] + shift**2 for shift in shifts)
+    return np.sqrt(np.minimum(functools.reduce(np.minimum, columns), far))
 
 
 def components(region: np.ndarray) -> list[np.ndarray]:
