@@ -262,6 +262,9 @@ READERS: dict[str, tuple[Files, Callable[[Path, str], None]]] = {
     "masks of numbers, tiff": annotations(
         "p{}.tif", picture(LABEL, "TIFF"), "masks", "--classes", "FOLDER/names.txt", "--unlabelled=255"
     ),
+    "masks of numbers, gif": annotations(
+        "p{}.gif", picture(LABEL, "GIF"), "masks", "--classes", "FOLDER/names.txt", "--unlabelled=255"
+    ),
     "zip": annotations("export.zip", packed({f"p{n}.json": json.dumps(LABELME).encode() for n in range(3)}), "labelme"),
 }
 WORDS = [

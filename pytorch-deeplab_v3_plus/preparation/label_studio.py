@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from dataloaders.images import LARGEST, verify
+from common.files import why
+from dataloaders.images import LARGEST, READ_ERRORS, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -238,7 +239,7 @@ def _picture(path: Path) -> np.ndarray:
         verify(path)
         with Image.open(path) as image:
             if image.mode != "L":
-                raise ValueError(f"the mode {image.mode} of {path}")
+                raise ValueError(f"its mode is {image.mode}, not L")
             return np.asarray(image) >= _DRAWN
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"expected the PNG of a brush, cannot read {path}: {error}") from None
+    except READ_ERRORS as error:
+        raise InputError(f"expected the PNG of a brush, cannot read {path}: {why(path, error)}") from None

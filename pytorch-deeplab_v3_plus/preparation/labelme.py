@@ -1,7 +1,6 @@
 """The format labelme: the JSON files of labelme and X-AnyLabeling, beside or apart from their photographs."""
 
 import base64
-import binascii
 import functools
 import io
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from dataloaders.images import image_size, verify
+from dataloaders.images import READ_ERRORS, image_size, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -85,7 +84,7 @@ def _labelme_mask(text: str, corners: list[list[float]]) -> np.ndarray:
         verify(content)
         with Image.open(content) as image:
             mask = np.asarray(image.convert("L")) > 0
-    except (OSError, TypeError, SyntaxError, binascii.Error):
+    except (InputError, *READ_ERRORS):
         raise ValueError("a mask that is no PNG") from None
     box = np.ptp(np.array(corners, dtype=float), axis=0) + 1
     if len(corners) > 1 and (abs(box - mask.shape[::-1]) > 1).any():

@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import InputError
 from dataloaders.class_names import arranged, is_unlabelled, tidy
-from dataloaders.images import IMAGE_SUFFIXES, LARGEST_SHRUNK, verify
+from dataloaders.images import IMAGE_SUFFIXES, LARGEST_SHRUNK, READ_ERRORS, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
@@ -224,7 +224,7 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
             mode = image.mode
     except Image.UnidentifiedImageError as error:
         return _pixels_of_64_bits(path, error)
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, Image.DecompressionBombError) as error:
+    except READ_ERRORS as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
     if pages > 1:
         raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")

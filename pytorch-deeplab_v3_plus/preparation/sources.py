@@ -21,7 +21,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import read_text, why
-from dataloaders.images import IMAGE_SUFFIXES
+from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS
 from dataloaders.layout import SCRIBBLES, TRUTH
 
 HEIC_SUFFIXES = (".heic", ".heif")
@@ -246,7 +246,7 @@ def data_set_image(path: Path) -> tuple[str, Path | Callable[[], bytes]]:
         try:
             with Image.open(path) as image:
                 image.convert("RGB").save(content, "JPEG", quality=95, subsampling=0)
-        except (OSError, SyntaxError, ValueError) as error:
+        except READ_ERRORS as error:
             raise InputError(f"expected a photograph in HEIC, cannot read {path}: {error}") from None
         return content.getvalue()
 

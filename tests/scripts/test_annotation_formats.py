@@ -123,6 +123,16 @@ def test_pictures_of_the_brush(run, photos):
     assert np.array_equal(run(TOOLS / "label_studio/brush", "--images", photos)["task-2"][5:], scene()[5:])
 
 
+def test_a_damaged_picture_of_the_brush(run, photos, tmp_path):
+    """Regression: a traceback."""
+    shutil.copytree(TOOLS / "label_studio/brush", tmp_path / "brush")
+    path = next((tmp_path / "brush").glob("task-1-*nut*"))
+    path.write_bytes(path.read_bytes().replace(b"\0\0\0\x0dIHDR", b"\0\0\0\x0cIHDR"))
+    for number in range(3):
+        (photos / f"p{number}.png").rename(photos / f"task-{number + 1}.png")
+    assert f"cannot read {path}" in run(tmp_path / "brush", "--images", photos)
+
+
 def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsys):
     source = tmp_path / "export.zip"
     with zipfile.ZipFile(source, "w") as archive:

@@ -455,6 +455,14 @@ def test_broken_links_are_errors(voc):
     assert "SegmentationClassAug: it is a link to" in message(VOCSegmentation, arguments(), voc, "val", NAMES)
 
 
+def test_a_tiff_whose_data_lie_at_a_fraction_is_named(tmp_path):
+    """Regression: a traceback."""
+    Image.new("L", (6, 4)).save(tmp_path / "label.tif")
+    content = (tmp_path / "label.tif").read_bytes()
+    (tmp_path / "label.tif").write_bytes(content.replace(b"\x11\x01\x04\0", b"\x11\x01\x0c\0"))  # a double
+    assert "label.tif" in message(read_label, tmp_path / "label.tif", 2)
+
+
 def test_damage_that_only_check_sums_show_is_an_error(voc):
     """Regression: Pillow reads the pixels of a damaged PNG without comparing the check sum behind them."""
     path = voc / "pascal_2012_scribble/i0.png"
