@@ -113,8 +113,9 @@ def read_image(path: str | Path, shrink: bool = False) -> Image.Image:
     """
     largest = LARGEST_SHRUNK if shrink else None
     try:
-        verify(path, largest)
         with open_image(path, largest) as image:
+            if image.format == "PNG":
+                verify(path, largest)
             divisor = math.ceil(math.sqrt(image.width * image.height / LARGEST))
             if divisor > 1:
                 image.draft("RGB", tuple(-(-side // divisor) for side in image.size))  # JPEG's decoder shrinks itself

@@ -36,7 +36,7 @@ def unpacked(source: Path) -> Iterator[Path]:
 
     Raises InputError where the ZIP is damaged, encrypted, or larger than the disk.
     """
-    if source.suffix.lower() != ".zip" and not (source.is_file() and zipfile.is_zipfile(source)) or source.is_dir():
+    if source.is_dir() or not (source.suffix.lower() == ".zip" or zipfile.is_zipfile(source)):
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="rloss-") as workshop:
@@ -63,7 +63,7 @@ def unpacked(source: Path) -> Iterator[Path]:
 
 
 def files_in(source: Path) -> list[Path]:
-    """Return the files of a folder and its sub-folders in order, or a file itself.
+    """Return the files of a folder and its sub-folders, linked ones too, in order, or a file itself.
 
     Hidden files, those that macOS adds, and data sets that were made within the folder are no part of it. Raises
     InputError where there is nothing of that name, or a folder cannot be read.
@@ -80,7 +80,7 @@ def files_in(source: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(place)
-        for link in (path / name for name in names if "." not in name):
+        for link in (path / name for name in names if "." not in name):  # that of a file is found when it is read
             if link.is_symlink() and not link.exists():
                 raise InputError(f"expected a folder or a file, found {link}, a link that leads nowhere: remove it")
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
