@@ -117,6 +117,9 @@ def write_coco(maps: Iterator[LabelMap], folder: Path, final: Path, class_names:
 
 def write_masks(maps: Iterator[LabelMap], folder: Path, final: Path, class_names: tuple[str, ...]) -> None:
     """Write SegmentationClass/ in VOC's colours with labelmap.txt, as CVAT's 'Segmentation mask 1.1'."""
+    wrong = next((name for name in class_names if ":" in name or name.startswith("#")), None)
+    if wrong:
+        raise InputError(f"expected class names that labelmap.txt can hold, found '{wrong}': rename it, or use coco")
     names = []
     (folder / "SegmentationClass").mkdir()
     for photograph, label in maps:

@@ -9,11 +9,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
-from PIL import Image
 
 from common.errors import InputError
 from common.files import why
-from dataloaders.images import LARGEST, READ_ERRORS, verify
+from dataloaders.images import LARGEST, READ_ERRORS, open_image, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
 from preparation.sources import Photographs, json_or_none, read_json, reading
@@ -237,7 +236,7 @@ def brush_pictures(
 def _picture(path: Path) -> np.ndarray:
     try:
         verify(path)
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode != "L":
                 raise ValueError(f"its mode is {image.mode}, not L")
             return np.asarray(image) >= _DRAWN

@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import InputError
 from dataloaders.class_names import arranged, is_unlabelled, tidy
-from dataloaders.images import IMAGE_SUFFIXES, LARGEST_SHRUNK, READ_ERRORS, verify
+from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, open_image, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
@@ -58,9 +58,7 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
     class_names, values = read_values(table, options)
 
     def draw(path: Path, size: tuple[int, int]) -> np.ndarray:
-        label = read_mask(path, values, numbers, options.ignore_unknown)
-        check_size(path, label.shape[::-1], size)
-        return label
+        return read_mask(path, size, values, numbers, options.ignore_unknown)
 
     items = [Labelled(*data_set_image(image), mask, functools.partial(draw, mask)) for mask, image in pairs]
     return Collection(items, class_names)
@@ -180,12 +178,15 @@ def class_values(named: dict[Any, str], path: Path) -> tuple[tuple[str, ...], di
     return names, {found: UNLABELLED if is_unlabelled(name) else values[tidy(name)] for found, name in named.items()}
 
 
-def read_mask(path: Path, values: dict[int, int], numbers: bool, ignore_unknown: bool) -> np.ndarray:
+def read_mask(
+    path: Path, size: tuple[int, int], values: dict[int, int], numbers: bool, ignore_unknown: bool
+) -> np.ndarray:
     """Read a picture whose pixels have these label values, as uint8 (H, W); transparent pixels are unlabelled.
 
-    Other pixels are an InputError, or unlabelled with `ignore_unknown`. See pixel_values for `numbers`.
+    Other pixels are an InputError, or unlabelled with `ignore_unknown`. Raises WrongSize unless its (width, height) is
+    `size`. See pixel_values for `numbers`.
     """
-    pixels = pixel_values(path, numbers)
+    pixels = pixel_values(path, size, numbers)
     label = np.full(pixels.shape, UNLABELLED, dtype=np.uint8)
     unknown: list[tuple[int, int]] = []
     for code, count in zip(*np.unique(pixels, return_counts=True), strict=True):
@@ -205,7 +206,7 @@ def read_mask(path: Path, values: dict[int, int], numbers: bool, ignore_unknown:
     return label
 
 
-def pixel_values(path: Path, numbers: bool) -> np.ndarray:
+def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray:
     """Return the pixels of a picture as they are compared, int64 (H, W): grey values, coded colours, or transparent.
 
     With `numbers` the numbers in a palette and in grey of less than 8 bits count, otherwise their colours, which may be
@@ -213,8 +214,9 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
     bits, fractions, numbers in a GIF with colours.
     """
     try:
-        verify(path, LARGEST_SHRUNK)
-        with Image.open(path) as image:
+        verify(path)
+        with open_image(path) as image:
+            check_size(path, image.size, size)  # before a header of a few bytes asks for gigabytes
             pages = getattr(image, "n_frames", 1)
             raw = image.tile[0][3] if image.tile else ""
             raw = raw if isinstance(raw, str) else str(raw[0])  # the bits of a pixel, in Pillow's notation
@@ -223,7 +225,9 @@ def pixel_values(path: Path, numbers: bool) -> np.ndarray:
             image.load()
             mode = image.mode
     except Image.UnidentifiedImageError as error:
-        return _pixels_of_64_bits(path, error)
+        pixels = _pixels_of_64_bits(path, error)
+        check_size(path, pixels.shape[::-1], size)
+        return pixels
     except READ_ERRORS as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
     if pages > 1:

@@ -659,6 +659,17 @@ def test_numbers_of_every_kind(masks, kind, suffix):
     assert len(found) == 3 and np.array_equal(found["p0"], NUMBERS)
 
 
+def test_the_size_of_a_mask_is_seen_before_its_pixels(masks):
+    """Regression: a few bytes that say they are so many pixels took a minute and gigabytes."""
+
+    def save(path: Path) -> None:
+        Image.fromarray(NUMBERS.astype(np.uint8)).save(path)
+        content = path.read_bytes()
+        path.write_bytes(content[:6] + 2 * (9000).to_bytes(2, "little") + content[10:])
+
+    assert "found 9000x9000 in" in masks(save, suffix="gif")
+
+
 def test_numbers_in_a_gif(masks):
     """Regression: writers leave out the numbers that do not occur, so that the number 2 was read as 1."""
     values = np.where(NUMBERS == 1, 2, NUMBERS).astype(np.uint8)
@@ -835,3 +846,7 @@ def test_what_cannot_be_exported_is_said(photos, tmp_path, capsys):
         assert said in one_line(capsys)
         (tmp_path / f"predictions/{name}_prediction.png").unlink()
     assert not (tmp_path / "predictions/coco").exists()
+    (tmp_path / "classes.txt").write_text("background\nbolt: M8\n")
+    write_label(tmp_path / "predictions/p0_prediction.png", np.ones((HEIGHT, WIDTH)))
+    assert call(export_annotations, *words[:2], "masks", *words[3:]) == 2
+    assert "found 'bolt: M8'" in one_line(capsys)
