@@ -160,7 +160,7 @@ def collect(source: Path, options: ImportOptions, name: str | None = None) -> Co
     files = files_in(source)
     modules = {known: importlib.import_module(f"preparation.{known}") for known in FORMATS}
     found, unknown = recognise(files, modules)
-    name = name or choose(found, unknown, source)
+    name = name or choose(found, unknown, files, source)
     module = modules[name]
     for field in fields(options):
         users = [known for known in FORMATS if field.name in getattr(modules[known], "OPTIONS", ())]
@@ -180,7 +180,7 @@ def collect(source: Path, options: ImportOptions, name: str | None = None) -> Co
         names = ", ".join(f"*{suffix}" for suffix in module.SUFFIXES)
         raise InputError(f"expected {FORMATS[name]}, files {names}, found none in {source}")
     folder = options.images or (source if source.is_dir() else source.parent)
-    return module.collect(own, Photographs(folder, files_in(folder)), options)
+    return module.collect(own, Photographs(folder, files if folder == source else files_in(folder)), options)
 
 
 def recognise(files: list[Path], modules: dict[str, ModuleType]) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -197,8 +197,8 @@ def recognise(files: list[Path], modules: dict[str, ModuleType]) -> tuple[dict[s
     return found, unknown
 
 
-def choose(found: dict[str, list[Path]], unknown: list[Path], source: Path) -> str:
-    """Return the format of a source; pictures are masks only where nothing else is found."""
+def choose(found: dict[str, list[Path]], unknown: list[Path], files: list[Path], source: Path) -> str:
+    """Return the format of a source with these files; pictures are masks only where nothing else is found."""
     names = [name for name in found if name != "masks"]
     if len(names) > 1:
         first = ", ".join(f"{name} ({found[name][0]})" for name in names)
@@ -210,7 +210,7 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], source: Path) -> s
         read = {".xml": read_xml, ".json": read_json, ".geojson": read_json}.get(path.suffix.lower())
         if read:
             read(path)  # says so where it is damaged
-    packed = [path for path in files_in(source) if path.suffix.lower() == ".zip"]
+    packed = [path for path in files if path.suffix.lower() == ".zip"]
     advice = f"unpack it, and name the ZIP in it, {packed[0]}" if packed else "export one of these from the tool"
     advice = "put 'masks' before SOURCE to read the pictures, or " + advice if "masks" in found else advice
     raise InputError(

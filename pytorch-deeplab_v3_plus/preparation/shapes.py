@@ -203,16 +203,21 @@ def collect_shapes(
     def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         if annotation.size:
             check_size(annotation.source, annotation.size, size)
-        label = np.full(size[::-1], outside, dtype=np.uint8)
+        label, nowhere = np.full(size[::-1], outside, dtype=np.uint8), []
         for shape in annotation.shapes:  # later ones over earlier ones
             try:
                 check_place(shape, size)
-                label[covered_pixels(shape, size, options.width or usual_width(size))] = values[shape.label]
+                pixels = covered_pixels(shape, size, options.width or usual_width(size))
             except ValueError as error:
                 raise InputError(
                     f"expected shapes on the {size[0]}x{size[1]} pixels of the photograph, found {error} of "
                     f"'{shape.label}' in {annotation.source}: correct or remove it"
                 ) from None
+            label[pixels] = values[shape.label]
+            if not pixels.any():
+                nowhere.append(f"a {shape.kind} of '{shape.label}'")
+        if nowhere:
+            logger.warning("%s: %d shapes cover no pixel, first %s", annotation.source, len(nowhere), nowhere[0])
         return label
 
     if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):

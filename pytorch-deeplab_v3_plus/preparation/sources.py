@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from common.errors import InputError
 from common.files import read_text, why
 from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS
 from dataloaders.layout import SCRIBBLES, TRUTH
+
+logger = logging.getLogger(__name__)
 
 HEIC_SUFFIXES = (".heic", ".heif")
 PHOTOGRAPH_SUFFIXES = IMAGE_SUFFIXES + HEIC_SUFFIXES
@@ -76,7 +79,10 @@ def files_in(source: Path) -> list[Path]:
     seen: set[str] = set()
     for folder, folders, names in os.walk(source, onerror=_unreadable_folder, followlinks=True):
         path, place = Path(folder), os.path.realpath(folder)
-        if place in seen or (path != source and {SCRIBBLES, TRUTH} & set(folders)):
+        made = path != source and {SCRIBBLES, TRUTH} & set(folders)
+        if made:
+            logger.info("left out: the data set in %s", path)
+        if made or place in seen:
             folders.clear()
             continue
         seen.add(place)

@@ -312,6 +312,20 @@ def test_photographs_without_strokes_are_left_out(photos, capsys):
     assert not (data / "JPEGImages/p4.jpg").exists()
 
 
+def test_shapes_that_cover_no_pixel_are_said(photos, capsys):
+    """Regression: they were left out without a word."""
+    annotate(photos, 4, *STROKES, shape("dog", "circle", (5, 5), (5, 5)))
+    imported(photos)
+    said = f"WARNING: {photos / 'p4.json'}: 1 shapes cover no pixel, first a circle of 'dog'"
+    assert said in capsys.readouterr().out
+
+
+def test_a_data_set_within_a_source_is_said_to_be_left_out(photos, capsys):
+    imported(photos).rename(photos / "data")
+    assert call(import_scribbles, photos, photos.parent / "data") == 0
+    assert capsys.readouterr().out.count(f"left out: the data set in {photos / 'data'}") == 1
+
+
 def test_labels_are_drawn_on_the_upright_photograph(photos):
     exif = Image.Exif()
     exif[0x0112] = 6
