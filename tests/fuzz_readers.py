@@ -32,7 +32,7 @@ import import_scribbles
 from common.errors import InputError
 from dataloaders.class_names import check_class_names, is_unlabelled
 from dataloaders.images import image_size, read_image, read_label
-from dataloaders.layout import CLASS_FILE, SCRIBBLES, list_file, list_files, read_class_names, read_list
+from dataloaders.layout import CLASS_FILE, IMAGES, SCRIBBLES, list_file, list_files, read_class_names, read_list
 from preparation.checks import check_dataset
 from preparation.label_maps import look_at_label
 from preparation.masks import read_colours
@@ -144,17 +144,11 @@ def colours(folder: Path, name: str) -> None:
 
 def lists(folder: Path, name: str) -> None:
     """A list holds one id a line."""
-    list_file(folder, "train").parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).rename(list_file(folder, "train"))
     assert all(image_id.strip() == image_id != "" for image_id in read_list(folder, "train", {"p0": 0, "p1": 1}))
 
 
 def data_set(folder: Path, name: str) -> None:
     """The check of a data set names a label map that is not what it was."""
-    for kind in ("JPEGImages", SCRIBBLES):
-        (folder / kind).mkdir(exist_ok=True)
-        for path in folder.glob("*.jpg" if kind == "JPEGImages" else "*.png"):
-            path.rename(folder / kind / path.name)
     report = check_dataset(folder, read_class_names(folder / CLASS_FILE))
     assert len(report.items) == 2 and report.as_text() and json.dumps(report.as_json())
     named = {problem.id for problem in report.problems if problem.file.startswith(SCRIBBLES)}
@@ -236,9 +230,10 @@ READERS: dict[str, tuple[Files, Callable[[Path, str], None]]] = {
     "classes, numbered": ({CLASS_FILE: b"0 background\n1 cat\n2 dog\n"}, classes),
     "colours": ({"c.txt": TABLE}, colours),
     "labelmap": ({"c.txt": b"# label:color_rgb:parts:actions\ncat:0,1,2::\nbackground:0,0,0::\n"}, colours),
-    "list": ({"train.txt": b"p0.jpg\n/JPEGImages/p1.jpg /SegmentationClassAug/p1.png\n"}, lists),
+    "list": ({str(list_file(Path(), "train")): b"p0.jpg\n/JPEGImages/p1.jpg /SegmentationClassAug/p1.png\n"}, lists),
     "data set": (
-        {"p0.png": picture(LABEL, "PNG"), "p1.png": picture(LABEL, "PNG"), "p0.jpg": JPEG, "p1.jpg": JPEG}
+        {f"{SCRIBBLES}/p{n}.png": picture(LABEL, "PNG") for n in range(2)}
+        | {f"{IMAGES}/p{n}.jpg": JPEG for n in range(2)}
         | {CLASS_FILE: b"background\ncat\ndog\n"},
         data_set,
     ),
