@@ -6,8 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from common.errors import InputError
+from common.faults import advice
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -20,7 +22,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         synchronise(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
-        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
+        raise InputError(f"{path}: cannot be written ({reason}); {advice(error)}") from None
     finally:
         with contextlib.suppress(OSError):  # on a read-only file system, even of a file that is not there
             temporary.unlink()
@@ -37,6 +39,15 @@ def make_folder(folder: Path, choose: str = "choose another folder") -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); {choose}") from None
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder as os.walk does, but raise the OSError of a folder that cannot be read, which that leaves out."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    return os.walk(folder, onerror=refuse)
 
 
 def synchronise(path: Path) -> None:
@@ -78,4 +89,4 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
             made.rename(folder)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
+        raise InputError(f"{folder}: cannot be made ({error}); {advice(error)}") from None

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from common.errors import InputError
+from common.files import walk
 from dataloaders.images import IMAGE_SUFFIXES
 from dataloaders.layout import SCRIBBLES, TRUTH
 
@@ -65,7 +65,7 @@ def files_in(source: Path) -> list[Path]:
     if not source.is_dir():
         raise InputError(f"expected a file, a folder or a ZIP of annotations, found nothing at {source}")
     found: list[Path] = []
-    for folder, folders, names in os.walk(source):
+    for folder, folders, names in walk(source):
         path = Path(folder)
         if path != source and {SCRIBBLES, TRUTH} & set(folders):
             folders.clear()
