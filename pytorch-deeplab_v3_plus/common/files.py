@@ -22,6 +22,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         synchronise(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
+        if "inline_container" in reason:  # and then positions in the file
+            reason = "the disk took only a part of it"
         raise InputError(f"{path}: cannot be written ({reason}); {advice(error)}") from None
     finally:
         with contextlib.suppress(OSError):  # on a read-only file system, even of a file that is not there

@@ -210,6 +210,8 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
 def _unreadable(expected: str, path: str | Path, error: BaseException) -> InputError:
     if os.path.islink(path) and not os.path.exists(path):
         reason, advice = f"it is a link to {os.readlink(path)}, where nothing is", "fetch that file"
+    elif isinstance(error, PermissionError):
+        reason, advice = error.strerror, "change its permissions"
     else:
         reason, advice = (str(error).splitlines() or [type(error).__name__])[0], "replace the file"
     return InputError(f"expected {expected}, cannot read {path}: {reason}; {advice}")

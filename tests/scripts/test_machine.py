@@ -159,6 +159,46 @@ def test_labels_are_counted_in_little_memory():
     assert np.array_equal(counts, expected) and peak < 3 * label.size
 
 
+# What other programs want of the machine
+
+SHOW_AT_TORCH = """
+import os, runpy, sys
+
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("spins", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+
+
+sys.meta_path.insert(0, Finder())
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+UNSET = {name: value for name, value in ENVIRONMENT.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in CODE.glob("*.py") if "main(" in path.read_text()))
+def test_every_script_sets_how_openmp_waits_before_it_imports_pytorch(script):
+    command = [sys.executable, "-c", SHOW_AT_TORCH, CODE / script]
+    shown = subprocess.run(command, env=UNSET, capture_output=True, text=True, check=True).stdout
+    assert "spins 1000\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "7"}, 7), ({"OMP_WAIT_POLICY": "passive"}, 0)]
+)
+def test_openmp_follows_it_and_the_users_own_setting_wins(own, spins):
+    library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
+    if library is None:
+        pytest.skip("PyTorch comes with another OpenMP than GCC's")
+    command = [sys.executable, "-c", "import common, ctypes, sys; ctypes.CDLL(sys.argv[1])", library]
+    environment = {**UNSET, **own, "OMP_DISPLAY_ENV": "verbose"}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in printed
+
+
 # Several processes
 
 
