@@ -130,7 +130,10 @@ class Comparison:
         path = self.folder / "comparison.json"
         make_folder(self.folder, "choose another --output")
         if path.is_file():
-            before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+            try:
+                before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+            except ValueError:
+                raise InputError(f"{path}: is damaged; choose another --output, or delete it") from None
             if "data" not in before:
                 logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)
             other = differences({"data": before.pop("data", {})}, {"data": now.pop("data")})

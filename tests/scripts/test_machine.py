@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,16 @@ import torch
 import evaluate
 import import_scribbles
 import inference
+import simulate_scribbles
 from common.distributed import is_main, rank, world_size
 from common.errors import exit_status
-from dataloaders.images import value_counts
-from helpers import CODE, ENVIRONMENT, call, data, one_line
+from common.files import new_folder
+from dataloaders.images import read_image, value_counts
+from helpers import CODE, ENVIRONMENT, call, data, message, one_line
+from modeling.checkpoint import load_checkpoint
 from modeling.deeplab import DeepLab
+from prediction.files import find_images
+from preparation.sources import files_in
 
 SCRIPTS = {"evaluate": evaluate, "inference": inference}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -81,6 +87,15 @@ def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, na
     assert "out of memory; lower --" in line and ("--test-batch-size (4)" if name == "evaluate" else "--tile") in line
 
 
+def test_a_worker_that_is_killed_in_another_script(voc, tmp_path, monkeypatch, capsys):
+    """Regression: the advice was to lower an option that the script has not."""
+    monkeypatch.setattr("preparation.simulation.read_label", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert call(simulate_scribbles, voc, tmp_path / "out", "--classes", tmp_path / "classes.txt") == 2
+    line = one_line(capsys)
+    assert "was killed; where memory is short, close other programs;" in line and "--workers" not in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_memory_that_runs_out_in_another_script(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(import_scribbles, "collect", lambda *_: bytearray(2**62))
     assert call(import_scribbles, "labelme", tmp_path, tmp_path / "data") == 2
@@ -105,6 +120,38 @@ def test_what_a_file_system_refuses(error, said, capsys):
 
     assert exit_status(main) == 2
     assert said in one_line(capsys)
+
+
+@pytest.fixture
+def folder_of_another():
+    """A folder of another user's, within which nothing may be read that has mode 0."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+        os.seteuid(os.getuid())
+
+
+def test_what_may_not_be_read_is_said(folder_of_another):
+    """Regression: a folder that may not be read was empty, and a file was to be replaced."""
+    closed, file = folder_of_another / "closed", folder_of_another / "file"
+    closed.mkdir(mode=0)
+    file.touch(mode=0)
+    if os.getuid() == 0:  # who may read everything
+        os.seteuid(65534)
+    for find in (files_in, lambda folder: find_images([str(folder)])):
+        with pytest.raises(PermissionError, match="closed"):
+            find(folder_of_another)
+    for read in (read_image, load_checkpoint):
+        assert message(read, file).endswith("change its permissions")
+
+
+def test_a_source_that_may_not_be_read_is_not_the_targets_fault(tmp_path):
+    def make():
+        with new_folder(tmp_path / "target"):
+            raise PermissionError(13, "Permission denied", "/source/i1.jpg")
+
+    line = message(make)
+    assert "target: cannot be made" in line and "'/source/i1.jpg'" in line and "change its permissions" in line
 
 
 def test_mistakes_in_code_keep_their_traceback():
