@@ -2,9 +2,9 @@
 
     PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/bench_shared.py
 
-Each setting of the environment has a process of its own for each kind of work. They take turns, with and without
-another process that keeps the first core busy, so that a disturbance affects all of them. The filter is the C++ module;
-the step is the trainer's own, of mobilenet with random weights and partial cross-entropy alone.
+Each setting of the environment has a process of its own. They take turns, with and without another process that keeps
+the first core busy, so that a disturbance affects all of them. The filter is the C++ module; the step is the trainer's
+own, of mobilenet with random weights and partial cross-entropy alone.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
+from bilateralfilter import bilateralfilter_batch
 from tqdm import tqdm
 
 from common.arguments import number
 from common.distributed import usable_cpus
 from common.errors import InputError, exit_status
-from measuring import CLASSES, Pictures, machine_line, random_batch, seconds, training_step, write_json
+from measuring import CLASSES, Pictures, machine_line, random_batch, training_step, write_json
+from modeling.deeplab import DeepLab
 
 OWN = "as the scripts have it"
 SETTINGS = (OWN, "GOMP_SPINCOUNT=300000", "OMP_WAIT_POLICY=passive")  # the second is GCC's default
@@ -36,47 +40,54 @@ CALLS = {"filter, 12 images": 5, "filter, 1 image": 20, "training step": 1}  # i
 KEEP_BUSY = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(flush=True)\nwhile True: pass"
 
 
-def work(kind: str) -> Callable[[], object]:
-    """Return what is timed."""
-    import torch
-    from bilateralfilter import bilateralfilter_batch
-
-    from modeling.deeplab import DeepLab
-
+def works() -> dict[str, Callable[[], object]]:
+    """Return what is timed, by kind."""
     torch.manual_seed(0)
-    if kind == "training step":
-        batch = random_batch(Pictures(BATCH), BATCH, CROP, torch.device("cpu"))
-        step = training_step(DeepLab(CLASSES, "mobilenet"), None, "float32")
-        return lambda: step(batch)
-    count = int(kind.split()[1])
-    values = torch.rand(count, CLASSES, SIDE, SIDE).numpy()
-    arrays = Pictures(count).batch(count, SIDE).numpy(), values, values.copy()
-    return lambda: bilateralfilter_batch(*arrays, *values.shape, SIGMA_RGB, SIGMA_XY)
+    pictures, generator = Pictures(12), torch.Generator().manual_seed(0)
+    step = training_step(DeepLab(CLASSES, "mobilenet"), None, "float32")
+    batch = random_batch(pictures, BATCH, CROP, torch.device("cpu"))
+
+    def filter_images(count: int) -> Callable[[], object]:
+        images = pictures.batch(count, SIDE).numpy()
+        values = torch.rand(count, CLASSES, SIDE, SIDE, generator=generator).numpy()
+        out = values.copy()
+        return lambda: bilateralfilter_batch(images, values, out, *values.shape, SIGMA_RGB, SIGMA_XY)
+
+    actions = filter_images(12), filter_images(1), lambda: step(batch)
+    return dict(zip(CALLS, actions, strict=True))
 
 
-def serve(connection: Connection, kind: str) -> None:
-    """Time calls of one kind of work whenever the other end asks for it, and answer with the seconds of one."""
-    import torch
-
-    action = work(kind)
-    while True:
+def serve(connection: Connection) -> None:
+    """Answer each kind of work that the other end sends with the seconds that a call takes."""
+    actions = works()
+    for action in actions.values():
         action()
-        connection.send(seconds(lambda: [action() for _ in range(CALLS[kind])], torch.device("cpu")) / CALLS[kind])
-        connection.recv()
+    connection.send("ready")
+    with contextlib.suppress(EOFError):  # the other end is closed
+        while True:
+            kind = connection.recv()
+            connection.send(mean_seconds(actions[kind], CALLS[kind]))
 
 
-def start(kind: str, setting: str) -> Connection:
-    """Start a process that serves one kind of work under a setting of the environment."""
-    context = multiprocessing.get_context("spawn")  # OpenMP reads the environment when it is loaded
+def mean_seconds(action: Callable[[], object], calls: int) -> float:
+    """Time several calls; return the mean."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        action()
+    return (time.perf_counter() - start) / calls
+
+
+def start(setting: str) -> Connection:
+    """Start a process that serves under a setting of the environment."""
+    context = multiprocessing.get_context("spawn")  # as OpenMP reads the environment when it is loaded
     ours, theirs = context.Pipe()
     before = {name: os.environ.pop(name) for name in WAITING if name in os.environ}
     os.environ.update(before if setting == OWN else [setting.split("=", 1)])
-    context.Process(target=serve, args=(theirs, kind), daemon=True).start()
+    context.Process(target=serve, args=(theirs,), daemon=True).start()
     for name in WAITING:
         os.environ.pop(name, None)
     os.environ.update(before)
     theirs.close()
-    ours.recv()  # it is ready
     return ours
 
 
@@ -96,14 +107,21 @@ def busy_core(wanted: bool) -> Iterator[None]:
 
 def measure(settings: Sequence[str], rounds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Return the seconds of each round by kind of work, by setting, and by whether the first core was busy."""
-    servers = {(kind, setting): start(kind, setting) for kind in CALLS for setting in settings}
-    found = {kind: {setting: {"quiet": [], "shared": []} for setting in settings} for kind in CALLS}
+    servers = {name: start(name) for name in settings}
+    for server in servers.values():
+        server.recv()  # it is ready
+    found = {kind: {name: {"quiet": [], "shared": []} for name in settings} for kind in CALLS}
     for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
         for state in ("quiet", "shared"):
             with busy_core(state == "shared"):
-                for (kind, setting), server in servers.items():
-                    server.send(None)
-                    found[kind][setting][state].append(server.recv())
+                for kind, by_setting in found.items():
+                    for name, times in by_setting.items():
+                        servers[name].send(kind)
+                        times[state].append(servers[name].recv())
+    for server in servers.values():
+        server.close()
+    for process in multiprocessing.active_children():
+        process.join()
     return found
 
 
@@ -124,7 +142,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     what = f"a setting to compare with the scripts' own; repeatable (default: {', '.join(SETTINGS[1:])})"
     parser.add_argument("--setting", type=setting, action="append", metavar="NAME=VALUE", help=what)
-    parser.add_argument("--rounds", type=number(int, 2), default=9, metavar="N", help="measurements of each [9]")
+    parser.add_argument("--rounds", type=number(int, 2), default=7, metavar="N", help="measurements of each [7]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 
@@ -137,7 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(machine_line())
     print(f"filter: {SIDE} px, {CLASSES} channels; step: {BATCH} images of {CROP} px; {args.rounds} rounds\n")
     print(f"{'':50} {'quiet, ms':>10} {'x own':>6} {'shared, ms':>11} {'x quiet':>8}")
-    found = measure((OWN, *(args.setting or SETTINGS[1:])), args.rounds)
+    try:
+        found = measure((OWN, *(args.setting or SETTINGS[1:])), args.rounds)
+    except EOFError:
+        raise InputError("one of the processes that are timed has ended; its own message says why") from None
     for kind, by_setting in found.items():
         for name, times in by_setting.items():
             quiet, shared = (1000 * statistics.median(times[state]) for state in ("quiet", "shared"))

@@ -190,7 +190,10 @@ def _train(training: Training, at_once: int, running: set[subprocess.Popen]) -> 
     if process.returncode or not ended_run(training.root, training.name):
         if last:
             logger.info("%s ended with\n%s", short_title, "".join(last))
-        raise InputError(f"training stopped with status {process.returncode}; the command was: {shlex.join(command)}")
+        ended = f"stopped with status {process.returncode}"
+        if process.returncode < 0:
+            ended = f"was killed by signal {-process.returncode}; where memory is short, lower --jobs or --batch-size"
+        raise InputError(f"training {ended}; the command was: {shlex.join(command)}")
 
 
 def percents(results: Results, arm: str, score: str) -> list[float]:
