@@ -9,7 +9,10 @@ from concurrent.futures.process import BrokenProcessPool
 from common.errors import InputError
 
 # What errors say that have no type of their own, or have lost it on the way from a worker process.
-MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "MemoryError", "out of memory")
+MEMORY = (
+    *("can't allocate memory", "not enough memory", "std::bad_alloc", "MemoryError", "out of memory"),
+    "could not create a primitive",  # oneDNN
+)
 WORKER_DIED = "DataLoader worker (pid"
 PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
 # What a system refuses, and what helps.

@@ -75,10 +75,11 @@ def fail(error: Exception):
         lambda: bytearray(2**62),
         lambda: np.empty(2**58),
         lambda: torch.empty(2**58),
+        lambda: fail(RuntimeError("could not create a primitive")),
         lambda: fail(RuntimeError("Caught _ArrayMemoryError in DataLoader worker process 0.\nMemoryError: 8 TiB")),
         lambda: fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
     ],
-    ids=["python", "numpy", "torch", "worker", "cuda"],
+    ids=["python", "numpy", "torch", "onednn", "worker", "cuda"],
 )
 def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, name, allocate):
     monkeypatch.setattr(DeepLab, "forward", lambda *_: allocate())
@@ -192,6 +193,18 @@ def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path):
         process.terminate()
         assert process.stderr.read() == b"terminated\n" and process.wait() == 143
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_signal_that_comes_while_a_process_forks_is_not_lost(number, said):
+    """Regression: a script whose worker processes just started printed a traceback and went on."""
+    code = (
+        "import os, sys, time; from common.errors import exit_status\n"
+        f"os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), {number:d}))\n"
+        "sys.exit(exit_status(lambda: os.fork() and time.sleep(60)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (result.stderr, result.returncode) == (f"{said}\n", 128 + number)
 
 
 def test_labels_are_counted_in_little_memory():
