@@ -35,11 +35,11 @@ from prediction.options import InferenceOptions
 from prediction.segmenter import Segmenter
 from training.options import ALL_PRESETS, add_preset, parse_with_preset
 
-# Of a preset's settings, those of the DenseCRF loss; its crop size is used where the checkpoint holds none.
-LOSS_SETTINGS = ("rloss_scale", "sigma_xy", "sigma_rgb", "size_free", "normalised_kernel")
-
 if TYPE_CHECKING:
     import torch
+
+# Of a preset's settings, those of the DenseCRF loss; its crop size is used where the checkpoint holds none.
+LOSS_SETTINGS = ("rloss_scale", "sigma_xy", "sigma_rgb", "size_free", "normalised_kernel")
 
 logger = logging.getLogger(__name__)
 

@@ -53,8 +53,8 @@ def explained(error: RuntimeError | MemoryError | OSError, lower: str, workers: 
     text = str(error).strip()
     last = text.split("\n")[-1]  # of the traceback, where the error comes from a worker
     if WORKER_DIED in text or isinstance(error, BrokenProcessPool):
-        lower = f"lower {workers}" if workers else "close other programs"
-        what = f"a process that loads images was killed; where memory is short, {lower}"
+        remedy = f"lower {workers}" if workers else "close other programs"
+        what = f"a process that loads images was killed; where memory is short, {remedy}"
         return f"{what}; in a container, give it shared memory (docker run --ipc=host)"
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         number, reason, file = error.errno, error.strerror, error.filename
