@@ -10,7 +10,8 @@ from figures.colours import classes_in, colour
 from figures.fonts import drawable, drawable_names
 from figures.plotting import new_figure, plain_text, save_figure, text_width, wrapped
 
-TITLE = 11  # points
+TITLE, CAPTION = 11, 8  # points
+ROW = 2.4  # height of a row of square pictures, in inches
 
 
 def evenly_spaced(length: int, rows: int = 6) -> list[int]:
@@ -33,7 +34,6 @@ def save_contact_sheet(
     (H, W) in the palette's colours; None leaves a gap, and a column without any picture is left out. `captions` stand
     at the left of the rows.
     """
-    captions, title = list(map(drawable, captions)), drawable(title)
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     # Upright pictures get narrower cells than their row, so that no row is taller than a square.
     shapes = [next(np.shape(picture) for picture in row.values() if picture is not None) for row in rows]
@@ -41,8 +41,8 @@ def save_contact_sheet(
     maps = [row[name] for row in rows for name in columns if np.ndim(row[name]) == 2]
     seen = {*classes, *classes_in(*maps)}
     legend = Legend([k for k in range(len(class_names)) if k in seen], class_names, 2.3 * len(columns))
-    title = wrapped(title, legend.width, TITLE)
-    figure = new_figure(legend.width, 2.4 * sum(heights) + 0.5 + 0.2 * len(title.split("\n")) + legend.height)
+    title = wrapped(drawable(title), legend.width, TITLE)
+    figure = new_figure(legend.width, ROW * sum(heights) + 0.5 + 0.2 * len(title.split("\n")) + legend.height)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for row, line in zip(rows, axes, strict=True):
         for name, cell in zip(columns, line, strict=True):
@@ -53,8 +53,10 @@ def save_contact_sheet(
             cell.imshow(colour(picture) if picture.ndim == 2 else picture, interpolation="nearest")
     for name, cell in zip(columns, axes[0], strict=True):
         cell.set_title(drawable(name), fontsize=10)
-    for caption, line in zip(captions, axes, strict=False):
-        line[0].text(-0.04, 0.5, caption, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    for caption, line, height in zip(captions, axes, heights, strict=False):
+        text = "\n".join(wrapped(part, ROW * height, CAPTION) for part in drawable(caption).split("\n"))
+        how = {"rotation": 90, "ha": "right", "va": "center", "ma": "center", "fontsize": CAPTION}
+        line[0].text(-0.04, 0.5, text, transform=line[0].transAxes, **how)
     figure.suptitle(title, fontsize=TITLE)
     legend.draw(figure)
     save_figure(figure, path)
