@@ -43,7 +43,7 @@ KEEP_BUSY = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\
 def works() -> dict[str, Callable[[], object]]:
     """Return what is timed, by kind."""
     torch.manual_seed(0)
-    pictures, generator = Pictures(12), torch.Generator().manual_seed(0)
+    pictures, generator = Pictures(3), torch.Generator().manual_seed(0)
     step = training_step(DeepLab(CLASSES, "mobilenet"), None, "float32")
     batch = random_batch(pictures, BATCH, CROP, torch.device("cpu"))
 

@@ -19,7 +19,7 @@ def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, t
 
     An error cancels what has not begun. Threads are for decoding, which releases the GIL; for the rest, processes.
     """
-    start = _follow_the_parent if pool_type is ProcessPoolExecutor else None
+    start = follow_the_parent if pool_type is ProcessPoolExecutor else None
     pool = pool_type(max_workers=min(MOST, usable_cpus()), initializer=start)
     try:
         results = pool.map(work, *items, chunksize=4)
@@ -28,7 +28,7 @@ def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, t
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_the_parent() -> None:
+def follow_the_parent(*_: object) -> None:
     """Leave Ctrl-C to the main process, and end when that does, even where it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_the_parent, daemon=True).start()

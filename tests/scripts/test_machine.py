@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -193,6 +194,25 @@ def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path):
         process.terminate()
         assert process.stderr.read() == b"terminated\n" and process.wait() == 143
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_worker_does_not_outlive_a_killed_script(voc):
+    """Also one that is busy or stuck."""
+    code = (
+        "import os, time; from dataloaders.datasets.pascal import VOCSegmentation; from helpers import custom\n"
+        "from dataloaders import make_data_loader; from pathlib import Path\n"
+        "def stuck(*_): print(os.getpid(), flush=True); time.sleep(60)\n"
+        "VOCSegmentation.__getitem__ = stuck\n"
+        f"next(iter(make_data_loader(custom(Path({str(voc)!r}), workers=1)).val))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT, stdout=subprocess.PIPE) as process:
+        worker = int(process.stdout.readline())
+        process.kill()
+        ended = select.select([process.stdout], [], [], 30)[0]  # when nobody can write to it any more
+    if not ended:
+        os.kill(worker, signal.SIGKILL)
+    assert ended
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
