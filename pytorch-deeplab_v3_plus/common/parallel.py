@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import parent_process
+from multiprocessing.queues import Queue
 from threading import Thread
 
 from tqdm import tqdm
@@ -29,8 +30,10 @@ def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, t
 
 
 def follow_the_parent(*_: object) -> None:
-    """Leave Ctrl-C to the main process, and end when that does, even where it is killed."""
+    """Leave Ctrl-C to the main process, and end when that does, even where it is killed, or would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A result that cannot be sent, for want of memory or of open files, would be dropped with a traceback.
+    Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))
     Thread(target=_end_with_the_parent, daemon=True).start()
 
 

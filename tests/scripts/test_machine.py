@@ -65,6 +65,25 @@ def test_a_worker_that_is_killed(voc, checkpoint, tmp_path, monkeypatch, capsys,
     assert "a process that loads images was killed; where memory is short, lower --workers (1)" in one_line(capsys)
 
 
+class Unsendable:
+    def __reduce__(self):
+        raise MemoryError
+
+
+def test_a_worker_that_cannot_send_what_it_has_read(voc, checkpoint, tmp_path, monkeypatch, capsys):
+    """Regression: the script waited for ever."""
+    monkeypatch.setattr("prediction.files.ImageFiles.__getitem__", lambda *_: Unsendable())
+    monkeypatch.setattr("common.distributed.os.sched_getaffinity", lambda _: {0, 1})
+    before = signal.signal(signal.SIGALRM, lambda *_: fail(TimeoutError()))
+    signal.alarm(30)
+    try:
+        assert call(inference, *words("inference", voc, checkpoint, tmp_path / "out", "--workers", 1)) == 2
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert "a process that loads images was killed; where memory is short, lower --workers (1)" in one_line(capsys)
+
+
 def fail(error: Exception):
     raise error
 
