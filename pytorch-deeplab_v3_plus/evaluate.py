@@ -11,14 +11,15 @@ It prints a table and writes for each of its columns all counts as JSON, the con
 images. Several GPUs (--gpu-ids 0,1) or processes (torchrun) share the images.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from common import distributed
 from common.arguments import HelpFormatter, add_options, options_from
@@ -34,6 +35,9 @@ from evaluation import describe, evaluate_and_report, other_reports, report_fold
 from evaluation.options import EvaluationOptions
 from modeling.checkpoint import class_mismatch, load_network
 from prediction import short_side
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,14 @@ processes (torchrun) share the images.
     python inference.py --checkpoint CHECKPOINT --output_directory OUT --export onnx
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from common import distributed
 from common.arguments import HelpFormatter, add_options, options_from
@@ -33,6 +34,9 @@ from prediction.export import export_onnx
 from prediction.options import InferenceOptions
 from prediction.segmenter import Segmenter
 from training.options import ALL_PRESETS, add_preset, parse_with_preset
+
+if TYPE_CHECKING:
+    import torch
 
 # Of a preset's settings, those of the DenseCRF loss; its crop size is used where the checkpoint holds none.
 LOSS_SETTINGS = ("rloss_scale", "sigma_xy", "sigma_rgb", "size_free", "normalised_kernel")

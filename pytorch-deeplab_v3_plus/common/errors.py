@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 PACKAGES = {"torch", "torchvision", "numpy", "PIL", "tqdm", "tensorboardX", "matplotlib", "bilateralfilter"}
 """Top-level modules of what requirements.txt and the filter install."""
@@ -46,6 +47,24 @@ def sigterm_as_error() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def lost_signals_again() -> Iterator[None]:
+    """Send SIGINT and SIGTERM again whose exception Python drops, as it does where they come while a process forks."""
+
+    def send_again(lost: Any) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()  # after the code that loses them
+        else:
+            hook(lost)
+
+    hook, sys.unraisablehook = sys.unraisablehook, send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
 def exit_status(main: Callable[[], int]) -> int:
     """Run a script's `main`; 2 after one line for bad input, a package that is not installed, or a machine that fails
     (see common.faults), 130 after Ctrl-C and 143 after SIGTERM.
@@ -56,7 +75,7 @@ def exit_status(main: Callable[[], int]) -> int:
     from common.faults import one_line_errors  # here, since that knows InputError
 
     try:
-        with sigterm_as_error(), one_line_errors():
+        with sigterm_as_error(), lost_signals_again(), one_line_errors():
             return main()
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Terminated)

@@ -9,7 +9,10 @@ from concurrent.futures.process import BrokenProcessPool
 from common.errors import InputError
 
 # What errors say that have no type of their own, or have lost it on the way from a worker process.
-MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "MemoryError", "out of memory")
+MEMORY = (
+    *("can't allocate memory", "not enough memory", "std::bad_alloc", "MemoryError", "out of memory"),
+    "could not create a primitive",  # oneDNN
+)
 WORKER_DIED = "DataLoader worker (pid"
 PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
 # What a system refuses, and what helps.
@@ -26,8 +29,13 @@ REFUSALS = {
 }
 
 
+def advice(error: Exception) -> str:
+    """Return what helps where a file or folder could not be written."""
+    return REFUSALS.get(getattr(error, "errno", None), "free space or choose another folder")
+
+
 @contextlib.contextmanager
-def one_line_errors(lower: str = "", workers: str = "--workers", then: str = "") -> Iterator[None]:
+def one_line_errors(lower: str = "", workers: str = "", then: str = "") -> Iterator[None]:
     """Raise InputError for what Python, PyTorch and the system raise when memory, a process or a disk fails.
 
     `lower` says what takes less memory, `workers` which option has processes load images, `then` how to go on.
@@ -45,7 +53,8 @@ def explained(error: RuntimeError | MemoryError | OSError, lower: str, workers: 
     text = str(error).strip()
     last = text.split("\n")[-1]  # of the traceback, where the error comes from a worker
     if WORKER_DIED in text or isinstance(error, BrokenProcessPool):
-        what = f"a process that loads images was killed; where memory is short, lower {workers}"
+        remedy = f"lower {workers}" if workers else "close other programs"
+        what = f"a process that loads images was killed; where memory is short, {remedy}"
         return f"{what}; in a container, give it shared memory (docker run --ipc=host)"
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         number, reason, file = error.errno, error.strerror, error.filename

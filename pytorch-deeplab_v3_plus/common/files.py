@@ -7,8 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from common.errors import InputError
+from common.faults import advice
 
 
 def why(path: str | Path, error: Exception) -> str:
@@ -38,7 +40,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         synchronise(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
-        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
+        if "inline_container" in reason:  # and then positions in the file
+            reason = "the disk took only a part of it"
+        raise InputError(f"{path}: cannot be written ({reason}); {advice(error)}") from None
     finally:
         with contextlib.suppress(OSError):  # on a read-only file system, even of a file that is not there
             temporary.unlink()
@@ -55,6 +59,15 @@ def make_folder(folder: Path, choose: str = "choose another folder") -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); {choose}") from None
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder as os.walk does, but raise the OSError of a folder that cannot be read, which that leaves out."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    return os.walk(folder, onerror=refuse)
 
 
 def synchronise(path: Path) -> None:
@@ -96,4 +109,4 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
             made.rename(folder)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
+        raise InputError(f"{folder}: cannot be made ({error}); {advice(error)}") from None

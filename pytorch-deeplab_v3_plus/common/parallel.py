@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import parent_process
+from multiprocessing.queues import Queue
 from threading import Thread
 
 from tqdm import tqdm
@@ -24,7 +25,7 @@ def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, t
 
     An error cancels what has not begun. Threads are for decoding, which releases the GIL; for the rest, processes.
     """
-    start = _follow_the_parent if pool_type is ProcessPoolExecutor else None
+    start = follow_the_parent if pool_type is ProcessPoolExecutor else None
     pool = pool_type(max_workers=min(MOST, usable_cpus()), initializer=start)
     try:
         results = pool.map(work, *items, chunksize=4)
@@ -33,9 +34,11 @@ def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, t
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_the_parent() -> None:
-    """Leave Ctrl-C to the main process, and end when that does, even where it is killed."""
+def follow_the_parent(*_: object) -> None:
+    """Leave Ctrl-C to the main process, and end when that does, even where it is killed, or would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A result that cannot be sent, for want of memory or of open files, would be dropped with a traceback.
+    Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))
     Thread(target=_end_with_the_parent, daemon=True).start()
 
 

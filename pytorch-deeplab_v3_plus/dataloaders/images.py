@@ -225,4 +225,5 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
 
 
 def _unreadable(expected: str, path: str | Path, error: BaseException) -> InputError:
-    return InputError(f"expected {expected}, cannot read {path}: {why(path, error)}; replace the file")
+    advice = {FileNotFoundError: "", PermissionError: "; change its permissions"}.get(type(error), "; replace the file")
+    return InputError(f"expected {expected}, cannot read {path}: {why(path, error)}{advice}")

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import InputError
-from common.parallel import usable_cpus
+from common.parallel import follow_the_parent, usable_cpus
 from dataloaders.catalogue import choose_data_set
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
 from dataloaders.sampling import BatchShare, SeededSampler
@@ -138,3 +138,4 @@ def _loader(dataset: Dataset, workers: int, pin_memory: bool, persistent: bool =
 def _leave_the_process_group(worker: int) -> None:
     """Let a worker survive Ctrl-C, which reaches the whole group: the main process finishes its step, then stops it."""
     os.setpgrp()
+    follow_the_parent()

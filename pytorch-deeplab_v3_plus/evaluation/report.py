@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -97,11 +96,11 @@ def write_report(
     counted = {"confusion_matrix": tally.matrix.counts.tolist(), "images": tally.images}
     write_text(files[0], json.dumps({"title": title, **about, **scores, **by_class, **counted}, indent=1) + "\n")
     heading = f"{title}: {protocol}"
-    save_confusion(files[1], tally.matrix.counts.numpy(), names, textwrap.fill(heading, 60))
+    save_confusion(files[1], tally.matrix.counts.numpy(), names, heading)
     shown = tally.extremes(EXTREMES)
     rows = _rows(model, images, protocol, shown)
     captions = [f"{name}\n{100 * tally.images[name]:.1f} %" for name in shown]
-    save_contact_sheet(files[2], rows, names, textwrap.fill(f"worst and best images by mIoU, {heading}", 100), captions)
+    save_contact_sheet(files[2], rows, names, f"worst and best images by mIoU, {heading}", captions)
     return files
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from figures.colours import colour
-from figures.fonts import font_file
+from figures.fonts import drawable_names, font_file
 
 SMALLEST, LARGEST = 480, 1600  # range of the overlay's long side, in pixels
 TINT = 0.5  # share of the class's colour in its area
@@ -18,7 +18,7 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
     Class 0, the background, is left as it is. Small images are enlarged by an integer factor and large ones reduced, so
     that the legend is readable beside them.
     """
-    entries = class_shares(labels, class_names)
+    entries = class_shares(labels, drawable_names(class_names))
     longest = max(image.size)
     scale = -(-SMALLEST // longest) if longest < SMALLEST else min(1.0, LARGEST / longest)
     size = tuple(max(1, round(side * scale)) for side in image.size)

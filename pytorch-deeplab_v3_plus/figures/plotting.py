@@ -1,13 +1,13 @@
 """What every figure drawn with Matplotlib shares."""
 
 import contextlib
-import warnings
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.files import replace_file
-from figures.fonts import families, font_file, warn_of_missing_characters
+from figures.fonts import families, font_file
 
 
 @contextlib.contextmanager
@@ -15,17 +15,7 @@ def plain_text() -> Iterator[None]:
     """Draw texts literally, not as mathematics, in fonts of any language; a function is decorated @plain_text()."""
     from matplotlib import rc_context  # here, because matplotlib takes a second to import
 
-    settings = {"text.parse_math": False, "font.family": families()}
-    with rc_context(settings), warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def show_once(message: Warning | str, *more: Any) -> None:
-            if "missing from" in str(message):
-                warn_of_missing_characters()
-            else:
-                show(message, *more)
-
-        warnings.showwarning = show_once
+    with rc_context({"text.parse_math": False, "font.family": families()}):
         yield
 
 
@@ -42,6 +32,12 @@ def text_width(text: str, size: float) -> float:
 
     font = ImageFont.truetype(font_file(text), 100)
     return max(font.getlength(line) for line in text.split("\n")) / 100 * size / 72
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """Return a text in lines of about `width` inches, at a font size in points."""
+    text = " ".join(text.split())
+    return textwrap.fill(text, max(10, int(len(text) * width / max(width, text_width(text, size)))))
 
 
 def save_figure(figure: Any, path: Path) -> None:

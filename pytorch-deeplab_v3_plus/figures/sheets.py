@@ -1,6 +1,5 @@
 """Contact sheets: rows of pictures with a legend."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,11 @@ from typing import Any
 import numpy as np
 
 from figures.colours import classes_in, colour
-from figures.plotting import new_figure, plain_text, save_figure, text_width
+from figures.fonts import drawable, drawable_names
+from figures.plotting import new_figure, plain_text, save_figure, text_width, wrapped
+
+TITLE, CAPTION = 11, 8  # points
+ROW = 2.4  # height of a row of square pictures, in inches
 
 
 def evenly_spaced(length: int, rows: int = 6) -> list[int]:
@@ -38,7 +41,8 @@ def save_contact_sheet(
     maps = [row[name] for row in rows for name in columns if np.ndim(row[name]) == 2]
     seen = {*classes, *classes_in(*maps)}
     legend = Legend([k for k in range(len(class_names)) if k in seen], class_names, 2.3 * len(columns))
-    figure = new_figure(legend.width, 2.4 * sum(heights) + 0.7 + legend.height)
+    title = wrapped(drawable(title), legend.width, TITLE)
+    figure = new_figure(legend.width, ROW * sum(heights) + 0.5 + 0.2 * len(title.split("\n")) + legend.height)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for row, line in zip(rows, axes, strict=True):
         for name, cell in zip(columns, line, strict=True):
@@ -48,10 +52,12 @@ def save_contact_sheet(
             picture = np.asarray(row[name])
             cell.imshow(colour(picture) if picture.ndim == 2 else picture, interpolation="nearest")
     for name, cell in zip(columns, axes[0], strict=True):
-        cell.set_title(name, fontsize=10)
-    for caption, line in zip(captions, axes, strict=False):
-        line[0].text(-0.04, 0.5, caption, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
-    figure.suptitle(title, fontsize=11)
+        cell.set_title(drawable(name), fontsize=10)
+    for caption, line, height in zip(captions, axes, heights, strict=False):
+        text = "\n".join(wrapped(part, ROW * height, CAPTION) for part in drawable(caption).split("\n"))
+        how = {"rotation": 90, "ha": "right", "va": "center", "ma": "center", "fontsize": CAPTION}
+        line[0].text(-0.04, 0.5, text, transform=line[0].transAxes, **how)
+    figure.suptitle(title, fontsize=TITLE)
     legend.draw(figure)
     save_figure(figure, path)
 
@@ -60,10 +66,11 @@ class Legend:
     """The colours of classes with their names, in as many columns as fit a width in inches, or one that is wider."""
 
     FONT, LINE, SWATCH = 9, 0.19, 0.55  # size in points, height of a line and width beside a name in inches
-    LONGEST = 36  # characters on a line of a name
+    LONGEST = 2.6  # line of a name, in inches
 
     def __init__(self, classes: Sequence[int], class_names: Sequence[str], width: float) -> None:
-        self.names = {k: textwrap.fill(class_names[k], self.LONGEST) for k in classes}
+        names = drawable_names(class_names)
+        self.names = {k: wrapped(names[k], self.LONGEST, self.FONT) for k in classes}
         widest = max((text_width(name, self.FONT) for name in self.names.values()), default=0) + self.SWATCH
         self.width = max(width, widest)
         self.columns = max(1, min(len(self.names), int(width / widest)))

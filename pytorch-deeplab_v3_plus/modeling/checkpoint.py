@@ -100,6 +100,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{path}: expected tensors and numbers, found a damaged file or one with pickled code, which is not run"
         ) from None
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0]
         line = f"{path}: not an intact PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"

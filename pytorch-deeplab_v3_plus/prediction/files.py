@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
+from common.files import walk
 from dataloaders.images import IMAGE_SUFFIXES, LARGEST, check_sizes, id_of_file, image_size, read_image, read_label
 from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
@@ -28,8 +29,11 @@ def find_images(words: Sequence[str]) -> list[Path]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            images = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-            found = sorted(file for file in images if "/." not in f"/{file.relative_to(path).as_posix()}")
+            found = []
+            for folder, folders, names in walk(path):
+                folders[:] = (name for name in folders if name[0] != ".")
+                found += (Path(folder, name) for name in names if name[0] != "." and _is_image(Path(folder, name)))
+            found.sort()
             if not found:
                 raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")
         elif glob.has_magic(word) and not path.exists():
@@ -41,6 +45,10 @@ def find_images(words: Sequence[str]) -> list[Path]:
         for file in found:
             files.setdefault(file.resolve(), file)
     return list(files.values())
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
 
 
 def output_names(files: Sequence[Path]) -> list[str]:

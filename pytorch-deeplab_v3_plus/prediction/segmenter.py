@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from common import distributed
 from common.errors import InputError
 from common.files import make_folder, replace_file
-from common.parallel import usable_cpus
+from common.parallel import follow_the_parent, usable_cpus
 from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.transforms import to_tensor
@@ -61,7 +61,8 @@ class Segmenter:
         images = ImageFiles(files, self.size, self.options.center_crop, scribbles, len(self.class_names))
         workers = max(0, min(self.options.workers, usable_cpus(), len(files) - 1))
         # Images differ in size, so that a batch is a list.
-        batches = DataLoader(images, self.options.batch_size, num_workers=workers, collate_fn=list)
+        how = {"num_workers": workers, "collate_fn": list, "worker_init_fn": follow_the_parent}
+        batches = DataLoader(images, self.options.batch_size, **how)
         failed, hidden = 0, None if distributed.is_main() else True
         bar = tqdm(total=len(files), unit="image", desc="segmenting", disable=hidden)
         with logging_redirect_tqdm(), bar:

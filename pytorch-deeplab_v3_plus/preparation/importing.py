@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError
+from common.faults import advice
 from dataloaders.images import check_name, id_of_file, image_size, stored_size, value_counts, write_label
 from dataloaders.labels import PADDING
 from dataloaders.layout import (
@@ -68,7 +69,7 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
             more = f"; {len(unlisted)} of these images are in none" if unlisted else ""
             logger.info("lists: unchanged in %s (--new-lists makes new ones)%s", folder / LISTS, more)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
+        raise InputError(f"{folder}: cannot be written ({error}); {advice(error)}") from None
     finally:
         for path in absent:  # what was made for nothing
             with contextlib.suppress(OSError):

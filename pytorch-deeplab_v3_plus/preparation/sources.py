@@ -95,7 +95,9 @@ def files_in(source: Path) -> list[Path]:
 
 
 def _unreadable_folder(error: OSError) -> None:
-    raise InputError(f"expected a folder of annotations, cannot read {error.filename}: {error.strerror}") from None
+    raise InputError(
+        f"expected a folder of annotations, cannot read {error.filename}: {error.strerror}; change its permissions"
+    ) from None
 
 
 def read_json(path: Path) -> Any:

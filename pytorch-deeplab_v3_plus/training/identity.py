@@ -9,6 +9,7 @@ A fingerprint is a plain dict, fit for JSON and checkpoints:
 Where one does not know a fact, as without --no-val or in a file of an earlier version, the two do not differ in it.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -73,14 +74,13 @@ def identity_of(checkpoint: Mapping[str, Any]) -> Identity:
 
 def identity_in(folder: Path) -> Identity:
     """Return the fingerprint of a run's folder; of those of earlier versions, what a checkpoint in it says."""
-    try:
-        return json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        for path in (*newest_first(folder), folder / BEST):
-            try:
-                return identity_of(load_checkpoint(path))
-            except InputError:
-                continue
+    with contextlib.suppress(OSError, ValueError):
+        identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        if isinstance(identity, dict) and all(isinstance(identity.get(part), dict) for part in ("data", "settings")):
+            return identity
+    for path in (*newest_first(folder), folder / BEST):
+        with contextlib.suppress(InputError):
+            return identity_of(load_checkpoint(path))
     return {}
 
 

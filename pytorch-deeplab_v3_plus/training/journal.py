@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from common.errors import InputError
 from common.files import write_text
 from common.logs import LineFormatter
 from training.advice import percentage
-from training.run_folder import IDENTITY, PARAMETERS, SCORES, STEPS, new_run
+from training.run_folder import IDENTITY, PARAMETERS, SCORES, STEPS, new_run, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class Journal:
         """Write parameters.txt; where the run is continued with others than before, they follow those."""
         before = ""
         with contextlib.suppress(FileNotFoundError):
-            before = (self.folder / PARAMETERS).read_text(encoding="utf-8")
+            before = (self.folder / PARAMETERS).read_text(encoding="utf-8", errors="replace")
         if not before.endswith(text):
             self.write(PARAMETERS, f"{before}\n{text}" if before else text)
 
@@ -145,14 +146,9 @@ class Journal:
         earlier versions, which counted from 0, are renumbered by `steps_per_epoch`.
         """
         self.write(SCORES, "".join(json.dumps(record) + "\n" for record in history))
-        kept = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (source / STEPS).read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # half a line, where the run was killed
-                    entry = json.loads(line)
-                    if entry["step"] <= step:
-                        kept.append(json.dumps({**entry, "epoch": -(-entry["step"] // steps_per_epoch)}) + "\n")
-        self.write(STEPS, "".join(kept))
+        kept = [entry for entry in read_records(source / STEPS) if entry.get("step", math.inf) <= step]
+        kept = [{**entry, "epoch": -(-entry["step"] // steps_per_epoch)} for entry in kept]
+        self.write(STEPS, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def scalars(self, values: dict[str, float], at: int) -> None:
         """Send scalars to TensorBoard, for a step or an epoch."""

@@ -91,6 +91,8 @@ def _run_to_continue(options: TrainOptions, parent: Path, start: Start) -> Path 
             return folder
         reasons.append(reason)
     if not runs:
+        if not options.ft:
+            logger.info("--resume auto: there is no run in %s yet: a new one begins", parent)
         return None
     ours = start.identity["data"]["classes"]
     mismatch = class_mismatch({"class_names": identity_in(runs[0]).get("data", {}).get("classes", ours)}, ours)

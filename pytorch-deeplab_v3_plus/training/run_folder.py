@@ -34,23 +34,24 @@ def new_run(parent: Path) -> Path:
             return folder
 
 
-def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's scores.jsonl, up to the first that is not whole."""
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a run's scores.jsonl or steps.jsonl that are whole: the run may have been killed."""
     records = []
-    with contextlib.suppress(FileNotFoundError, ValueError):  # the run was killed
-        for line in (folder / SCORES).read_text(encoding="utf-8").splitlines():
-            records.append(json.loads(line))
-    return records
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def epochs_done(folder: Path) -> int:
     """Return how many epochs the records of a run know of."""
-    return max((record.get("epoch", 0) for record in read_scores(folder)), default=0)
+    return max((record.get("epoch", 0) for record in read_records(folder / SCORES)), default=0)
 
 
 def final_scores(folder: Path | None) -> dict[str, Any] | None:
     """Return the final scores of a run, or None where it has not ended."""
-    records = read_scores(folder) if folder else []
+    records = read_records(folder / SCORES) if folder else []
     return records[-1].get("final") if records else None
 
 

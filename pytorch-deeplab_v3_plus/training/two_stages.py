@@ -130,7 +130,10 @@ class Comparison:
         path = self.folder / "comparison.json"
         make_folder(self.folder, "choose another --output")
         if path.is_file():
-            before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+            try:
+                before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+            except ValueError:
+                raise InputError(f"{path}: is damaged; choose another --output, or delete it") from None
             if "data" not in before:
                 logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)
             other = differences({"data": before.pop("data", {})}, {"data": now.pop("data")})
@@ -187,7 +190,10 @@ def _train(training: Training, at_once: int, running: set[subprocess.Popen]) -> 
     if process.returncode or not ended_run(training.root, training.name):
         if last:
             logger.info("%s ended with\n%s", short_title, "".join(last))
-        raise InputError(f"training stopped with status {process.returncode}; the command was: {shlex.join(command)}")
+        ended = f"stopped with status {process.returncode}"
+        if process.returncode < 0:
+            ended = f"was killed by signal {-process.returncode}; where memory is short, lower --jobs or --batch-size"
+        raise InputError(f"training {ended}; the command was: {shlex.join(command)}")
 
 
 def percents(results: Results, arm: str, score: str) -> list[float]:

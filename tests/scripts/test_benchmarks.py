@@ -15,6 +15,7 @@ from PIL import Image
 import annotation
 import photograph
 import study
+from common.distributed import usable_cpus
 from common.errors import exit_status
 from evaluation import protocols
 
@@ -63,6 +64,21 @@ def test_mean_field():
     assert "40 px, 3 classes" in lines[1] and lines[-1].startswith("  all 10 iterations")
     times = [float(line.split()[-2]) for line in lines[2:]]
     assert min(times) >= 0 and times[-1] > 0
+
+
+@pytest.mark.slow
+def test_shared(tmp_path):
+    figures, setting = tmp_path / "shared.json", "OMP_WAIT_POLICY=passive"
+    result = run("bench_shared.py", "--setting", setting, "--rounds", "2", "--json", str(figures))
+    if usable_cpus() < 2:
+        assert result.returncode == 2 and result.stderr.startswith("error: expected two cores or more")
+        return
+    assert result.returncode == 0, result.stderr
+    found = json.loads(figures.read_text())["seconds"]
+    assert len(found) == 3 and all(result.stdout.count(kind) == 2 for kind in found)
+    for by_setting in found.values():
+        assert list(by_setting) == ["as the scripts have it", setting]
+        assert all(len(times) == 2 and min(times) > 0 for one in by_setting.values() for times in one.values())
 
 
 @pytest.mark.slow

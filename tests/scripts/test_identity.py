@@ -16,6 +16,7 @@ from dataloaders import make_data_loader
 from helpers import SMALL, call, custom, data, one_line, run_folder, train, write_label
 from training.checkpoint import save_checkpoint, save_last
 from training.identity import best_of_runs, data_facts, differences, fingerprint
+from training.journal import Journal
 from training.options import parse_options
 from training.resume import Ended, Start, find_start, runs_in
 from training.trainer import Trainer
@@ -231,6 +232,30 @@ def test_auto_takes_the_newest_run_of_this_very_training(tmp_path, voc, caplog):
         find_start(auto, tmp_path, classes)
 
 
+def test_damaged_files_of_a_run_do_not_stop_it(tmp_path, voc):
+    """Regression: each was a traceback."""
+    ours = identity(voc)
+    folder = write_run(tmp_path, 0, ours, 3)
+    (folder / "identity.json").write_text("null")
+    (folder / "scores.jsonl").write_bytes(b'null\n{"epoch": 3}\n\0\0\n\xff\n{"fin')
+    (folder / "steps.jsonl").write_bytes(b'3\n{"step": 2}\n\xff\n{"step": 9}\n{}\n{"st')
+    (folder / "parameters.txt").write_bytes(b"\xff\n")
+    start = find_start(options("--resume", "auto", "--epochs", 5), tmp_path, ours)
+    assert start.path == folder / "checkpoint_last.pth.tar" and start.identity == ours
+    journal = Journal(tmp_path, {"lr": 1}, folder, ours)
+    journal.rewind([], folder, 4, 2)
+    journal.close()
+    assert (folder / "steps.jsonl").read_text() == '{"step": 2, "epoch": 1}\n'
+    assert (folder / "parameters.txt").read_text().endswith("lr: 1\n")
+
+
+def test_that_there_is_nothing_to_resume_is_said(tmp_path, voc, caplog):
+    """As where the folder of the data was renamed."""
+    with caplog.at_level("INFO"):
+        find_start(options("--resume", "auto"), tmp_path / "renamed", identity(voc))
+    assert f"there is no run in {tmp_path / 'renamed'} yet: a new one begins" in caplog.text
+
+
 def test_the_best_of_all_runs_is_of_those_that_can_be_compared(tmp_path, voc, caplog):
     ours, theirs = identity(voc), identity(voc, "--crop-size", 65)
     folder, best = write_run(tmp_path, 1, ours, 1), tmp_path / "model_best.pth.tar"
@@ -260,6 +285,11 @@ def test_a_comparison_of_earlier_labels_is_not_shown_again(voc, capsys):
         for _ in range(2):
             assert call(train_two_stages, *words) == 2
             assert "trained" in one_line(capsys)
+        (voc.parent / "two" / "comparison.json").rename(voc.parent / "kept")
+        (voc.parent / "two" / "comparison.json").write_text("{")
+        assert call(train_two_stages, *words) == 2
+        assert "comparison.json: is damaged; choose another --output" in one_line(capsys)
+        (voc.parent / "kept").rename(voc.parent / "two" / "comparison.json")
         relabel(voc)
         assert call(train_two_stages, *words) == 2
         assert "(other training labels); choose another --output" in one_line(capsys)

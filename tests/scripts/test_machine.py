@@ -2,9 +2,11 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,16 @@ import torch
 import evaluate
 import import_scribbles
 import inference
+import simulate_scribbles
 from common.distributed import is_main, rank, world_size
 from common.errors import exit_status
-from dataloaders.images import value_counts
-from helpers import CODE, ENVIRONMENT, call, data, one_line
+from common.files import new_folder
+from dataloaders.images import read_image, value_counts
+from helpers import CODE, ENVIRONMENT, call, data, message, one_line
+from modeling.checkpoint import load_checkpoint
 from modeling.deeplab import DeepLab
+from prediction.files import find_images
+from preparation.sources import files_in
 
 SCRIPTS = {"evaluate": evaluate, "inference": inference}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -58,6 +65,25 @@ def test_a_worker_that_is_killed(voc, checkpoint, tmp_path, monkeypatch, capsys,
     assert "a process that loads images was killed; where memory is short, lower --workers (1)" in one_line(capsys)
 
 
+class Unsendable:
+    def __reduce__(self):
+        raise MemoryError
+
+
+def test_a_worker_that_cannot_send_what_it_has_read(voc, checkpoint, tmp_path, monkeypatch, capsys):
+    """Regression: the script waited for ever."""
+    monkeypatch.setattr("prediction.files.ImageFiles.__getitem__", lambda *_: Unsendable())
+    monkeypatch.setattr("common.distributed.os.sched_getaffinity", lambda _: {0, 1})
+    before = signal.signal(signal.SIGALRM, lambda *_: fail(TimeoutError()))
+    signal.alarm(30)
+    try:
+        assert call(inference, *words("inference", voc, checkpoint, tmp_path / "out", "--workers", 1)) == 2
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert "a process that loads images was killed; where memory is short, lower --workers (1)" in one_line(capsys)
+
+
 def fail(error: Exception):
     raise error
 
@@ -69,16 +95,26 @@ def fail(error: Exception):
         lambda: bytearray(2**62),
         lambda: np.empty(2**58),
         lambda: torch.empty(2**58),
+        lambda: fail(RuntimeError("could not create a primitive")),
         lambda: fail(RuntimeError("Caught _ArrayMemoryError in DataLoader worker process 0.\nMemoryError: 8 TiB")),
         lambda: fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
     ],
-    ids=["python", "numpy", "torch", "worker", "cuda"],
+    ids=["python", "numpy", "torch", "onednn", "worker", "cuda"],
 )
 def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, name, allocate):
     monkeypatch.setattr(DeepLab, "forward", lambda *_: allocate())
     assert call(SCRIPTS[name], *words(name, voc, checkpoint, tmp_path / "out")) == 2
     line = one_line(capsys)
     assert "out of memory; lower --" in line and ("--test-batch-size (4)" if name == "evaluate" else "--tile") in line
+
+
+def test_a_worker_that_is_killed_in_another_script(voc, tmp_path, monkeypatch, capsys):
+    """Regression: the advice was to lower an option that the script has not."""
+    monkeypatch.setattr("preparation.simulation.read_label", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert call(simulate_scribbles, voc, tmp_path / "out", "--classes", tmp_path / "classes.txt") == 2
+    line = one_line(capsys)
+    assert "was killed; where memory is short, close other programs;" in line and "--workers" not in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_memory_that_runs_out_in_another_script(tmp_path, monkeypatch, capsys):
@@ -105,6 +141,38 @@ def test_what_a_file_system_refuses(error, said, capsys):
 
     assert exit_status(main) == 2
     assert said in one_line(capsys)
+
+
+@pytest.fixture
+def folder_of_another():
+    """A folder of another user's, within which nothing may be read that has mode 0."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+        os.seteuid(os.getuid())
+
+
+def test_what_may_not_be_read_is_said(folder_of_another):
+    """Regression: a folder that may not be read was empty, and a file was to be replaced."""
+    closed, file = folder_of_another / "closed", folder_of_another / "file"
+    closed.mkdir(mode=0)
+    file.touch(mode=0)
+    if os.getuid() == 0:  # who may read everything
+        os.seteuid(65534)
+    for find in (files_in, lambda folder: find_images([str(folder)])):
+        with pytest.raises(PermissionError, match="closed"):
+            find(folder_of_another)
+    for read in (read_image, load_checkpoint):
+        assert message(read, file).endswith("change its permissions")
+
+
+def test_a_source_that_may_not_be_read_is_not_the_targets_fault(tmp_path):
+    def make():
+        with new_folder(tmp_path / "target"):
+            raise PermissionError(13, "Permission denied", "/source/i1.jpg")
+
+    line = message(make)
+    assert "target: cannot be made" in line and "'/source/i1.jpg'" in line and "change its permissions" in line
 
 
 def test_mistakes_in_code_keep_their_traceback():
@@ -147,6 +215,37 @@ def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_worker_does_not_outlive_a_killed_script(voc):
+    """Also one that is busy or stuck."""
+    code = (
+        "import os, time; from dataloaders.datasets.pascal import VOCSegmentation; from helpers import custom\n"
+        "from dataloaders import make_data_loader; from pathlib import Path\n"
+        "def stuck(*_): print(os.getpid(), flush=True); time.sleep(60)\n"
+        "VOCSegmentation.__getitem__ = stuck\n"
+        f"next(iter(make_data_loader(custom(Path({str(voc)!r}), workers=1)).val))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT, stdout=subprocess.PIPE) as process:
+        worker = int(process.stdout.readline())
+        process.kill()
+        ended = select.select([process.stdout], [], [], 30)[0]  # when nobody can write to it any more
+    if not ended:
+        os.kill(worker, signal.SIGKILL)
+    assert ended
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_signal_that_comes_while_a_process_forks_is_not_lost(number, said):
+    """Regression: a script whose worker processes just started printed a traceback and went on."""
+    code = (
+        "import os, sys, time; from common.errors import exit_status\n"
+        f"os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), {number:d}))\n"
+        "sys.exit(exit_status(lambda: os.fork() and time.sleep(60)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (result.stderr, result.returncode) == (f"{said}\n", 128 + number)
+
+
 def test_labels_are_counted_in_little_memory():
     import tracemalloc
 
@@ -157,6 +256,46 @@ def test_labels_are_counted_in_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.array_equal(counts, expected) and peak < 3 * label.size
+
+
+# What other programs want of the machine
+
+SHOW_AT_TORCH = """
+import os, runpy, sys
+
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("spins", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+
+
+sys.meta_path.insert(0, Finder())
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+UNSET = {name: value for name, value in ENVIRONMENT.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in CODE.glob("*.py") if "main(" in path.read_text()))
+def test_every_script_sets_how_openmp_waits_before_it_imports_pytorch(script):
+    command = [sys.executable, "-c", SHOW_AT_TORCH, CODE / script]
+    shown = subprocess.run(command, env=UNSET, capture_output=True, text=True, check=True).stdout
+    assert "spins 1000\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "7"}, 7), ({"OMP_WAIT_POLICY": "passive"}, 0)]
+)
+def test_openmp_follows_it_and_the_users_own_setting_wins(own, spins):
+    library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
+    if library is None:
+        pytest.skip("PyTorch comes with another OpenMP than GCC's")
+    command = [sys.executable, "-c", "import common, ctypes, sys; ctypes.CDLL(sys.argv[1])", library]
+    environment = {**UNSET, **own, "OMP_DISPLAY_ENV": "verbose"}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in printed
 
 
 # Several processes

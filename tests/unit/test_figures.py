@@ -17,11 +17,16 @@ from figures.sheets import save_contact_sheet
 NAMES = ["background", "cat", "dog"]
 
 
-def test_names_need_not_be_latin_nor_fit_for_mathematics(tmp_path, monkeypatch, caplog):
-    """Regression: `$` began a formula, and characters without a font cost five lines of warnings a picture."""
+@pytest.fixture
+def without_japanese(monkeypatch):
+    """No font but the one that comes with Matplotlib."""
     monkeypatch.setattr(fonts, "families", lambda: [fonts.DEFAULT])
     monkeypatch.setattr(plotting, "families", fonts.families)
     fonts.warn_of_missing_characters.cache_clear()
+
+
+def test_names_need_not_be_latin_nor_fit_for_mathematics(tmp_path, without_japanese, caplog):
+    """Regression: `$` began a formula, and characters without a font cost five lines of warnings a picture."""
     names = ("背景", "p$x_{$1", "nut")
     image, labels = Image.new("RGB", (20, 16)), np.tile(np.arange(20, dtype=np.uint8) % 3, (16, 1))
     with warnings.catch_warnings(record=True) as said:
@@ -32,6 +37,16 @@ def test_names_need_not_be_latin_nor_fit_for_mathematics(tmp_path, monkeypatch, 
         save_gradient(tmp_path / "gradient.png", np.zeros((9, 9)), names[0])
     assert not said and [record.levelname for record in caplog.records] == ["WARNING"]
     assert "apt-get install fonts-noto-cjk" in caplog.text
+
+
+def test_a_name_that_no_font_has_is_readable_even_so(tmp_path, without_japanese):
+    """Regression: it was a row of boxes, the same for every class."""
+    assert fonts.drawable_names(["background", "猫", "naïve"]) == ["background", "class 1", "naïve"]
+    assert fonts.drawable("写真 2.jpg\n34 %") == "?? 2.jpg\n34 %"
+    paths = [tmp_path / f"{k}.png" for k in range(2)]
+    for path, name in zip(paths, ("自転車", "class 1"), strict=True):
+        save_confusion(path, np.eye(2, dtype=int), ["background", name], "t")
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_the_overlay_tints_objects_and_names_what_occurs():
@@ -112,6 +127,18 @@ def test_classes_that_are_only_drawn_are_in_the_legend():
 def test_a_confusion_matrix_of_many_classes_can_be_looked_at(tmp_path):
     save_confusion(tmp_path / "confusion.png", np.zeros((60, 60), dtype=int), ["a long name " * 9] * 60, "t")
     assert max(Image.open(tmp_path / "confusion.png").size) < 2400
+
+
+@pytest.mark.parametrize(("count", "name"), [(2, "{}"), (2, "unbroken" * 9 + "{}"), (9, "a name of many words, {}")])
+def test_a_confusion_matrix_of_few_classes_is_whole(tmp_path, count, name):
+    """Regression: long names left no room for two classes, and the axes' names were cut off."""
+    path = tmp_path / "confusion.png"
+    save_confusion(path, np.eye(count, dtype=int), [name.format(k) for k in range(count)], "a title of the report " * 6)
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    edge = np.concatenate([picture[:, [0, -1]].reshape(-1, 3), picture[[0, -1]].reshape(-1, 3)])
+    assert (edge == 255).all()  # nothing touches an edge
+    dark = (np.abs(picture - (8, 48, 107)).max(2) <= 1).sum()  # 100 %, in `count` cells and part of the colour bar
+    assert dark > 0.6 * count * (110 * min(0.42, 2 / count)) ** 2
 
 
 def test_a_sheet_of_images_without_scribbles(tmp_path):

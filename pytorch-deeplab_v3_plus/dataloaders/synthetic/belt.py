@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError, exit_status
+from common.faults import advice
 from dataloaders.synthetic.objects import Figure, scrap, twig
 from dataloaders.synthetic.scenes import light_direction, paste, photograph, places, shrunk
 from dataloaders.synthetic.scribbles import simulate_strokes
@@ -130,7 +131,7 @@ def draw_photographs(folder: Path, seed: int) -> None:
         table = "".join(f"{red} {green} {blue} {name}\n" for name, (red, green, blue) in COLOURS.items())
         (folder / "colours.txt").write_text(table)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error}; free space or choose another folder") from None
+        raise InputError(f"{folder}: cannot be written ({error}); {advice(error)}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
