@@ -105,8 +105,8 @@ class Lattice {
 
 // The grids of N images of H x W pixels, each with an edge to the pixels at its right, left, top and bottom.
 //
-// Values of edges are arrays [N, E], E = H (W - 1) + (H - 1) W: in row order, first those of the edges from each pixel to
-// its right, then those to the pixel below.
+// Values of edges are arrays [N, E], E = H (W - 1) + (H - 1) W: in row order, first those of the edges from each pixel
+// to its right, then those to the pixel below.
 struct Grid {
     std::int64_t N = 1, H = 0, W = 0;
 

@@ -359,8 +359,8 @@ Args:
 %feature("docstring") window_filter
 "Sum K channels of each of N images over a window around each pixel, with Gaussian weights, unnormalised.
 
-outs_i = sum_{j != i} w_ij (R_i + R_j) ins_j and masses_i = sum_{j != i} w_ij (R_i + R_j), with w_ij the Gaussian of colour
-and position plus smoothness_weight times that of position alone.
+outs_i = sum_{j != i} w_ij (R_i + R_j) ins_j and masses_i = sum_{j != i} w_ij (R_i + R_j), with w_ij the Gaussian of
+colour and position plus smoothness_weight times that of position alone.
 
 Args:
     images: N*3*H*W values, [N, 3, H, W].

@@ -90,8 +90,9 @@ class SpanningTree {
         std::vector<std::uint8_t> taken(static_cast<std::size_t>(pixels_));  // which edges of a pixel
         std::int32_t left_to_take = pixels_ - 1;
         for (auto edge = sorted.begin(); left_to_take > 0; ++edge) {
-            const bool horizontal = edge->number < to_the_right;
-            const std::int32_t pixel = horizontal ? edge->number + edge->number / (width - 1) : edge->number - to_the_right;
+            const std::int32_t number = edge->number;
+            const bool horizontal = number < to_the_right;
+            const std::int32_t pixel = horizontal ? number + number / (width - 1) : number - to_the_right;
             if (!components.join(pixel, pixel + (horizontal ? 1 : width))) continue;
             taken[pixel] |= horizontal ? right : below;
             --left_to_take;
@@ -124,8 +125,8 @@ class SpanningTree {
 
     [[nodiscard]] std::int32_t pixels() const { return pixels_; }
 
-    // Write the means of at most max_channels - 1 channels, at least Width - channel_step, and the masses unless they are
-    // null: in and out are [channel][pixel].
+    // Write the means of at most max_channels - 1 channels, at least Width - channel_step, and the masses unless these
+    // are null: in and out are [channel][pixel].
     template <int Width>
     void filter(const float* in, const float* weights, float* out, float* masses, int channels,
                 Workspace& workspace) const {
@@ -209,7 +210,7 @@ class SpanningTree {
         for (std::int32_t place = 1; place < pixels_; ++place) ordered[place] = weights[edges_[place]];
     }
 
-    // Move channels to the places of the pixels, and back. change(block, first pixel, points) may change them on the way.
+    // Move channels to the places of the pixels, and back; change(block, first pixel, points) changes them on the way.
     template <int Width, class Change>
     void gather(const float* in, int channels, Table& values, const Change& change) const {
         values.resize(static_cast<std::size_t>(pixels_) * Width);

@@ -17,7 +17,7 @@ namespace bilateral::BILATERAL_TARGET {
 namespace {
 
 // Pixels are worked on in blocks of two rows, so that a value, once loaded, serves both of them, and of a register's
-// width. A weight, once loaded, serves several channels.
+// width; a weight, once loaded, serves several channels.
 constexpr int block_rows = 2;
 constexpr int channels_at_once = 4;
 
@@ -31,7 +31,8 @@ BILATERAL_INLINE Floats power_of_two(Floats x) {
     const Floats r = x - (shifted - 0x1.8p23f);
     // The powers of log 2 over the factorials.
     Floats power = r * 1.5403530e-4f + 1.3333558e-3f;
-    for (const float term : {9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f}) power = power * r + term;
+    for (const float next : {9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
+        power = power * r + next;
     Ints bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     bits = (bits << 23) + (127 << 23);  // the last bits of `shifted` are n
@@ -75,33 +76,35 @@ class Padded {
 
 // A pixel seen from those of a block at (y, x): at (y + dy, x + dx) from the first row.
 struct Neighbour {
-    std::int64_t step;              // to it, in a padded plane
-    float appearance[block_rows];   // from each row, its distance's part in the exponent, to the base of 2,
-    float smoothness[block_rows];   // and the second kernel's value
+    std::int64_t step;             // to it, in a padded plane
+    float appearance[block_rows];  // from each row, its distance's part in the exponent, to the base of 2,
+    float smoothness[block_rows];  // and the second kernel's value
 };
 
 std::vector<Neighbour> neighbours_in(const Window& window, std::int64_t stride) {
     std::vector<Neighbour> found;
-    const double log2_e = 1 / std::log(2.0), none = -std::numeric_limits<double>::infinity();
+    const double log2_e = 1 / std::log(2.0);
     for (std::int64_t dy = -window.rows(); dy < window.rows() + block_rows; ++dy)
         for (std::int64_t dx = -window.columns(); dx <= window.columns(); ++dx) {
             Neighbour next{dy * stride + dx, {}, {}};
             for (int row = 0; row < block_rows; ++row) {
                 const std::int64_t down = dy - row;
-                const bool within = std::abs(down) <= window.rows() && (down != 0 || dx != 0);
-                const double square = within ? -0.5 * static_cast<double>(down * down + dx * dx) : none;
-                next.appearance[row] = static_cast<float>(log2_e * square / window.sigma_xy / window.sigma_xy);
+                next.appearance[row] = -std::numeric_limits<float>::infinity();
+                if (std::abs(down) > window.rows() || (down == 0 && dx == 0)) continue;
+                const double exponent = -0.5 * static_cast<double>(down * down + dx * dx);
+                next.appearance[row] = static_cast<float>(log2_e * exponent / window.sigma_xy / window.sigma_xy);
                 next.smoothness[row] = static_cast<float>(
-                    window.smoothness_weight * std::exp(square / window.smoothness_xy / window.smoothness_xy));
+                    window.smoothness_weight * std::exp(exponent / window.smoothness_xy / window.smoothness_xy));
             }
             found.push_back(next);
         }
     return found;
 }
 
-// The weights from the pixels of a block at (y, x) to their neighbours, [neighbour][row][pixel].
+// The weights from the pixels of a block at (y, x) to their neighbours, [neighbour][row][pixel]. Those that are beyond a
+// row's window, the last ones of the first row and the first ones of the last, remain 0.
 void weigh(const Padded& guide, std::int64_t y, std::int64_t x, const std::vector<Neighbour>& neighbours,
-           float colour_factor, float* weights) {
+           std::size_t neighbours_of_a_row, float colour_factor, float* weights) {
     for (int row = 0; row < block_rows; ++row) {
         Floats here[4];
         const float* place[4];
@@ -109,7 +112,9 @@ void weigh(const Padded& guide, std::int64_t y, std::int64_t x, const std::vecto
             here[i] = load<Floats>(guide.at(i, y + row, x));
             place[i] = guide.at(i, y, x);
         }
-        for (std::size_t j = 0; j < neighbours.size(); ++j) {
+        const std::size_t first = row * neighbours_of_a_row;
+        const std::size_t last = neighbours.size() - (block_rows - 1 - row) * neighbours_of_a_row;
+        for (std::size_t j = first; j < last; ++j) {
             Floats square{};
             BILATERAL_UNROLL
             for (int i = 0; i < 3; ++i) {
@@ -125,23 +130,33 @@ void weigh(const Padded& guide, std::int64_t y, std::int64_t x, const std::vecto
 
 using Sums = float[channels_at_once][block_rows][lanes];
 
-// The weighted sums of `channels_at_once` planes over the neighbours of the pixels of a block.
-BILATERAL_INLINE void sum(const float* values, std::int64_t plane, const std::vector<Neighbour>& neighbours,
-                          const float* weights, Sums& sums) {
-    Floats total[channels_at_once][block_rows] = {};
-    for (std::size_t j = 0; j < neighbours.size(); ++j) {
-        const float* there = values + neighbours[j].step;
-        Floats weight[block_rows];
+// The weighted sums of `count` planes over the neighbours of the pixels of a block.
+template <int count>
+void sum(const float* values, std::int64_t plane, const std::vector<Neighbour>& neighbours, const float* weights,
+         Sums& sums) {
+    Floats total[count][block_rows] = {};
+    const float* planes[count];
+    BILATERAL_UNROLL
+    for (int c = 0; c < count; ++c) planes[c] = values + c * plane;
+    for (const Neighbour& neighbour : neighbours) {
         BILATERAL_UNROLL
-        for (int row = 0; row < block_rows; ++row) weight[row] = load<Floats>(weights + (j * block_rows + row) * lanes);
-        BILATERAL_UNROLL
-        for (int c = 0; c < channels_at_once; ++c) {
-            const Floats value = load<Floats>(there + c * plane);
+        for (int c = 0; c < count; ++c) {
+            const Floats value = load<Floats>(planes[c] + neighbour.step);
             BILATERAL_UNROLL
-            for (int row = 0; row < block_rows; ++row) total[c][row] += weight[row] * value;
+            for (int row = 0; row < block_rows; ++row) total[c][row] += load<Floats>(weights + row * lanes) * value;
         }
+        weights += block_rows * lanes;
     }
-    std::memcpy(sums, total, sizeof sums);
+    std::memcpy(sums, total, sizeof total);
+}
+
+// The same of the last planes.
+template <int count = channels_at_once>
+void sum_rest(int rest, const float* values, std::int64_t plane, const std::vector<Neighbour>& neighbours,
+              const float* weights, Sums& sums) {
+    if constexpr (count > 1)
+        if (rest < count) return sum_rest<count - 1>(rest, values, plane, neighbours, weights, sums);
+    sum<count>(values, plane, neighbours, weights, sums);
 }
 
 }  // namespace
@@ -149,8 +164,7 @@ BILATERAL_INLINE void sum(const float* values, std::int64_t plane, const std::ve
 void window_checked(const Window& window, const WindowChannels& channels, int threads) {
     const std::int64_t H = window.H, W = window.W, pixels = H * W, K = channels.K;
     const auto colour_factor = static_cast<float>(-0.5 / std::log(2.0) / window.sigma_rgb / window.sigma_rgb);
-    // The last planes are ones, whose sums are the masses, and zeros.
-    Padded guide(window, 4), values(window, (K + channels_at_once) / channels_at_once * channels_at_once);
+    Padded guide(window, 4), values(window, K + 1);  // the last plane are ones, whose sums are the masses
     values.set(K, std::vector<float>(static_cast<std::size_t>(pixels), 1.0f).data());
     const std::vector<Neighbour> neighbours = neighbours_in(window, values.stride());
     std::vector<std::vector<float>> weights(static_cast<std::size_t>(threads));
@@ -164,10 +178,12 @@ void window_checked(const Window& window, const WindowChannels& channels, int th
             const std::int64_t y = part * block_rows, rows = std::min<std::int64_t>(block_rows, H - y);
             Sums sums;
             for (std::int64_t x = 0; x < W; x += lanes) {
-                weigh(guide, y, x, neighbours, colour_factor, own.data());
+                weigh(guide, y, x, neighbours, 2 * window.columns() + 1, colour_factor, own.data());
                 for (std::int64_t k = 0; k <= K; ++k) {
                     const std::int64_t c = k % channels_at_once;
-                    if (c == 0) sum(values.at(k, y, x), values.plane(), neighbours, own.data(), sums);
+                    if (c == 0)
+                        sum_rest(static_cast<int>(std::min<std::int64_t>(channels_at_once, K + 1 - k)),
+                                 values.at(k, y, x), values.plane(), neighbours, own.data(), sums);
                     float* out = k < K ? channels.outs.data + (n * K + k) * pixels : channels.masses.data + n * pixels;
                     for (std::int64_t row = 0; row < rows; ++row)
                         std::copy_n(sums[c][row], std::min<std::int64_t>(lanes, W - x), out + (y + row) * W + x);
