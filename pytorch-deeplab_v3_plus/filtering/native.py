@@ -37,7 +37,7 @@ class Lattices:
 
 
 class SpanningForest:
-    """The minimum spanning trees of N images, by the lengths (N, E) of their edges, as `grid_edges` orders them."""
+    """The minimum spanning trees of N images, by the lengths (N, E) of their edges (see EdgeDistances)."""
 
     def __init__(self, lengths: Tensor, height: int, width: int) -> None:
         self._forest = _load().SpanningForest(_array(lengths), len(lengths), height, width)
