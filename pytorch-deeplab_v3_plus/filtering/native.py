@@ -1,7 +1,8 @@
-"""The filter on the CPU, by the C++ module `bilateralfilter` (`wrapper/bilateralfilter`)."""
+"""The filters on the CPU, by the C++ module `bilateralfilter` (`wrapper/bilateralfilter`)."""
 
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,68 @@ class Lattices:
         out = torch.empty_like(source)
         self._lattice.filter(source.numpy(), out.numpy(), source.shape[1], transpose, symmetric)
         return out.to(values.dtype)
+
+
+class SpanningForest:
+    """The minimum spanning trees of N images, by the lengths (N, E) of their edges (see EdgeDistances)."""
+
+    def __init__(self, lengths: Tensor, height: int, width: int) -> None:
+        self._forest = _load().SpanningForest(_array(lengths), len(lengths), height, width)
+
+    def filter(self, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for values (N, K, H, W) and weights (N, E) the means along trees, float32, and the sums of weights."""
+        out, masses = torch.empty(values.shape), torch.empty(len(values), 1, *values.shape[2:])
+        self._forest.filter(_array(values), _array(weights), out.numpy(), masses.numpy(), values.shape[1])
+        return out, masses
+
+    def filter_transposed(self, values: Tensor, weights: Tensor, masses: Tensor) -> Tensor:
+        """Return the transposed operator's result, with the sums that `filter` returned."""
+        out = torch.empty(values.shape)
+        self._forest.filter_transposed(_array(values), _array(weights), _array(masses), out.numpy(), values.shape[1])
+        return out
+
+    def edge_gradient(self, values: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient with respect to the weights, (N, E), if that of the sums, not means, is `gradient`."""
+        out = torch.empty(weights.shape)
+        self._forest.edge_gradient(_array(values), _array(weights), _array(gradient), out.numpy(), values.shape[1])
+        return out
+
+
+def window_filter(
+    images: Tensor,
+    regions: Tensor,
+    values: Tensor,
+    radius: int,
+    sigma_rgb: float,
+    sigma_xy: float,
+    smoothness_weight: float,
+    smoothness_xy: float,
+) -> tuple[Tensor, Tensor]:
+    """Return sum_j w_ij (R_i + R_j) values_j (N, K, H, W) over a window, and the same of ones (N, H, W), float32.
+
+    w_ij is the kernel of the Gated CRF loss, for images (N, 3, H, W), regions (N, H, W) and values (N, K, H, W).
+    """
+    (n, classes, height, width), sums = values.shape, torch.empty(values.shape)
+    masses = torch.empty(regions.shape)
+    arrays = _array(images), _array(regions), _array(values), sums.numpy(), masses.numpy()
+    widths = sigma_rgb, sigma_xy, smoothness_weight, smoothness_xy
+    _load().window_filter(*arrays, n, classes, height, width, radius, *widths)
+    return sums, masses
+
+
+def can_filter(values: Tensor, kind: str) -> bool:
+    """Return whether the installed module has the filter `kind` and takes such values: float32 on the CPU."""
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return False
+    try:
+        import bilateralfilter
+    except ImportError:
+        return False
+    return hasattr(bilateralfilter, kind)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().to(torch.float32).contiguous().numpy()
 
 
 def _load() -> ModuleType:

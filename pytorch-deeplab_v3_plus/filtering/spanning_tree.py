@@ -1,7 +1,8 @@
 """Minimum spanning trees of the pixels of images, and filters whose weights are products along the trees' paths.
 
-Song et al., "Learnable Tree Filter for Structure-preserving Feature Transform", NeurIPS 2019. Everything is tensor
-operations on any device, for all images of a batch at once: their trees are one forest over M = N H W pixels.
+Song et al., "Learnable Tree Filter for Structure-preserving Feature Transform", NeurIPS 2019. On a CPU the C++ module
+does the work. Elsewhere everything is tensor operations for all images of a batch at once: their trees are one forest
+over M = N H W pixels.
 """
 
 import itertools
@@ -10,6 +11,81 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
+
+from filtering import native
+
+
+def tree_filter(features: Tensor, values: Tensor, sigma: float) -> Tensor:
+    """Return the means of values (N, K, H, W) along the minimum spanning trees of features (N, C, H, W).
+
+    y_i = sum_j w_ij x_j / sum_j w_ij, w_ij = prod exp(-|f_u - f_v|^2 / sigma) along the path of edges uv from i to j.
+    Differentiable in both; the trees are taken for constant.
+    """
+    if native.can_filter(values, "SpanningForest"):
+        distances = EdgeDistances.apply(features)
+        forest = native.SpanningForest(distances.detach(), *features.shape[2:])
+        return NativeTreeFilter.apply(values, torch.exp(distances / -sigma), forest)
+    rows = values.permute(0, 2, 3, 1).flatten(0, 2)
+    forest = minimum_spanning_forest(features.detach())
+    weights = edge_weights(features, forest, sigma)
+    sums = TreeFilter.apply(torch.ones_like(rows[:, :1]), weights, forest)
+    means = TreeFilter.apply(rows, weights, forest) / sums
+    return means.view(values.movedim(1, 3).shape).movedim(3, 1)
+
+
+def differences(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what features (N, C, H, W) differ by from pixel to pixel: to the right, and to the one below."""
+    return features[..., 1:] - features[..., :-1], features[..., 1:, :] - features[..., :-1, :]
+
+
+class EdgeDistances(Function):
+    """|f_i - f_j|^2 of the edges of grids, (N, H (W-1) + (H-1) W): in row order to the right, then to those below."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor) -> Tensor:
+        """Return them for features (N, C, H, W)."""
+        ctx.save_for_backward(features)
+        return torch.cat([step.square_().sum(1).flatten(1) for step in differences(features)], 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        n, _, height, width = features.shape
+        gradient, first = torch.zeros_like(features), height * (width - 1)
+        right, below = differences(features)
+        right *= 2 * grad_output[:, :first].view(n, 1, height, width - 1)
+        below *= 2 * grad_output[:, first:].view(n, 1, height - 1, width)
+        gradient[..., 1:] += right
+        gradient[..., :-1] -= right
+        gradient[..., 1:, :] += below
+        gradient[..., :-1, :] -= below
+        return gradient
+
+
+class NativeTreeFilter(Function):
+    """The means of values (N, K, H, W) along trees, for the weights (N, E) of all edges of the grids, on the CPU."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, weights: Tensor, forest: native.SpanningForest) -> Tensor:
+        """Return them, (N, K, H, W)."""
+        means, masses = forest.filter(values, weights)
+        ctx.forest = forest
+        ctx.save_for_backward(weights, masses, *((values, means) if ctx.needs_input_grad[1] else ()))
+        return means
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output: Tensor):
+        forest, (weights, masses, *saved) = ctx.forest, ctx.saved_tensors
+        of_weights = None
+        if saved:
+            values, means = saved
+            of_sums = grad_output / masses
+            of_masses = (of_sums * means).sum(1, keepdim=True)
+            of_weights = forest.edge_gradient(values, weights, of_sums)
+            of_weights -= forest.edge_gradient(torch.ones_like(of_masses), weights, of_masses)
+        return forest.filter_transposed(grad_output, weights, masses), of_weights, None
 
 
 @dataclass(frozen=True)
@@ -40,11 +116,9 @@ def minimum_spanning_forest(features: Tensor) -> Forest:
     """
     n, _, h, w = features.shape
     pixels = torch.arange(n * h * w, device=features.device).view(n, h, w)
-    right = features[..., 1:] - features[..., :-1]
-    below = features[..., 1:, :] - features[..., :-1, :]
     first = torch.cat([pixels[:, :, :-1].flatten(), pixels[:, :-1].flatten()])
     second = torch.cat([pixels[:, :, 1:].flatten(), pixels[:, 1:].flatten()])
-    weights = torch.cat([difference.square_().sum(1).flatten() for difference in (right, below)])
+    weights = torch.cat([difference.square_().sum(1).flatten() for difference in differences(features)])
     taken = _boruvka(first, second, weights.float(), n * h * w)
     return _rooted(first[taken], second[taken], n * h * w)
 
@@ -104,6 +178,14 @@ def _rooted(first: Tensor, second: Tensor, count: int) -> Forest:
     places = torch.empty_like(order).scatter_(0, order, pixels)
     bounds = [0, *itertools.accumulate(map(len, levels))]
     return Forest(order, places, places[parents[order]], bounds)
+
+
+def edge_weights(features: Tensor, forest: Forest, sigma: float) -> Tensor:
+    """Return exp(-|f_i - f_j|^2 / sigma) of the edges from each pixel i, by place, to its parent j, and 0 at a root."""
+    rows = features.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, forest.pixels)
+    weights = torch.exp((rows - rows.index_select(0, forest.parents)).square().sum(1) / -sigma)
+    roots = torch.arange(len(weights), device=weights.device) >= forest.bounds[-2]
+    return weights.masked_fill(roots, 0)
 
 
 class TreeFilter(Function):

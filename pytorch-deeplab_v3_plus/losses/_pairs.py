@@ -52,32 +52,42 @@ def similarity(exponents: Tensor) -> Tensor:
     return F.threshold_(exponents.exp_(), 1e-20, 0.0)
 
 
+def pair_sums(values: Tensor, offsets: Sequence[Offset], tables: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return sum_j w_ij values_j for values (N, K, H, W), and the sum of w_ij over all pairs, float64.
+
+    The weights are those at fitting offsets, a table for each image.
+    """
+    width = values.shape[3]
+    steps = [rows * width + columns for rows, columns in offsets]
+    sums, total = torch.zeros_like(values), torch.zeros((), dtype=torch.float64, device=values.device)
+    # One channel fits into a processor's cache; a GPU takes all channels at once.
+    at_once = 1 if values.device.type == "cpu" else values.shape[1]
+    for image_values, image_sums, table in zip(values.flatten(2), sums.flatten(2), tables, strict=True):
+        weights = [row[:-step] for row, step in zip(table.flatten(1), steps, strict=True)]
+        for value, result in zip(image_values.split(at_once), image_sums.split(at_once), strict=True):
+            for weight, step in zip(weights, steps, strict=True):
+                result[:, :-step].addcmul_(weight, value[:, step:])
+                result[:, step:].addcmul_(weight, value[:, :-step])
+        total += table.sum(dtype=torch.float64)
+    return sums, total
+
+
 class PairEnergy(Function):
     """sum over images and pairs of w_ij (1 - S_i . S_j); its gradient at S_i is -sum_j w_ij S_j."""
 
     @staticmethod
-    def forward(ctx, probabilities: Tensor, offsets: Sequence[Offset], tables: Iterable[Tensor]) -> Tensor:
-        """Return a scalar for probabilities (N, K, H, W) and the weights at fitting offsets, a table for each image."""
-        values = probabilities.detach().flatten(2).contiguous()
-        sums = torch.zeros_like(values)  # over j of w_ij S_j
-        energy = torch.zeros((), dtype=torch.float64, device=values.device)
-        steps = [rows * probabilities.shape[3] + columns for rows, columns in offsets]
-        # One channel fits into a processor's cache; a GPU takes all channels at once.
-        at_once = 1 if values.device.type == "cpu" else values.shape[1]
-        for image_values, image_sums, table in zip(values, sums, tables, strict=True):
-            weights = [row[:-step] for row, step in zip(table.flatten(1), steps, strict=True)]
-            for value, total in zip(image_values.split(at_once), image_sums.split(at_once), strict=True):
-                for weight, step in zip(weights, steps, strict=True):
-                    total[:, :-step].addcmul_(weight, value[:, step:])
-                    total[:, step:].addcmul_(weight, value[:, :-step])
+    def forward(ctx, probabilities: Tensor, sum_pairs: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """Return a scalar for probabilities (N, K, H, W); `sum_pairs` gives what `pair_sums` returns for them."""
+        values = probabilities.detach().contiguous()
+        sums, energy = sum_pairs(values)
+        for image_values, image_sums in zip(values, sums, strict=True):
             # Where neighbours agree, the difference of two large sums.
-            energy += table.sum(dtype=torch.float64) - (image_values * image_sums).sum(dtype=torch.float64) / 2
+            energy -= (image_values * image_sums).sum(dtype=torch.float64) / 2
         ctx.save_for_backward(sums)
-        ctx.shape = probabilities.shape
         return energy.to(probabilities.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output: Tensor):
         (sums,) = ctx.saved_tensors
-        return (sums * -grad_output).view(ctx.shape), None, None
+        return sums * -grad_output, None

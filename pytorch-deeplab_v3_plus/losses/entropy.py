@@ -26,7 +26,8 @@ class Entropy(nn.Module):
         """Return a scalar for probabilities (N,K,H,W), region_of_interest (N,H,W) bool, labels (N,H,W) int64."""
         region = region_of_interest if self.labelled else region_of_interest & (labels == UNLABELLED)
         tiny = torch.finfo(probabilities.dtype).tiny  # the logarithm of 0 has no gradient
-        entropy = torch.special.entr(probabilities + tiny).sum(1) * region
+        # Image by image, because the intermediate results are as large as the probabilities.
+        entropy = torch.stack([torch.special.entr(one + tiny).sum(0) for one in probabilities]) * region
         return self.weight * (entropy.sum((1, 2)) / region.sum((1, 2)).clamp_min(1)).mean()
 
     def extra_repr(self) -> str:

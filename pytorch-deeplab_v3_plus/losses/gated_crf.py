@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from dataloaders.transforms import normalize
+from filtering import native
 from losses._inputs import at_least_float32, check_settings, on_device_of, resized, scaled_size
-from losses._pairs import PairEnergy, fitting, half_window, over_pairs, similarity, squared_distance
+from losses._pairs import PairEnergy, fitting, half_window, over_pairs, pair_sums, similarity, squared_distance
 
 
 class GatedCRF(nn.Module):
@@ -55,12 +56,21 @@ class GatedCRF(nn.Module):
         image, soft, (region,) = resized(
             scaled_size(image, self.rloss_scale), image, at_least_float32(probabilities), region_of_interest
         )
-        offsets = fitting(half_window(self.radius), image)
-        energy = PairEnergy.apply(soft, offsets, self._weights(normalize(image).to(soft.dtype), region, offsets))
+        colours = normalize(image).to(soft.dtype)
+        energy = PairEnergy.apply(soft, lambda values: self._sums(colours, region, values))
         return self.weight * energy / region.sum().clamp_min(1)
 
+    def _sums(self, colours: Tensor, region: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `pair_sums` does; a pair counts once for each end in the region."""
+        if native.can_filter(values, "window_filter"):
+            widths = self.sigma_rgb, self.sigma_xy, self.smoothness_weight, self.smoothness_xy
+            sums, masses = native.window_filter(colours, region, values, self.radius, *widths)
+            return sums, masses.sum(dtype=torch.float64) / 2  # every pair is there from both ends
+        offsets = fitting(half_window(self.radius), values)
+        return pair_sums(values, offsets, self._weights(colours, region, offsets))
+
     def _weights(self, colours: Tensor, region: Tensor, offsets: list[tuple[int, int]]) -> Iterator[Tensor]:
-        """Give for each image the table of its pairs' weights: a pair counts once for each end in the region."""
+        """Give for each image the table of its pairs' weights."""
         squares = on_device_of(colours, [rows**2 + columns**2 for rows, columns in offsets])[:, None, None]
         appearance = squares / (-2 * self.sigma_xy**2)
         smoothness = self.smoothness_weight * torch.exp(squares / (-2 * self.smoothness_xy**2))

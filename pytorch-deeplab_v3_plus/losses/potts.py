@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from losses._inputs import at_least_float32, check_settings, on_device_of, resized, scaled_size
-from losses._pairs import PairEnergy, fitting, over_pairs, similarity, squared_distance
+from losses._pairs import PairEnergy, fitting, over_pairs, pair_sums, similarity, squared_distance
 
 NEIGHBOURS = {4: [(0, 1), (1, 0)], 8: [(0, 1), (1, 0), (1, 1), (1, -1)]}
 
@@ -43,7 +43,8 @@ class Potts(nn.Module):
             scaled_size(image, self.rloss_scale), image, at_least_float32(probabilities), region_of_interest
         )
         offsets = fitting(self.offsets, image)
-        energy = PairEnergy.apply(soft, offsets, self._weights(image.to(soft.dtype), region, offsets))
+        tables = self._weights(image.to(soft.dtype), region, offsets)
+        energy = PairEnergy.apply(soft, lambda values: pair_sums(values, offsets, tables))
         return self.weight * energy / len(image)
 
     def _weights(self, image: Tensor, region: Tensor, offsets: list[tuple[int, int]]) -> Iterator[Tensor]:

@@ -2,12 +2,36 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
 
 from common.errors import InputError
 from dataloaders.labels import UNLABELLED
 from dataloaders.transforms import normalize
-from filtering.spanning_tree import Forest, TreeFilter, minimum_spanning_forest
+from filtering.spanning_tree import tree_filter
 from losses._inputs import at_least_float32, check_settings, resized, scaled_size
+
+
+class Distance(Function):
+    """sum_i R_i |S_i - Y_i|_1; takes image by image, and keeps the signs in a byte each, to save memory."""
+
+    @staticmethod
+    def forward(ctx, one: Tensor, other: Tensor, region: Tensor) -> Tensor:
+        """Return a scalar for S and Y (N, K, H, W) and R (N, H, W), bool."""
+        signs = torch.empty(one.shape, dtype=torch.int8, device=one.device)
+        total = torch.zeros((), dtype=torch.float64, device=one.device)
+        for here, there, inside, sign in zip(one, other, region, signs, strict=True):
+            difference = (here - there).mul_(inside)
+            total += difference.norm(1)
+            sign.copy_(difference.sign_())
+        ctx.save_for_backward(signs)
+        return total.to(one.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output: Tensor):
+        (signs,) = ctx.saved_tensors
+        gradient = signs.to(grad_output.dtype).mul_(grad_output)
+        return gradient, -gradient, None
 
 
 class TreeEnergy(nn.Module):
@@ -45,32 +69,13 @@ class TreeEnergy(nn.Module):
         size = features.shape[2:] if self.high_level else scaled_size(image, self.rloss_scale)
         unlabelled = region_of_interest & (labels == UNLABELLED)
         image, soft, (unlabelled,) = resized(size, image, at_least_float32(probabilities), unlabelled)
-        rows = soft.permute(0, 2, 3, 1).flatten(0, 2)
-        filtered = tree_filter(normalize(image).to(soft.dtype), rows, self.sigma)
+        filtered = tree_filter(normalize(image).to(soft.dtype), soft, self.sigma)
         if self.high_level:
             filtered = tree_filter(features.to(soft.dtype), filtered, 1.0)
-        unlabelled = unlabelled.flatten()
-        distance = (rows - filtered).abs().sum(1) * unlabelled
-        return self.weight * distance.sum() / unlabelled.sum().clamp_min(1)
+        return self.weight * Distance.apply(soft, filtered, unlabelled) / unlabelled.sum().clamp_min(1)
 
     def extra_repr(self) -> str:
         return (
             f"weight={self.weight:g}, sigma={self.sigma:g}, high_level={self.high_level}, "
             f"rloss_scale={self.rloss_scale:g}"
         )
-
-
-def tree_filter(features: Tensor, rows: Tensor, sigma: float) -> Tensor:
-    """Return F of the class's docstring, of features (N, C, H, W), times rows (N H W, K); differentiable in both."""
-    forest = minimum_spanning_forest(features.detach())
-    weights = edge_weights(features, forest, sigma)
-    sums = TreeFilter.apply(torch.ones_like(rows[:, :1]), weights, forest)
-    return TreeFilter.apply(rows, weights, forest) / sums
-
-
-def edge_weights(features: Tensor, forest: Forest, sigma: float) -> Tensor:
-    """Return exp(-|f_i - f_j|^2 / sigma) of the edges from each pixel i, by place, to its parent j, and 0 at a root."""
-    rows = features.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, forest.pixels)
-    weights = torch.exp((rows - rows.index_select(0, forest.parents)).square().sum(1) / -sigma)
-    roots = torch.arange(len(weights), device=weights.device) >= forest.bounds[-2]
-    return weights.masked_fill(roots, 0)

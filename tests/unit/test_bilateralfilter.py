@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from bilateralfilter import (
     Lattice,
+    SpanningForest,
     bilateralfilter,
     bilateralfilter_batch,
     bilateralfilter_profile,
     instruction_sets,
+    window_filter,
 )
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -354,6 +356,59 @@ def test_errors_of_a_lattice():
         lattice.filter(values, values, 4)
     with pytest.raises(ValueError, match="ins: expected finite values, found inf at index 99"):
         lattice.filter(spoiled(values, 99, np.inf), values, 3)
+
+
+def float32(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def test_a_spanning_tree_by_hand():
+    """Two rows of two pixels; the longest edge, on the right, is left out: the path is 1, 0, 2, 3."""
+    forest = SpanningForest(float32(1, 2, 3, 4), 1, 2, 2)
+    weights, masses, means, back = float32(0.5, 0.25, 0.1, 0.9), *np.full((3, 4), np.nan, np.float32)
+    forest.filter(float32(8, 0, 0, 0), weights, means, masses, 1)
+    assert np.allclose(masses, [1 + 0.5 + 0.1 + 0.025, 0.5 + 1 + 0.05 + 0.0125, 0.1 + 0.05 + 1 + 0.25, 1.2875])
+    assert np.allclose(means * masses, [8, 4, 0.8, 0.2])
+    forest.filter_transposed(masses * float32(8, 0, 0, 0), weights, masses, back, 1)
+    assert np.allclose(back, [8, 4, 0.8, 0.2])
+    # Of w_03 = 0.1 * 0.25, twice, as it joins 0 to 3 and 3 to 0.
+    edges = np.full(4, np.nan, np.float32)
+    forest.edge_gradient(float32(1, 0, 0, 1), weights, float32(1, 0, 0, 1), edges, 1)
+    assert np.allclose(edges, [0, 0.2, 0.5, 0])
+
+
+def test_of_equal_edges_the_first_is_the_shorter():
+    forest = SpanningForest(np.zeros(4, np.float32), 1, 2, 2)
+    edges = np.full(4, np.nan, np.float32)
+    forest.edge_gradient(np.ones(4, np.float32), np.ones(4, np.float32), np.ones(4, np.float32), edges, 1)
+    assert edges.tolist() == [6, 6, 8, 0]
+
+
+def test_a_window_by_hand():
+    """Three pixels in a row, of which the last is outside the region and the window reaches one far."""
+    images, regions = float32(*[0, 2, 2] * 3), float32(1, 1, 0)
+    outs, masses = np.full((2, 3), np.nan, np.float32)
+    window_filter(images, regions, float32(1, 10, 100), outs, masses, 1, 1, 1, 3, 1, 3.0, 1.0, 0.5, 2.0)
+    near = 0.5 * np.exp(-1 / 8)
+    first, second = 2 * (np.exp(-1 / 2 - 12 / 18) + near), np.exp(-1 / 2) + near
+    assert np.allclose(masses, [first, first + second, second])
+    assert np.allclose(outs, [10 * first, first + 100 * second, 10 * second])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: SpanningForest(x, 1, 3, 3), ValueError, r"lengths: expected 12 values \(N\*\(H\*\(W-1\)"),
+        (lambda x: SpanningForest(x.astype(int), 1, 2, 2), TypeError, "lengths: expected a float32 array"),
+        (lambda x: SpanningForest(x, 1, 2, 2).filter(x, x, x[:2], x + 0, 1), ValueError, "outs: expected 4 values"),
+        (lambda x: SpanningForest(x, 1, 2, 2).filter(x + 0, x, x, x, 1), ValueError, "overlaps weights"),
+        (lambda x: window_filter(x, x, x, x, x, 1, 1, 2, 2, 1, 1, 1, 0, 1), ValueError, "images: expected 12 values"),
+        (lambda x: window_filter(x, x, x, x, x, 1, 1, 2, 2, 0, 1, 1, 0, 1), ValueError, "radius: expected a positive"),
+    ],
+)
+def test_errors_of_trees_and_windows(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.zeros(4, np.float32))
 
 
 def test_numpy_numbers_and_keywords():

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from common.errors import InputError
 from dataloaders.labels import UNLABELLED
 from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from DenseCRFLoss import DenseCRFLoss
-from filtering import bilateral_filter
+from filtering import bilateral_filter, native
 from helpers import OnlyOnCuda, needs_cuda
 from losses import build_regulariser, parse_regulariser
 from losses.registry import apply_regulariser, describe_regularisers, regulariser_names, settings_of
@@ -234,6 +235,50 @@ def test_tree_energy_is_the_sum_along_the_paths(high_level):
     pairs = [torch.autograd.grad(value, inputs) for value in (found, expected)]
     for one, other in zip(*pairs, strict=True):
         assert relative_error(one, other) < 1e-6
+
+
+def alike(case: Case, content: str) -> Case:
+    """Make the images of one colour or of two, so that many edges are alike, or leave them."""
+    if content == "flat":
+        case.image[:] = 99
+    elif content == "two colours":
+        case.image = torch.where(case.image > 127, 200.0, 60.0)
+    return case
+
+
+@pytest.mark.parametrize(
+    "text", ["gated_crf=1,smoothness_weight=0.3", "gated_crf=1,radius=1", "tree_energy=1", BOTH_TREES]
+)
+@pytest.mark.parametrize(
+    ("height", "width", "classes", "content"),
+    [(23, 17, 3, "flat"), (23, 17, 3, "two colours"), (16, 33, 150, "smooth"), (1, 9, 24, "smooth"), (1, 1, 1, "flat")],
+)
+def test_the_module_gives_what_tensor_operations_give(text, height, width, classes, content, monkeypatch):
+    regulariser, found = build(text), []
+    for installed in (True, False):
+        case = alike(Case(height, width, classes), content)
+        if not installed:
+            monkeypatch.setitem(sys.modules, "bilateralfilter", None)
+        filters = ("SpanningForest", "window_filter")
+        assert [native.can_filter(case.soft, kind) for kind in filters] == [installed, installed]
+        loss = case.loss(regulariser)
+        loss.backward()
+        features = case.features.grad if text == BOTH_TREES else torch.zeros(1)
+        found.append((loss.detach(), case.soft.grad, features))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm() + 1e-7
+
+
+@pytest.mark.parametrize("text", ["gated_crf=1", "tree_energy=1", BOTH_TREES, "entropy=1"])
+def test_the_order_in_memory_does_not_matter(text):
+    case, regulariser, found = Case(9, 12, 5), build(text), []
+    for form in (torch.contiguous_format, torch.channels_last):
+        soft = case.soft.detach().to(memory_format=form).requires_grad_()
+        loss = case.loss(regulariser, soft)
+        loss.backward()
+        found.append((loss.detach(), soft.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6)
 
 
 def test_entropy_by_hand():

@@ -14,6 +14,8 @@
 #endif
 
 #include "engine.hpp"
+#include "spanning_tree.hpp"
+#include "window.hpp"
 
 namespace bilateral {
 namespace {
@@ -22,15 +24,20 @@ struct Engine {
     const char* name;
     PhaseSeconds (*filter_checked)(const Guide&, const Channels&, int threads);
     std::unique_ptr<const BuiltLattice> (*build_checked)(const Guide&, int threads);
+    std::unique_ptr<const BuiltForest> (*build_forest)(const Grid&, const Input& lengths, int threads);
+    void (*window_checked)(const Window&, const WindowChannels&, int threads);
 };
 
 // Those that this machine can run, the fastest first.
 std::vector<Engine> engines() {
     std::vector<Engine> found;
 #if defined(BILATERAL_AVX2)
-    if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", avx2::filter_checked, avx2::build_checked});
+    if (__builtin_cpu_supports("avx2"))
+        found.push_back(
+            {"avx2", avx2::filter_checked, avx2::build_checked, avx2::build_forest, avx2::window_checked});
 #endif
-    found.push_back({"baseline", baseline::filter_checked, baseline::build_checked});
+    found.push_back({"baseline", baseline::filter_checked, baseline::build_checked, baseline::build_forest,
+                     baseline::window_checked});
     return found;
 }
 
@@ -108,6 +115,14 @@ void check_channels(const Guide& guide, const Channels& channels) {
     check_overlap(guide, channels);
 }
 
+constexpr const char* per_edge = "N*(H*(W-1)+(H-1)*W)";
+
+void check_tree_values(const Grid& grid, const TreeValues& values) {
+    check_size("K", values.K);
+    check_length(values.ins, "N*K*H*W", {grid.N, values.K, grid.H, grid.W});
+    check_length(values.weights, per_edge, {grid.N, grid.edges()});
+}
+
 Engine chosen_engine(const std::string& instruction_set) {
     std::string names;
     for (const Engine& engine : engines()) {
@@ -151,6 +166,70 @@ Lattice::~Lattice() = default;
 PhaseSeconds Lattice::filter(const Channels& channels) const {
     check_channels(guide_, channels);
     return built_->filter(channels, available_threads());
+}
+
+SpanningForest::SpanningForest(const Grid& grid, const Input& lengths, const std::string& instruction_set)
+    : grid_(grid) {
+    check_size("N", grid.N);
+    check_size("H", grid.H);
+    check_size("W", grid.W);
+    constexpr std::int64_t limit = std::int64_t(1) << 30;
+    if (grid.H >= limit / grid.W)
+        fail("H, W", "less than 2^30 pixels", std::to_string(grid.H) + " x " + std::to_string(grid.W));
+    check_length(lengths, per_edge, {grid.N, grid.edges()});
+    built_ = chosen_engine(instruction_set).build_forest(grid, lengths, available_threads());
+}
+
+SpanningForest::~SpanningForest() = default;
+
+void SpanningForest::filter(const TreeValues& values, const Output& outs, const Output& masses) const {
+    check_tree_values(grid_, values);
+    check_length(outs, "N*K*H*W", {grid_.N, values.K, grid_.H, grid_.W});
+    check_length(masses, "N*H*W", {grid_.N, grid_.H, grid_.W});
+    if (values.ins.data != outs.data) check_apart(values.ins, outs);
+    check_apart(values.weights, outs);
+    for (const Input& input : {values.ins, values.weights, Input{outs.name, outs.data, outs.length}})
+        check_apart(input, masses);
+    built_->filter(values, outs, masses, available_threads());
+}
+
+void SpanningForest::filter_transposed(const TreeValues& values, const Input& masses, const Output& outs) const {
+    check_tree_values(grid_, values);
+    check_length(masses, "N*H*W", {grid_.N, grid_.H, grid_.W});
+    check_length(outs, "N*K*H*W", {grid_.N, values.K, grid_.H, grid_.W});
+    if (values.ins.data != outs.data) check_apart(values.ins, outs);
+    for (const Input& input : {values.weights, masses}) check_apart(input, outs);
+    built_->filter_transposed(values, masses, outs, available_threads());
+}
+
+void SpanningForest::edge_gradient(const TreeValues& values, const Input& gradients, const Output& outs) const {
+    check_tree_values(grid_, values);
+    check_length(gradients, "N*K*H*W", {grid_.N, values.K, grid_.H, grid_.W});
+    check_length(outs, per_edge, {grid_.N, grid_.edges()});
+    for (const Input& input : {values.ins, values.weights, gradients}) check_apart(input, outs);
+    built_->edge_gradient(values, gradients, outs, available_threads());
+}
+
+void filter_window(const Window& window, const WindowChannels& channels, const std::string& instruction_set) {
+    check_size("N", window.N);
+    check_size("K", channels.K);
+    check_size("H", window.H);
+    check_size("W", window.W);
+    check_size("radius", window.radius);
+    check_length(window.images, "N*3*H*W", {window.N, 3, window.H, window.W});
+    check_length(window.regions, "N*H*W", {window.N, window.H, window.W});
+    check_length(channels.ins, "N*K*H*W", {window.N, channels.K, window.H, window.W});
+    check_length(channels.outs, "N*K*H*W", {window.N, channels.K, window.H, window.W});
+    check_length(channels.masses, "N*H*W", {window.N, window.H, window.W});
+    check_sigma("sigma_rgb", window.sigma_rgb);
+    check_sigma("sigma_xy", window.sigma_xy);
+    check_sigma("smoothness_xy", window.smoothness_xy);
+    if (!(window.smoothness_weight >= 0))
+        fail("smoothness_weight", "0 or more", std::to_string(window.smoothness_weight));
+    for (const Input& input : {window.images, window.regions, channels.ins})
+        for (const Output& output : {channels.outs, channels.masses}) check_apart(input, output);
+    check_apart({channels.masses.name, channels.masses.data, channels.masses.length}, channels.outs);
+    chosen_engine(instruction_set).window_checked(window, channels, available_threads());
 }
 
 std::vector<std::string> instruction_sets() {

@@ -103,6 +103,84 @@ class Lattice {
     std::unique_ptr<const BuiltLattice> built_;
 };
 
+// The grids of N images of H x W pixels, each with an edge to the pixels at its right, left, top and bottom.
+//
+// Values of edges are arrays [N, E], E = H (W - 1) + (H - 1) W: in row order, first those of the edges from each pixel
+// to its right, then those to the pixel below.
+struct Grid {
+    std::int64_t N = 1, H = 0, W = 0;
+
+    [[nodiscard]] std::int64_t pixels() const { return H * W; }
+    [[nodiscard]] std::int64_t edges() const { return H * (W - 1) + (H - 1) * W; }
+};
+
+// ins: [N, K, H, W]; weights: of the edges.
+struct TreeValues {
+    Input ins, weights;
+    std::int64_t K = 1;
+};
+
+class BuiltForest;
+
+// The minimum spanning trees of N images, and filters along them:
+//
+//   outs[n,k,i] = sum_j w_ij ins[n,k,j] / masses[n,i],   masses[n,i] = sum_j w_ij,
+//   w_ij = product of the weights on the tree's path from i to j,   w_ii = 1
+//
+// Of the edges outside the tree neither the weights nor their gradients count. It is safe to use a forest from several
+// threads at once. The numbers do not depend on the number of threads.
+class SpanningForest {
+ public:
+    // lengths: of the edges, 0 or more; of equal ones the first in the array counts as shorter.
+    //
+    // Throws std::invalid_argument as filter_batch does, and for images of 2^30 pixels and more.
+    SpanningForest(const Grid& grid, const Input& lengths, const std::string& instruction_set = "");
+    ~SpanningForest();
+
+    // outs: [N, K, H, W], overwritten; may be ins. masses: [N, H, W], overwritten.
+    void filter(const TreeValues& values, const Output& outs, const Output& masses) const;
+
+    // The transposed operator, outs[n,k,i] = sum_j w_ij ins[n,k,j] / masses[n,j], with the masses that `filter` wrote.
+    void filter_transposed(const TreeValues& values, const Input& masses, const Output& outs) const;
+
+    // outs, of the edges, becomes the gradient with respect to the weights of
+    // sum_{n,k,i,j} gradients[n,k,i] w_ij ins[n,k,j].
+    void edge_gradient(const TreeValues& values, const Input& gradients, const Output& outs) const;
+
+ private:
+    Grid grid_;
+    std::unique_ptr<const BuiltForest> built_;
+};
+
+// What the kernel of a window depends on, for N images of H x W pixels: their colours [N, 3, H, W], their regions of
+// interest [N, H, W], which are 1 inside and 0 outside, and the widths and weight of its two terms.
+struct Window {
+    Input images, regions;
+    std::int64_t N = 1, H = 0, W = 0, radius = 0;
+    double sigma_rgb = 0, sigma_xy = 0, smoothness_weight = 0, smoothness_xy = 1;
+
+    // How far it reaches within the image.
+    [[nodiscard]] std::int64_t rows() const { return radius < H ? radius : H - 1; }
+    [[nodiscard]] std::int64_t columns() const { return radius < W ? radius : W - 1; }
+};
+
+// ins, outs: [N, K, H, W]; masses: [N, H, W].
+struct WindowChannels {
+    Input ins;
+    Output outs, masses;
+    std::int64_t K = 1;
+};
+
+// Sums K channels of each of N images over the window of at most `radius` rows and columns around each pixel:
+//
+//   outs[n,k,i] = sum_{j != i} w_ij (R_i + R_j) ins[n,k,j],   masses[n,i] = sum_{j != i} w_ij (R_i + R_j),
+//   w_ij = exp(-|rgb_i - rgb_j|^2 / (2 sigma_rgb^2) - |xy_i - xy_j|^2 / (2 sigma_xy^2))
+//          + smoothness_weight exp(-|xy_i - xy_j|^2 / (2 smoothness_xy^2))
+//
+// with 0 for a first term below 1e-20. Throws std::invalid_argument as filter_batch does. The result does not depend on
+// the number of threads. Values that are infinite or not a number spread over the window.
+void filter_window(const Window& window, const WindowChannels& channels, const std::string& instruction_set = "");
+
 // The instruction sets for which this library has been compiled and that this machine can run, the fastest first.
 std::vector<std::string> instruction_sets();
 

@@ -262,7 +262,7 @@ class ReleasedGil {
         PyErr_SetString(PyExc_ValueError, error.what());
         SWIG_fail;
     } catch (const std::bad_alloc&) {
-        PyErr_SetString(PyExc_MemoryError, "$name: not enough memory for the lattice");
+        PyErr_SetString(PyExc_MemoryError, "$name: not enough memory");
         SWIG_fail;
     } catch (const std::exception& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
@@ -317,6 +317,63 @@ Filterings give the numbers of bilateralfilter_batch; several Python threads may
 %feature("docstring") Lattice::filter
 "Filter K channels of each of the images; arguments and errors as of bilateralfilter_batch."
 
+%feature("docstring") SpanningForest
+"The minimum spanning trees of the pixels of N images, whose neighbours are at the right, left, top and bottom.
+
+Values of edges are arrays [N, E], E = H (W-1) + (H-1) W, of float32: in row order, first those of the edges from each
+pixel to its right, then those to the pixel below. Several Python threads may use the same object at once.
+
+Source:
+    Song et al., Learnable Tree Filter for Structure-preserving Feature Transform, NeurIPS 2019."
+
+%feature("docstring") SpanningForest::SpanningForest
+"Build the trees.
+
+Args:
+    lengths: of the edges, 0 or more; of equal ones the first counts as shorter.
+    N, H, W: number of images, height and width in pixels, less than 2^30 of them.
+Raises:
+    TypeError, ValueError, MemoryError: as bilateralfilter_batch does; values that are not finite are not refused."
+
+%feature("docstring") SpanningForest::filter
+"Average over all pixels j of an image, for each pixel i, with the products w_ij of the weights on the path from i to j.
+
+Args:
+    ins: N*K*H*W values, [N, K, H, W].
+    weights: of the edges; those outside the tree do not matter.
+    outs: as many as ins, overwritten with sum_j w_ij ins_j / masses_i; may be `ins`.
+    masses: N*H*W values, overwritten with sum_j w_ij.
+    K: number of channels."
+
+%feature("docstring") SpanningForest::filter_transposed
+"Apply the transposed operator: outs_i = sum_j w_ij ins_j / masses_j. Arguments as of filter, which gave the masses."
+
+%feature("docstring") SpanningForest::edge_gradient
+"Differentiate by the weights the sum over i and j of gradients_i w_ij ins_j.
+
+Args:
+    ins, weights, K: as of filter.
+    gradients: N*K*H*W values.
+    outs: of the edges, overwritten; 0 outside the tree."
+
+%feature("docstring") window_filter
+"Sum K channels of each of N images over a window around each pixel, with Gaussian weights, unnormalised.
+
+outs_i = sum_{j != i} w_ij (R_i + R_j) ins_j and masses_i = sum_{j != i} w_ij (R_i + R_j), with w_ij the Gaussian of
+colour and position plus smoothness_weight times that of position alone.
+
+Args:
+    images: N*3*H*W values, [N, 3, H, W].
+    regions: N*H*W values R, 1 inside the region of interest and 0 outside.
+    ins, outs: N*K*H*W values, [N, K, H, W]; outs is overwritten.
+    masses: N*H*W values, overwritten.
+    N, K, H, W: number of images and channels, height and width in pixels.
+    radius: reach of the window in rows and columns.
+    sigma_rgb, sigma_xy, smoothness_weight, smoothness_xy: standard deviations in units of the images' values and in
+        pixels; share and width of the second Gaussian.
+Raises:
+    TypeError, ValueError, MemoryError: as bilateralfilter_batch does; values that are not finite are not refused."
+
 %feature("docstring") instruction_sets
 "The instruction sets for which the module has been compiled and that this machine can run, the fastest first.
 
@@ -370,6 +427,39 @@ class Lattice {
  private:
     bilateral::Lattice lattice_;
 };
+
+class SpanningForest {
+ public:
+    SpanningForest(bilateral::Input lengths, std::int64_t N, std::int64_t H, std::int64_t W)
+        : forest_({N, H, W}, lengths) {}
+
+    void filter(bilateral::Input ins, bilateral::Input weights, bilateral::Output outs, bilateral::Output masses,
+                std::int64_t K) const {
+        forest_.filter({ins, weights, K}, outs, masses);
+    }
+
+    void filter_transposed(bilateral::Input ins, bilateral::Input weights, bilateral::Input masses,
+                           bilateral::Output outs, std::int64_t K) const {
+        forest_.filter_transposed({ins, weights, K}, masses, outs);
+    }
+
+    void edge_gradient(bilateral::Input ins, bilateral::Input weights, bilateral::Input gradients,
+                       bilateral::Output outs, std::int64_t K) const {
+        forest_.edge_gradient({ins, weights, K}, gradients, outs);
+    }
+
+ private:
+    bilateral::SpanningForest forest_;
+};
+
+void window_filter(bilateral::Input images, bilateral::Input regions, bilateral::Input ins, bilateral::Output outs,
+                   bilateral::Output masses, std::int64_t N, std::int64_t K, std::int64_t H, std::int64_t W,
+                   std::int64_t radius, double sigma_rgb, double sigma_xy, double smoothness_weight,
+                   double smoothness_xy) {
+    bilateral::filter_window(
+        {images, regions, N, H, W, radius, sigma_rgb, sigma_xy, smoothness_weight, smoothness_xy},
+        {ins, outs, masses, K});
+}
 %}
 
 // The parameters' names in rloss, for calls by keyword.

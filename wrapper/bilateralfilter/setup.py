@@ -21,7 +21,8 @@ from setuptools.command.build_py import build_py
 # Contracted (fused) multiply-adds would round the lattice coordinates differently on different machines.
 COMPILE_ARGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
 
-# On x86-64 engine.cpp is compiled once more with these; bilateralfilter.cpp chooses at run time.
+# On x86-64 what works is compiled once more with AVX2_ARGS; bilateralfilter.cpp chooses at run time.
+ENGINES = ["engine.cpp", "spanning_tree.cpp", "window.cpp"]
 AVX2_ARGS = ["-mavx2"]
 
 X86_64_PROGRAM = """
@@ -88,15 +89,15 @@ class BuildExtension(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args += compile_args
             extension.extra_link_args += link_args
-            extension.extra_objects = self.avx2_engine(extension)
+            extension.extra_objects = self.avx2_engines(extension)
         super().build_extensions()
 
-    def avx2_engine(self, extension: Extension) -> list:
-        """Compile engine.cpp for AVX2 where the compiler can and return the object.
+    def avx2_engines(self, extension: Extension) -> list:
+        """Compile ENGINES for AVX2 where the compiler can and return the objects.
 
-        It must come after those of the sources (setuptools puts it there): of an inline function that several objects
-        contain, such as the standard library's, the linker takes the first, and the baseline must not get one with AVX2
-        in it.
+        They must come after those of the sources (setuptools puts them there): of an inline function that several
+        objects contain, such as the standard library's, the linker takes the first, and the baseline must not get one
+        with AVX2 in it.
         """
         if not self.builds_and_runs(X86_64_PROGRAM, AVX2_ARGS, []):
             print("bilateralfilter: building for the baseline instruction set alone")
@@ -104,7 +105,7 @@ class BuildExtension(build_ext):
         print("bilateralfilter: building for the baseline instruction set and for AVX2")
         extension.define_macros.append(("BILATERAL_AVX2", None))
         return self.compiler.compile(
-            ["engine.cpp"],
+            ENGINES,
             output_dir=str(Path(self.build_temp) / "avx2"),
             macros=[("BILATERAL_TARGET", "avx2")],
             extra_postargs=[*extension.extra_compile_args, *AVX2_ARGS],
@@ -151,7 +152,7 @@ setup(
     ext_modules=[
         Extension(
             "_bilateralfilter",
-            sources=["bilateralfilter.i", "bilateralfilter.cpp", "engine.cpp"],
+            sources=["bilateralfilter.i", "bilateralfilter.cpp", *ENGINES],
             depends=[str(header) for header in sorted(Path().glob("*.hpp"))],
             language="c++",
             swig_opts=["-c++"],

@@ -8,7 +8,14 @@ Exit status 0 if all is well.
 import random
 from array import array
 
-from bilateralfilter import Lattice, bilateralfilter_batch, bilateralfilter_profile, instruction_sets
+from bilateralfilter import (
+    Lattice,
+    SpanningForest,
+    bilateralfilter_batch,
+    bilateralfilter_profile,
+    instruction_sets,
+    window_filter,
+)
 
 N, K, H, W = 2, 5, 23, 31
 SIGMAS = 15.0, 20.0
@@ -36,6 +43,14 @@ def main() -> None:
     for _ in range(2):
         lattice.filter(x, found, K)
         assert found == forwards, "a lattice differs from a single filtering"
+    edges, masses = numbers(N * (2 * H * W - H - W), 1), numbers(N * H * W, 1)
+    forest = SpanningForest(edges, N, H, W)
+    forest.filter(x, edges, forwards, masses, K)
+    forest.filter_transposed(y, edges, masses, backwards, K)
+    assert abs(product(forwards, y) / product(x, backwards) - 1) < 1e-5, "transposed is not a tree's adjoint"
+    for there, back in ((x, forwards), (y, backwards)):
+        window_filter(images, numbers(N * H * W, 0), there, back, masses, N, K, H, W, 3, 15.0, 2.0, 0.5, 2.0)
+        assert not any(back), "a window outside the region is not empty"
     print(f"bilateralfilter works: {', '.join(instruction_sets())}")
 
 
