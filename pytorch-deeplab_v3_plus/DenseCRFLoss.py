@@ -138,19 +138,29 @@ class DenseCRFLoss(nn.Module):
             regions_of_interest: (N, H, W), 1 (or True) where the loss applies, 0 elsewhere.
         """
         self._check_form(images, segmentations, regions_of_interest)
+        scaled = self.rescale(segmentations.to(torch.float32))
+        return self.forward_rescaled(images, scaled, regions_of_interest).to(segmentations.dtype)
+
+    def rescale(self, segmentations: Tensor) -> Tensor:
+        """Return segmentations (N, K, H, W) at the size at which the energy is evaluated."""
+        if self.scale_factor == 1:
+            return segmentations
+        if min(segmentations.shape[2:]) * self.scale_factor < 1:
+            shape = tuple(segmentations.shape[2:])
+            raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {shape} pixels")
+        # `scale_factor` and not `size`: they sample differently for odd sizes, and the original uses this one.
+        return F.interpolate(segmentations, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
+
+    def forward_rescaled(self, images: Tensor, scaled: Tensor, regions_of_interest: Tensor) -> Tensor:
+        """Return what `forward` does, in float32, for segmentations in float32 that `rescale` has scaled."""
         images = images.to(torch.float32)
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
-        scaled = segmentations.to(torch.float32)
         if self.scale_factor != 1:
-            if min(images.shape[2:]) * self.scale_factor < 1:
-                raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {tuple(images.shape[2:])} pixels")
-            # `scale_factor` and not `size`: they sample differently for odd sizes, and the original uses this one.
             images = F.interpolate(images, scale_factor=self.scale_factor)
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
-            scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         self._check_values(images, scaled.detach(), rois)
-        energy = self.energy(images, scaled, rois.squeeze(1), self.sigma_rgb, self.sigma_xy * self.scale_factor)
-        return (self.weight * energy).to(segmentations.dtype)
+        sigma_xy = self.sigma_xy * self.scale_factor
+        return self.weight * self.energy(images, scaled, rois.squeeze(1), self.sigma_rgb, sigma_xy)
 
     def energy(self, images: Tensor, segmentations: Tensor, rois: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
         """Return the unweighted energy of inputs that are checked, scaled and float32; sigma_xy is scaled too."""
