@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from DenseCRFLoss import DenseCRFLoss
 from losses.cross_entropy import PartialCrossEntropy
 from modeling.deeplab import DeepLab
 from modeling.network import Network, TrainingOutput
+from training import in_parts
 from training.step import NotFinite, TrainingStep
 
 CLASSES, SIDE = 3, 32
@@ -113,23 +116,78 @@ def test_the_cross_entropy_is_blamed_where_the_network_is_the_cause():
     assert caught.value.name == "cross_entropy"
 
 
-def test_gradients_of_all_losses_are_added_in_float32_before_half_precision():
-    class HalfLogits(Network):
-        """Logits in bfloat16, as autocast makes them."""
+class Given(Network):
+    """A network that gives the scores that it learns."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(1, CLASSES, SIDE, SIDE))
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(scores)
 
-        def forward(self, image, for_training=False):
-            logits = (self.weight + 0 * image.mean()).bfloat16().expand(len(image), -1, -1, -1)
-            return TrainingOutput(logits, logits, (logits,))
+    def forward(self, image, for_training=False):
+        return TrainingOutput(self.scores, self.scores, (self.scores,))
 
-    network, spy, batch = HalfLogits(), Spy(), make_batch(images=1)
-    criterion = PartialCrossEntropy(ignore_index=255)
-    TrainingStep(network, torch.optim.SGD(network.parameters(), lr=0.0), criterion, {"spy": spy}).gradients(batch)
-    logits = network.weight.detach().bfloat16().float().requires_grad_()
-    labels = batch["label"].long()
-    loss = criterion(logits, labels.masked_fill(labels == 254, 255)) + logits.softmax(1).square().sum()
-    loss.backward()
-    assert torch.equal(network.weight.grad, logits.grad.bfloat16().float())
+
+class Smallest(nn.Module):
+    """A regulariser of the logits."""
+
+    def forward(self, image, probabilities, region_of_interest, logits):
+        return logits.square().mean()
+
+
+def step_on(scores: torch.Tensor, *regularisers: nn.Module) -> TrainingStep:
+    network, named = Given(scores), {type(regulariser).__name__: regulariser for regulariser in regularisers}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    return TrainingStep(network, optimizer, PartialCrossEntropy(ignore_index=255), named)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [1, 2 * CLASSES * SIDE * SIDE, in_parts.AT_ONCE])
+@pytest.mark.parametrize("named", [Spy, Smallest])
+def test_losses_in_parts_are_those_of_the_batch_in_float32(monkeypatch, layout, dtype, at_once, named):
+    monkeypatch.setattr(in_parts, "AT_ONCE", at_once)
+    batch, densecrf = make_batch(3), DenseCRFLoss(1e-5, 15, 20, 0.5)
+    scores = torch.randn(3, CLASSES, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scores = scores.contiguous(memory_format=layout)
+    step = step_on(scores, densecrf, named())
+    losses = step.gradients(batch)
+
+    plain = scores.detach().float().requires_grad_()
+    labels, region = batch["label"].long(), batch["label"] != 254
+    soft = plain.softmax(1)
+    expected = {
+        "cross_entropy": step.criterion(plain, labels.masked_fill(~region, 255)),
+        "DenseCRFLoss": densecrf(batch["image"].float(), soft, region),
+        named.__name__: plain.square().mean() if named is Smallest else soft.square().sum((1, 2, 3)).mean(),
+    }
+    sum(expected.values()).backward()
+    assert losses == {name: pytest.approx(value.item(), rel=1e-6) for name, value in expected.items()}
+    gradient = step.network.scores.grad
+    assert gradient.dtype == dtype and gradient.is_contiguous(memory_format=layout)
+    assert torch.allclose(gradient.float(), plain.grad.to(dtype).float(), rtol=1e-5 if dtype == torch.float32 else 0)
+
+
+class Large(TorchDispatchMode):
+    """Counts the floating-point tensors of at least some size that operations make, other than views."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        is_new = not any(result.alias_info for result in function._schema.returns)
+        for tensor in tree_leaves(found) if is_new else ():
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                self.count += tensor.numel() >= self.size
+        return found
+
+
+def test_a_step_makes_no_other_tensor_of_the_scores_size_than_their_gradient(monkeypatch):
+    monkeypatch.setattr(in_parts, "AT_ONCE", 1)
+    scores = torch.randn(4, 21, SIDE, SIDE).bfloat16()
+    step = step_on(scores, DenseCRFLoss(1e-5, 15, 20, 0.5))
+    batch = make_batch()
+    with Large(scores.numel()) as large:
+        step.gradients(batch)
+    assert large.count == 1 and step.network.scores.grad is not None
