@@ -1,4 +1,4 @@
-"""Losses of a batch's scores, a few images at a time: nothing else that is as large as the scores is ever there."""
+"""Losses of a batch's scores, a few images at a time, so that little else is ever there of the scores' size."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,49 +6,54 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-AT_ONCE = 1 << 23  # scores: one image of 513 pixels and 21 classes (22 MB in float32), or several smaller ones
+AT_ONCE = 1 << 23  # scores whose losses are computed at once: 32 MB in float32
+OfPart = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+
+def in_parts(function: OfPart, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Return what `function` returns for scores (N, K, H, W), in float32, and labels (N, ...) of a batch.
+
+    That is a scalar, which adds up over images, and any number of tensors (N, ...). A large batch is passed to it in
+    parts, once more in the backward pass, so that nothing of what it computes on the way is kept. Scores are of any
+    floating dtype; all gradients are added in float32 before they get it.
+    """
+    if scores.numel() <= AT_ONCE:
+        return function(scores.float(), labels)
+    return InParts.apply(function, scores, labels)
 
 
 class InParts(Function):
-    """What a function gives for the images of a batch, and its gradient at their scores.
-
-    The function is called once more in the backward pass, so that nothing of what it computes has to be kept. Its
-    gradients are added in float32 before they become numbers of the scores' type.
-    """
+    """`in_parts` for large batches."""
 
     @staticmethod
-    def forward(ctx, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], scores: Tensor, labels: Tensor):
-        """Return the sum of the scalars, and then, joined, the tensors that `function` returns for parts of the batch.
-
-        It gets scores (n, K, H, W), in float32 and contiguous, and labels (n, ...) of n images, and returns a scalar
-        and any number of tensors (n, ...). Scores (N, K, H, W) are of any floating dtype and memory format.
-        """
+    def forward(ctx, function: OfPart, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         ctx.function = function
         ctx.save_for_backward(scores, labels)
         ctx.set_materialize_grads(False)
-        found = [function(plain(part), seen) for part, seen in parts(scores, labels)]
+        found = [function(plain(part), seen) for part, seen in split(scores, labels)]
         scalars, *tensors = zip(*found, strict=True)
         return sum(scalars), *(torch.cat(values) for values in tensors)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_scalar: Tensor | None, *grads: Tensor | None):
+    def backward(ctx, grad_scalar: Tensor | None, *grads: Tensor | None) -> tuple[None, Tensor, None]:
         scores, labels = ctx.saved_tensors
         gradient = torch.empty_like(scores)
         wanted = [number for number, grad in enumerate((grad_scalar, *grads)) if grad is not None]
         grads = [grad for grad in grads if grad is not None]
-        for part, seen, result, *some in parts(scores, labels, gradient, *grads):
+        for part, seen, result, *given in split(scores, labels, gradient, *grads):
             with torch.enable_grad():
                 part = plain(part.detach()).requires_grad_()
                 found = ctx.function(part, seen)
-            given = some if grad_scalar is None else [grad_scalar, *some]
+            given = given if grad_scalar is None else [grad_scalar, *given]
             result.copy_(torch.autograd.grad([found[number] for number in wanted], part, given)[0])
         return None, gradient, None
 
 
-def parts(scores: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split tensors that have a row for each image into parts of at most AT_ONCE scores, of one image at least."""
-    images = max(1, AT_ONCE // max(1, scores[0].numel()))
+def split(scores: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors with a row for each image into parts."""
+    # The less, the more of it stays in a processor's cache; for a GPU every part is work that the host has to start.
+    images = 1 if scores.device.type == "cpu" else max(1, AT_ONCE // scores[0].numel())
     return zip(*(values.split(images) for values in (scores, *others)), strict=True)
 
 

@@ -15,7 +15,7 @@ from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.transforms import normalize
 from losses.registry import INPUTS, Rescale, apply_regulariser, in_stages, takes
 from modeling.data_parallel import without_reduction
-from training.in_parts import InParts
+from training.in_parts import in_parts
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Terms = dict[str, Tensor]  # the losses by name, scalars
@@ -119,7 +119,7 @@ class TrainingStep:
             output = self.network(inputs, for_training=True)
         stages = {name: in_stages(regulariser) for name, regulariser in self.regularisers.items()}
         named = {name for _, evaluate in stages.values() for name in INPUTS if takes(evaluate, name)}
-        # Gradients of all losses are added in float32: in InParts, or where the logits themselves are asked for, here.
+        # Gradients of all losses are added in float32: by in_parts, or where the logits themselves are asked for, here.
         logits = output.logits.float() if "logits" in named else output.logits
         scores = [logits if values is output.logits else values for values in output.scores]
         rescales = dict.fromkeys(rescale for rescale, _ in stages.values())
@@ -165,7 +165,7 @@ class TrainingStep:
             probabilities = part.softmax(1) if rescales else None
             return total, *(rescale(probabilities) for rescale in rescales)
 
-        total, *rescaled = InParts.apply(of_part, scores, labels)
+        total, *rescaled = in_parts(of_part, scores, labels)
         return self.criterion.of_total(total, size), *rescaled
 
 
