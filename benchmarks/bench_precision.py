@@ -75,7 +75,7 @@ def work(connection: Connection, args: argparse.Namespace, some: list[Kind]) -> 
     """Take a step of a kind, by its number, at a size as often as asked to, and answer with its seconds."""
     torch.set_num_threads(args.threads)
     steps: dict[tuple, Callable[[], object]] = {}
-    pictures = Pictures(max(batch for _, batch in args.size))
+    pictures = Pictures(1)
     while request := connection.recv():
         index, size = request
         if request not in steps:

@@ -77,7 +77,7 @@ def build(args: argparse.Namespace, batch: int) -> dict[str, Callable[[], object
     """Return what is measured, by name: the losses and their gradient at the scores of `batch` images."""
     torch.manual_seed(0)
     device = torch.device(args.device)
-    inputs = random_batch(Pictures(batch), batch, args.crop, device)
+    inputs = random_batch(Pictures(2), batch, args.crop, device)
     dtype = getattr(torch, args.precision)
     scores = torch.randn(batch, CLASSES, args.crop, args.crop, dtype=dtype, device=device)
     network = Given(scores.contiguous(memory_format=torch.channels_last) if args.channels_last else scores)
