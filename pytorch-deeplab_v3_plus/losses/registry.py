@@ -164,7 +164,9 @@ def takes(regulariser: Callable[..., Tensor], name: str) -> bool:
 
 def in_stages(regulariser: nn.Module) -> tuple[Rescale, Callable[..., Tensor]]:
     """Return what a regulariser does with the probabilities image by image, and what it does with the result."""
-    if hasattr(regulariser, "forward_rescaled"):
+    # A class derived from such a regulariser may have a `forward` of its own, which then counts.
+    methods = (vars(kind).keys() & {"forward", "forward_rescaled"} for kind in type(regulariser).__mro__)
+    if "forward_rescaled" in next(filter(None, methods), ()):
         return regulariser.rescale, regulariser.forward_rescaled
     return unchanged, regulariser
 

@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from bench_scores import Given, Large
 from DenseCRFLoss import DenseCRFLoss
 from losses.cross_entropy import PartialCrossEntropy
 from modeling.deeplab import DeepLab
-from modeling.network import Network, TrainingOutput
 from training import in_parts
 from training.step import NotFinite, TrainingStep
 
@@ -116,34 +115,23 @@ def test_the_cross_entropy_is_blamed_where_the_network_is_the_cause():
     assert caught.value.name == "cross_entropy"
 
 
-class Given(Network):
-    """A network that gives the scores that it learns."""
-
-    def __init__(self, scores: torch.Tensor) -> None:
-        super().__init__()
-        self.scores = nn.Parameter(scores)
-
-    def forward(self, image, for_training=False):
-        return TrainingOutput(self.scores, self.scores, (self.scores,))
-
-
-class Smallest(nn.Module):
+class Small(nn.Module):
     """A regulariser of the logits."""
 
     def forward(self, image, probabilities, region_of_interest, logits):
         return logits.square().mean()
 
 
-def step_on(scores: torch.Tensor, *regularisers: nn.Module) -> TrainingStep:
+def step_on(scores: torch.Tensor, *regularisers: nn.Module, **options) -> TrainingStep:
     network, named = Given(scores), {type(regulariser).__name__: regulariser for regulariser in regularisers}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    return TrainingStep(network, optimizer, PartialCrossEntropy(ignore_index=255), named)
+    return TrainingStep(network, optimizer, PartialCrossEntropy(ignore_index=255), named, **options)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("at_once", [1, in_parts.AT_ONCE])
-@pytest.mark.parametrize("named", [Spy, Smallest])
+@pytest.mark.parametrize("named", [Spy, Small])
 def test_losses_in_parts_are_those_of_the_batch_in_float32(monkeypatch, layout, dtype, at_once, named):
     monkeypatch.setattr(in_parts, "AT_ONCE", at_once)
     batch, densecrf = make_batch(3), DenseCRFLoss(1e-5, 15, 20, 0.5)
@@ -158,29 +146,13 @@ def test_losses_in_parts_are_those_of_the_batch_in_float32(monkeypatch, layout, 
     expected = {
         "cross_entropy": step.criterion(plain, labels.masked_fill(~region, 255)),
         "DenseCRFLoss": densecrf(batch["image"].float(), soft, region),
-        named.__name__: plain.square().mean() if named is Smallest else soft.square().sum((1, 2, 3)).mean(),
+        named.__name__: plain.square().mean() if named is Small else soft.square().sum((1, 2, 3)).mean(),
     }
     sum(expected.values()).backward()
     assert losses == {name: pytest.approx(value.item(), rel=1e-6) for name, value in expected.items()}
     gradient = step.network.scores.grad
     assert gradient.dtype == dtype and gradient.is_contiguous(memory_format=layout)
     assert torch.allclose(gradient.float(), plain.grad.to(dtype).float(), rtol=1e-5 if dtype == torch.float32 else 0)
-
-
-class Large(TorchDispatchMode):
-    """Counts the floating-point tensors of at least some size that operations make, other than views."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size, self.count = size, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        is_new = not any(result.alias_info for result in function._schema.returns)
-        for tensor in tree_leaves(found) if is_new else ():
-            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
-                self.count += tensor.numel() >= self.size
-        return found
 
 
 def test_a_step_makes_no_other_tensor_of_the_scores_size_than_their_gradient(monkeypatch):
@@ -191,3 +163,26 @@ def test_a_step_makes_no_other_tensor_of_the_scores_size_than_their_gradient(mon
     with Large(scores.numel()) as large:
         step.gradients(batch)
     assert large.count == 1 and step.network.scores.grad is not None
+
+
+def test_small_gradients_can_be_inspected_in_float16():
+    slopes = []
+
+    def inspect(terms, scores):
+        slopes.extend(torch.autograd.grad(term, scores, retain_graph=True)[0].abs().max() for term in terms.values())
+
+    scores = torch.randn(2, CLASSES, SIDE, SIDE).half()
+    step_on(scores, DenseCRFLoss(1e-10, 15, 20, 0.5), amp="fp16", inspect=inspect).gradients(make_batch(2))
+    assert len(slopes) == 2 and min(slopes) > 0
+
+
+class OwnForward(DenseCRFLoss):
+    """A loss derived from another one, which computes something else."""
+
+    def forward(self, images, segmentations, regions_of_interest):
+        return segmentations.sum() * 0 + 7
+
+
+def test_a_derived_loss_is_its_own_forward():
+    step = step_on(torch.randn(2, CLASSES, SIDE, SIDE), OwnForward(1.0, 15, 20, 0.5))
+    assert step.gradients(make_batch(2))["OwnForward"].item() == 7
