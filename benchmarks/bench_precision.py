@@ -100,7 +100,7 @@ class Workers:
 
     def __init__(self, args: argparse.Namespace, wanted: Sequence[Kind]) -> None:
         self.connections: dict[Kind, tuple[Connection, int]] = {}
-        self.processes = []
+        self.processes: list[multiprocessing.Process] = []
         for limit in dict.fromkeys(kind.limit for kind in wanted):
             here, there = multiprocessing.Pipe()
             some = [kind for kind in wanted if kind.limit == limit]
@@ -127,6 +127,8 @@ class Workers:
         """Let the processes end."""
         for connection in {connection for connection, _ in self.connections.values()}:
             connection.send(None)
+        for process in self.processes:
+            process.join()
 
 
 def size(text: str) -> tuple[int, int]:

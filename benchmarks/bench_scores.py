@@ -118,7 +118,10 @@ def peak(args: argparse.Namespace, name: str) -> float | None:
     if not Path("/proc/self/clear_refs").exists():
         return None
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_on_the_cpu, (args, name, torch.get_num_threads()))
+        found = pool.apply(_peak_on_the_cpu, (args, name, torch.get_num_threads()))
+        pool.close()
+        pool.join()
+    return found
 
 
 def _peak_on_the_cpu(args: argparse.Namespace, name: str, threads: int) -> float:
