@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
@@ -135,7 +136,10 @@ class TrainingStep:
         terms = {"cross_entropy": cross_entropy}
         rescaled = dict(zip(rescales, rescaled, strict=True))
         features = output.features.float() if "features" in named else None
-        more = {"labels": labels, "logits": logits, "features": features}
+        sharing = [self.regularisers[name] for name, (_, evaluate) in stages.items() if takes(evaluate, "lattices")]
+        kernels = Counter(one.kernel for one in sharing)
+        lattices = {kernel: None for kernel, uses in kernels.items() if uses > 1}
+        more = {"labels": labels, "logits": logits, "features": features, "lattices": lattices}
         for name, (rescale, evaluate) in stages.items():
             with self.clock.part(name):
                 try:

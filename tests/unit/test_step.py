@@ -7,7 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench_scores import Given, Large
 from DenseCRFLoss import DenseCRFLoss
+from filtering import Lattice
 from losses.cross_entropy import PartialCrossEntropy
+from losses.densecrf import DenseCRF
+from losses.kernel_cut import KernelCut
+from losses.normalized_cut import NormalizedCut
 from modeling.deeplab import DeepLab
 from training import in_parts
 from training.step import NotFinite, TrainingStep
@@ -186,3 +190,22 @@ class OwnForward(DenseCRFLoss):
 def test_a_derived_loss_is_its_own_forward():
     step = step_on(torch.randn(2, CLASSES, SIDE, SIDE), OwnForward(1.0, 15, 20, 0.5))
     assert step.gradients(make_batch(2))["OwnForward"].item() == 7
+
+
+def test_losses_with_the_same_kernel_share_a_lattice(monkeypatch):
+    built = []
+
+    class Counted(Lattice):
+        def __init__(self, *arguments):
+            built.append(arguments[1:])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("DenseCRFLoss.Lattice", Counted)
+    scores = torch.randn(2, CLASSES, SIDE, SIDE)
+    kernel = {"sigma_rgb": 15, "sigma_xy": 20, "rloss_scale": 0.5}
+    several = DenseCRF(1e-5, **kernel), NormalizedCut(0.1, **kernel), KernelCut(0.1, **kernel | {"sigma_xy": 30})
+    together = step_on(scores, *several)
+    losses = together.gradients(make_batch(2))
+    assert built == [(15, 10)]
+    alone = [step_on(scores, one).gradients(make_batch(2)) for one in several]
+    assert built == [(15, 10)] and losses == {name: value for one in alone for name, value in one.items()}
