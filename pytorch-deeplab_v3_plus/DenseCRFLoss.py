@@ -44,26 +44,28 @@ class DenseCRFLossFunction(Function):
         exact_gradient: bool = False,
         size_free: bool = False,
         normalised_kernel: bool = False,
+        lattice: Lattice | None = None,
     ) -> Tensor:
         """Return the energy, a scalar of the segmentations' dtype and device.
 
         Arguments as of DenseCRFLoss, without its checks and scaling: sigma_xy counts pixels of these tensors. The
-        kernel mass of a region R, by which `size_free` divides, is R' A R.
+        kernel mass of a region R, by which `size_free` divides, is R' A R. `lattice` is that of the images and sigmas,
+        if it has been built.
         """
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
         n, k, h, w = segmentations.shape
         if normalised_kernel:  # D^-1/2 on both sides of A: here, and after the filter
-            lattice = Lattice(images, sigma_rgb, sigma_xy)
+            lattice = lattice or Lattice(images, sigma_rgb, sigma_xy)
             sums = lattice.filter(rois, symmetric=exact_gradient)
             rois = rois * sums.clamp_min_(1e-20).rsqrt_()
         # One tensor for all that is to be filtered now, so that there is one lattice.
         values = torch.empty(n, k + size_free, h, w, device=segmentations.device)
         values[:, k:] = rois
         s = torch.mul(segmentations, rois, out=values[:, :k])
-        if normalised_kernel:
-            filtered = lattice.filter(values, symmetric=exact_gradient)
-        else:
+        if lattice is None:
             filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy, symmetric=exact_gradient)
+        else:
+            filtered = lattice.filter(values, symmetric=exact_gradient)
         a_s = filtered[:, :k]
 
         # Overwritten, as it has served: on a CPU a new tensor of this size takes half as long as the filter.
@@ -84,7 +86,7 @@ class DenseCRFLossFunction(Function):
         a_s, factor = ctx.saved_tensors
         gradient = a_s * (factor * grad_output.to(torch.float32))
         # No gradient with respect to images, sigmas, regions and options.
-        return None, gradient.to(ctx.dtype), None, None, None, None, None, None
+        return None, gradient.to(ctx.dtype), None, None, None, None, None, None, None
 
 
 class DenseCRFLoss(nn.Module):
@@ -138,24 +140,58 @@ class DenseCRFLoss(nn.Module):
             regions_of_interest: (N, H, W), 1 (or True) where the loss applies, 0 elsewhere.
         """
         self._check_form(images, segmentations, regions_of_interest)
+        scaled = self.rescale(segmentations.to(torch.float32))
+        return self.forward_rescaled(images, scaled, regions_of_interest).to(segmentations.dtype)
+
+    def rescale(self, segmentations: Tensor) -> Tensor:
+        """Return segmentations (N, K, H, W) at the size at which the energy is evaluated."""
+        if self.scale_factor == 1:
+            return segmentations
+        if min(segmentations.shape[2:]) * self.scale_factor < 1:
+            shape = tuple(segmentations.shape[2:])
+            raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {shape} pixels")
+        # `scale_factor` and not `size`: they sample differently for odd sizes, and the original uses this one.
+        return F.interpolate(segmentations, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
+
+    @property
+    def kernel(self) -> tuple[float, float, float]:
+        """What the lattice depends on besides the images."""
+        return self.sigma_rgb, self.sigma_xy, self.scale_factor
+
+    def forward_rescaled(
+        self,
+        images: Tensor,
+        scaled: Tensor,
+        regions_of_interest: Tensor,
+        lattices: dict[tuple[float, float, float], Lattice | None] | None = None,
+    ) -> Tensor:
+        """Return what `forward` does, in float32, for segmentations in float32 that `rescale` has scaled.
+
+        `lattices` are those of the images by kernel, for kernels that several losses have; the first one builds it.
+        """
         images = images.to(torch.float32)
         rois = regions_of_interest.unsqueeze(1).to(torch.float32)
-        scaled = segmentations.to(torch.float32)
         if self.scale_factor != 1:
-            if min(images.shape[2:]) * self.scale_factor < 1:
-                raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {tuple(images.shape[2:])} pixels")
-            # `scale_factor` and not `size`: they sample differently for odd sizes, and the original uses this one.
             images = F.interpolate(images, scale_factor=self.scale_factor)
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
-            scaled = F.interpolate(scaled, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
         self._check_values(images, scaled.detach(), rois)
-        energy = self.energy(images, scaled, rois.squeeze(1), self.sigma_rgb, self.sigma_xy * self.scale_factor)
-        return (self.weight * energy).to(segmentations.dtype)
+        sigmas, lattice = (self.sigma_rgb, self.sigma_xy * self.scale_factor), None
+        if lattices and self.kernel in lattices:
+            lattice = lattices[self.kernel] = lattices[self.kernel] or Lattice(images, *sigmas)
+        return self.weight * self.energy(images, scaled, rois.squeeze(1), *sigmas, lattice)
 
-    def energy(self, images: Tensor, segmentations: Tensor, rois: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
+    def energy(
+        self,
+        images: Tensor,
+        segmentations: Tensor,
+        rois: Tensor,
+        sigma_rgb: float,
+        sigma_xy: float,
+        lattice: Lattice | None,
+    ) -> Tensor:
         """Return the unweighted energy of inputs that are checked, scaled and float32; sigma_xy is scaled too."""
         switches = self.exact_gradient, self.size_free, self.normalised_kernel
-        return DenseCRFLossFunction.apply(images, segmentations, sigma_rgb, sigma_xy, rois, *switches)
+        return DenseCRFLossFunction.apply(images, segmentations, sigma_rgb, sigma_xy, rois, *switches, lattice)
 
     def extra_repr(self) -> str:
         return (

@@ -40,9 +40,16 @@ class PartialCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor, size: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar, for logits (N, K, H, W) and labels (N, H, W) int64, `size` as above."""
+        return self.of_total(self.total(logits, labels), self.size(labels) if size is None else size)
+
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the sum of the (weighted) cross-entropies of the labelled pixels."""
         logits = logits.to(torch.float32)
-        total = F.cross_entropy(logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="sum")
-        count, images = (self.size(labels) if size is None else size).to(torch.float32)
+        return F.cross_entropy(logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="sum")
+
+    def of_total(self, total: Tensor, size: Tensor) -> Tensor:
+        """Return the loss of what `total` gives, over all parts together or for a batch's part."""
+        count, images = size.to(torch.float32)
         mean = torch.where(count > 0, total / count.clamp(min=torch.finfo(torch.float32).tiny), total)
         loss = focal(DifferentiableSum.apply(mean)) / world_size() if self.kind == "focal" else mean
         return loss / images if self.reduction == "batch" else loss

@@ -6,7 +6,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from common.errors import InputError
 from DenseCRFLoss import DenseCRFLoss
-from filtering import bilateral_filter
+from filtering import Lattice, bilateral_filter
 from losses.options import DenseCRFOptions
 
 EPSILON = 1e-6  # share of an image's kernel mass below which a class counts as absent
@@ -32,14 +32,21 @@ class LatticeEnergy(Function):
         crf: float,
         size_free: bool,
         exact_gradient: bool,
+        lattice: Lattice | None,
     ) -> Tensor:
-        """Return a scalar for float32 images (N, 3, H, W), segmentations (N, K, H, W) and rois (N, H, W)."""
+        """Return a scalar for float32 images (N, 3, H, W), segmentations (N, K, H, W) and rois (N, H, W).
+
+        `lattice` is that of the images and sigmas, if it has been built.
+        """
         n, k, h, w = segmentations.shape
         rois = rois.unsqueeze(1)
         values = torch.empty(n, k + 1, h, w, device=segmentations.device)
         values[:, k:] = rois
         s = torch.mul(segmentations, rois, out=values[:, :k])
-        filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy, symmetric=exact_gradient)
+        if lattice is None:
+            filtered = bilateral_filter(images, values, sigma_rgb, sigma_xy, symmetric=exact_gradient)
+        else:
+            filtered = lattice.filter(values, symmetric=exact_gradient)
         a_s, degrees = filtered[:, :k], filtered[:, k:]
         b = torch.bmm(s.flatten(2), degrees.flatten(2).transpose(1, 2)).squeeze(2)
         mass = (degrees * rois).flatten(1).sum(1, keepdim=True)
@@ -59,7 +66,7 @@ class LatticeEnergy(Function):
     def backward(ctx, grad_output: Tensor):
         gradient, factor = ctx.saved_tensors
         gradient = gradient * (factor * grad_output)[:, :, None, None]
-        return None, gradient, None, None, None, None, None, None, None
+        return None, gradient, None, None, None, None, None, None, None, None
 
 
 class NormalizedCut(DenseCRFLoss):
@@ -96,7 +103,15 @@ class NormalizedCut(DenseCRFLoss):
         except ValueError as error:
             raise InputError(f"regulariser {self.name}: {error}") from None
 
-    def energy(self, images: Tensor, segmentations: Tensor, rois: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
+    def energy(
+        self,
+        images: Tensor,
+        segmentations: Tensor,
+        rois: Tensor,
+        sigma_rgb: float,
+        sigma_xy: float,
+        lattice: Lattice | None,
+    ) -> Tensor:
         """Return the unweighted loss of inputs that are checked, scaled and float32."""
         how = self.cut, self.crf, self.size_free, self.exact_gradient
-        return LatticeEnergy.apply(images, segmentations, rois, sigma_rgb, sigma_xy, *how)
+        return LatticeEnergy.apply(images, segmentations, rois, sigma_rgb, sigma_xy, *how, lattice)

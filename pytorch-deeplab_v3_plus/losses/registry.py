@@ -18,6 +18,16 @@ and, where `forward` names them, of any of
     labels               (N, H, W), int64, 255 where there is none
     logits               (N, K, H, W), float32
     features             (N, C, h, w), what the network's classifier sees
+    lattices             a dict that has the `kernel`, an attribute, of regularisers with the same one: with None, or what
+                         the first of them puts there for the others
+
+A regulariser that computes on smaller probabilities than these can have two methods besides. Training then calls them
+instead of `forward`, and never has the probabilities of the entire batch at full size:
+
+    rescale(probabilities)              what of `forward` is done image by image: (n, K, H, W) of some images in,
+                                        (n, ...) out
+    forward_rescaled(image, rescaled, region_of_interest):
+                                        what `forward` returns, for what `rescale` does to the probabilities
 """
 
 import importlib
@@ -36,9 +46,10 @@ from torch import Tensor, nn
 import losses
 from common.errors import InputError
 
-INPUTS = ("labels", "logits", "features")  # what `forward` may name beside the three that it always gets
+INPUTS = ("labels", "logits", "features", "lattices")  # what `forward` may name beside the three that it always gets
 
 OTHER_FILES = {"cross_entropy", "options", "registry"}
+Rescale = Callable[[Tensor], Tensor]
 FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 
 
@@ -140,16 +151,31 @@ def build_regulariser(wanted: RegulariserOptions, options: Mapping[str, Any]) ->
 
 
 def apply_regulariser(
-    regulariser: nn.Module, image: Tensor, probabilities: Tensor, region_of_interest: Tensor, **inputs: Tensor
+    regulariser: Callable[..., Tensor], image: Tensor, probabilities: Tensor, region: Tensor, **inputs: Tensor
 ) -> Tensor:
-    """Call a regulariser with those of `inputs` (see INPUTS) that its `forward` names."""
+    """Call a regulariser, or its `forward_rescaled`, with those of `inputs` (see INPUTS) that it names."""
     named = {name: inputs[name] for name in INPUTS if takes(regulariser, name)}
-    return regulariser(image, probabilities, region_of_interest, **named)
+    return regulariser(image, probabilities, region, **named)
 
 
-def takes(regulariser: nn.Module, name: str) -> bool:
-    """Return whether a regulariser's `forward` names the input `name` behind the three that it is always given."""
-    return name in list(inspect.signature(regulariser.forward).parameters)[3:]
+def takes(regulariser: Callable[..., Tensor], name: str) -> bool:
+    """Return whether a regulariser names the input `name` behind the three that it is always given."""
+    function = regulariser.forward if isinstance(regulariser, nn.Module) else regulariser
+    return name in list(inspect.signature(function).parameters)[3:]
+
+
+def in_stages(regulariser: nn.Module) -> tuple[Rescale, Callable[..., Tensor]]:
+    """Return what a regulariser does with the probabilities image by image, and what it does with the result."""
+    # A class derived from such a regulariser may have a `forward` of its own, which then counts.
+    methods = (vars(kind).keys() & {"forward", "forward_rescaled"} for kind in type(regulariser).__mro__)
+    if "forward_rescaled" in next(filter(None, methods), ()):
+        return regulariser.rescale, regulariser.forward_rescaled
+    return unchanged, regulariser
+
+
+def unchanged(probabilities: Tensor) -> Tensor:
+    """Return the probabilities."""
+    return probabilities
 
 
 def describe_regularisers() -> str:

@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ from common import distributed
 from common.stopwatch import Stopwatch
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.transforms import normalize
-from losses.registry import apply_regulariser, takes
+from losses.registry import INPUTS, Rescale, apply_regulariser, in_stages, takes
 from modeling.data_parallel import without_reduction
+from training.in_parts import in_parts
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Terms = dict[str, Tensor]  # the losses by name, scalars
@@ -48,7 +50,8 @@ class TrainingStep:
     accumulate: int = 1  # how many micro-batches a batch is split into ...
     min_images: int = 1  # ... each of at least so many images
     score_strides: Sequence[int] = (1,)  # of the network
-    # Called once, with the losses and the main scores of the first micro-batch, before its backward pass.
+    # Called once, with the losses, scaled by the scaler, and the main scores of the first micro-batch, before its
+    # backward pass.
     inspect: Callable[[Terms, Tensor], None] | None = None
 
     def __post_init__(self) -> None:
@@ -112,21 +115,35 @@ class TrainingStep:
 
     def terms(self, image: Tensor, inputs: Tensor, labels: Tensor, region: Tensor, totals: Totals) -> Terms:
         """Return what a micro-batch adds to each loss of the whole batch; `inputs` are the normalised images."""
-        wants_features = any(takes(regulariser, "features") for regulariser in self.regularisers.values())
         half = torch.autocast(self.device.type, AMP_TYPES.get(self.amp), enabled=self.amp != "off")
         with self.clock.part("forward"), half:
             output = self.network(inputs, for_training=True)
-        logits = output.logits.float()
-        # Once where they are the same, so that the gradients of all losses are added in float32.
+        stages = {name: in_stages(regulariser) for name, regulariser in self.regularisers.items()}
+        named = {name for _, evaluate in stages.values() for name in INPUTS if takes(evaluate, name)}
+        # Gradients of all losses are added in float32: by in_parts, or where the logits themselves are asked for, here.
+        logits = output.logits.float() if "logits" in named else output.logits
         scores = [logits if values is output.logits else values for values in output.scores]
+        rescales = dict.fromkeys(rescale for rescale, _ in stages.values())
+        cross_entropy, rescaled = 0, []
         with self.clock.part("cross_entropy"):
-            terms = {"cross_entropy": self.cross_entropy(scores, labels, totals)}
-        probabilities = logits.softmax(1) if self.regularisers else None
-        more = {"labels": labels, "logits": logits, "features": output.features.float() if wants_features else None}
-        for name, regulariser in self.regularisers.items():
+            for values, stride, size in zip(scores, self.score_strides, totals.sizes, strict=True):
+                wanted = rescales if values is logits else ()
+                value, *found = self.at_scores(values, shrunk(labels, stride), size, wanted)
+                cross_entropy, rescaled = cross_entropy + value, rescaled + found
+        if rescales and not rescaled:  # the logits are none of the scores
+            probabilities = logits.float().softmax(1)
+            rescaled = [rescale(probabilities) for rescale in rescales]
+        terms = {"cross_entropy": cross_entropy}
+        rescaled = dict(zip(rescales, rescaled, strict=True))
+        features = output.features.float() if "features" in named else None
+        sharing = [self.regularisers[name] for name, (_, evaluate) in stages.items() if takes(evaluate, "lattices")]
+        kernels = Counter(one.kernel for one in sharing)
+        lattices = {kernel: None for kernel, uses in kernels.items() if uses > 1}
+        more = {"labels": labels, "logits": logits, "features": features, "lattices": lattices}
+        for name, (rescale, evaluate) in stages.items():
             with self.clock.part(name):
                 try:
-                    value = apply_regulariser(regulariser, image.float(), probabilities, region, **more)
+                    value = apply_regulariser(evaluate, image.float(), rescaled[rescale], region, **more)
                 except ValueError:
                     for earlier, term in terms.items():  # where one is infinite, this regulariser is not to blame
                         if not term.isfinite():
@@ -135,19 +152,25 @@ class TrainingStep:
                 terms[name] = value * (len(image) / totals.images)
         if self.inspect is not None:
             inspect, self.inspect = self.inspect, None
-            inspect(terms, scores[0])
+            inspect({name: self.scaler.scale(term) for name, term in terms.items()}, scores[0])
         return terms
 
-    def cross_entropy(self, scores: Sequence[Tensor], labels: Tensor, totals: Totals) -> Tensor:
-        """Return the sum of the cross-entropies on the network's scores, each of which sees the labels at its stride.
+    def at_scores(
+        self, scores: Tensor, labels: Tensor, size: Tensor, rescales: Collection[Rescale]
+    ) -> tuple[Tensor, ...]:
+        """Return the cross-entropy on scores, and their softmax as each of `rescales` changes it.
 
-        A position that scores have beyond the image, where its size is not a multiple of the stride plus 1, has none.
+        A position that scores have beyond the labels, where the image's size is not a multiple of the stride plus 1,
+        has no cross-entropy.
         """
-        total = 0
-        for values, stride, size in zip(scores, self.score_strides, totals.sizes, strict=True):
-            seen = shrunk(labels, stride)
-            total = total + self.criterion(values[:, :, : seen.shape[1], : seen.shape[2]], seen, size)
-        return total
+
+        def of_part(part: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
+            total = self.criterion.total(part[:, :, : seen.shape[1], : seen.shape[2]], seen)
+            probabilities = part.softmax(1) if rescales else None
+            return total, *(rescale(probabilities) for rescale in rescales)
+
+        total, *rescaled = in_parts(of_part, scores, labels)
+        return self.criterion.of_total(total, size), *rescaled
 
 
 def shrunk(labels: Tensor, stride: int) -> Tensor:

@@ -111,9 +111,37 @@ def test_step(tmp_path):
     assert "share of the loss alone" in result.stdout
 
 
+@pytest.mark.slow
+def test_scores(tmp_path):
+    figures = tmp_path / "scores.json"
+    sizes = ("--crop", "129", "--batch", "26", "--repeats", "2", "--precision", "bfloat16")  # more than one part
+    result = run("bench_scores.py", "--device", "cpu", *sizes, "--json", str(figures))
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(figures.read_text())["rows"]
+    assert all(name in result.stdout and numbers["median_ms"] > 0 for name, numbers in rows.items())
+    for name in ("cross-entropy", "with the DenseCRF loss"):
+        ours, plain = rows[f"{name}, in parts"], rows[f"{name}, by autograd alone"]
+        assert ours["tensors"] == 1 < plain["tensors"]
+        if Path("/proc/self/clear_refs").exists():  # Linux
+            assert 0 < ours["memory_mb"] < plain["memory_mb"]
+
+
+@pytest.mark.slow
+def test_precision(tmp_path):
+    figures = tmp_path / "precision.json"
+    sizes = ("--size", "33,2", "--threads", "1", "--steps", "2", "--limit", "AVX2")
+    result = run("bench_precision.py", *sizes, "--json", str(figures))
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(figures.read_text())["rows"]
+    assert len(rows) == 5 and rows[0]["kind"] == "float32, contiguous" and rows[0]["ratio"] == 1
+    assert rows[-1]["kind"] == "bfloat16, channels-last, AVX2"
+    assert all(row["median_ms"] > 0 and row["kind"] in result.stdout for row in rows)
+
+
 @pytest.mark.parametrize(
     ("script", "words", "message"),
     [
+        ("bench_precision.py", ("--size", "16,2"), "expected CROP,BATCH of at least 33,2, found '16,2'"),
         ("bench_filter.py", ("--engine", "abacus"), "--engine 'abacus': not on this machine, which has C++ "),
         ("bench_step.py", ("--device", "abacus"), "--device abacus: "),
     ],

@@ -5,9 +5,15 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench_scores import Given, Large
+from DenseCRFLoss import DenseCRFLoss
+from filtering import Lattice
 from losses.cross_entropy import PartialCrossEntropy
+from losses.densecrf import DenseCRF
+from losses.kernel_cut import KernelCut
+from losses.normalized_cut import NormalizedCut
 from modeling.deeplab import DeepLab
-from modeling.network import Network, TrainingOutput
+from training import in_parts
 from training.step import NotFinite, TrainingStep
 
 CLASSES, SIDE = 3, 32
@@ -113,23 +119,93 @@ def test_the_cross_entropy_is_blamed_where_the_network_is_the_cause():
     assert caught.value.name == "cross_entropy"
 
 
-def test_gradients_of_all_losses_are_added_in_float32_before_half_precision():
-    class HalfLogits(Network):
-        """Logits in bfloat16, as autocast makes them."""
+class Small(nn.Module):
+    """A regulariser of the logits."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(1, CLASSES, SIDE, SIDE))
+    def forward(self, image, probabilities, region_of_interest, logits):
+        return logits.square().mean()
 
-        def forward(self, image, for_training=False):
-            logits = (self.weight + 0 * image.mean()).bfloat16().expand(len(image), -1, -1, -1)
-            return TrainingOutput(logits, logits, (logits,))
 
-    network, spy, batch = HalfLogits(), Spy(), make_batch(images=1)
-    criterion = PartialCrossEntropy(ignore_index=255)
-    TrainingStep(network, torch.optim.SGD(network.parameters(), lr=0.0), criterion, {"spy": spy}).gradients(batch)
-    logits = network.weight.detach().bfloat16().float().requires_grad_()
-    labels = batch["label"].long()
-    loss = criterion(logits, labels.masked_fill(labels == 254, 255)) + logits.softmax(1).square().sum()
-    loss.backward()
-    assert torch.equal(network.weight.grad, logits.grad.bfloat16().float())
+def step_on(scores: torch.Tensor, *regularisers: nn.Module, **options) -> TrainingStep:
+    network, named = Given(scores), {type(regulariser).__name__: regulariser for regulariser in regularisers}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    return TrainingStep(network, optimizer, PartialCrossEntropy(ignore_index=255), named, **options)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [1, in_parts.AT_ONCE])
+@pytest.mark.parametrize("named", [Spy, Small])
+def test_losses_in_parts_are_those_of_the_batch_in_float32(monkeypatch, layout, dtype, at_once, named):
+    monkeypatch.setattr(in_parts, "AT_ONCE", at_once)
+    batch, densecrf = make_batch(3), DenseCRFLoss(1e-5, 15, 20, 0.5)
+    scores = torch.randn(3, CLASSES, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scores = scores.contiguous(memory_format=layout)
+    step = step_on(scores, densecrf, named())
+    losses = step.gradients(batch)
+
+    plain = scores.detach().float().requires_grad_()
+    labels, region = batch["label"].long(), batch["label"] != 254
+    soft = plain.softmax(1)
+    expected = {
+        "cross_entropy": step.criterion(plain, labels.masked_fill(~region, 255)),
+        "DenseCRFLoss": densecrf(batch["image"].float(), soft, region),
+        named.__name__: plain.square().mean() if named is Small else soft.square().sum((1, 2, 3)).mean(),
+    }
+    sum(expected.values()).backward()
+    assert losses == {name: pytest.approx(value.item(), rel=1e-6) for name, value in expected.items()}
+    gradient = step.network.scores.grad
+    assert gradient.dtype == dtype and gradient.is_contiguous(memory_format=layout)
+    assert torch.allclose(gradient.float(), plain.grad.to(dtype).float(), rtol=1e-5 if dtype == torch.float32 else 0)
+
+
+def test_a_step_makes_no_other_tensor_of_the_scores_size_than_their_gradient(monkeypatch):
+    monkeypatch.setattr(in_parts, "AT_ONCE", 1)
+    scores = torch.randn(4, 21, SIDE, SIDE).bfloat16()
+    step = step_on(scores, DenseCRFLoss(1e-5, 15, 20, 0.5))
+    batch = make_batch()
+    with Large(scores.numel()) as large:
+        step.gradients(batch)
+    assert large.count == 1 and step.network.scores.grad is not None
+
+
+def test_small_gradients_can_be_inspected_in_float16():
+    slopes = []
+
+    def inspect(terms, scores):
+        slopes.extend(torch.autograd.grad(term, scores, retain_graph=True)[0].abs().max() for term in terms.values())
+
+    scores = torch.randn(2, CLASSES, SIDE, SIDE).half()
+    step_on(scores, DenseCRFLoss(1e-10, 15, 20, 0.5), amp="fp16", inspect=inspect).gradients(make_batch(2))
+    assert len(slopes) == 2 and min(slopes) > 0
+
+
+class OwnForward(DenseCRFLoss):
+    """A loss derived from another one, which computes something else."""
+
+    def forward(self, images, segmentations, regions_of_interest):
+        return segmentations.sum() * 0 + 7
+
+
+def test_a_derived_loss_is_its_own_forward():
+    step = step_on(torch.randn(2, CLASSES, SIDE, SIDE), OwnForward(1.0, 15, 20, 0.5))
+    assert step.gradients(make_batch(2))["OwnForward"].item() == 7
+
+
+def test_losses_with_the_same_kernel_share_a_lattice(monkeypatch):
+    built = []
+
+    class Counted(Lattice):
+        def __init__(self, *arguments):
+            built.append(arguments[1:])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("DenseCRFLoss.Lattice", Counted)
+    scores = torch.randn(2, CLASSES, SIDE, SIDE)
+    kernel = {"sigma_rgb": 15, "sigma_xy": 20, "rloss_scale": 0.5}
+    several = DenseCRF(1e-5, **kernel), NormalizedCut(0.1, **kernel), KernelCut(0.1, **kernel | {"sigma_xy": 30})
+    together = step_on(scores, *several)
+    losses = together.gradients(make_batch(2))
+    assert built == [(15, 10)]
+    alone = [step_on(scores, one).gradients(make_batch(2)) for one in several]
+    assert built == [(15, 10)] and losses == {name: value for one in alone for name, value in one.items()}
