@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "mean_field.hpp"
 #include "parallel.hpp"
 #include "permutohedral.hpp"
 #include "vectors.hpp"
@@ -210,6 +211,21 @@ PhaseSeconds filter_checked(const Guide& guide, const Channels& channels, int th
 
 std::unique_ptr<const BuiltLattice> build_checked(const Guide& guide, int threads) {
     return std::make_unique<LatticesOfBatch>(guide, threads);
+}
+
+// Image after image, each by all threads.
+void mean_field_checked(const Guide& guide, const Channels& channels, const MeanField& settings, int threads) {
+    const std::int64_t length = channels.K * guide.pixels();
+    for (std::int64_t n = 0; n < guide.N; ++n) {
+        const float* logits = channels.ins.data + n * length;
+        if (!Range(logits, length).finite)
+            fail_non_finite(channels.ins, std::find_if(logits, logits + length, [](float v) { return !std::isfinite(v); }));
+        Lattice::Workspace workspace;
+        Lattice lattice;
+        if (settings.appearance_weight != 0) build_lattice(lattice, guide, n, threads, workspace);
+        MeanFieldInference<dimensions>(lattice, guide.H, guide.W, settings, threads)
+            .infer(logits, channels.outs.data + n * length, static_cast<int>(channels.K));
+    }
 }
 
 }  // namespace bilateral::BILATERAL_TARGET
