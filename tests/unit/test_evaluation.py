@@ -120,7 +120,7 @@ def test_mean_field_on_the_lattice_comes_close(crf):
         *SETTINGS,
         MeanField(appearance_weight=0),
         MeanField(smoothness_weight=0, appearance_rgb=30),
-        MeanField(appearance_weight=200, smoothness_weight=100, smoothness_xy=10),
+        MeanField(iterations=2, appearance_weight=200, smoothness_weight=100, smoothness_xy=10),
     ],
 )
 def test_mean_field_is_that_of_tensor_operations(crf, classes, batch):
