@@ -7,10 +7,10 @@
 //
 //   Q_i(k)  <-  softmax over k of  L_i(k) + sum_m w_m sum_j n_m(i) K_m(i, j) n_m(j) Q_j(k),    n_m = 1 / sqrt(K_m 1)
 //
-// with the lattice's kernel for m = 1 and a Gaussian of position for m = 2. The loop is bound by memory, so it makes three
-// passes over as little of it as it can: every vertex gathers from its points (splat), lines of vertices are blurred in
-// place, and every pixel gathers from its vertices and from the pixels around it and takes the softmax. All channels of a
-// pixel, as of a vertex, lie side by side: `width_` of them, whole vectors, of which the last may be padding.
+// with the lattice's kernel for m = 1 and a Gaussian of position for m = 2. The loop is bound by memory, so it makes
+// three passes over as little of it as it can: every vertex gathers from its pixels (splat), lines of vertices are
+// blurred in place, and every pixel gathers from its vertices and from the pixels around it and takes the softmax. All
+// channels of a pixel, as of a vertex, lie side by side, and padding makes them whole vectors.
 
 #pragma once
 
@@ -19,7 +19,6 @@
 #include <cmath>
 #include <cstdint>
 #include <numeric>
-#include <vector>
 
 #include "bilateralfilter.hpp"
 #include "channel_block.hpp"
@@ -30,8 +29,8 @@
 
 namespace bilateral::BILATERAL_TARGET {
 
-// e^x of x <= 0, with a relative error of 1e-7; 0 below -60, so that products with weights are no denormal numbers, which
-// are slow.
+// e^x of x <= 0, with a relative error of 1e-7; 0 below -60, so that products with weights are no denormal numbers,
+// which are slow.
 BILATERAL_INLINE Floats exp_of_negative(Floats x) {
     const Ints vanishes = x < -60.0f;
     x = vanishes ? Floats{} - 60.0f : x;
@@ -92,8 +91,8 @@ struct Run {
 
 // Calls body(c, run) for the runs that make up the channels c, c + 1, ... of `width`, a multiple of `lanes`.
 template <class Body>
-BILATERAL_INLINE void for_runs(int width, const Body& body) {
-    int c = 0;
+BILATERAL_INLINE void for_runs(std::int64_t width, const Body& body) {
+    std::int64_t c = 0;
     for (; width - c >= 3 * lanes; c += 3 * lanes) body(c, Run<3>());
     if (width - c == 2 * lanes) body(c, Run<2>());
     if (width - c == lanes) body(c, Run<1>());
@@ -108,9 +107,16 @@ class MeanFieldInference {
     MeanFieldInference(const Lattice& lattice, std::int64_t H, std::int64_t W, const MeanField& settings, int threads)
         : lattice_(lattice), height_(H), width_(W), settings_(settings), threads_(threads) {
         if (settings.appearance_weight != 0) {
-            parallel_for(D + 1, threads, [&](std::int64_t axis, int) { lines_[axis] = lines_along(axis); });
-            sort_incidences();
-            normalise_appearance();
+            // The longest first.
+            parallel_for(2 + D + 1, threads, [&](std::int64_t task, int) {
+                if (task == 0) normalise_appearance();
+                if (task == 1) sort_incidences();
+                if (task >= 2) lines_[task - 2] = lines_along(task - 2);
+            });
+            const std::int64_t count = static_cast<std::int64_t>(incidences_.size());
+            for_parts(count, places_of_task, [&](std::int64_t i, std::int64_t end) {
+                for (; i < end; ++i) incidences_[i].weight *= appearance_norm_[incidences_[i].pixel];
+            });
         }
         if (settings.smoothness_weight != 0) {
             const double sigma = settings.smoothness_xy, longest = static_cast<double>(std::max(H, W) - 1);
@@ -122,7 +128,7 @@ class MeanFieldInference {
     }
 
     // logits, out: [K][H][W]; they may be the same array, but not otherwise overlap.
-    void infer(const float* logits, float* out, int K) {
+    void infer(const float* logits, float* out, std::int64_t K) {
         channels_ = K;
         padded_ = (K + lanes - 1) / lanes * lanes;
         const std::size_t size = static_cast<std::size_t>(pixels() * padded_);
@@ -147,6 +153,9 @@ class MeanFieldInference {
     // What one task takes of a loop that threads share: enough that its beginning does not count.
     static constexpr std::int64_t rows_of_task = 8, places_of_task = 1 << 13;
 
+    static constexpr int tile_size = 32;
+    static_assert(tile_size >= block_size, "softmax takes blocks and tiles");
+
     // How many places ahead rows are fetched that lie far apart.
     static constexpr int ahead = 12;
 
@@ -166,8 +175,8 @@ class MeanFieldInference {
 
     // Prepare ------------------------------------------------------------------------------------------------------
 
-    // The vertices in the order in which they follow each other along an axis, and a 0 before and after each line of them.
-    // Vertices without neighbours are left out, as blurring does not change them.
+    // The vertices in the order in which they follow each other along an axis, with a 0 before and after each line of
+    // them. Vertices without neighbours are left out, as blurring does not change them.
     Buffer<std::int32_t> lines_along(std::int64_t axis) const {
         const auto& neighbours = lattice_.neighbours(axis);
         Buffer<std::int32_t> line{0};
@@ -195,13 +204,12 @@ class MeanFieldInference {
         });
     }
 
-    // n_1 = 1 / sqrt(K_1 1), which then multiplies the incidences' weights.
+    // n_1 = 1 / sqrt(K_1 1)
     void normalise_appearance() {
         appearance_norm_.assign(static_cast<std::size_t>(pixels()), 1.0f);
         typename Lattice::Workspace workspace;
         lattice_.filter(appearance_norm_.data(), appearance_norm_.data(), 1, Operator::plain, workspace);
         for (float& sum : appearance_norm_) sum = 1 / std::sqrt(std::max(sum, 1e-20f));
-        for (Incidence& incidence : incidences_) incidence.weight *= appearance_norm_[incidence.pixel];
     }
 
     // n_2 is a product of one factor for the row and one for the column.
@@ -231,8 +239,8 @@ class MeanFieldInference {
         for_blocks([&](std::int64_t first, int points) {
             ChannelBlock<lanes> block;
             float* rows = &logits_[first * padded_];
-            for (int c = 0; c < padded_; c += lanes) {
-                const int channels = std::min(lanes, channels_ - c);
+            for (std::int64_t c = 0; c < padded_; c += lanes) {
+                const int channels = static_cast<int>(std::min<std::int64_t>(lanes, channels_ - c));
                 block.gather(logits + c * pixels() + first, channels, pixels(), points);
                 for (int p = 0; p < points; ++p) {
                     std::fill(block.value[p] + channels, block.value[p] + lanes, -1e30f);
@@ -247,10 +255,11 @@ class MeanFieldInference {
     void write(float* out) const {
         for_blocks([&](std::int64_t first, int points) {
             ChannelBlock<lanes> block;
-            for (int c = 0; c < padded_; c += lanes) {
+            for (std::int64_t c = 0; c < padded_; c += lanes) {
                 for (int p = 0; p < points; ++p)
                     std::copy_n(&q_[(first + p) * padded_ + c], lanes, block.value[p]);
-                block.scatter(out + c * pixels() + first, std::min(lanes, channels_ - c), pixels(), points);
+                const int channels = static_cast<int>(std::min<std::int64_t>(lanes, channels_ - c));
+                block.scatter(out + c * pixels() + first, channels, pixels(), points);
             }
         });
     }
@@ -263,7 +272,7 @@ class MeanFieldInference {
         const auto q_row = [&](std::int32_t i) { return &q_[std::int64_t(incidences_[i].pixel) * padded_]; };
         for_parts(lattice_.vertex_count(), places_of_task, [&](std::int64_t from, std::int64_t to) {
             for (std::int64_t vertex = from + 1; vertex <= to; ++vertex)
-                for_runs(padded_, [&](int c, auto sum) {
+                for_runs(padded_, [&](std::int64_t c, auto sum) {
                     for (std::int32_t i = first_incidence_[vertex]; i < first_incidence_[vertex + 1]; ++i) {
                         sum.prefetch(q_row(std::min(i + ahead, end)) + c);
                         sum.add(incidences_[i].weight, sum.load(q_row(i) + c));
@@ -277,10 +286,12 @@ class MeanFieldInference {
     void blur(const Buffer<std::int32_t>& line) {
         const std::int64_t end = static_cast<std::int64_t>(line.size()) - 1;
         // Parts begin and end between lines.
-        const auto next_line = [&](std::int64_t i) { return std::find(line.begin() + i, line.end(), 0) - line.begin(); };
+        const auto next_line = [&](std::int64_t i) {
+            return std::find(line.begin() + i, line.end(), 0) - line.begin();
+        };
         for_parts(end, places_of_task, [&](std::int64_t from, std::int64_t to) {
             const std::int64_t first = next_line(from), last = next_line(to);
-            for_runs(padded_, [&](int c, auto before) {
+            for_runs(padded_, [&](std::int64_t c, auto before) {
                 auto here = before, unused = before;
                 // Passes the 0s too: what they hold is 0, and what is written there is not kept.
                 for (std::int64_t i = first; i < last; ++i) {
@@ -300,12 +311,11 @@ class MeanFieldInference {
     // next Q = softmax(logits + messages)
     void update() {
         for_parts(height_, rows_of_task, [&](std::int64_t from, std::int64_t to) {
-            constexpr std::int64_t tile = 32;
             Buffer<float> sums(static_cast<std::size_t>(width_ * padded_));
             for (std::int64_t y = from; y < to; ++y) {
                 if (!taps_.empty()) smooth_columns(y, sums.data());
-                for (std::int64_t x = 0; x < width_; x += tile) {
-                    const int points = static_cast<int>(std::min(tile, width_ - x));
+                for (std::int64_t x = 0; x < width_; x += tile_size) {
+                    const int points = static_cast<int>(std::min<std::int64_t>(tile_size, width_ - x));
                     float* rows = &next_q_[(y * width_ + x) * padded_];
                     for (int p = 0; p < points; ++p) {
                         float* row = rows + p * padded_;
@@ -323,7 +333,7 @@ class MeanFieldInference {
     BILATERAL_INLINE void slice(std::int64_t pixel, float* row) const {
         const std::int64_t soon = std::min(pixel + ahead, pixels() - 1);
         const float scale = static_cast<float>(settings_.appearance_weight) * Lattice::alpha * appearance_norm_[pixel];
-        for_runs(padded_, [&](int c, auto run) {
+        for_runs(padded_, [&](std::int64_t c, auto run) {
             run = run.load(row + c);
             BILATERAL_UNROLL
             for (int r = 0; r <= D; ++r) {
@@ -351,7 +361,7 @@ class MeanFieldInference {
         const std::int64_t reach = static_cast<std::int64_t>(taps_.size()) - 1;
         const std::int64_t first = std::max<std::int64_t>(0, x - reach), last = std::min(width_ - 1, x + reach);
         const float scale = static_cast<float>(settings_.smoothness_weight) * column_norm_[y] * row_norm_[x];
-        for_runs(padded_, [&](int c, auto run) {
+        for_runs(padded_, [&](std::int64_t c, auto run) {
             run = run.load(row + c);
             for (std::int64_t at = first; at <= last; ++at)
                 run.add(scale * taps_[std::abs(at - x)] * row_norm_[at], run.load(sums + at * padded_ + c));
@@ -359,12 +369,13 @@ class MeanFieldInference {
         });
     }
 
-    // The softmax of some rows, each over its channels. Step by step for all rows, so that none waits for its own sums.
+    // The softmax of at most tile_size rows, each over its channels. Step by step for all rows, so that none waits for its
+    // own sums, which halves the time.
     void softmax(float* rows, int points) const {
-        float scale[32];
+        float scale[tile_size];
         for (int p = 0; p < points; ++p) {
             Floats most = load<Floats>(rows + p * padded_);
-            for (int c = lanes; c < padded_; c += lanes) {
+            for (std::int64_t c = lanes; c < padded_; c += lanes) {
                 const Floats next = load<Floats>(rows + p * padded_ + c);
                 most = most < next ? next : most;
             }
@@ -372,7 +383,7 @@ class MeanFieldInference {
         }
         for (int p = 0; p < points; ++p) {
             Floats sums{};
-            for (int c = 0; c < padded_; c += lanes) {
+            for (std::int64_t c = 0; c < padded_; c += lanes) {
                 float* place = rows + p * padded_ + c;
                 const Floats e = exp_of_negative(load<Floats>(place) - scale[p]);
                 store(place, e);
@@ -382,7 +393,7 @@ class MeanFieldInference {
         }
         for (int p = 0; p < points; ++p) {
             const float factor = 1 / scale[p];
-            for (int c = 0; c < padded_; c += lanes) {
+            for (std::int64_t c = 0; c < padded_; c += lanes) {
                 float* place = rows + p * padded_ + c;
                 store(place, load<Floats>(place) * factor);
             }
@@ -390,12 +401,15 @@ class MeanFieldInference {
     }
 
     float* vertex_row(std::int32_t vertex) { return &vertices_[static_cast<std::size_t>(vertex) * padded_]; }
-    const float* vertex_row(std::int32_t vertex) const { return &vertices_[static_cast<std::size_t>(vertex) * padded_]; }
+    const float* vertex_row(std::int32_t vertex) const {
+        return &vertices_[static_cast<std::size_t>(vertex) * padded_];
+    }
 
     const Lattice& lattice_;
     std::int64_t height_, width_;
     MeanField settings_;
-    int threads_, channels_ = 0, padded_ = 0;
+    int threads_;
+    std::int64_t channels_ = 0, padded_ = 0;
 
     std::array<Buffer<std::int32_t>, D + 1> lines_;
     Buffer<std::int32_t> first_incidence_;  // of each vertex, in incidences_
