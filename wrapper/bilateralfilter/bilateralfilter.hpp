@@ -103,8 +103,9 @@ class Lattice {
     std::unique_ptr<const BuiltLattice> built_;
 };
 
-// A fully connected CRF with Potts compatibility, beside its unary terms: the weights of two kernels, that of a Guide (the
-// appearance) and a Gaussian of position with a standard deviation of smoothness_xy pixels, which ends after 4 of these.
+// A fully connected CRF with Potts compatibility, beside its unary terms: the weights of two kernels, that of a Guide
+// (the appearance) and a Gaussian of position with a standard deviation of smoothness_xy pixels, which ends after four
+// of these.
 struct MeanField {
     std::int64_t iterations = 10;
     double appearance_weight = 0, smoothness_weight = 0, smoothness_xy = 1;
@@ -121,7 +122,8 @@ struct MeanField {
 // Throws as filter_batch does, and for a negative number of iterations and weights that are not finite. The result does
 // not depend on the number of threads; on the instruction set in the last bits.
 //
-// Source: Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials, 2011, algorithm 1.
+// Source: Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials, 2011,
+// algorithm 1.
 void mean_field(const Guide& guide, const Channels& channels, const MeanField& settings,
                 const std::string& instruction_set = "");
 

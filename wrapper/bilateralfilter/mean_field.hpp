@@ -369,8 +369,8 @@ class MeanFieldInference {
         });
     }
 
-    // The softmax of at most tile_size rows, each over its channels. Step by step for all rows, so that none waits for its
-    // own sums, which halves the time.
+    // The softmax of at most tile_size rows, each over its channels. Step by step for all rows, so that none waits for
+    // its own sums, which halves the time.
     void softmax(float* rows, int points) const {
         float scale[tile_size];
         for (int p = 0; p < points; ++p) {

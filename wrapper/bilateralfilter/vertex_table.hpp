@@ -23,8 +23,9 @@
 
 namespace bilateral::BILATERAL_TARGET {
 
-// Asks Linux for pages of megabytes. Vertices lie all over tens of megabytes if the lattice is fine; with pages of 4 KB,
-// finding their addresses takes a third of the splat's time, a quarter of the blur's and a tenth of the mean field's.
+// Asks Linux for pages of megabytes. Vertices lie all over tens of megabytes if the lattice is fine; with pages of
+// 4 KB, finding their addresses takes a third of the splat's time, a quarter of the blur's and a tenth of the mean
+// field's.
 inline void prefer_huge_pages([[maybe_unused]] void* place, [[maybe_unused]] std::size_t bytes) {
 #if defined(MADV_HUGEPAGE)
     constexpr std::uintptr_t huge = std::uintptr_t(1) << 21;
