@@ -157,7 +157,7 @@ class MeanFieldInference {
     static_assert(tile_size >= block_size, "softmax takes blocks and tiles");
 
     // How many places ahead rows are fetched that lie far apart.
-    static constexpr int ahead = 12;
+    static constexpr int ahead = 20;
 
     // A pixel of a vertex.
     struct Incidence {
@@ -317,56 +317,51 @@ class MeanFieldInference {
                 for (std::int64_t x = 0; x < width_; x += tile_size) {
                     const int points = static_cast<int>(std::min<std::int64_t>(tile_size, width_ - x));
                     float* rows = &next_q_[(y * width_ + x) * padded_];
-                    for (int p = 0; p < points; ++p) {
-                        float* row = rows + p * padded_;
-                        std::copy_n(&logits_[(y * width_ + x + p) * padded_], padded_, row);
-                        if (settings_.appearance_weight != 0) slice(y * width_ + x + p, row);
-                        if (!taps_.empty()) smooth_row(y, x + p, sums.data(), row);
-                    }
+                    for (int p = 0; p < points; ++p)
+                        for_runs(padded_, [&](std::int64_t c, auto sum) {
+                            const std::int64_t pixel = y * width_ + x + p;
+                            sum = sum.load(&logits_[pixel * padded_ + c]);
+                            if (settings_.appearance_weight != 0) slice(pixel, c, sum);
+                            if (!taps_.empty()) smooth_row(y, x + p, sums.data() + c, sum);
+                            sum.store(rows + p * padded_ + c);
+                        });
                     softmax(rows, points);
                 }
             }
         });
     }
 
-    // Add a pixel's message by the appearance kernel.
-    BILATERAL_INLINE void slice(std::int64_t pixel, float* row) const {
+    // Add a pixel's message by the appearance kernel, for the channels from c on.
+    template <int n>
+    BILATERAL_INLINE void slice(std::int64_t pixel, std::int64_t c, Run<n>& sum) const {
         const std::int64_t soon = std::min(pixel + ahead, pixels() - 1);
         const float scale = static_cast<float>(settings_.appearance_weight) * Lattice::alpha * appearance_norm_[pixel];
-        for_runs(padded_, [&](std::int64_t c, auto run) {
-            run = run.load(row + c);
-            BILATERAL_UNROLL
-            for (int r = 0; r <= D; ++r) {
-                run.prefetch(vertex_row(lattice_.vertex(soon, r)) + c);
-                run.add(scale * lattice_.weight(pixel, r), run.load(vertex_row(lattice_.vertex(pixel, r)) + c));
-            }
-            run.store(row + c);
-        });
+        BILATERAL_UNROLL
+        for (int r = 0; r <= D; ++r) {
+            sum.prefetch(vertex_row(lattice_.vertex(soon, r)) + c);
+            sum.add(scale * lattice_.weight(pixel, r), sum.load(vertex_row(lattice_.vertex(pixel, r)) + c));
+        }
     }
 
     // The sums of the smoothness kernel along the columns, for row y.
     void smooth_columns(std::int64_t y, float* sums) const {
         const std::int64_t length = width_ * padded_, reach = static_cast<std::int64_t>(taps_.size()) - 1;
         const std::int64_t first = std::max<std::int64_t>(0, y - reach), last = std::min(height_ - 1, y + reach);
-        for (std::int64_t i = 0; i < length; i += lanes) {
-            Run<1> sum;
+        for_runs(length, [&](std::int64_t i, auto sum) {
             for (std::int64_t at = first; at <= last; ++at)
                 sum.add(taps_[std::abs(at - y)] * column_norm_[at], sum.load(&q_[at * length + i]));
             sum.store(sums + i);
-        }
+        });
     }
 
     // Add a pixel's message by the smoothness kernel: along the row, of the columns' sums.
-    BILATERAL_INLINE void smooth_row(std::int64_t y, std::int64_t x, const float* sums, float* row) const {
+    template <int n>
+    BILATERAL_INLINE void smooth_row(std::int64_t y, std::int64_t x, const float* sums, Run<n>& sum) const {
         const std::int64_t reach = static_cast<std::int64_t>(taps_.size()) - 1;
         const std::int64_t first = std::max<std::int64_t>(0, x - reach), last = std::min(width_ - 1, x + reach);
         const float scale = static_cast<float>(settings_.smoothness_weight) * column_norm_[y] * row_norm_[x];
-        for_runs(padded_, [&](std::int64_t c, auto run) {
-            run = run.load(row + c);
-            for (std::int64_t at = first; at <= last; ++at)
-                run.add(scale * taps_[std::abs(at - x)] * row_norm_[at], run.load(sums + at * padded_ + c));
-            run.store(row + c);
-        });
+        for (std::int64_t at = first; at <= last; ++at)
+            sum.add(scale * taps_[std::abs(at - x)] * row_norm_[at], sum.load(sums + at * padded_));
     }
 
     // The softmax of at most tile_size rows, each over its channels. Step by step for all rows, so that none waits for
