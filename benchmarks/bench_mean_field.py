@@ -1,4 +1,4 @@
-"""How long the refinement by a DenseCRF takes on the CPU, and its parts: the lattice, one filtering, the smoothing.
+"""How long the refinement by a DenseCRF takes on the CPU: in C++, by tensor operations, and the parts of these.
 
     PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/bench_mean_field.py
 
@@ -9,6 +9,7 @@ turn, so that a disturbance affects all of them.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Sequence
 
@@ -33,12 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     image = Pictures(1).batch(1, args.side)
     coarse = 3 * torch.randn(1, args.classes, 33, 33, generator=torch.Generator().manual_seed(0))
     soft = F.interpolate(coarse, (args.side, args.side), mode="bilinear").softmax(1)
+    log_p = soft.log()
     lattice = Lattice(image, crf.appearance_rgb, crf.appearance_xy)
     parts = {
         "building the lattice": lambda: Lattice(image, crf.appearance_rgb, crf.appearance_xy),
         "one filtering": lambda: lattice.filter(soft),
         "one smoothing": lambda: gaussian_filter(soft, crf.smoothness_xy),
         "one softmax": lambda: soft.softmax(1),
+        "all by tensors": lambda: crf.by_tensors(image, log_p),
         f"all {crf.iterations} iterations": lambda: crf(image, soft),
     }
     times = {name: [] for name in parts}
@@ -51,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"image: of {IMAGES}; {args.side} px, {args.classes} classes; {args.repeats} runs each, ms")
     for name, taken in times.items():
         print(f"  {name:<22} {shown(summary(taken))}")
+    plainly, here = (statistics.median(taken) for taken in list(times.values())[-2:])
+    print(f"  tensors / C++: {plainly / here:.1f}")
     return 0
 
 

@@ -39,8 +39,8 @@ def bilateral_filter(
 
     Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
-    _check_images(images, sigma_rgb, sigma_xy)
-    _check_values(values, images.shape, images.device)
+    check_images(images, sigma_rgb, sigma_xy)
+    check_values(values, images.shape, images.device)
     images, sigmas = images.detach().to(torch.float32), (float(sigma_rgb), float(sigma_xy))
     return choose_engine(images.device).bilateral_filter(images, values.detach(), *sigmas, transpose, symmetric)
 
@@ -53,14 +53,14 @@ class Lattice:
 
     def __init__(self, images: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
         """Build it; arguments and errors as of `bilateral_filter`. The images are not needed afterwards."""
-        _check_images(images, sigma_rgb, sigma_xy)
+        check_images(images, sigma_rgb, sigma_xy)
         self.image_shape, self.device = images.shape, images.device
         images = images.detach().to(torch.float32)
         self._lattices = choose_engine(self.device).Lattices(images, float(sigma_rgb), float(sigma_xy))
 
     def filter(self, values: Tensor, *, transpose: bool = False, symmetric: bool = False) -> Tensor:
         """Return what `bilateral_filter` returns for `values`, `(N, K, H, W)` with any K; errors likewise."""
-        _check_values(values, self.image_shape, self.device)
+        check_values(values, self.image_shape, self.device)
         return self._lattices.filter(values.detach(), transpose, symmetric)
 
 
@@ -82,7 +82,8 @@ def choose_engine(device: torch.device) -> ModuleType:
     return triton_lattice
 
 
-def _check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:
+def check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:
+    """Raise ValueError unless `values` are (N, K, H, W), to be filtered by images of that shape on that device."""
     image_shape, shape = tuple(image_shape), tuple(values.shape)
     if values.dim() != 4:
         raise ValueError(f"values: expected shape (N, K, H, W), found {shape}")
@@ -97,7 +98,8 @@ def _check_values(values: Tensor, image_shape: torch.Size, device: torch.device)
         raise ValueError(f"images and values: expected one device, found {device} and {values.device}")
 
 
-def _check_images(images: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
+def check_images(images: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
+    """Raise ValueError unless a lattice can be built of the images, (N, 3, H, W)."""
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected shape (N, 3, H, W), found {tuple(images.shape)}")
     if images.is_complex():

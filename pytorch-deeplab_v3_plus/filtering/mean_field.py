@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from filtering.bilateral import Lattice
+from filtering import native
+from filtering.bilateral import Lattice, check_images, check_values
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,19 @@ class MeanField:
         """Return Q, float32 (N, K, H, W), of which each pixel's sum over K is 1.
 
         `images` are RGB (N, 3, H, W) in 0..255, of any dtype; `probabilities` (N, K, H, W), on the same device, are the
-        network's P. Raises ValueError for other shapes or devices.
+        network's P. Raises ValueError for other shapes or devices, and for what is not finite.
         """
+        check_images(images, self.appearance_rgb, self.appearance_xy)
+        check_values(probabilities, images.shape, images.device)
         log_p = probabilities.float().clamp_min(1e-8).log()
+        if images.device.type != "cpu":
+            return self.by_tensors(images, log_p)
+        appearance = self.appearance_weight, self.appearance_rgb, self.appearance_xy
+        smoothness = self.smoothness_weight, self.smoothness_xy
+        return native.mean_field(images.float(), log_p, self.iterations, appearance, smoothness)
+
+    def by_tensors(self, images: Tensor, log_p: Tensor) -> Tensor:
+        """Return Q of log P by tensor operations on any device: the same plainly, several times slower on a CPU."""
         kernels = []
         if self.appearance_weight:
             kernels.append((self.appearance_weight, Lattice(images, self.appearance_rgb, self.appearance_xy).filter))

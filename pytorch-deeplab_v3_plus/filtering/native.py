@@ -36,6 +36,24 @@ class Lattices:
         return out.to(values.dtype)
 
 
+def mean_field(
+    images: Tensor,
+    logits: Tensor,
+    iterations: int,
+    appearance: tuple[float, float, float],
+    smoothness: tuple[float, float],
+) -> Tensor:
+    """Return Q, float32 (N, K, H, W), as `filtering.mean_field.MeanField.by_tensors` does, for float32 CPU tensors.
+
+    `appearance` are the kernel's weight, sigma_rgb and sigma_xy, `smoothness` weight and sigma_xy.
+    """
+    logits = logits.contiguous()
+    out = torch.empty_like(logits)
+    arrays = images.contiguous().numpy(), logits.numpy(), out.numpy()
+    _load().mean_field(*arrays, *logits.shape, iterations, *appearance, *smoothness)
+    return out
+
+
 class SpanningForest:
     """The minimum spanning trees of N images, by the lengths (N, E) of their edges (see EdgeDistances)."""
 
@@ -105,6 +123,6 @@ def _load() -> ModuleType:
         import bilateralfilter
     except ImportError as error:
         raise ImportError(f"the C++ bilateral filter is not usable ({error}); {build}") from error
-    if not hasattr(bilateralfilter, "Lattice"):
+    if not hasattr(bilateralfilter, "mean_field"):
         raise ImportError(f"the C++ bilateral filter {bilateralfilter.__file__} is an earlier one; {build}")
     return bilateralfilter

@@ -61,9 +61,10 @@ def test_mean_field():
     result = run("bench_mean_field.py", "--side", "40", "--classes", "3", "--repeats", "2")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert "40 px, 3 classes" in lines[1] and lines[-1].startswith("  all 10 iterations")
-    times = [float(line.split()[-2]) for line in lines[2:]]
+    assert "40 px, 3 classes" in lines[1] and lines[-2].startswith("  all 10 iterations")
+    times = [float(line.split()[-2]) for line in lines[2:-1]]
     assert min(times) >= 0 and times[-1] > 0
+    assert lines[-1].startswith("  tensors / C++:") and float(lines[-1].split()[-1]) > 0
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_mean_field_is_the_papers(crf, monkeypatch):
             return (values[0].flatten(1).double() @ self.kernel).float().view_as(values)
 
     monkeypatch.setattr(filtering.mean_field, "Lattice", Exact)
-    found = crf(image, probabilities)[0]
+    found = crf.by_tensors(image, probabilities.log())[0]
     assert torch.allclose(found.double(), brute_force(image, probabilities, crf), atol=2e-3)
 
 
@@ -111,6 +111,47 @@ def test_mean_field_on_the_lattice_comes_close(crf):
     assert found.sum(0).allclose(torch.ones((), dtype=torch.float64), atol=1e-5)
     assert (found - expected).abs().mean() < 0.02
     assert (found.argmax(0) == expected.argmax(0)).double().mean() > 0.97
+
+
+@pytest.mark.parametrize(("classes", "batch"), [(1, 1), (2, 2), (21, 1), (60, 1)])
+@pytest.mark.parametrize(
+    "crf",
+    [
+        *SETTINGS,
+        MeanField(appearance_weight=0),
+        MeanField(smoothness_weight=0, appearance_rgb=30),
+        MeanField(iterations=2, appearance_weight=200, smoothness_weight=100, smoothness_xy=10),
+    ],
+)
+def test_mean_field_is_that_of_tensor_operations(crf, classes, batch):
+    image = torch.cat([scene(23, 31)[0] + 3 * number for number in range(batch)]).to(torch.uint8)
+    coarse = 4 * torch.randn(batch, classes, 5, 6, generator=torch.Generator().manual_seed(1))
+    probabilities = torch.nn.functional.interpolate(coarse, (23, 31), mode="bilinear").softmax(1)
+    probabilities[:, :, 0] = torch.nn.functional.one_hot(torch.tensor(classes - 1), classes)[:, None]
+    expected = crf.by_tensors(image, probabilities.clamp_min(1e-8).log())
+    found = crf(image, probabilities)
+    assert found.dtype == torch.float32 and torch.allclose(found, expected, atol=1e-4)
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.999
+
+
+def test_mean_field_of_what_is_not_contiguous_or_not_float32():
+    image, probabilities = scene()
+    expected = MeanField()(image, probabilities)
+    strided = probabilities.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(MeanField()(image.contiguous(memory_format=torch.channels_last), strided), expected)
+    assert torch.allclose(MeanField()(image.double(), probabilities.double()), expected, atol=1e-5)
+
+
+def test_mean_field_says_what_is_wrong():
+    image, probabilities = scene()
+    for bad, message in (
+        ((image[:, :1], probabilities), r"images: expected shape \(N, 3, H, W\)"),
+        ((image, probabilities[..., 1:]), r"values: expected shape \(1, K, 20, 26\) to match images"),
+        ((image, probabilities / 0), "ins: expected finite values"),
+        ((image / 0, probabilities), "images: expected finite values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MeanField()(*bad)
 
 
 def test_mean_field_cleans_up_along_the_colours():

@@ -26,6 +26,7 @@ struct Engine {
     std::unique_ptr<const BuiltLattice> (*build_checked)(const Guide&, int threads);
     std::unique_ptr<const BuiltForest> (*build_forest)(const Grid&, const Input& lengths, int threads);
     void (*window_checked)(const Window&, const WindowChannels&, int threads);
+    void (*mean_field_checked)(const Guide&, const Channels&, const MeanField&, int threads);
 };
 
 // Those that this machine can run, the fastest first.
@@ -33,11 +34,11 @@ std::vector<Engine> engines() {
     std::vector<Engine> found;
 #if defined(BILATERAL_AVX2)
     if (__builtin_cpu_supports("avx2"))
-        found.push_back(
-            {"avx2", avx2::filter_checked, avx2::build_checked, avx2::build_forest, avx2::window_checked});
+        found.push_back({"avx2", avx2::filter_checked, avx2::build_checked, avx2::build_forest, avx2::window_checked,
+                         avx2::mean_field_checked});
 #endif
     found.push_back({"baseline", baseline::filter_checked, baseline::build_checked, baseline::build_forest,
-                     baseline::window_checked});
+                     baseline::window_checked, baseline::mean_field_checked});
     return found;
 }
 
@@ -64,6 +65,10 @@ int available_threads() {
 void check_sigma(const char* name, double sigma) {
     const float rounded = static_cast<float>(sigma);
     if (!(rounded > 0)) fail(name, "a positive number", std::to_string(sigma));
+}
+
+void check_weight(const char* name, double weight) {
+    if (!std::isfinite(weight)) fail(name, "a finite number", std::to_string(weight));
 }
 
 void check_size(const char* name, std::int64_t size) {
@@ -230,6 +235,17 @@ void filter_window(const Window& window, const WindowChannels& channels, const s
         for (const Output& output : {channels.outs, channels.masses}) check_apart(input, output);
     check_apart({channels.masses.name, channels.masses.data, channels.masses.length}, channels.outs);
     chosen_engine(instruction_set).window_checked(window, channels, available_threads());
+}
+
+void mean_field(const Guide& guide, const Channels& channels, const MeanField& settings,
+                const std::string& instruction_set) {
+    check_guide(guide);
+    check_channels(guide, channels);
+    check_sigma("smoothness_xy", settings.smoothness_xy);
+    if (settings.iterations < 0) fail("iterations", "a number from 0 on", std::to_string(settings.iterations));
+    check_weight("appearance_weight", settings.appearance_weight);
+    check_weight("smoothness_weight", settings.smoothness_weight);
+    chosen_engine(instruction_set).mean_field_checked(guide, channels, settings, available_threads());
 }
 
 std::vector<std::string> instruction_sets() {

@@ -181,6 +181,30 @@ struct WindowChannels {
 // the number of threads. Values that are infinite or not a number spread over the window.
 void filter_window(const Window& window, const WindowChannels& channels, const std::string& instruction_set = "");
 
+// A fully connected CRF with Potts compatibility, beside its unary terms: the weights of two kernels, that of a Guide
+// (the appearance) and a Gaussian of position with a standard deviation of smoothness_xy pixels, which ends after four
+// of these.
+struct MeanField {
+    std::int64_t iterations = 10;
+    double appearance_weight = 0, smoothness_weight = 0, smoothness_xy = 1;
+};
+
+// Mean-field inference for N images with K classes:
+//
+//   outs  <-  softmax over k of ins,  then `iterations` times
+//   outs[n,k,i]  <-  softmax over k of  ins[n,k,i] + sum_m weight_m sum_j n_m(i) w_m(i,j) n_m(j) outs[n,k,j]
+//
+// with n_m = 1 / sqrt(sum_j w_m(i,j)); the sums include j = i. `ins` are log P, up to a constant for each pixel. The
+// guide's kernel is the lattice's, built once. channels.applied is ignored.
+//
+// Throws as filter_batch does, and for a negative number of iterations and weights that are not finite. The result does
+// not depend on the number of threads; on the instruction set in the last bits.
+//
+// Source: Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials, 2011,
+// algorithm 1.
+void mean_field(const Guide& guide, const Channels& channels, const MeanField& settings,
+                const std::string& instruction_set = "");
+
 // The instruction sets for which this library has been compiled and that this machine can run, the fastest first.
 std::vector<std::string> instruction_sets();
 

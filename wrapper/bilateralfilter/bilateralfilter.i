@@ -374,6 +374,29 @@ Args:
 Raises:
     TypeError, ValueError, MemoryError: as bilateralfilter_batch does; values that are not finite are not refused."
 
+%feature("docstring") mean_field
+"Mean-field inference in a fully connected CRF with Potts compatibility, for N images with K classes.
+
+    outs  <-  softmax over k of ins,  then `iterations` times
+    outs[n,k,i]  <-  softmax over k of  ins[n,k,i] + sum_m weight_m sum_j n_m(i) w_m(i,j) n_m(j) outs[n,k,j]
+
+The appearance kernel is the lattice's, the smoothness kernel a Gaussian of position that ends after four standard
+deviations; n = 1 / sqrt(sum_j w(i,j)). The sums include j = i.
+
+Args:
+    images: N*3*H*W values, [N, 3, H, W], usually 0 to 255.
+    ins: N*K*H*W values, [N, K, H, W], log P up to a constant for each pixel.
+    outs: N*K*H*W values, C-contiguous float32, overwritten by Q; may be `ins`, but must not overlap otherwise.
+    N, K, H, W: number of images and classes, height and width in pixels.
+    iterations: at least 0.
+    appearance_weight, appearance_rgb, appearance_xy: weight and standard deviations in units of the images' values and in
+        pixels; a kernel of weight 0 is left out.
+    smoothness_weight, smoothness_xy: likewise.
+Raises:
+    TypeError, ValueError, MemoryError: as bilateralfilter_batch does.
+Source:
+    Kraehenbuehl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials, 2011, algorithm 1."
+
 %feature("docstring") instruction_sets
 "The instruction sets for which the module has been compiled and that this machine can run, the fastest first.
 
@@ -410,6 +433,13 @@ bilateral::PhaseSeconds bilateralfilter_profile(bilateral::Input images, bilater
                                                 const std::string& instruction_set = "") {
     return bilateral::filter_batch({images, N, H, W, sigma_rgb, sigma_xy}, {ins, outs, K, applied(transpose, false)},
                                    instruction_set);
+}
+
+void mean_field(bilateral::Input images, bilateral::Input ins, bilateral::Output outs, std::int64_t N, std::int64_t K,
+                std::int64_t H, std::int64_t W, std::int64_t iterations, double appearance_weight,
+                double appearance_rgb, double appearance_xy, double smoothness_weight, double smoothness_xy) {
+    bilateral::mean_field({images, N, H, W, appearance_rgb, appearance_xy}, {ins, outs, K},
+                          {iterations, appearance_weight, smoothness_weight, smoothness_xy});
 }
 
 std::vector<std::string> instruction_sets() { return bilateral::instruction_sets(); }

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "mean_field.hpp"
 #include "parallel.hpp"
 #include "permutohedral.hpp"
 #include "vectors.hpp"
@@ -51,6 +52,10 @@ struct Range {
     }
 };
 
+const float* first_non_finite(const float* values, std::int64_t count) {
+    return std::find_if(values, values + count, [](float v) { return !std::isfinite(v); });
+}
+
 // Where every pixel of an image lies in feature space: (x / sigma_xy, y / sigma_xy, R / sigma_rgb, ...), in float32.
 class PixelFeatures {
  public:
@@ -65,10 +70,7 @@ class PixelFeatures {
         for (int channel = 0; channel < 3; ++channel) {
             const float* values = image_ + channel * pixels_;
             const Range range(values, pixels_);
-            if (!range.finite) {
-                fail_non_finite(guide.images,
-                                std::find_if(values, values + pixels_, [](float v) { return !std::isfinite(v); }));
-            }
+            if (!range.finite) fail_non_finite(guide.images, first_non_finite(values, pixels_));
             lower_[2 + channel] = range.low / sigma_rgb_;
             upper_[2 + channel] = range.high / sigma_rgb_;
         }
@@ -210,6 +212,20 @@ PhaseSeconds filter_checked(const Guide& guide, const Channels& channels, int th
 
 std::unique_ptr<const BuiltLattice> build_checked(const Guide& guide, int threads) {
     return std::make_unique<LatticesOfBatch>(guide, threads);
+}
+
+// Image after image, each by all threads.
+void mean_field_checked(const Guide& guide, const Channels& channels, const MeanField& settings, int threads) {
+    const std::int64_t length = channels.K * guide.pixels();
+    for (std::int64_t n = 0; n < guide.N; ++n) {
+        const float* logits = channels.ins.data + n * length;
+        if (!Range(logits, length).finite) fail_non_finite(channels.ins, first_non_finite(logits, length));
+        Lattice::Workspace workspace;
+        Lattice lattice;
+        if (settings.appearance_weight != 0) build_lattice(lattice, guide, n, threads, workspace);
+        MeanFieldInference<dimensions>(lattice, guide.H, guide.W, settings, threads)
+            .infer(logits, channels.outs.data + n * length, channels.K);
+    }
 }
 
 }  // namespace bilateral::BILATERAL_TARGET

@@ -20,10 +20,12 @@ class BuiltLattice {
 namespace baseline {
 PhaseSeconds filter_checked(const Guide& guide, const Channels& channels, int threads);
 std::unique_ptr<const BuiltLattice> build_checked(const Guide& guide, int threads);
+void mean_field_checked(const Guide& guide, const Channels& channels, const MeanField& settings, int threads);
 }  // namespace baseline
 namespace avx2 {
 PhaseSeconds filter_checked(const Guide& guide, const Channels& channels, int threads);
 std::unique_ptr<const BuiltLattice> build_checked(const Guide& guide, int threads);
+void mean_field_checked(const Guide& guide, const Channels& channels, const MeanField& settings, int threads);
 }  // namespace avx2
 
 }  // namespace bilateral

@@ -102,14 +102,31 @@ class PermutohedralLattice {
     // Throws NonFiniteValue at an infinite or not-a-number input; `out` is then unchanged from its channel on.
     void filter(const float* in, float* out, std::int64_t channels, Operator applied, Workspace& workspace) const;
 
+    // The two vertices beside one, in a direction of the lattice and in the opposite one.
+    using Neighbours = std::array<std::int32_t, 2>;
+
+    // Scales what is sliced, see slice().
+    static constexpr float alpha = 1.0f / (1.0f + 1.0f / static_cast<float>(1 << D));
+
     [[nodiscard]] std::int64_t point_count() const { return point_count_; }
+    [[nodiscard]] std::int32_t vertex_count() const { return vertex_count_; }
+
+    // The vertex of colour r of a point's simplex, and its weight.
+    [[nodiscard]] std::int32_t vertex(std::int64_t point, int r) const {
+        return simplices_[static_cast<std::size_t>(point / block_size)].vertex[r * block_size + point % block_size];
+    }
+    [[nodiscard]] float weight(std::int64_t point, int r) const {
+        return simplices_[static_cast<std::size_t>(point / block_size)].weight[r * block_size + point % block_size];
+    }
+
+    // By vertex; that of vertex 0 is {0, 0}.
+    [[nodiscard]] const Buffer<Neighbours>& neighbours(int axis) const {
+        return neighbours_[static_cast<std::size_t>(axis)];
+    }
 
  private:
     template <class Code>
     using Tables = std::vector<VertexTable<Code>>;
-
-    // The two vertices beside one, in a direction of the lattice and in the opposite one.
-    using Neighbours = std::array<std::int32_t, 2>;
 
     // The simplices of a block of points: vertices and weights, [colour][point].
     struct alignas(64) Simplices {
@@ -584,7 +601,6 @@ void PermutohedralLattice<D>::blur_all(bool transpose, Buffer<float>& values, Bu
 template <int D>
 template <int Width>
 void PermutohedralLattice<D>::slice(const float* values, const float* others, float* out, int channels) const {
-    constexpr float alpha = 1.0f / (1.0f + 1.0f / static_cast<float>(1 << D));
     ChannelBlock<Width> block;
     for (std::int64_t first = 0; first < point_count_; first += block_size) {
         const Simplices& simplices = simplices_[static_cast<std::size_t>(first / block_size)];

@@ -159,6 +159,35 @@ void check_numbers() {
     std::printf("%d cases agree with the plain filter\n", count + 1);
 }
 
+// Every instruction set and several thread counts against the plain inference; Q replaces the logits in half the cases.
+void check_mean_field() {
+    std::mt19937 random(4);
+    const std::int64_t sizes[][2] = {{1, 1}, {1, 19}, {23, 1}, {5, 7}, {17, 35}};
+    const std::int64_t classes[] = {1, 2, 8, 9, 16, 21, 24, 25, 33, 50};
+    const bilateral::MeanField all_settings[] = {
+        {0, 4, 3, 1}, {10, 4, 3, 1}, {3, 0, 2, 2.5}, {3, 5, 0, 1}, {2, -1, 3, 100}, {2, 0, 0, 1}, {4, 300, 100, 0.1}};
+    int count = 0;
+    for (const auto& [H, W] : sizes)
+        for (const bilateral::MeanField& settings : all_settings) {
+            Case wanted = random_case({1 + count % 2, classes[count % 10], H, W}, {20, 8}, Content::smooth, random);
+            for (float& logit : wanted.ins) logit *= 4;
+            std::vector<float> expected(wanted.ins.size());
+            plain::mean_field(wanted.guide(), wanted.into(expected), settings);
+            for (const std::string& set : bilateral::instruction_sets()) {
+                set_threads(1 + count++ % 3);
+                std::vector<float> found = wanted.ins;
+                bilateral::Channels channels = wanted.into(found);
+                if (count % 2 != 0) channels.ins.data = found.data();
+                bilateral::mean_field(wanted.guide(), channels, settings, set);
+                for (std::size_t i = 0; i < found.size(); ++i)
+                    if (!(std::abs(found[i] - expected[i]) < 1e-4))
+                        fail(wanted.text() + ", " + set + ": index " + std::to_string(i) + ": expected Q = " +
+                             std::to_string(expected[i]) + ", found " + std::to_string(found[i]));
+            }
+        }
+    std::printf("%d inferences agree with the plain mean field\n", count);
+}
+
 void check_callers_at_once() {
     std::mt19937 random(2);
     std::vector<Case> cases;
@@ -269,6 +298,7 @@ int main(int argument_count, char** arguments) {
         fuzz(std::atoll(arguments[2]), argument_count > 3 ? static_cast<unsigned>(std::atoi(arguments[3])) : 1u);
     } else if (argument_count == 1) {
         check_numbers();
+        check_mean_field();
         check_callers_at_once();
         check_errors();
     } else {

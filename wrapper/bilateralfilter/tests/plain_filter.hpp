@@ -163,4 +163,59 @@ inline void filter(const bilateral::Guide& guide, const bilateral::Channels& cha
     }
 }
 
+// Mean-field inference, for the interface's mean_field.
+inline void mean_field(const bilateral::Guide& guide, const bilateral::Channels& channels,
+                       const bilateral::MeanField& settings) {
+    const std::int64_t pixels = guide.pixels(), W = guide.W, K = channels.K;
+    std::vector<float> ones(static_cast<std::size_t>(pixels), 1.0f);
+    const auto smoothed = [&](const std::vector<float>& in) {
+        const double sigma = settings.smoothness_xy, reach = std::floor(4 * sigma + 0.5);
+        std::vector<float> out(in.size());
+        for (std::int64_t i = 0; i < pixels; ++i) {
+            double sum = 0;
+            for (std::int64_t j = 0; j < pixels; ++j) {
+                const double x = static_cast<double>(i % W - j % W), y = static_cast<double>(i / W - j / W);
+                if (std::abs(x) <= reach && std::abs(y) <= reach)
+                    sum += std::exp(-(x * x + y * y) / (2 * sigma * sigma)) * in[j];
+            }
+            out[i] = static_cast<float>(sum);
+        }
+        return out;
+    };
+    for (std::int64_t n = 0; n < guide.N; ++n) {
+        const Lattice lattice = build(guide.images.data + n * 3 * pixels, guide.H, W,
+                                      static_cast<float>(guide.sigma_rgb), static_cast<float>(guide.sigma_xy));
+        const auto filtered = [&](const std::vector<float>& in) {
+            std::vector<float> out(in.size());
+            filter_channel(lattice, in.data(), out.data(), pixels, false);
+            return out;
+        };
+        const std::vector<float> norms[] = {filtered(ones), smoothed(ones)};
+        const double weights[] = {settings.appearance_weight, settings.smoothness_weight};
+        const float* logits = channels.ins.data + n * K * pixels;
+        float* q = channels.outs.data + n * K * pixels;
+        std::vector<double> sums(logits, logits + K * pixels);
+        for (std::int64_t step = 0;; ++step) {
+            for (std::int64_t i = 0; i < pixels; ++i) {
+                double most = sums[i], total = 0;
+                for (std::int64_t k = 0; k < K; ++k) most = std::max(most, sums[k * pixels + i]);
+                for (std::int64_t k = 0; k < K; ++k) total += std::exp(sums[k * pixels + i] - most);
+                for (std::int64_t k = 0; k < K; ++k)
+                    q[k * pixels + i] = static_cast<float>(std::exp(sums[k * pixels + i] - most) / total);
+            }
+            if (step == settings.iterations) break;
+            for (std::int64_t k = 0; k < K; ++k) {
+                std::copy_n(logits + k * pixels, pixels, &sums[k * pixels]);
+                for (int m = 0; m < 2; ++m) {
+                    std::vector<float> in(q + k * pixels, q + (k + 1) * pixels);
+                    for (std::int64_t i = 0; i < pixels; ++i) in[i] /= std::sqrt(norms[m][i]);
+                    const std::vector<float> out = m == 0 ? filtered(in) : smoothed(in);
+                    for (std::int64_t i = 0; i < pixels; ++i)
+                        sums[k * pixels + i] += weights[m] * out[i] / std::sqrt(norms[m][i]);
+                }
+            }
+        }
+    }
+}
+
 }  // namespace plain
