@@ -1,0 +1,192 @@
+"""The data set that the page works on: its photographs and its classes, as they lie on the disk at this moment."""
+
+import functools
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from PIL import Image
+
+from common.errors import InputError
+from common.files import link_or_copy, make_folder, replace_file
+from dataloaders.class_names import arranged, check_class_names, is_background, tidy
+from dataloaders.images import READ_ERRORS, id_of_file, image_size, listing, open_image, read_image, stored_size
+from dataloaders.layout import CLASS_FILE, IMAGES, list_files, read_class_names, write_class_names
+from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
+
+logger = logging.getLogger(__name__)
+
+SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png"}  # by every browser, where they are 8-bit grey or RGB
+THUMBNAIL = 512  # longest side, in pixels, of the pictures that are kept in memory
+
+
+class Photograph(NamedTuple):
+    """One image of the data set."""
+
+    id: str
+    path: Path
+    width: int  # upright; 0 where it cannot be read
+    height: int
+    error: str | None  # why it cannot be read
+
+
+def open_project(source: Path, output: Path | None, class_names: Sequence[str]) -> Path:
+    """Return the data set for a folder of photographs, or `source` itself where it is a data set already.
+
+    Photographs get a second place in the data set (`output`, by default a folder beside theirs): a link, or a copy where
+    the file system has none. The next start adds new ones. Class names go into a data set that has none yet. Raises
+    InputError where there are no photographs, two have one name, or the data set has other classes.
+    """
+    if not source.is_dir():
+        raise InputError(f"expected a folder of photographs or a data set, found no folder {source}")
+    folder = source
+    if not (source / IMAGES).is_dir():
+        folder = output or source.resolve().with_name(f"{source.resolve().name}-rloss")
+        add_photographs(
+            folder, [path for path in files_in(source) if path.suffix.lower() in PHOTOGRAPH_SUFFIXES], source
+        )
+    elif output and output.resolve() != source.resolve():
+        raise InputError(f"{source} is a data set already, which is worked on in its place: leave out --output")
+    names = first_classes(class_names)
+    if not os.path.lexists(folder / CLASS_FILE):
+        write_class_names(folder, names)
+    elif class_names and names != (there := read_class_names(folder / CLASS_FILE)):
+        raise InputError(
+            f"expected the classes of {folder / CLASS_FILE} ({', '.join(there)}), found {', '.join(names)}: leave out "
+            "--classes, and add or rename classes in the page"
+        )
+    return folder
+
+
+def first_classes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names in the order of their values; without any, the background and one to rename."""
+    names = names or ["object"]
+    return arranged(names if any(map(is_background, names)) else ["background", *names], "--classes")
+
+
+def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
+    """Give the photographs that a data set lacks a place in it; raise InputError where two of them have one name."""
+    if not files:
+        raise InputError(f"expected photographs ({', '.join(PHOTOGRAPH_SUFFIXES)}), found none in {source}")
+    known: dict[str, Path] = {}
+    for path in files:
+        if other := known.get(id_of_file(path.name)):
+            raise InputError(f"expected one photograph of each name, found {other} and {path}: rename one")
+        known[id_of_file(path.name)] = path
+    make_folder(folder / IMAGES, "choose another --output")
+    there = list_files(folder, IMAGES)
+    for image_id in known.keys() - there.keys():
+        name, content = data_set_image(known[image_id])
+        try:
+            if isinstance(content, Path):
+                link_or_copy(content, folder / IMAGES / name)
+            else:
+                data = content()
+                replace_file(folder / IMAGES / name, lambda temporary, data=data: temporary.write_bytes(data))
+        except OSError as error:
+            raise InputError(f"cannot write {folder / IMAGES / name}: {error.strerror}; free space") from None
+
+
+class Project:
+    """A data set of the layout in dataloaders/layout.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in classes.txt."""
+        return read_class_names(self.folder / CLASS_FILE)
+
+    def name_class(self, number: int, name: str) -> None:
+        """Rename a class, or add one where `number` is the next; raise InputError for a name that cannot be used."""
+        names = list(self.class_names)
+        if not 0 <= number <= len(names):
+            raise InputError(f"expected a class of 0 to {len(names)}, found {number}")
+        names[number : number + 1] = [tidy(name)]
+        check_class_names(names, "the classes")
+        write_class_names(self.folder, names)
+
+    def photographs(self) -> list[Photograph]:
+        """Return the images in the order of their names."""
+        return [_photograph(image_id, path, *_stamp(path)) for image_id, path in sorted(self.files().items())]
+
+    def files(self) -> dict[str, Path]:
+        """Return the image files by id."""
+        return list_files(self.folder, IMAGES)
+
+    def add(self, name: str, content: bytes) -> str:
+        """Add a photograph that was uploaded; return its id.
+
+        Raises InputError for a name that is taken or no photograph's, and content that cannot be read as one.
+        """
+        name = PurePath(name.replace("\\", "/")).name
+        if PurePath(name).suffix.lower() not in PHOTOGRAPH_SUFFIXES:
+            raise InputError(f"expected a photograph ({', '.join(PHOTOGRAPH_SUFFIXES)}), found '{name}'")
+        with tempfile.TemporaryDirectory(prefix=".upload-", dir=self.folder) as workshop:
+            path = Path(workshop) / ("photograph" + PurePath(name).suffix.lower())
+            path.write_bytes(content)
+            kind, made = data_set_image(path)
+            if not isinstance(made, Path):
+                path = path.with_suffix(".jpg")
+                path.write_bytes(made())
+            try:
+                read_image(path)
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), name)) from None
+            name = PurePath(name).stem + PurePath(kind).suffix
+            (named := path.with_name(name)).hardlink_to(path)
+            (image_id,) = listing(named.parent, (named.suffix.lower(),)).keys() - {"photograph"} or {"photograph"}
+            if image_id in self.files():
+                raise InputError(
+                    f"expected a new name, found '{image_id}' in {self.folder / IMAGES} already: rename it"
+                )
+            replace_file(self.folder / IMAGES / name, lambda temporary: temporary.hardlink_to(path))
+        return image_id
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=100_000)
+def _photograph(image_id: str, path: Path, time: int, size: int) -> Photograph:
+    try:
+        return Photograph(image_id, path, *image_size(path), None)
+    except InputError as error:
+        return Photograph(image_id, path, 0, 0, str(error))
+
+
+def picture(path: Path, longest: int | None) -> tuple[bytes, str]:
+    """Return a photograph upright, its longest side at most `longest`, and its media type.
+
+    Raises InputError where it cannot be read.
+    """
+    return (_thumbnail if longest and longest <= THUMBNAIL else _picture)(path, longest, *_stamp(path))
+
+
+def _picture(path: Path, longest: int | None, time: int, size: int) -> tuple[bytes, str]:
+    if not longest:
+        try:
+            with open_image(path) as image:
+                if image.mode in ("L", "RGB") and image.format in SHOWN_AS_THEY_ARE and not stored_size(path)[1]:
+                    return path.read_bytes(), SHOWN_AS_THEY_ARE[image.format]
+        except READ_ERRORS:
+            pass  # read_image says it in one line
+    image = read_image(path)
+    if longest:
+        image.thumbnail((longest, longest), Image.Resampling.BOX, reducing_gap=2)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=95 if not longest else 88)
+    return content.getvalue(), "image/jpeg"
+
+
+_thumbnail = functools.lru_cache(maxsize=2000)(_picture)

@@ -1,0 +1,258 @@
+"""The page's HTTP: what the browser asks for, answered from the files of the data set.
+
+Errors are {"error": "one line"}. Nothing is kept in memory that is not on the disk, so that a server that is killed
+loses nothing.
+"""
+
+import asyncio
+import fcntl
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from common.errors import InputError
+from common.faults import explained
+from dataloaders.labels import voc_palette
+from dataloaders.layout import CLASS_FILE, TRUTH, list_files
+from page.project import Photograph, Project, picture
+from page.strokes import FOLDER, Strokes, checked
+
+logger = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+LARGEST_JSON, LARGEST_UPLOAD = 2**22, 2**28  # bytes of a request
+SECONDS_BETWEEN_LOOKS = 0.5
+DISK_FULL, CONFLICT, TOO_LARGE, ABSENT, BAD = 507, 409, 413, 404, 400
+
+Answer = Any  # what becomes JSON, or a Response
+
+
+class Refused(InputError):
+    """A request that cannot be answered, with its status."""
+
+    def __init__(self, line: str, status: int = BAD) -> None:
+        super().__init__(line)
+        self.status = status
+
+
+def endpoint(work: Callable[[Request, bytes], Answer], most: int = LARGEST_JSON) -> Callable[[Request], Any]:
+    """Return the endpoint that answers with what `work` makes of a request and its body, in a thread of its own."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            body = bytearray()
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise Refused(f"expected at most {most:,} bytes, found more", TOO_LARGE)
+            found = await run_in_threadpool(work, request, bytes(body))
+        except ClientDisconnect:
+            return Response(status_code=BAD)
+        except InputError as error:
+            return JSONResponse({"error": str(error)}, getattr(error, "status", BAD))
+        except (OSError, MemoryError, RuntimeError) as error:
+            line = explained(error, "", "")
+            if line is None:
+                raise
+            logger.error("%s", line)
+            return JSONResponse({"error": line}, DISK_FULL)
+        return found if isinstance(found, Response) else JSONResponse(found)
+
+    return answer
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """Return the object that a body holds; raise InputError where it holds none."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError("expected a JSON object as the body")
+    return content
+
+
+class Page:
+    """Answers the page's requests. One process at a time does so for a data set: others get InputError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = Project(folder)
+        self.strokes = Strokes(self.project)
+
+    def app(self) -> Starlette:
+        """Return the application, without the gate in front of it (page.security)."""
+        image = "/api/images/{image_id}"
+        routes = [
+            Route("/", lambda request: FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})),
+            Route("/api/state", endpoint(self.state)),
+            Route("/api/events", self.events),
+            Route("/api/images", endpoint(self.upload, LARGEST_UPLOAD), methods=["POST"]),
+            Route(f"{image}/photo", endpoint(self.photo)),
+            Route(f"{image}/strokes", endpoint(self.get_strokes)),
+            Route(f"{image}/strokes", endpoint(self.add_stroke), methods=["POST"]),
+            Route(f"{image}/base.png", endpoint(self.base)),
+            Route("/api/classes", endpoint(self.add_class), methods=["POST"]),
+            Route("/api/classes/{number:int}", endpoint(self.rename_class), methods=["PUT"]),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ]
+        return Starlette(routes=routes)
+
+    # What there is
+
+    def state(self, request: Request, body: bytes) -> Answer:
+        """Return everything that the page shows beside one image."""
+        palette = voc_palette()
+        truth = list_files(self.project.folder, TRUTH)
+        return {
+            "folder": str(self.project.folder),
+            "classes": [
+                {"name": name, "color": "#%02x%02x%02x" % tuple(palette[number])}
+                for number, name in enumerate(self.project.class_names)
+            ],
+            "images": [self._image(photograph, photograph.id in truth) for photograph in self.project.photographs()],
+            "training": None,
+            "rounds": [],
+            "settings": [],
+            "readonly_reason": self.strokes.trouble,
+        }
+
+    def _image(self, photograph: Photograph, truth: bool) -> dict[str, Any]:
+        image_id = photograph.id
+        return {
+            "id": image_id,
+            "width": photograph.width,
+            "height": photograph.height,
+            "error": photograph.error,
+            "strokes": len(self.strokes.drawn(image_id).live()),
+            "drawn": self.strokes.classes(image_id),
+            "predicted": None,
+            "uncertainty": None,
+            "place": None,
+            "truth": truth,
+        }
+
+    async def events(self, request: Request) -> Response:
+        """Tell what has changed on the disk, whoever changed it, as server-sent events."""
+
+        async def stream() -> Any:
+            before = await run_in_threadpool(self._stamps)
+            yield "retry: 1000\n\n"
+            while not await request.is_disconnected():
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+                now = await run_in_threadpool(self._stamps)
+                changed = [topic for topic in now.keys() | before.keys() if now.get(topic) != before.get(topic)]
+                before = now
+                yield f"data: {json.dumps({'changed': sorted(changed)})}\n\n" if changed else ": still here\n\n"
+
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    def _stamps(self) -> dict[str, Any]:
+        """Return a value for each topic that changes when its files do."""
+        folder = self.project.folder
+        stamps: dict[str, Any] = {"classes": _stamp(folder / CLASS_FILE), "trouble": self.strokes.trouble}
+        files = self.project.files()
+        stamps["images"] = sorted(files)
+        stamps |= {f"strokes:{image_id}": _stamp(folder / FOLDER / f"{image_id}.jsonl") for image_id in files}
+        return stamps
+
+    # Images and strokes
+
+    def _file(self, request: Request) -> tuple[str, Path]:
+        """Return the id and the file of the image that a request names: looked up, never made of its words."""
+        image_id, files = request.path_params["image_id"], self.project.files()
+        if image_id not in files:
+            raise Refused(f"expected an image of this data set, found '{image_id[:200]}'", ABSENT)
+        return image_id, files[image_id]
+
+    def photo(self, request: Request, body: bytes) -> Answer:
+        """Return a photograph upright, as `size` limits its longest side."""
+        _, path = self._file(request)
+        size = request.query_params.get("size", "0")
+        if not size.isdecimal() or len(size) > 6:
+            raise Refused(f"expected a size in pixels, found '{size[:80]}'")
+        tag = f'"{_stamp(path)}-{size}"'
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        content, kind = picture(path, int(size) or None)
+        return Response(content, media_type=kind, headers=headers)
+
+    def get_strokes(self, request: Request, body: bytes) -> Answer:
+        """Return the strokes of an image that are not removed, in drawing order."""
+        image_id, _ = self._file(request)
+        strokes = [
+            {name: stroke[name] for name in ("id", "class", "width", "points")}
+            for stroke in self.strokes.drawn(image_id).live()
+        ]
+        base = f"{request.url.path.removesuffix('/strokes')}/base.png" if self.strokes.base(image_id) else None
+        return {"strokes": strokes, "base": base}
+
+    def add_stroke(self, request: Request, body: bytes) -> Answer:
+        """Put an operation on the disk."""
+        image_id, _ = self._file(request)
+        self.strokes.append(image_id, checked(read_json(body), len(self.project.class_names)))
+        return {"ok": True}
+
+    def base(self, request: Request, body: bytes) -> Answer:
+        """Return the scribbles below the strokes."""
+        image_id, _ = self._file(request)
+        path = self.strokes.base(image_id)
+        if path is None:
+            raise Refused(f"expected scribbles below the strokes of '{image_id}', found none", ABSENT)
+        return FileResponse(path, headers={"cache-control": "no-cache"})
+
+    def upload(self, request: Request, body: bytes) -> Answer:
+        """Add a photograph."""
+        return {"id": self.project.add(request.query_params.get("name", ""), body)}
+
+    # Classes
+
+    def add_class(self, request: Request, body: bytes) -> Answer:
+        """Add a class behind the others."""
+        return self._name_class(len(self.project.class_names), body)
+
+    def rename_class(self, request: Request, body: bytes) -> Answer:
+        """Rename a class, which keeps its number."""
+        number = request.path_params["number"]
+        if number >= len(self.project.class_names):
+            raise Refused(f"expected a class of 0 to {len(self.project.class_names) - 1}, found {number}", ABSENT)
+        return self._name_class(number, body)
+
+    def _name_class(self, number: int, body: bytes) -> Answer:
+        name = read_json(body).get("name")
+        if not isinstance(name, str) or not 1 <= len(name) <= 100:
+            raise Refused("expected a name of 1 to 100 letters")
+        self.project.name_class(number, name)
+        return {"ok": True}
+
+
+def only_one(folder: Path, address: str) -> Any:
+    """Return the lock of the one server of a data set; raise InputError, with the other's address, where one runs."""
+    path = folder / FOLDER / "server.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder} is open already: {path.read_text(encoding='utf-8').strip()}") from None
+    lock.truncate(0)
+    lock.write(f"{address}\n")
+    lock.flush()
+    return lock
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"

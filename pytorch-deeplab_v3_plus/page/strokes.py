@@ -1,0 +1,307 @@
+"""Strokes on photographs: a log of operations for each image, from which its scribble map is drawn.
+
+DATA/strokes/ID.jsonl has one operation a line, appended and on the disk before it is answered:
+
+    {"id": ..., "op": "stroke", "class": 3, "width": 12, "points": [[x, y], ...]}     class null erases
+    {"id": ..., "op": "remove", "stroke": ID}       undo
+    {"id": ..., "op": "restore", "stroke": ID}      redo
+    {"id": ..., "op": "base"}                       all before it is in DATA/strokes/ID.base.png
+
+Points are in pixels of the upright photograph, the centre of the first one at (0, 0), as in preparation/shapes.py. A
+base is a scribble map that something else than the page wrote: before the first stroke, or later. Which one the page
+wrote is seen by its time, which is set to that of the log.
+"""
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import InputError
+from common.files import make_folder, replace_file, synchronise
+from dataloaders.images import image_size, read_label, value_counts, write_label
+from dataloaders.labels import PADDING, UNLABELLED
+from dataloaders.layout import SCRIBBLES
+from dataloaders.strokes import brush_stroke
+from page.project import Project
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "strokes"
+WIDEST, FARTHEST, MOST_POINTS = 4096, 1e6, 100_000
+SECONDS_TO_DRAW, SECONDS_TO_RETRY = 0.3, 2.0
+
+Operation = dict[str, Any]
+
+
+def checked(operation: object, num_classes: int) -> Operation:
+    """Return an operation as the log keeps it; raise InputError where it is none."""
+    if not isinstance(operation, dict):
+        raise InputError(f"expected an operation, found {str(operation)[:80]}")
+    kind, own_id = operation.get("op"), operation.get("id")
+    if not isinstance(own_id, str) or not 1 <= len(own_id) <= 64:
+        raise InputError(f"expected an id of 1 to 64 letters, found {str(own_id)[:80]}")
+    if kind in ("remove", "restore"):
+        return {"id": own_id, "op": kind, "stroke": str(operation.get("stroke"))}
+    value, width, points = (operation.get(name) for name in ("class", "width", "points"))
+    if kind != "stroke":
+        raise InputError(f"expected stroke, remove or restore, found {str(kind)[:80]}")
+    if value is not None and (type(value) is not int or not 0 <= value < num_classes):
+        raise InputError(f"expected a class of 0 to {num_classes - 1}, found {str(value)[:80]}")
+    if type(width) is not int or not 1 <= width <= WIDEST:
+        raise InputError(f"expected a width of 1 to {WIDEST} pixels, found {str(width)[:80]}")
+    try:
+        path = np.array(points, dtype=np.float64).round(1)
+    except (TypeError, ValueError, OverflowError):
+        path = np.empty(0)
+    if path.ndim != 2 or path.shape[1] != 2 or not len(path) <= MOST_POINTS or not (abs(path) <= FARTHEST).all():
+        raise InputError(f"expected 1 to {MOST_POINTS} pairs of numbers as points, found {str(points)[:80]}")
+    return {"id": own_id, "op": kind, "class": value, "width": width, "points": path.tolist()}
+
+
+def read_log(path: Path) -> tuple[list[Operation], int]:
+    """Return the operations of a log, and how many bytes of it are whole lines; raise InputError for a damaged one.
+
+    The last line may lack its end, where the server was killed while it wrote: that one was never answered, and the
+    page sends it again.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        logger.warning("%s: half a line at its end is left out; the page sends it again", path)
+    operations = []
+    for number, line in enumerate(content[:whole].splitlines(), 1):
+        try:
+            operations.append(json.loads(line))
+            operations[-1]["op"]
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"expected an operation a line, found line {number} of {path} damaged: remove it"
+            ) from None
+    return operations, whole
+
+
+@dataclass
+class Drawn:
+    """What the log of one image says."""
+
+    ids: set[str] = field(default_factory=set)  # of all operations
+    strokes: dict[str, Operation] = field(default_factory=dict)  # in drawing order, since the base
+    removed: set[str] = field(default_factory=set)
+    has_base: bool = False
+    whole: int = 0  # bytes of the log that are whole lines
+
+    def add(self, operation: Operation) -> None:
+        """Apply an operation."""
+        self.ids.add(operation["id"])
+        if operation["op"] == "base":
+            self.strokes, self.removed, self.has_base = {}, set(), True
+        elif operation["op"] == "stroke":
+            self.strokes[operation["id"]] = operation
+        elif operation["op"] == "remove":
+            self.removed.add(operation["stroke"])
+        else:
+            self.removed.discard(operation["stroke"])
+
+    def live(self) -> list[Operation]:
+        """Return the strokes that are not removed, in drawing order."""
+        return [stroke for stroke in self.strokes.values() if stroke["id"] not in self.removed]
+
+
+class Strokes:
+    """The strokes on all images of a data set; draws their scribble maps in a thread of its own.
+
+    One process at a time writes them (see page.server). Raises InputError where a log or a scribble map is damaged.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project, self.folder = project, project.folder / FOLDER
+        self.trouble: str | None = None  # why the last write failed
+        self._lock = threading.RLock()
+        self._drawn: dict[str, Drawn] = {}
+        self._base_classes: dict[str, list[int]] = {}
+        self._behind: set[str] = set()  # images whose scribble map is older than their log
+        self._wake = threading.Event()
+        make_folder(self.folder)
+        make_folder(project.folder / SCRIBBLES)
+        threading.Thread(target=self._keep_drawing, daemon=True).start()
+        for image_id in project.files():
+            self.drawn(image_id)
+
+    def drawn(self, image_id: str) -> Drawn:
+        """Return what is drawn on an image, after taking up what something else has written."""
+        with self._lock:
+            if image_id not in self._drawn:
+                operations, whole = read_log(self._log(image_id))
+                self._drawn[image_id] = drawn = Drawn(whole=whole)
+                for operation in operations:
+                    drawn.add(operation)
+            drawn = self._drawn[image_id]
+            log, scribble = _time(self._log(image_id)), _time(self._scribble(image_id))
+            if scribble > log and (not log or not self._is_drawn(image_id)):
+                self._base_classes.pop(image_id, None)
+                if log:
+                    logger.warning("%s: not written by the page: it is the new base", self._scribble(image_id))
+                    self._take_base(image_id)
+            elif log and log != scribble and (drawn.live() or drawn.has_base or scribble):
+                self._behind.add(image_id)
+                self._wake.set()
+            return drawn
+
+    def classes(self, image_id: str) -> list[int]:
+        """Return the classes drawn on an image."""
+        with self._lock:
+            drawn = {stroke["class"] for stroke in self.drawn(image_id).live()} - {None}
+            return sorted(drawn | set(self._classes_of_base(image_id)))
+
+    def append(self, image_id: str, operation: Operation) -> None:
+        """Put an operation, as `checked` returns it, on the disk; one whose id is known changes nothing.
+
+        Raises InputError where its stroke is unknown, and OSError where it cannot be written; then nothing has changed.
+        """
+        with self._lock:
+            drawn = self.drawn(image_id)
+            if operation["id"] in drawn.ids:
+                return
+            if "stroke" in operation and operation["stroke"] not in drawn.ids:
+                raise InputError(f"expected a stroke of '{image_id}', found '{operation['stroke'][:80]}'")
+            try:
+                if not drawn.ids and self._scribble(image_id).exists():
+                    self._take_base(image_id)
+                self._write(image_id, operation)
+            except (OSError, InputError) as error:
+                self.trouble = str(getattr(error, "strerror", None) or error)
+                raise
+            self.trouble = None
+            self._behind.add(image_id)
+            self._wake.set()
+
+    def _write(self, image_id: str, operation: Operation) -> None:
+        path, drawn = self._log(image_id), self._drawn[image_id]
+        is_new = not path.exists()
+        with open(path, "ab", buffering=0) as log:
+            try:
+                log.truncate(drawn.whole)  # without half a line
+                line = json.dumps(operation, separators=(",", ":")).encode() + b"\n"
+                if log.write(line) < len(line):
+                    raise OSError(28, "No space left on device")
+                os.fsync(log.fileno())
+            except OSError:
+                log.truncate(drawn.whole)
+                raise
+        if is_new:
+            synchronise(self.folder)
+        drawn.whole += len(line)
+        drawn.add(operation)
+
+    # The scribble maps
+
+    def base(self, image_id: str) -> Path | None:
+        """Return the scribble map below the strokes of an image, None where there is none."""
+        drawn = self.drawn(image_id)
+        path = self.folder / f"{image_id}.base.png" if drawn.ids else self._scribble(image_id)
+        return path if path.exists() and (drawn.has_base or not drawn.ids) else None
+
+    def label_map(self, image_id: str) -> np.ndarray:
+        """Draw the scribble map of an image, uint8 (H, W)."""
+        with self._lock:
+            width, height = image_size(self.project.files()[image_id])
+            base, strokes = self.base(image_id), self._drawn[image_id].live()
+        if base:
+            label = read_label(base, PADDING)
+        else:
+            label = np.full((height, width), UNLABELLED, dtype=np.uint8)
+        for stroke in strokes:
+            covered = brush_stroke(np.array(stroke["points"]), stroke["width"], label.shape)
+            label[covered] = UNLABELLED if stroke["class"] is None else stroke["class"]
+        return label
+
+    def draw_all(self) -> None:
+        """Bring every scribble map up to date."""
+        for image_id in self.project.files():
+            self.drawn(image_id)
+        with self._lock:
+            behind, self._behind = self._behind, set()
+        for image_id in sorted(behind):
+            self._draw(image_id)
+
+    def _draw(self, image_id: str) -> None:
+        path = self._scribble(image_id)
+        try:
+            at = _time(self._log(image_id))
+            label = self.label_map(image_id)
+            if (label == UNLABELLED).all():
+                path.unlink(missing_ok=True)
+                return
+
+            def write(temporary: Path) -> None:
+                write_label(temporary, label)
+                os.utime(temporary, ns=(at, at))
+
+            replace_file(path, write)
+        except (OSError, InputError, KeyError):
+            with self._lock:
+                self._behind.add(image_id)
+            raise
+
+    def _keep_drawing(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            time.sleep(SECONDS_TO_DRAW)
+            try:
+                self.draw_all()
+            except (OSError, InputError, KeyError) as error:
+                self.trouble = str(error)
+                logger.error("%s", error)
+                time.sleep(SECONDS_TO_RETRY)
+                self._wake.set()
+            else:
+                self.trouble = None
+
+    def _is_drawn(self, image_id: str) -> bool:
+        """Whether the scribble map holds what the log says; its time is then set to the log's."""
+        path = self._scribble(image_id)
+        if not np.array_equal(read_label(path, PADDING), self.label_map(image_id)):
+            return False
+        at = _time(self._log(image_id))
+        os.utime(path, ns=(at, at))
+        return True
+
+    def _take_base(self, image_id: str) -> None:
+        """Keep the scribble map that is there as the base of the strokes to come."""
+        scribble = self._scribble(image_id)
+        replace_file(self.folder / f"{image_id}.base.png", lambda temporary: shutil.copyfile(scribble, temporary))
+        self._write(image_id, {"id": str(uuid.uuid4()), "op": "base"})
+        self._base_classes.pop(image_id, None)
+
+    def _classes_of_base(self, image_id: str) -> list[int]:
+        if image_id not in self._base_classes:
+            path = self.base(image_id)
+            counts = value_counts(read_label(path, PADDING))[:PADDING] if path else np.zeros(PADDING)
+            self._base_classes[image_id] = np.flatnonzero(counts).tolist()
+        return self._base_classes[image_id]
+
+    def _log(self, image_id: str) -> Path:
+        return self.folder / f"{image_id}.jsonl"
+
+    def _scribble(self, image_id: str) -> Path:
+        return self.project.folder / SCRIBBLES / f"{image_id}.png"
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
