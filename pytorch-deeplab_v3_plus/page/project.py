@@ -37,9 +37,9 @@ class Photograph(NamedTuple):
 def open_project(source: Path, output: Path | None, class_names: Sequence[str]) -> Path:
     """Return the data set for a folder of photographs, or `source` itself where it is a data set already.
 
-    Photographs get a second place in the data set (`output`, by default a folder beside theirs): a link, or a copy where
-    the file system has none. The next start adds new ones. Class names go into a data set that has none yet. Raises
-    InputError where there are no photographs, two have one name, or the data set has other classes.
+    Photographs get a second place in the data set (`output`, by default a folder beside theirs), as links, or copies
+    where the file system has none. The next start adds new ones. Class names go into a data set that has none yet.
+    Raises InputError where there are no photographs, two have one name, or the data set has other classes.
     """
     if not source.is_dir():
         raise InputError(f"expected a folder of photographs or a data set, found no folder {source}")

@@ -5,14 +5,19 @@ loses nothing.
 """
 
 import asyncio
+import contextlib
 import fcntl
+import functools
 import json
 import logging
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -23,8 +28,21 @@ from common.errors import InputError
 from common.faults import explained
 from dataloaders.labels import voc_palette
 from dataloaders.layout import CLASS_FILE, TRUTH, list_files
+from page import exports, process
 from page.project import Photograph, Project, picture
+from page.rounds import (
+    PREDICTED,
+    PREDICTIONS,
+    RECORD,
+    ROUNDS,
+    UNCERTAINTY,
+    RoundSettings,
+    new_round,
+    read_record,
+    rounds_in,
+)
 from page.strokes import FOLDER, Strokes, checked
+from training.run_folder import STEPS
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +118,13 @@ class Page:
             Route(f"{image}/strokes", endpoint(self.get_strokes)),
             Route(f"{image}/strokes", endpoint(self.add_stroke), methods=["POST"]),
             Route(f"{image}/base.png", endpoint(self.base)),
+            Route(f"{image}/prediction.png", endpoint(self.prediction)),
+            Route(f"{image}/uncertainty.png", endpoint(self.prediction)),
+            Route("/api/train", endpoint(self.train), methods=["POST"]),
+            Route("/api/train/stop", endpoint(self.stop), methods=["POST"]),
+            Route("/api/train/resume", endpoint(self.resume), methods=["POST"]),
+            Route("/api/export/{kind}", endpoint(self.export)),
+            Route("/api/commands", endpoint(lambda request, body: exports.commands(self.project.folder))),
             Route("/api/classes", endpoint(self.add_class), methods=["POST"]),
             Route("/api/classes/{number:int}", endpoint(self.rename_class), methods=["PUT"]),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -110,23 +135,23 @@ class Page:
 
     def state(self, request: Request, body: bytes) -> Answer:
         """Return everything that the page shows beside one image."""
-        palette = voc_palette()
-        truth = list_files(self.project.folder, TRUTH)
+        palette, data = voc_palette(), self.project.folder
+        truth, predicted, rounds = list_files(data, TRUTH), self._predicted(), rounds_in(data)
         return {
-            "folder": str(self.project.folder),
+            "folder": str(data),
             "classes": [
-                {"name": name, "color": "#%02x%02x%02x" % tuple(palette[number])}
+                {"name": name, "color": f"#{bytes(palette[number]).hex()}"}
                 for number, name in enumerate(self.project.class_names)
             ],
-            "images": [self._image(photograph, photograph.id in truth) for photograph in self.project.photographs()],
-            "training": None,
-            "rounds": [],
-            "settings": [],
+            "images": [self._image(one, one.id in truth, predicted.get(one.id)) for one in self.project.photographs()],
+            "training": process.progress(rounds[-1], process.is_running(data)) if rounds else None,
+            "rounds": [self._round(folder) for folder in rounds],
+            "settings": process.describe_settings(self._usual_settings()),
             "readonly_reason": self.strokes.trouble,
         }
 
-    def _image(self, photograph: Photograph, truth: bool) -> dict[str, Any]:
-        image_id = photograph.id
+    def _image(self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None) -> dict[str, Any]:
+        image_id, predicted = photograph.id, predicted or {}
         return {
             "id": image_id,
             "width": photograph.width,
@@ -134,11 +159,28 @@ class Page:
             "error": photograph.error,
             "strokes": len(self.strokes.drawn(image_id).live()),
             "drawn": self.strokes.classes(image_id),
-            "predicted": None,
-            "uncertainty": None,
-            "place": None,
+            "predicted": predicted.get("round"),
+            "uncertainty": predicted.get("uncertainty"),
+            "place": predicted.get("place"),
             "truth": truth,
         }
+
+    def _round(self, folder: Path) -> dict[str, Any]:
+        record = read_record(folder)
+        known = {"round": int(folder.name), "finished": record["phase"] == "finished"}
+        names = ("images", "strokes", "seconds", "stopped", "miou", "miou_others", "settings")
+        return known | {name: record.get(name) for name in names}
+
+    def _usual_settings(self) -> RoundSettings:
+        """Return the settings of the preset for these photographs."""
+        return RoundSettings.fitting([(one.width, one.height) for one in self.project.photographs() if not one.error])
+
+    def _predicted(self) -> dict[str, dict[str, Any]]:
+        """Return the newest prediction of each image: its round, its number in it, uncertainty and place."""
+        found: dict[str, dict[str, Any]] = {}
+        for folder in rounds_in(self.project.folder):
+            found |= _predicted_in(folder, _stamp(folder / PREDICTED))
+        return found
 
     async def events(self, request: Request) -> Response:
         """Tell what has changed on the disk, whoever changed it, as server-sent events."""
@@ -162,6 +204,13 @@ class Page:
         files = self.project.files()
         stamps["images"] = sorted(files)
         stamps |= {f"strokes:{image_id}": _stamp(folder / FOLDER / f"{image_id}.jsonl") for image_id in files}
+        predicted, rounds = self._predicted(), rounds_in(folder)
+        stamps |= {f"prediction:{image_id}": (one["round"], one["line"]) for image_id, one in predicted.items()}
+        stamps["images"] = [stamps["images"], [stamps[topic] for topic in stamps if topic.startswith("prediction:")]]
+        stamps["rounds"] = [_stamp(one / RECORD) for one in rounds]
+        if rounds:
+            steps = [_stamp(path) for path in sorted((rounds[-1] / "runs").rglob(STEPS))]
+            stamps["training"] = [stamps["rounds"][-1], steps, process.is_running(folder)]
         return stamps
 
     # Images and strokes
@@ -214,6 +263,76 @@ class Page:
         """Add a photograph."""
         return {"id": self.project.add(request.query_params.get("name", ""), body)}
 
+    # Rounds
+
+    def prediction(self, request: Request, body: bytes) -> Answer:
+        """Return the newest mask of an image, or its uncertainty, or those of a round that is asked for."""
+        image_id, _ = self._file(request)
+        kind = PREDICTIONS if request.url.path.endswith("/prediction.png") else UNCERTAINTY
+        known = self._predicted().get(image_id, {}).get("round")
+        wanted = request.query_params.get("round", str(known))
+        rounds = {folder.name: folder for folder in rounds_in(self.project.folder)}
+        path = rounds[wanted] / kind / f"{image_id}.png" if wanted in rounds else None
+        if path is None or not path.is_file():
+            raise Refused(f"expected a prediction of '{image_id}', found none yet", ABSENT)
+        return FileResponse(path, headers={"cache-control": "no-cache"})
+
+    def train(self, request: Request, body: bytes) -> Answer:
+        """Start a round, from the bundled weights or from the last round's network."""
+        given, data = read_json(body), self.project.folder
+        wanted = given.get("settings") or {}
+        if not isinstance(wanted, dict):
+            raise Refused("expected settings by name")
+        settings = process.read_settings(wanted, self._usual_settings())
+        if process.is_running(data):
+            raise Refused("a round is running already: wait for it, or stop it", CONFLICT)
+        start = exports.newest_network(data) if given.get("go_on") else None
+        self.strokes.draw_all()
+        drawn = self.strokes.drawn_here()
+        strokes = sum(len(self.strokes.drawn(image_id).live()) for image_id in drawn)
+        process.start(new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes))
+        return {"ok": True}
+
+    def stop(self, request: Request, body: bytes) -> Answer:
+        """End the training of the round that runs; its network then predicts."""
+        process.stop(self.project.folder)
+        return {"ok": True}
+
+    def resume(self, request: Request, body: bytes) -> Answer:
+        """Take up the last round where it was interrupted."""
+        unfinished = [one for one in rounds_in(self.project.folder)[-1:] if read_record(one)["phase"] != "finished"]
+        if not unfinished:
+            raise Refused("there is no interrupted round", CONFLICT)
+        process.start(unfinished[0])
+        return {"ok": True}
+
+    def export(self, request: Request, body: bytes) -> Answer:
+        """Return masks or overlays as a ZIP, the network as a checkpoint, or as ONNX."""
+        kind, data = request.path_params["kind"], self.project.folder
+        if kind in ("checkpoint", "onnx"):
+            network = exports.newest_network(data)
+            path = exports.onnx_file(network) if kind == "onnx" else network
+            return FileResponse(
+                path, filename=f"{data.name}-round-{network.parent.name}{path.name.removeprefix('model')}"
+            )
+        if kind not in ("masks", "overlays"):
+            raise Refused(f"expected masks, overlays, checkpoint or onnx, found '{kind[:80]}'", ABSENT)
+        files = self.project.files()
+        given = [word for text in request.query_params.getlist("images") for word in _ids(text, files)]
+        if unknown := [image_id for image_id in given if image_id not in files]:
+            raise Refused(f"expected images of this data set, found '{unknown[0][:200]}'", ABSENT)
+        predicted = self._predicted()
+        folders = {one: data / ROUNDS / str(found["round"]) / PREDICTIONS for one, found in predicted.items()}
+        masks = {one: folders[one] / f"{one}.png" for one in given or sorted(files) if one in folders}
+        handle, path = tempfile.mkstemp(suffix=".zip")
+        os.close(handle)
+        try:
+            exports.save_zip(Path(path), self.project, masks, overlays=kind == "overlays")
+        except BaseException:
+            os.unlink(path)
+            raise
+        return FileResponse(path, filename=f"{data.name}-{kind}.zip", background=BackgroundTask(os.unlink, path))
+
     # Classes
 
     def add_class(self, request: Request, body: bytes) -> Answer:
@@ -248,6 +367,23 @@ def only_one(folder: Path, address: str) -> Any:
     lock.write(f"{address}\n")
     lock.flush()
     return lock
+
+
+def _ids(text: str, known: Container[str]) -> list[str]:
+    """Return the ids that are separated by commas, which an id may have too."""
+    return [text] if text in known else text.split(",")
+
+
+@functools.lru_cache(maxsize=1000)
+def _predicted_in(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
+    """Return the last line about each image in a round, with the numbers of the round and of the line."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for number, line in enumerate((folder / PREDICTED).read_text(encoding="utf-8").split("\n")):
+            with contextlib.suppress(ValueError):  # half a line
+                entry = json.loads(line)
+                found[entry["id"]] = entry | {"round": int(folder.name), "line": number}
+    return found
 
 
 def _stamp(path: Path) -> str:

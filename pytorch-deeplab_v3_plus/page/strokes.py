@@ -128,7 +128,7 @@ class Strokes:
     def __init__(self, project: Project) -> None:
         self.project, self.folder = project, project.folder / FOLDER
         self.trouble: str | None = None  # why the last write failed
-        self._lock = threading.RLock()
+        self._lock, self._drawing = threading.RLock(), threading.Lock()
         self._drawn: dict[str, Drawn] = {}
         self._base_classes: dict[str, list[int]] = {}
         self._behind: set[str] = set()  # images whose scribble map is older than their log
@@ -164,6 +164,10 @@ class Strokes:
         with self._lock:
             drawn = {stroke["class"] for stroke in self.drawn(image_id).live()} - {None}
             return sorted(drawn | set(self._classes_of_base(image_id)))
+
+    def drawn_here(self) -> set[str]:
+        """Return the images that have strokes of the page."""
+        return {image_id for image_id in self.project.files() if self.drawn(image_id).live()}
 
     def append(self, image_id: str, operation: Operation) -> None:
         """Put an operation, as `checked` returns it, on the disk; one whose id is known changes nothing.
@@ -218,10 +222,7 @@ class Strokes:
         with self._lock:
             width, height = image_size(self.project.files()[image_id])
             base, strokes = self.base(image_id), self._drawn[image_id].live()
-        if base:
-            label = read_label(base, PADDING)
-        else:
-            label = np.full((height, width), UNLABELLED, dtype=np.uint8)
+        label = read_label(base, PADDING) if base else np.full((height, width), UNLABELLED, dtype=np.uint8)
         for stroke in strokes:
             covered = brush_stroke(np.array(stroke["points"]), stroke["width"], label.shape)
             label[covered] = UNLABELLED if stroke["class"] is None else stroke["class"]
@@ -231,10 +232,11 @@ class Strokes:
         """Bring every scribble map up to date."""
         for image_id in self.project.files():
             self.drawn(image_id)
-        with self._lock:
-            behind, self._behind = self._behind, set()
-        for image_id in sorted(behind):
-            self._draw(image_id)
+        with self._drawing:  # who waits for it finds all drawn
+            with self._lock:
+                behind, self._behind = self._behind, set()
+            for image_id in sorted(behind):
+                self._draw(image_id)
 
     def _draw(self, image_id: str) -> None:
         path = self._scribble(image_id)
