@@ -18,7 +18,9 @@ from pathlib import Path
 from common.arguments import HelpFormatter, number
 from common.errors import InputError, exit_status
 from common.logs import configure_logging
-from page.project import open_project
+from page.project import draw_example, open_project
+
+EXAMPLE = Path("run/annotate")
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     about = "Draw strokes on photographs, train, look and correct, in the browser."
     parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="photographs, or a data set")
+    what = f"photographs, or a data set (default: {EXAMPLE}, a dozen pictures that are drawn)"
+    parser.add_argument("folder", nargs="?", default=EXAMPLE, metavar="FOLDER", type=Path, help=what)
     parser.add_argument("--classes", metavar="A,B,...", help="classes beside the background (default: one, to rename)")
     parser.add_argument(
         "--output", metavar="DATA", type=Path, help="data set of the photographs (default: FOLDER-rloss)"
@@ -52,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from page.security import EVERYWHERE, LOOPBACK, Gate
     from page.server import Page, only_one
 
+    if args.folder == EXAMPLE and not EXAMPLE.exists():
+        draw_example(EXAMPLE)
     folder = open_project(args.folder, args.output, [n for n in (args.classes or "").split(",") if n.strip()])
     family = socket.AF_INET6 if ":" in args.address else socket.AF_INET
     listener = socket.socket(family)

@@ -4,6 +4,7 @@ import functools
 import io
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -15,7 +16,8 @@ from common.errors import InputError
 from common.files import link_or_copy, make_folder, replace_file
 from dataloaders.class_names import arranged, check_class_names, is_background, tidy
 from dataloaders.images import READ_ERRORS, id_of_file, image_size, listing, open_image, read_image, stored_size
-from dataloaders.layout import CLASS_FILE, IMAGES, list_files, read_class_names, write_class_names
+from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, list_files, read_class_names, write_class_names
+from dataloaders.synthetic import draw_dataset
 from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,13 @@ class Photograph(NamedTuple):
     width: int  # upright; 0 where it cannot be read
     height: int
     error: str | None  # why it cannot be read
+
+
+def draw_example(folder: Path) -> None:
+    """Draw a data set with truth and without scribbles, to try the page on; raise InputError as draw_dataset does."""
+    draw_dataset(folder, train=11, val=1)
+    for kind in (SCRIBBLES, LISTS):
+        shutil.rmtree(folder / kind)
 
 
 def open_project(source: Path, output: Path | None, class_names: Sequence[str]) -> Path:
