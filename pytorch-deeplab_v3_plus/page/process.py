@@ -37,6 +37,8 @@ def _lock(data: Path) -> IO[str] | None:
 def is_running(data: Path) -> bool:
     """Whether a round of this data set runs."""
     with _asking:
+        if not (data / ROUNDS / "lock").exists():
+            return False
         if lock := _lock(data):
             lock.close()
         return lock is None

@@ -41,7 +41,7 @@ from page.rounds import (
     read_record,
     rounds_in,
 )
-from page.strokes import FOLDER, Strokes, checked
+from page.strokes import FOLDER, NotWritten, Strokes, checked
 from training.run_folder import STEPS
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 LARGEST_JSON, LARGEST_UPLOAD = 2**22, 2**28  # bytes of a request
 SECONDS_BETWEEN_LOOKS = 0.5
-DISK_FULL, CONFLICT, TOO_LARGE, ABSENT, BAD = 507, 409, 413, 404, 400
+CONFLICT, TOO_LARGE, ABSENT, BAD = 409, 413, 404, 400
 
 Answer = Any  # what becomes JSON, or a Response
 
@@ -82,7 +82,7 @@ def endpoint(work: Callable[[Request, bytes], Answer], most: int = LARGEST_JSON)
             if line is None:
                 raise
             logger.error("%s", line)
-            return JSONResponse({"error": line}, DISK_FULL)
+            return JSONResponse({"error": line}, NotWritten.status)
         return found if isinstance(found, Response) else JSONResponse(found)
 
     return answer

@@ -12,6 +12,8 @@ base is a scribble map that something else than the page wrote: before the first
 wrote is seen by its time, which is set to that of the log.
 """
 
+import contextlib
+import errno
 import json
 import logging
 import os
@@ -40,6 +42,12 @@ WIDEST, FARTHEST, MOST_POINTS = 4096, 1e6, 100_000
 SECONDS_TO_DRAW, SECONDS_TO_RETRY = 0.3, 2.0
 
 Operation = dict[str, Any]
+
+
+class NotWritten(InputError):
+    """A stroke that could not be put on the disk."""
+
+    status = 507  # of HTTP: insufficient storage
 
 
 def checked(operation: object, num_classes: int) -> Operation:
@@ -142,14 +150,8 @@ class Strokes:
     def drawn(self, image_id: str) -> Drawn:
         """Return what is drawn on an image, after taking up what something else has written."""
         with self._lock:
-            if image_id not in self._drawn:
-                operations, whole = read_log(self._log(image_id))
-                self._drawn[image_id] = drawn = Drawn(whole=whole)
-                for operation in operations:
-                    drawn.add(operation)
-            drawn = self._drawn[image_id]
-            log, scribble = _time(self._log(image_id)), _time(self._scribble(image_id))
-            if scribble > log and (not log or not self._is_drawn(image_id)):
+            drawn, log, scribble = self._known(image_id), _time(self._log(image_id)), _time(self._scribble(image_id))
+            if scribble > log and not (log and self._is_drawn(image_id)):
                 self._base_classes.pop(image_id, None)
                 if log:
                     logger.warning("%s: not written by the page: it is the new base", self._scribble(image_id))
@@ -158,6 +160,15 @@ class Strokes:
                 self._behind.add(image_id)
                 self._wake.set()
             return drawn
+
+    def _known(self, image_id: str) -> Drawn:
+        """Return what the log of an image says."""
+        if image_id not in self._drawn:
+            operations, whole = read_log(self._log(image_id))
+            self._drawn[image_id] = drawn = Drawn(whole=whole)
+            for operation in operations:
+                drawn.add(operation)
+        return self._drawn[image_id]
 
     def classes(self, image_id: str) -> list[int]:
         """Return the classes drawn on an image."""
@@ -172,7 +183,7 @@ class Strokes:
     def append(self, image_id: str, operation: Operation) -> None:
         """Put an operation, as `checked` returns it, on the disk; one whose id is known changes nothing.
 
-        Raises InputError where its stroke is unknown, and OSError where it cannot be written; then nothing has changed.
+        Raises InputError where its stroke is unknown, or it cannot be written; then nothing has changed.
         """
         with self._lock:
             drawn = self.drawn(image_id)
@@ -184,9 +195,9 @@ class Strokes:
                 if not drawn.ids and self._scribble(image_id).exists():
                     self._take_base(image_id)
                 self._write(image_id, operation)
-            except (OSError, InputError) as error:
-                self.trouble = str(getattr(error, "strerror", None) or error)
-                raise
+            except OSError as error:
+                self.trouble = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
+                raise NotWritten(self.trouble) from None
             self.trouble = None
             self._behind.add(image_id)
             self._wake.set()
@@ -194,15 +205,17 @@ class Strokes:
     def _write(self, image_id: str, operation: Operation) -> None:
         path, drawn = self._log(image_id), self._drawn[image_id]
         is_new = not path.exists()
+        line = json.dumps(operation, separators=(",", ":")).encode() + b"\n"
         with open(path, "ab", buffering=0) as log:
+            if os.fstat(log.fileno()).st_size > drawn.whole:
+                log.truncate(drawn.whole)  # half a line
             try:
-                log.truncate(drawn.whole)  # without half a line
-                line = json.dumps(operation, separators=(",", ":")).encode() + b"\n"
                 if log.write(line) < len(line):
-                    raise OSError(28, "No space left on device")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
                 os.fsync(log.fileno())
             except OSError:
-                log.truncate(drawn.whole)
+                with contextlib.suppress(OSError):
+                    log.truncate(drawn.whole)
                 raise
         if is_new:
             synchronise(self.folder)
@@ -213,16 +226,18 @@ class Strokes:
 
     def base(self, image_id: str) -> Path | None:
         """Return the scribble map below the strokes of an image, None where there is none."""
-        drawn = self.drawn(image_id)
-        path = self.folder / f"{image_id}.base.png" if drawn.ids else self._scribble(image_id)
-        return path if path.exists() and (drawn.has_base or not drawn.ids) else None
+        drawn = self._known(image_id)
+        if drawn.ids:
+            return self._base(image_id) if drawn.has_base else None
+        path = self._scribble(image_id)
+        return path if path.exists() else None
 
     def label_map(self, image_id: str) -> np.ndarray:
         """Draw the scribble map of an image, uint8 (H, W)."""
         with self._lock:
-            width, height = image_size(self.project.files()[image_id])
-            base, strokes = self.base(image_id), self._drawn[image_id].live()
-        label = read_label(base, PADDING) if base else np.full((height, width), UNLABELLED, dtype=np.uint8)
+            base, strokes = self.base(image_id), self._known(image_id).live()
+        size = image_size(self.project.files()[image_id])
+        label = read_label(base, PADDING) if base else np.full(size[::-1], UNLABELLED, dtype=np.uint8)
         for stroke in strokes:
             covered = brush_stroke(np.array(stroke["points"]), stroke["width"], label.shape)
             label[covered] = UNLABELLED if stroke["class"] is None else stroke["class"]
@@ -235,7 +250,7 @@ class Strokes:
         with self._drawing:  # who waits for it finds all drawn
             with self._lock:
                 behind, self._behind = self._behind, set()
-            for image_id in sorted(behind):
+            for image_id in sorted(behind & self.project.files().keys()):
                 self._draw(image_id)
 
     def _draw(self, image_id: str) -> None:
@@ -252,7 +267,7 @@ class Strokes:
                 os.utime(temporary, ns=(at, at))
 
             replace_file(path, write)
-        except (OSError, InputError, KeyError):
+        except BaseException:
             with self._lock:
                 self._behind.add(image_id)
             raise
@@ -264,9 +279,9 @@ class Strokes:
             time.sleep(SECONDS_TO_DRAW)
             try:
                 self.draw_all()
-            except (OSError, InputError, KeyError) as error:
+            except Exception as error:  # whatever it is, the strokes are safe, and the next attempt may do
                 self.trouble = str(error)
-                logger.error("%s", error)
+                logger.error("error: %s", error, exc_info=None if isinstance(error, OSError | InputError) else error)
                 time.sleep(SECONDS_TO_RETRY)
                 self._wake.set()
             else:
@@ -284,7 +299,7 @@ class Strokes:
     def _take_base(self, image_id: str) -> None:
         """Keep the scribble map that is there as the base of the strokes to come."""
         scribble = self._scribble(image_id)
-        replace_file(self.folder / f"{image_id}.base.png", lambda temporary: shutil.copyfile(scribble, temporary))
+        replace_file(self._base(image_id), lambda temporary: shutil.copyfile(scribble, temporary))
         self._write(image_id, {"id": str(uuid.uuid4()), "op": "base"})
         self._base_classes.pop(image_id, None)
 
@@ -297,6 +312,9 @@ class Strokes:
 
     def _log(self, image_id: str) -> Path:
         return self.folder / f"{image_id}.jsonl"
+
+    def _base(self, image_id: str) -> Path:
+        return self.folder / f"{image_id}.base.png"
 
     def _scribble(self, image_id: str) -> Path:
         return self.project.folder / SCRIBBLES / f"{image_id}.png"
