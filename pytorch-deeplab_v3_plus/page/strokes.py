@@ -140,6 +140,7 @@ class Strokes:
         self._drawn: dict[str, Drawn] = {}
         self._base_classes: dict[str, list[int]] = {}
         self._behind: set[str] = set()  # images whose scribble map is older than their log
+        self._last: dict[Any, tuple[list[str], np.ndarray]] = {}  # the map drawn last, to which a stroke is added
         self._wake = threading.Event()
         make_folder(self.folder)
         make_folder(project.folder / SCRIBBLES)
@@ -237,11 +238,17 @@ class Strokes:
         with self._lock:
             base, strokes = self.base(image_id), self._known(image_id).live()
         size = image_size(self.project.files()[image_id])
-        label = read_label(base, PADDING) if base else np.full(size[::-1], UNLABELLED, dtype=np.uint8)
-        for stroke in strokes:
+        below = (image_id, size, base and _time(base))
+        ids, label = self._last.get(below, ([], None))
+        names = [stroke["id"] for stroke in strokes]
+        if label is None or names[: len(ids)] != ids:
+            ids, label = [], read_label(base, PADDING) if base else np.full(size[::-1], UNLABELLED, dtype=np.uint8)
+        label = label.copy()
+        for stroke in strokes[len(ids) :]:
             covered = brush_stroke(np.array(stroke["points"]), stroke["width"], label.shape)
             label[covered] = UNLABELLED if stroke["class"] is None else stroke["class"]
-        return label
+        self._last = {below: (names, label)}
+        return label.copy()
 
     def draw_all(self) -> None:
         """Bring every scribble map up to date."""
