@@ -1,0 +1,39 @@
+/** What to do next, from the state of the work alone. */
+
+const ENOUGH = 3; // images with strokes after which the hint stops asking for more before the first round
+
+/** Images that the network is least sure of, first; those that were drawn on after it saw them are left out by the caller. */
+export function byUncertainty(images) {
+  return images.filter((image) => image.uncertainty !== null).sort((one, other) => other.uncertainty - one.uncertainty);
+}
+
+/** The three most uncertain images, which are worth correcting. */
+export function uncertain(images) {
+  return new Set(byUncertainty(images).slice(0, 3).map((image) => image.id));
+}
+
+/**
+ * Return {text, values, action} for the page's line: keys of texts.js, and the name of what its button does, or null.
+ * @param image the image that is shown, or null.
+ */
+export function nextStep({ images, classes, training, rounds }, image) {
+  if (!images.length) return { text: "hintAddImages" };
+  if (classes.length < 2) return { text: "hintAddClass" };
+  if (training?.running) return { text: "hintTraining" };
+  const drawn = new Set(images.flatMap((each) => each.drawn));
+  const missing = [...classes.keys()].slice(1).find((label) => !drawn.has(label));
+  if (!rounds.length) {
+    if (missing !== undefined) {
+      const values = { name: classes[missing].name, key: missing };
+      if (missing > 9) return { text: "hintClassNoKey", values };
+      return { text: drawn.size ? "hintClass" : "hintFirst", values };
+    }
+    if (!drawn.has(0)) return { text: "hintBackground" };
+    const many = images.filter((each) => each.strokes).length >= Math.min(ENOUGH, images.length);
+    return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
+  }
+  const strokes = images.reduce((sum, each) => sum + each.strokes, 0);
+  if (strokes !== rounds.at(-1).strokes) return { text: "hintCorrected", action: "toTrain" };
+  if (image && uncertain(images).has(image.id) && image.place) return { text: "hintLookHere" };
+  return { text: "hintLook", action: "toMost" };
+}

@@ -1,0 +1,403 @@
+/** The page: what is shown, and who hears of what. */
+
+import { Away, get, imagePath, listen, request } from "./api.js";
+import { View } from "./canvas.js";
+import { ClassList } from "./classes.js";
+import { byUncertainty, nextStep, uncertain } from "./hint.js";
+import { ImageList } from "./images.js";
+import { readLabels } from "./labels.js";
+import { Panel } from "./panel.js";
+import { ImageStrokes, Queue } from "./strokes.js";
+import { setLanguage, t } from "./texts.js";
+
+const $ = (id) => document.getElementById(id);
+const NARROWEST = 0.001, WIDEST = 0.15; // widths of the brush, as shares of the photograph's longest side
+const LABELS_SHOWN = 4e6, BASE_SHOWN = 16e6; // pixels of a prediction and of scribbles that are kept for showing
+const MODES = ["off", "fill", "outline"];
+
+let state = null; // the server's account of everything but strokes and masks
+let current = null; // id of the image that is shown
+let strokes = null; // its ImageStrokes
+let queue = null;
+let mask = null; // address of the mask that is shown or on its way
+let round = null; // whose masks are shown; null: the last one's
+let brush = 0.012; // width as a share of the longest side
+let away = false;
+let sending = { unsent: 0, away: false, line: "", refused: 0 };
+const opened = new Map(); // id -> ImageStrokes
+
+const view = new View($("view"), finished, viewed);
+const images = new ImageList({ open, chosen: () => panel.renderChoice(), notice });
+const classes = new ClassList({ choose, failed, refresh });
+const panel = new Panel({
+  failed,
+  refresh,
+  chosen: () => [...images.chosen],
+  chooseNone: () => {
+    images.chosen.clear();
+    render();
+  },
+  round: (number) => {
+    round = number === state.rounds.at(-1)?.round ? null : number;
+    render();
+    showPrediction();
+  },
+});
+
+// What the server says.
+
+/** Return a function that runs `work`, and once more where it is called meanwhile. */
+function once(work) {
+  let running = false, again = false;
+  return async () => {
+    again = true;
+    if (running) return;
+    running = true;
+    while (again) {
+      again = false;
+      await work().catch(failed);
+    }
+    running = false;
+  };
+}
+
+const refreshState = once(async () => {
+  state = await get("api/state");
+  if (!queue) start();
+  view.setClasses(state.classes);
+  if (!state.images.some(({ id }) => id === current)) open(state.images[0]?.id ?? null);
+  render();
+  if (maskOf(current) !== mask) showPrediction();
+});
+
+const refreshStrokes = once(async () => {
+  const wanted = strokes;
+  if (!wanted) return;
+  const asked = performance.now();
+  const answer = await get(imagePath(wanted.image, "strokes"));
+  const news = answer.base !== wanted.base;
+  wanted.load(answer, asked);
+  if (wanted !== strokes) return;
+  showStrokes();
+  if (news) {
+    const map = wanted.base && (await readLabels(wanted.base, state.classes, BASE_SHOWN));
+    if (wanted === strokes) view.setBase(map);
+  }
+});
+
+/** The address of the mask to show over an image, or null. */
+function maskOf(id) {
+  const image = state.images.find((each) => each.id === id);
+  if (!image || image.predicted === null) return null;
+  return `${imagePath(id, "prediction.png")}?round=${round ?? image.predicted}`;
+}
+
+const showPrediction = once(async () => {
+  const wanted = (mask = maskOf(current));
+  const map = wanted && (await readLabels(wanted, state.classes, LABELS_SHOWN));
+  if (wanted !== mask) return;
+  view.setPrediction(map);
+  renderTools();
+});
+
+function refresh() {
+  refreshState();
+}
+
+function changed(topics) {
+  if (topics.includes(`strokes:${current}`)) refreshStrokes();
+  if (topics.includes(`prediction:${current}`)) mask = undefined; // the same address, another mask
+  refreshState();
+}
+
+/** The first answer: the queue of this data set, and the image that was shown last. */
+function start() {
+  queue = new Queue(state.folder, send, (status) => {
+    sending = status;
+    renderStatus();
+    if (strokes) showStrokes();
+  });
+  const asked = decodeURIComponent(location.hash.slice(1));
+  open(state.images.some(({ id }) => id === asked) ? asked : state.images[0]?.id ?? null);
+  queue.flush();
+}
+
+async function send(image, operation) {
+  await request("POST", imagePath(image, "strokes"), operation, 10_000);
+  opened.get(image)?.confirm(operation);
+}
+
+// What the user does.
+
+function open(id) {
+  view.finish();
+  current = id;
+  const image = state.images.find((each) => each.id === id);
+  if (id !== null && !opened.has(id)) opened.set(id, new ImageStrokes(state.folder, id, queue));
+  strokes = image && !image.error ? opened.get(id) : null;
+  if (id !== null) history.replaceState(null, "", `#${encodeURIComponent(id)}`);
+  $("view").querySelector(".empty").hidden = !image?.error;
+  $("view").querySelector(".empty").textContent = image?.error ?? "";
+  view.show(strokes && image, imagePath(id, "photo"), imagePath(id, "photo?size=256"));
+  document.body.dataset.tab = "draw";
+  if (strokes) {
+    strokes.base = null; // read again for the new view
+    showStrokes();
+    refreshStrokes();
+    showPrediction();
+  }
+  render();
+  images.reveal(id);
+  const next = neighbour(1);
+  if (next && !next.error) setTimeout(() => next === neighbour(1) && (new Image().src = imagePath(next.id, "photo")), 500);
+}
+
+function neighbour(step) {
+  const { order } = images, at = order.findIndex(({ id }) => id === current);
+  return order[at < 0 ? 0 : at + step];
+}
+
+function go(step) {
+  const image = neighbour(step);
+  if (image) open(image.id);
+}
+
+/** Open the most uncertain image; from one of these, the next. */
+function goToUncertain() {
+  const order = byUncertainty(state.images);
+  const at = order.findIndex(({ id }) => id === current);
+  const most = [...uncertain(state.images)];
+  const image = order[at >= 0 && at < most.length - 1 ? at + 1 : 0];
+  if (image) open(image.id);
+}
+
+function finished(stroke) {
+  strokes.draw(stroke);
+  showStrokes();
+}
+
+function showStrokes() {
+  const list = strokes.list;
+  view.setStrokes(list);
+  const image = state.images.find(({ id }) => id === current);
+  const near = image && Math.max(image.width, image.height) / 20;
+  const reached = ([x, y]) => list.some(({ points }) => points.some((point) => Math.hypot(point[0] - x, point[1] - y) < near));
+  view.setPlace(image?.place && round === null && !reached(image.place) ? image.place : null);
+  renderTools();
+}
+
+function choose(label) {
+  if (!state || label >= state.classes.length) return;
+  view.label = label;
+  if (view.tool !== "brush") setTool("brush");
+  view.update();
+  classes.render(state.classes, view.label);
+}
+
+function setTool(tool) {
+  view.tool = tool;
+  view.update();
+  renderTools();
+}
+
+function setBrush(share) {
+  brush = Math.min(WIDEST, Math.max(NARROWEST, share));
+  renderTools();
+}
+
+function setMode(mode) {
+  view.mode = mode;
+  localStorage.setItem("rloss-mode", mode);
+  view.update();
+  renderTools();
+}
+
+function undo() {
+  strokes?.undo();
+  if (strokes) showStrokes();
+}
+
+function redo() {
+  strokes?.redo();
+  if (strokes) showStrokes();
+}
+
+const ACTIONS = {
+  toNext: () => go(1),
+  toTrain: () => panel.train(state.rounds.length > 0),
+  toMost: goToUncertain,
+};
+
+// What is shown.
+
+function render() {
+  if (!state) return;
+  if (view.label >= state.classes.length) view.label = state.classes.length - 1;
+  const folder = state.folder.split("/").pop();
+  document.title = `${folder} · rloss`;
+  $("folder").textContent = folder;
+  $("folder").title = state.folder;
+  images.render(state, current);
+  classes.render(state.classes, view.label);
+  panel.render(state, round ?? state.rounds.at(-1)?.round);
+  const { text, values, action } = nextStep(state, state.images.find(({ id }) => id === current));
+  $("hint-text").textContent = t(text, values);
+  $("hint-action").hidden = !action;
+  if (action) $("hint-action").textContent = t(action === "toTrain" && state.rounds.length ? "trainOn" : action);
+  $("hint-action").onclick = ACTIONS[action];
+  if (strokes) showStrokes();
+  renderTools();
+  renderStatus();
+}
+
+function renderTools() {
+  if (!state) return;
+  const image = state.images.find(({ id }) => id === current);
+  const longest = image ? Math.max(image.width, image.height) : 0;
+  view.width = Math.max(1, Math.round(brush * longest));
+  $("width").value = (100 * Math.log(brush / NARROWEST)) / Math.log(WIDEST / NARROWEST);
+  $("width-value").textContent = `${view.width} px`;
+  for (const tool of ["brush", "eraser", "pan"]) $(`tool-${tool}`).setAttribute("aria-pressed", view.tool === tool);
+  for (const mode of MODES) {
+    $(`mode-${mode}`).setAttribute("aria-pressed", view.mode === mode);
+    $(`mode-${mode}`).disabled = !view.hasPrediction;
+  }
+  $("opacity").disabled = !view.hasPrediction || view.mode !== "fill";
+  $("opacity").value = 100 * view.opacity;
+  $("show-strokes").setAttribute("aria-pressed", view.strokesShown);
+  $("undo").disabled = !strokes?.done.length;
+  $("redo").disabled = !strokes?.undone.length;
+  const at = images.order.findIndex(({ id }) => id === current);
+  $("position").textContent = image ? `${at < 0 ? "–" : at + 1} / ${images.order.length}` : "";
+  $("previous").disabled = at <= 0;
+  $("next").disabled = at >= 0 && at === images.order.length - 1;
+  view.update();
+}
+
+function viewed() {
+  $("zoom").textContent = current === null ? "" : `${Math.round(view.scale * 100)} %`;
+}
+
+function renderStatus() {
+  const gone = away || sending.away;
+  let line = "";
+  if (queue?.fragile) line = t("unstored");
+  else if (gone) line = t(sending.unsent ? "awayUnsent" : "away", sending);
+  else if (sending.refused) line = t("refused", sending);
+  else line = sending.line || state?.readonly_reason || "";
+  $("banner").hidden = !line;
+  $("banner-text").textContent = line;
+  $("banner-discard").hidden = !sending.refused || gone;
+  const waits = gone || sending.line;
+  $("saved").textContent = sending.unsent ? t(waits ? "unsent" : "saving", sending) : gone ? "" : t("saved");
+  $("saved").className = sending.unsent && waits ? "bad" : "";
+}
+
+/** Show a line until it is closed; one of a kind takes the place of the one before, and an empty one ends it. */
+function notice(line, kind = "") {
+  if (kind) $("notices").querySelector(`[data-kind="${kind}"]`)?.remove();
+  if (!line) return;
+  const item = document.createElement("p");
+  item.dataset.kind = kind;
+  item.className = kind ? "" : "error";
+  item.innerHTML = `<span></span><button class="quiet"><svg class="icon"><use href="#i-close"/></svg></button>`;
+  item.querySelector("span").textContent = line;
+  item.querySelector("button").setAttribute("aria-label", t("close"));
+  item.querySelector("button").onclick = () => item.remove();
+  $("notices").append(item);
+}
+
+function failed(error) {
+  if (error instanceof Away) {
+    away = true;
+    return renderStatus();
+  }
+  notice(error.message);
+  if (!("status" in error)) console.error(error);
+}
+
+// Controls and keys.
+
+for (const tool of ["brush", "eraser", "pan"]) $(`tool-${tool}`).onclick = () => setTool(tool);
+for (const mode of MODES) $(`mode-${mode}`).onclick = () => setMode(mode);
+$("width").oninput = ({ target }) => setBrush(NARROWEST * (WIDEST / NARROWEST) ** (target.value / 100));
+$("opacity").oninput = ({ target }) => {
+  view.opacity = target.value / 100;
+  view.update();
+};
+const toggleStrokes = () => {
+  view.strokesShown = !view.strokesShown;
+  renderTools();
+};
+const help = () => {
+  const names = [["0–9", "keyNumbers"], ["B", "brush"], ["E", "eraser"], ["V", "pan"], ["[  ]", "width"], ["Ctrl Z", "undo"],
+    ["Ctrl Y", "redo"], ["← →", "keyNext"], ["N", "keyUncertain"], ["P", "keyMode"], ["H", "showStrokes"], ["F", "fit"],
+    ["+ −", "keyZoom"], [t("keySpace"), "keyPan"], [t("keyWheel"), "keyZoom"]];
+  $("help-box").querySelector("dl").replaceChildren(...names.flatMap(([keys, text]) => {
+    const [term, meaning] = ["dt", "dd"].map((name) => document.createElement(name));
+    term.textContent = keys;
+    meaning.textContent = t(text);
+    return [term, meaning];
+  }));
+  $("help-box").showModal();
+};
+const clicks = {
+  undo, redo, previous: () => go(-1), next: () => go(1), "zoom-in": () => view.zoom(1.5), "zoom-out": () => view.zoom(1 / 1.5),
+  fit: () => view.fit(), "show-strokes": toggleStrokes, help, "banner-discard": () => queue.discard(),
+};
+for (const [id, click] of Object.entries(clicks)) $(id).onclick = click;
+for (const button of $("tabs").children) button.onclick = () => (document.body.dataset.tab = button.dataset.tab);
+for (const button of document.querySelectorAll("dialog .close")) button.onclick = () => button.closest("dialog").close();
+
+const KEYS = {
+  b: () => setTool("brush"), e: () => setTool("eraser"), v: () => setTool("pan"), "[": () => setBrush(brush / 1.25),
+  "]": () => setBrush(brush * 1.25), arrowleft: () => go(-1), arrowright: () => go(1), pageup: () => go(-1), pagedown: () => go(1),
+  n: goToUncertain, p: () => view.hasPrediction && setMode(MODES[(MODES.indexOf(view.mode) + 1) % 3]), h: toggleStrokes,
+  f: () => view.fit(), "+": () => view.zoom(1.25), "=": () => view.zoom(1.25), "-": () => view.zoom(0.8), "?": help,
+};
+
+addEventListener("keydown", (event) => {
+  if (!state || event.target.closest("dialog, select, input:not([type=range], [type=checkbox])")) return;
+  // While a Japanese keyboard composes, only the code says which key it was.
+  const key = event.key === "Process" ? event.code.replace("Key", "").toLowerCase() : event.key.toLowerCase();
+  const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code)?.[1];
+  let action;
+  if (event.ctrlKey || event.metaKey) action = { z: event.shiftKey ? redo : undo, y: redo }[key];
+  else if (event.altKey) return;
+  else if (event.code === "Space" && !event.target.closest("button, summary, a")) action = () => (view.panning = true);
+  else if (digit && !event.shiftKey) action = () => choose(Number(digit));
+  else if (!(event.target.closest("input") && key.startsWith("arrow"))) action = KEYS[key];
+  if (!action) return;
+  event.preventDefault();
+  action();
+});
+addEventListener("keyup", ({ code }) => code === "Space" && (view.panning = false));
+addEventListener("blur", () => (view.panning = false));
+// A button that was clicked must not take the space key that moves the image.
+addEventListener("click", ({ target, detail }) => detail && target.closest("button, label")?.blur());
+addEventListener("pagehide", () => view.finish());
+addEventListener("beforeunload", (event) => queue?.fragile && event.preventDefault());
+
+$("language").onchange = ({ target }) => {
+  localStorage.setItem("rloss-language", setLanguage(target.value));
+  render();
+};
+$("language").value = setLanguage(localStorage.getItem("rloss-language") ?? navigator.language.slice(0, 2));
+view.mode = localStorage.getItem("rloss-mode") ?? view.mode;
+
+listen({
+  opened: () => {
+    away = false;
+    renderStatus();
+    refreshState();
+    mask = undefined;
+    refreshStrokes();
+    queue?.flush();
+  },
+  changed,
+  away: () => {
+    away = true;
+    renderStatus();
+  },
+});
+refreshState();

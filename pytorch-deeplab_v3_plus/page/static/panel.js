@@ -1,0 +1,216 @@
+/** Training with its settings and progress, the table of rounds, and what is exported. */
+
+import { get, request } from "./api.js";
+import { t } from "./texts.js";
+
+const $ = (id) => document.getElementById(id);
+const PHASES = { starting: "phaseStarting", "partial CE": "phaseCe", "+ DenseCRF loss": "phaseCrf", predicting: "phasePredicting" };
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+/** A length of time in the page's language. */
+function duration(seconds) {
+  return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
+}
+
+export class Panel {
+  #changed = {}; // settings that the user has changed: name -> value
+  #stopping = false;
+
+  /** @param act {failed(error), chosen() -> ids, choose none(), round(number)} */
+  constructor(act) {
+    this.act = act;
+    $("train").onclick = () => this.train(this.#rounds.length > 0);
+    $("train-afresh").onclick = () => this.train(false);
+    $("stop").onclick = () => {
+      this.#stopping = true;
+      this.#post("api/train/stop");
+      this.render(this.state, this.shown);
+    };
+    $("choose-none").onclick = () => act.chooseNone();
+    $("commands").onclick = () => this.#commands();
+    for (const button of document.querySelectorAll("[data-export]")) button.onclick = () => this.#export(button);
+  }
+
+  get #rounds() {
+    return this.state.rounds;
+  }
+
+  /** Start a round: from the last one's network, or from the bundled weights. */
+  train(goOn) {
+    const settings = Object.fromEntries(this.state.settings.map(({ name, value }) => [name, this.#changed[name] ?? value]));
+    return this.#post("api/train", { settings, go_on: goOn });
+  }
+
+  async #post(path, body = {}) {
+    try {
+      await request("POST", path, body);
+      this.act.refresh();
+    } catch (error) {
+      this.act.failed(error);
+    }
+  }
+
+  /** @param shown the round whose masks are shown. */
+  render(state, shown) {
+    Object.assign(this, { state, shown });
+    const { training } = state;
+    const running = Boolean(training?.running);
+    if (!running) this.#stopping = false;
+    $("progress").hidden = !running;
+    $("start").hidden = running;
+    $("train").textContent = t(state.rounds.length ? "trainOn" : "train");
+    $("train-afresh").hidden = !state.rounds.length;
+    $("train").disabled = !state.images.some((image) => image.drawn.length);
+    $("training-error").hidden = !training?.error;
+    $("training-error").textContent = training?.error ?? "";
+    if (running) this.#progress(training);
+    this.#settings(state.settings);
+    this.#table(state.rounds);
+    this.renderChoice();
+  }
+
+  #progress({ phase, epoch, epochs, progress, seconds_left: seconds, losses }) {
+    $("phase").textContent = t(PHASES[phase] ?? "training");
+    const parts = epochs ? [t("epoch", { epoch, epochs })] : [];
+    if (seconds !== null) {
+      parts.push(seconds < 90 ? t("seconds", { count: Math.ceil(seconds / 5) * 5 }) : t("minutes", { count: Math.round(seconds / 60) }));
+    }
+    $("time-left").textContent = parts.join(" · ");
+    $("bar").value = progress;
+    $("stop").disabled = this.#stopping;
+    $("stop").textContent = t(this.#stopping ? "stopping" : "stop");
+    $("curve").replaceChildren(...[["ce", 1], ["crf", 2]].flatMap(([name, column]) => {
+      const points = losses.map((row) => [row[0], row[column]]).filter(([, value]) => value !== null);
+      return points.length > 1 ? [this.#curve(name, points, losses)] : [];
+    }));
+  }
+
+  /** One loss over the steps, from 0 to its own highest value, with its last value. */
+  #curve(name, points, losses) {
+    const width = 240, height = 48;
+    const first = losses[0][0], last = Math.max(losses.at(-1)[0], first + 1);
+    const highest = Math.max(...points.map(([, value]) => value)) || 1;
+    const path = points.map(([step, value]) =>
+      `${((step - first) / (last - first)) * width},${(height - 2) * (1 - value / highest) + 1}`).join(" ");
+    const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    picture.setAttribute("preserveAspectRatio", "none");
+    picture.setAttribute("class", name);
+    const line = document.createElementNS(picture.namespaceURI, "polyline");
+    line.setAttribute("points", path);
+    picture.append(line);
+    const value = points.at(-1)[1].toPrecision(3);
+    return element("div", { className: "curve" }, element("div", { className: "line small" },
+      element("span", { className: "muted", textContent: t(name) }), element("span", { textContent: value })), picture);
+  }
+
+  #settings(settings) {
+    $("settings-box").hidden = !settings.length;
+    if ($("settings").contains(document.activeElement)) return; // do not take a field from under the hand
+    $("settings").replaceChildren(...settings.map((setting) => this.#field(setting)));
+    const button = element("button", { type: "button", className: "link", textContent: t("reset") });
+    button.onclick = () => {
+      this.#changed = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
+      button.blur();
+      this.#settings(settings);
+    };
+    $("settings").append(button);
+    $("settings").onsubmit = (event) => event.preventDefault();
+  }
+
+  #field({ name, value, default: standard, help, kind, choices }) {
+    const current = this.#changed[name] ?? value;
+    let field;
+    if (kind === "choice") {
+      field = element("select", {}, ...choices.map((choice) => element("option", { value: choice, textContent: choice })));
+    } else field = element("input", { type: { bool: "checkbox", text: "text" }[kind] ?? "number", step: kind === "int" ? 1 : "any" });
+    if (kind === "bool") field.checked = current;
+    else field.value = current ?? "";
+    const label = element("label", { className: `field ${kind}`, title: help },
+      element("span", { textContent: name.replaceAll("_", " ") }), field, element("small", { className: "muted", textContent: help }));
+    const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== standard);
+    field.onchange = () => {
+      const number = field.value === "" ? null : Number(field.value);
+      this.#changed[name] = kind === "bool" ? field.checked : kind === "choice" || kind === "text" ? field.value : number;
+      mark();
+    };
+    mark();
+    return label;
+  }
+
+  #table(rounds) {
+    $("rounds").hidden = !rounds.length;
+    const scored = ["miou", "miou_others"].filter((name) => rounds.some((round) => typeof round[name] === "number"));
+    const heads = ["round", "roundImages", "roundStrokes", "roundTime", ...scored.map((name) => (name === "miou" ? "roundMiou" : "roundMiouOthers"))];
+    const [head] = $("rounds").querySelectorAll("thead tr"), [body] = $("rounds").querySelectorAll("tbody");
+    head.replaceChildren(...heads.map((key) => element("th", { textContent: t(key), scope: "col" })));
+    body.replaceChildren(...rounds.map((round) => {
+      const show = element("button", { className: "quiet", textContent: round.round, title: t("roundShow", { round: round.round }) });
+      show.setAttribute("aria-pressed", round.round === this.shown);
+      show.onclick = () => this.act.round(round.round);
+      const cells = [show, round.images, round.strokes, duration(round.seconds),
+        ...scored.map((name) => (typeof round[name] === "number" ? percent(round[name]) : "–"))];
+      const row = element("tr", { className: round.round === this.shown ? "shown" : "" },
+        ...cells.map((cell) => element("td", {}, typeof cell === "object" ? cell : String(cell))));
+      return row;
+    }));
+    const shown = rounds.find(({ round }) => round === this.shown);
+    $("round-settings").textContent = shown ? t("roundSettings", {
+      round: shown.round,
+      settings: Object.entries(shown.settings ?? {}).map(([name, value]) => `${name} ${value}`).join(", "),
+    }) : "";
+  }
+
+  renderChoice() {
+    const count = this.act.chosen().length;
+    $("export-what").textContent = t(count ? (count === 1 ? "exportOne" : "exportChosen") : "exportAll", { count });
+    $("choose-none").hidden = !count;
+    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !this.#rounds.length;
+  }
+
+  /** Fetch a file first, so that an error is a line in the page, and hand it to the browser then. */
+  async #export(button) {
+    const kind = button.dataset.export, chosen = this.act.chosen();
+    const query = chosen.length ? `?images=${chosen.map(encodeURIComponent).join(",")}` : "";
+    button.disabled = true;
+    button.textContent = t("exporting");
+    try {
+      const response = await request("GET", `api/export/${kind}${query}`, undefined, 0);
+      const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition"))?.[1] ?? kind;
+      const link = element("a", { href: URL.createObjectURL(await response.blob()), download: name });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    } catch (error) {
+      this.act.failed(error);
+    }
+    button.disabled = false;
+    button.textContent = t(kind);
+  }
+
+  async #commands() {
+    let commands;
+    try {
+      commands = await get("api/commands");
+    } catch (error) {
+      return this.act.failed(error);
+    }
+    $("commands-box").querySelector(".list").replaceChildren(...commands.map(({ what, command }) => {
+      const code = element("code", { textContent: command });
+      const copy = element("button", { className: "quiet", textContent: t("copy") });
+      copy.onclick = async () => {
+        getSelection().selectAllChildren(code); // where the page may not write to the clipboard, Ctrl-C does
+        await navigator.clipboard?.writeText(command).then(() => (copy.textContent = t("copied")), () => {});
+      };
+      return element("div", { className: "command" }, element("div", { className: "line" }, element("span", { textContent: what }), copy),
+        element("pre", {}, code));
+    }));
+    $("commands-box").showModal();
+  }
+}
+
+const percent = (value) => `${(value <= 1 ? 100 * value : value).toFixed(1)} %`;
