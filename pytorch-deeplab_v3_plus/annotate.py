@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((args.address, args.port))
+        listener.listen()  # from here on a browser waits for the answer
     except OSError as error:
         raise InputError(
             f"cannot listen on {args.address} port {args.port} ({error.strerror}): another --port"
