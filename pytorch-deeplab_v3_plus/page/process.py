@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
@@ -66,22 +65,22 @@ def stop(data: Path) -> None:
 
 def progress(folder: Path, running: bool) -> dict[str, Any]:
     """Return how far a round is, as the page shows it."""
-    record, losses, done = read_record(folder), [], 0
+    record, losses, done, seconds = read_record(folder), [], 0.0, 0.0
     settings = RoundSettings(**record["settings"])
     for stage, name in enumerate(STAGES):
         steps = _steps(folder / "runs" / "drawn" / name)
         losses += [[stage * settings.steps + s["step"], *_losses(s)] for s in steps]
-        done += (CRF_STEP if stage else 1) * (steps[-1]["step"] if steps else 0)
-    finished = record["phase"] == "finished"
-    share = 1.0 if finished else min(0.99, done / (settings.steps + CRF_STEP * settings.crf_steps))
-    elapsed = time.time() - record["started"]
+        if steps:
+            done += steps[-1]["step"] * CRF_STEP**stage
+            seconds = settings.batch_size / steps[-1]["images_per_second"] / CRF_STEP**stage
+    finished, total = record["phase"] == "finished", settings.steps + CRF_STEP * settings.crf_steps
     return {
         "round": int(folder.name),
         "phase": record["phase"],
         "step": losses[-1][0] if losses else 0,
         "steps": settings.steps + settings.crf_steps,
-        "progress": share,
-        "seconds_left": round(elapsed * (1 - share) / share) if running and share > 0.05 else None,
+        "progress": 1.0 if finished else min(0.99, done / total),
+        "seconds_left": round((total - done) * seconds) if running and seconds else None,
         "losses": losses,
         "error": None if running or finished else why_ended(folder),
         "running": running,

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -13,9 +14,18 @@ from typing import NamedTuple
 from PIL import Image
 
 from common.errors import InputError
-from common.files import link_or_copy, make_folder, replace_file
+from common.files import link_or_copy, make_folder, replace_file, synchronise
 from dataloaders.class_names import arranged, check_class_names, is_background, tidy
-from dataloaders.images import READ_ERRORS, id_of_file, image_size, listing, open_image, read_image, stored_size
+from dataloaders.images import (
+    IMAGE_SUFFIXES,
+    READ_ERRORS,
+    id_of_file,
+    image_size,
+    listing,
+    open_image,
+    read_image,
+    stored_size,
+)
 from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, list_files, read_class_names, write_class_names
 from dataloaders.synthetic import draw_dataset
 from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
@@ -104,21 +114,21 @@ class Project:
     """A data set of the layout in dataloaders/layout.py."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._naming = folder, threading.Lock()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names in classes.txt."""
         return read_class_names(self.folder / CLASS_FILE)
 
-    def name_class(self, number: int, name: str) -> None:
-        """Rename a class, or add one where `number` is the next; raise InputError for a name that cannot be used."""
-        names = list(self.class_names)
-        if not 0 <= number <= len(names):
-            raise InputError(f"expected a class of 0 to {len(names)}, found {number}")
-        names[number : number + 1] = [tidy(name)]
-        check_class_names(names, "the classes")
-        write_class_names(self.folder, names)
+    def name_class(self, number: int | None, name: str) -> None:
+        """Rename a class, or add one with `number` None; raise InputError for a name that cannot be used."""
+        with self._naming:
+            names = list(self.class_names)
+            at = len(names) if number is None else number
+            names[at : at + 1] = [tidy(name)]
+            check_class_names(names, "the classes")
+            write_class_names(self.folder, names)
 
     def photographs(self) -> list[Photograph]:
         """Return the images in the order of their names."""
@@ -134,27 +144,26 @@ class Project:
         Raises InputError for a name that is taken or no photograph's, and content that cannot be read as one.
         """
         name = PurePath(name.replace("\\", "/")).name
-        if PurePath(name).suffix.lower() not in PHOTOGRAPH_SUFFIXES:
-            raise InputError(f"expected a photograph ({', '.join(PHOTOGRAPH_SUFFIXES)}), found '{name}'")
+        if PurePath(name).suffix.lower() not in PHOTOGRAPH_SUFFIXES or not name.isprintable() or len(name) > 200:
+            raise InputError(f"expected a photograph ({', '.join(PHOTOGRAPH_SUFFIXES)}), found {name[:200]!r}")
         with tempfile.TemporaryDirectory(prefix=".upload-", dir=self.folder) as workshop:
-            path = Path(workshop) / ("photograph" + PurePath(name).suffix.lower())
+            path = Path(workshop) / name
             path.write_bytes(content)
-            kind, made = data_set_image(path)
+            final, made = data_set_image(path)
             if not isinstance(made, Path):
-                path = path.with_suffix(".jpg")
+                path = path.with_name(final)
                 path.write_bytes(made())
             try:
                 read_image(path)
             except InputError as error:
                 raise InputError(str(error).replace(str(path), name)) from None
-            name = PurePath(name).stem + PurePath(kind).suffix
-            (named := path.with_name(name)).hardlink_to(path)
-            (image_id,) = listing(named.parent, (named.suffix.lower(),)).keys() - {"photograph"} or {"photograph"}
+            (image_id,) = listing(Path(workshop), IMAGE_SUFFIXES) or [name]
             if image_id in self.files():
                 raise InputError(
                     f"expected a new name, found '{image_id}' in {self.folder / IMAGES} already: rename it"
                 )
-            replace_file(self.folder / IMAGES / name, lambda temporary: temporary.hardlink_to(path))
+            synchronise(path)
+            path.rename(self.folder / IMAGES / path.name)
         return image_id
 
 

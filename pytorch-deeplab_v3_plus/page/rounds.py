@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from common.arguments import check_values, number, option, switch
 from common.devices import DeviceOptions, choose_device
 from common.errors import InputError, exit_status
-from common.files import link_or_copy, make_folder, replace_file, write_text
+from common.files import link_or_copy, make_folder, new_folder, replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.images import image_size, listing, read_image, read_label, write_label
 from dataloaders.labels import PADDING, UNLABELLED
@@ -124,7 +124,7 @@ class RoundSettings:
             "steps": steps,
             "repeat": math.ceil(steps * self.batch_size / images),  # one epoch
             "save-steps": SAVE_STEPS,
-            "log-interval": 5,
+            "log-interval": max(2, steps // 100),
             "workers": 0,
             "crop-size": self.crop_size,
             "base-size": self.crop_size,
@@ -193,18 +193,19 @@ def new_round(
     ids = training_images(data, drawn_in_page)
     last = max((int(path.name) for path in (data / ROUNDS).glob("*") if path.name.isdecimal()), default=0)
     folder = (data / ROUNDS / str(last + 1)).resolve()
-    for name in (f"drawn/{IMAGES}", f"drawn/{SCRIBBLES}", DRAWN, PREDICTIONS, UNCERTAINTY):
-        make_folder(folder / name)
     files = {kind: list_files(data, kind) for kind in (IMAGES, SCRIBBLES)}
-    for image_id in ids:
-        link_or_copy(files[SCRIBBLES][image_id], folder / DRAWN / f"{image_id}.png")
-        snapshot(files[IMAGES][image_id], files[SCRIBBLES][image_id], folder / "drawn", LARGER * settings.crop_size)
-    shutil.copyfile(data / CLASS_FILE, folder / "drawn" / CLASS_FILE)
-    write_lists(folder / "drawn", ids, ids[:1])
-    facts = {"start": str(start) if start else None, "images": len(ids), "started": time.time(), **facts}
-    write_text(
-        folder / RECORD, json.dumps({"settings": asdict(settings), "phase": "starting", **facts}, indent=1) + "\n"
-    )
+    record = {"settings": asdict(settings), "phase": "starting", "start": str(start) if start else None}
+    record |= {"images": len(ids), **facts}
+    with new_folder(folder) as made:
+        for name in (f"drawn/{IMAGES}", f"drawn/{SCRIBBLES}", DRAWN, PREDICTIONS, UNCERTAINTY):
+            make_folder(made / name)
+        for image_id in ids:
+            image, scribbles = files[IMAGES][image_id], files[SCRIBBLES][image_id]
+            link_or_copy(scribbles, made / DRAWN / f"{image_id}.png")
+            snapshot(image, scribbles, made / "drawn", LARGER * settings.crop_size)
+        shutil.copyfile(data / CLASS_FILE, made / "drawn" / CLASS_FILE)
+        write_lists(made / "drawn", ids, ids[:1])
+        write_text(made / RECORD, json.dumps(record, indent=1) + "\n")
     return folder
 
 

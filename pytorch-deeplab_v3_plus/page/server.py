@@ -19,6 +19,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -47,7 +48,7 @@ from training.run_folder import STEPS
 logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
-LARGEST_JSON, LARGEST_UPLOAD = 2**22, 2**28  # bytes of a request
+LARGEST_JSON, LARGEST_UPLOAD = 2**22, 2**27  # bytes of a request
 SECONDS_BETWEEN_LOOKS = 0.5
 CONFLICT, TOO_LARGE, ABSENT, BAD = 409, 413, 404, 400
 
@@ -86,6 +87,16 @@ def endpoint(work: Callable[[Request, bytes], Answer], most: int = LARGEST_JSON)
         return found if isinstance(found, Response) else JSONResponse(found)
 
     return answer
+
+
+def refusal(request: Request, error: Exception) -> Response:
+    """Answer a request that has no endpoint."""
+    return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
+
+
+def failure(request: Request, error: Exception) -> Response:
+    """Answer a request at which the server failed; the traceback is in its log."""
+    return JSONResponse({"error": f"the page's server failed at {request.url.path}: its log says why"}, 500)
 
 
 def read_json(body: bytes) -> dict[str, Any]:
@@ -129,7 +140,7 @@ class Page:
             Route("/api/classes/{number:int}", endpoint(self.rename_class), methods=["PUT"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
-        return Starlette(routes=routes)
+        return Starlette(routes=routes, exception_handlers={HTTPException: refusal, Exception: failure})
 
     # What there is
 
@@ -337,7 +348,7 @@ class Page:
 
     def add_class(self, request: Request, body: bytes) -> Answer:
         """Add a class behind the others."""
-        return self._name_class(len(self.project.class_names), body)
+        return self._name_class(None, body)
 
     def rename_class(self, request: Request, body: bytes) -> Answer:
         """Rename a class, which keeps its number."""
@@ -346,7 +357,7 @@ class Page:
             raise Refused(f"expected a class of 0 to {len(self.project.class_names) - 1}, found {number}", ABSENT)
         return self._name_class(number, body)
 
-    def _name_class(self, number: int, body: bytes) -> Answer:
+    def _name_class(self, number: int | None, body: bytes) -> Answer:
         name = read_json(body).get("name")
         if not isinstance(name, str) or not 1 <= len(name) <= 100:
             raise Refused("expected a name of 1 to 100 letters")
