@@ -185,7 +185,7 @@ export class View {
     this.world.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.world.style.width = `${this.#image.width}px`;
     this.world.style.height = `${this.#image.height}px`;
-    this.photo.classList.toggle("pixels", scale > 3);
+    this.photo.classList.toggle("pixels", scale > 8);
     for (const context of Object.values(this.layers)) {
       context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * x, ratio * y);
       context.lineCap = context.lineJoin = "round";

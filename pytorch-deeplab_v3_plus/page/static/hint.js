@@ -13,7 +13,8 @@ export function uncertain(images) {
 }
 
 /**
- * Return {text, values, action} for the page's line: keys of texts.js, and the name of what its button does, or null.
+ * Return what the page's line says: {text, name, key, action}, with a text of texts.js, the class that it speaks of and its key,
+ * and the name of what its button does.
  * @param image the image that is shown, or null.
  */
 export function nextStep({ images, classes, training, rounds }, image) {
@@ -24,11 +25,9 @@ export function nextStep({ images, classes, training, rounds }, image) {
   const missing = [...classes.keys()].slice(1).find((label) => !drawn.has(label));
   if (!rounds.length) {
     if (missing !== undefined) {
-      const values = { name: classes[missing].name, key: missing };
-      if (missing > 9) return { text: "hintClassNoKey", values };
-      return { text: drawn.size ? "hintClass" : "hintFirst", values };
+      return { text: drawn.size ? "hintClass" : "hintFirst", name: classes[missing].name, key: missing };
     }
-    if (!drawn.has(0)) return { text: "hintBackground" };
+    if (!drawn.has(0)) return { text: "hintBackground", key: 0 };
     const many = images.filter((each) => each.strokes).length >= Math.min(ENOUGH, images.length);
     return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
   }

@@ -21,7 +21,7 @@ let strokes = null; // its ImageStrokes
 let queue = null;
 let mask = null; // address of the mask that is shown or on its way
 let round = null; // whose masks are shown; null: the last one's
-let brush = 0.012; // width as a share of the longest side
+let brush = 0.015; // width as a share of the longest side
 let away = false;
 let sending = { unsent: 0, away: false, line: "", refused: 0 };
 const opened = new Map(); // id -> ImageStrokes
@@ -240,8 +240,9 @@ function render() {
   images.render(state, current);
   classes.render(state.classes, view.label);
   panel.render(state, round ?? state.rounds.at(-1)?.round);
-  const { text, values, action } = nextStep(state, state.images.find(({ id }) => id === current));
-  $("hint-text").textContent = t(text, values);
+  const { text, name, key, action } = nextStep(state, state.images.find(({ id }) => id === current));
+  const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
+  $("hint-text").textContent = t(text, { name, key: hasKey ? t("hintKey", { key }) : "" });
   $("hint-action").hidden = !action;
   if (action) $("hint-action").textContent = t(action === "toTrain" && state.rounds.length ? "trainOn" : action);
   $("hint-action").onclick = ACTIONS[action];

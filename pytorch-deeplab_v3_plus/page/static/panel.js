@@ -1,7 +1,7 @@
 /** Training with its settings and progress, the table of rounds, and what is exported. */
 
 import { get, request } from "./api.js";
-import { t } from "./texts.js";
+import { describe, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 const PHASES = { starting: "phaseStarting", "partial CE": "phaseCe", "+ DenseCRF loss": "phaseCrf", predicting: "phasePredicting" };
@@ -21,10 +21,11 @@ export class Panel {
   #changed = {}; // settings that the user has changed: name -> value
   #stopping = false;
 
-  /** @param act {failed(error), chosen() -> ids, choose none(), round(number)} */
+  /** @param act {failed(error), refresh(), chosen() -> ids, chooseNone(), round(number)} */
   constructor(act) {
     this.act = act;
     $("train").onclick = () => this.train(this.#rounds.length > 0);
+    $("resume").onclick = () => this.#post("api/train/resume");
     $("train-afresh").onclick = () => this.train(false);
     $("stop").onclick = () => {
       this.#stopping = true;
@@ -64,8 +65,11 @@ export class Panel {
     $("progress").hidden = !running;
     $("start").hidden = running;
     $("train").textContent = t(state.rounds.length ? "trainOn" : "train");
+    $("resume").hidden = !training?.error;
     $("train-afresh").hidden = !state.rounds.length;
-    $("train").disabled = !state.images.some((image) => image.drawn.length);
+    const drawn = new Set(state.images.flatMap((image) => image.drawn));
+    $("train").disabled = $("train-afresh").disabled = drawn.size < 2;
+    $("train").title = drawn.size < 2 ? t("tooFew") : "";
     $("training-error").hidden = !training?.error;
     $("training-error").textContent = training?.error ?? "";
     if (running) this.#progress(training);
@@ -74,9 +78,9 @@ export class Panel {
     this.renderChoice();
   }
 
-  #progress({ phase, epoch, epochs, progress, seconds_left: seconds, losses }) {
+  #progress({ phase, step, steps, progress, seconds_left: seconds, losses }) {
     $("phase").textContent = t(PHASES[phase] ?? "training");
-    const parts = epochs ? [t("epoch", { epoch, epochs })] : [];
+    const parts = steps ? [t("step", { step, steps })] : [];
     if (seconds !== null) {
       parts.push(seconds < 90 ? t("seconds", { count: Math.ceil(seconds / 5) * 5 }) : t("minutes", { count: Math.round(seconds / 60) }));
     }
@@ -123,7 +127,8 @@ export class Panel {
     $("settings").onsubmit = (event) => event.preventDefault();
   }
 
-  #field({ name, value, default: standard, help, kind, choices }) {
+  #field(setting) {
+    const { name, value, default: standard, kind, choices } = setting, help = describe(setting);
     const current = this.#changed[name] ?? value;
     let field;
     if (kind === "choice") {
@@ -176,7 +181,7 @@ export class Panel {
   /** Fetch a file first, so that an error is a line in the page, and hand it to the browser then. */
   async #export(button) {
     const kind = button.dataset.export, chosen = this.act.chosen();
-    const query = chosen.length ? `?images=${chosen.map(encodeURIComponent).join(",")}` : "";
+    const query = chosen.length ? `?${chosen.map((id) => `images=${encodeURIComponent(id)}`).join("&")}` : "";
     button.disabled = true;
     button.textContent = t("exporting");
     try {
