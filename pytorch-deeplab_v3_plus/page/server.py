@@ -162,14 +162,18 @@ class Page:
         }
 
     def _image(self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None) -> dict[str, Any]:
-        image_id, predicted = photograph.id, predicted or {}
+        image_id, predicted, error = photograph.id, predicted or {}, photograph.error
+        try:
+            strokes, drawn = len(self.strokes.drawn(image_id).live()), self.strokes.classes(image_id)
+        except InputError as damaged:
+            strokes, drawn, error = 0, [], error or str(damaged)
         return {
             "id": image_id,
             "width": photograph.width,
             "height": photograph.height,
-            "error": photograph.error,
-            "strokes": len(self.strokes.drawn(image_id).live()),
-            "drawn": self.strokes.classes(image_id),
+            "error": error,
+            "strokes": strokes,
+            "drawn": drawn,
             "predicted": predicted.get("round"),
             "uncertainty": predicted.get("uncertainty"),
             "place": predicted.get("place"),

@@ -138,7 +138,7 @@ class Strokes:
         self.trouble: str | None = None  # why the last write failed
         self._lock, self._drawing = threading.RLock(), threading.Lock()
         self._drawn: dict[str, Drawn] = {}
-        self._base_classes: dict[str, list[int]] = {}
+        self._base_classes: dict[str, tuple[int, list[int]]] = {}  # with the time of the file
         self._behind: set[str] = set()  # images whose scribble map is older than their log
         self._last: dict[Any, tuple[list[str], np.ndarray]] = {}  # the map drawn last, to which a stroke is added
         self._wake = threading.Event()
@@ -152,12 +152,10 @@ class Strokes:
         """Return what is drawn on an image, after taking up what something else has written."""
         with self._lock:
             drawn, log, scribble = self._known(image_id), _time(self._log(image_id)), _time(self._scribble(image_id))
-            if scribble > log and not (log and self._is_drawn(image_id)):
-                self._base_classes.pop(image_id, None)
-                if log:
-                    logger.warning("%s: not written by the page: it is the new base", self._scribble(image_id))
-                    self._take_base(image_id)
-            elif log and log != scribble and (drawn.live() or drawn.has_base or scribble):
+            if scribble > log and log and not self._is_drawn(image_id):
+                logger.warning("%s: not written by the page: it is the new base", self._scribble(image_id))
+                self._take_base(image_id)
+            elif scribble < log and (drawn.live() or drawn.has_base or scribble):
                 self._behind.add(image_id)
                 self._wake.set()
             return drawn
@@ -251,14 +249,21 @@ class Strokes:
         return label.copy()
 
     def draw_all(self) -> None:
-        """Bring every scribble map up to date."""
-        for image_id in self.project.files():
-            self.drawn(image_id)
+        """Bring every scribble map up to date; raise the first error when all others are drawn."""
+        errors = []
         with self._drawing:  # who waits for it finds all drawn
-            with self._lock:
-                behind, self._behind = self._behind, set()
-            for image_id in sorted(behind & self.project.files().keys()):
-                self._draw(image_id)
+            for image_id in self.project.files():
+                try:
+                    self.drawn(image_id)
+                    with self._lock:
+                        behind = image_id in self._behind
+                        self._behind.discard(image_id)
+                    if behind:
+                        self._draw(image_id)
+                except (OSError, InputError) as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _draw(self, image_id: str) -> None:
         path = self._scribble(image_id)
@@ -308,14 +313,16 @@ class Strokes:
         scribble = self._scribble(image_id)
         replace_file(self._base(image_id), lambda temporary: shutil.copyfile(scribble, temporary))
         self._write(image_id, {"id": str(uuid.uuid4()), "op": "base"})
-        self._base_classes.pop(image_id, None)
 
     def _classes_of_base(self, image_id: str) -> list[int]:
-        if image_id not in self._base_classes:
-            path = self.base(image_id)
-            counts = value_counts(read_label(path, PADDING))[:PADDING] if path else np.zeros(PADDING)
-            self._base_classes[image_id] = np.flatnonzero(counts).tolist()
-        return self._base_classes[image_id]
+        path = self.base(image_id)
+        if path is None:
+            return []
+        at, classes = self._base_classes.get(image_id, (0, []))
+        if at != _time(path):
+            counts = value_counts(read_label(path, PADDING))[:PADDING]
+            at, classes = self._base_classes[image_id] = _time(path), np.flatnonzero(counts).tolist()
+        return classes
 
     def _log(self, image_id: str) -> Path:
         return self.folder / f"{image_id}.jsonl"

@@ -216,6 +216,10 @@ def test_photographs_that_are_broken_or_gone(folder, page):
     assert "cannot read" in state["broken"]["error"]
     answer = page.get("/api/images/broken/photo")
     assert answer.status_code == 400 and "cannot read" in answer.json()["error"]
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    (folder / SCRIBBLES / "b.png").write_bytes(b"no scribbles")
+    state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert "b.png" in state["b"]["error"] and state["a"]["error"] is None
     (folder / IMAGES / "a.png").unlink()
     assert page.get("/api/images/a/photo").status_code == 404
     assert "a" not in [one["id"] for one in page.get("/api/state").json()["images"]]
