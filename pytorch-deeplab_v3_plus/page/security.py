@@ -32,8 +32,9 @@ class Gate:
 
     def __init__(self, app: Any, address: str, port: int, token: str | None = None) -> None:
         self.app, self.token, self.cookie = app, token, f"rloss-{port}"
-        names = {address, *(LOOPBACK if address in LOOPBACK else ())}
-        self.hosts = {f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names}
+        names = {address.lower(), *(LOOPBACK if address in LOOPBACK else ())}
+        written = {f"[{name}]" if ":" in name else name for name in names}
+        self.hosts = {f"{name}:{port}" for name in written} | (written if port == 80 else set())
         if address in EVERYWHERE:
             self.hosts = None
 

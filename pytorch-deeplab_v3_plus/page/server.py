@@ -6,7 +6,6 @@ loses nothing.
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import json
 import logging
@@ -367,21 +366,6 @@ class Page:
             raise Refused("expected a name of 1 to 100 letters")
         self.project.name_class(number, name)
         return {"ok": True}
-
-
-def only_one(folder: Path, address: str) -> Any:
-    """Return the lock of the one server of a data set; raise InputError, with the other's address, where one runs."""
-    path = folder / FOLDER / "server.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{folder} is open already: {path.read_text(encoding='utf-8').strip()}") from None
-    lock.truncate(0)
-    lock.write(f"{address}\n")
-    lock.flush()
-    return lock
 
 
 def _ids(text: str, known: Container[str]) -> list[str]:

@@ -20,7 +20,7 @@ import annotate
 from dataloaders.images import read_label
 from helpers import CODE, ENVIRONMENT, call, one_line
 from page.rounds import RoundSettings, new_round, read_record
-from page.server import only_one
+from page.serving import only_one
 
 
 @pytest.fixture
