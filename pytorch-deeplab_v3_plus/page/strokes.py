@@ -8,8 +8,8 @@ DATA/strokes/ID.jsonl has one operation a line, appended and on the disk before 
     {"id": ..., "op": "base"}                       all before it is in DATA/strokes/ID.base.png
 
 Points are in pixels of the upright photograph, the centre of the first one at (0, 0), as in preparation/shapes.py. A
-base is a scribble map that something else than the page wrote: before the first stroke, or later. Which one the page
-wrote is seen by its time, which is set to that of the log.
+base is a scribble map that something else than the page wrote: before the first stroke, or later. It is newer than the
+log, whose time is that of its own map once that is drawn, and never goes back.
 """
 
 import contextlib
@@ -109,6 +109,7 @@ class Drawn:
     removed: set[str] = field(default_factory=set)
     has_base: bool = False
     whole: int = 0  # bytes of the log that are whole lines
+    on_map: int = 0  # of these, bytes that the scribble map holds
 
     def add(self, operation: Operation) -> None:
         """Apply an operation."""
@@ -139,14 +140,16 @@ class Strokes:
         self._lock, self._drawing = threading.RLock(), threading.Lock()
         self._drawn: dict[str, Drawn] = {}
         self._base_classes: dict[str, tuple[int, list[int]]] = {}  # with the time of the file
-        self._behind: set[str] = set()  # images whose scribble map is older than their log
         self._last: dict[Any, tuple[list[str], np.ndarray]] = {}  # the map drawn last, to which a stroke is added
         self._wake = threading.Event()
         make_folder(self.folder)
         make_folder(project.folder / SCRIBBLES)
-        threading.Thread(target=self._keep_drawing, daemon=True).start()
+        for place in (self.folder, project.folder / SCRIBBLES):
+            for leftover in place.glob(".*.png.*"):  # of a server that was killed while it wrote
+                leftover.unlink()
         for image_id in project.files():
             self.drawn(image_id)
+        threading.Thread(target=self._keep_drawing, daemon=True).start()
 
     def drawn(self, image_id: str) -> Drawn:
         """Return what is drawn on an image, after taking up what something else has written."""
@@ -155,16 +158,14 @@ class Strokes:
             if scribble > log and log and not self._is_drawn(image_id):
                 logger.warning("%s: not written by the page: it is the new base", self._scribble(image_id))
                 self._take_base(image_id)
-            elif scribble < log and (drawn.live() or drawn.has_base or scribble):
-                self._behind.add(image_id)
-                self._wake.set()
             return drawn
 
     def _known(self, image_id: str) -> Drawn:
         """Return what the log of an image says."""
         if image_id not in self._drawn:
             operations, whole = read_log(self._log(image_id))
-            self._drawn[image_id] = drawn = Drawn(whole=whole)
+            up_to_date = _time(self._scribble(image_id)) == _time(self._log(image_id))
+            self._drawn[image_id] = drawn = Drawn(whole=whole, on_map=whole if up_to_date else 0)
             for operation in operations:
                 drawn.add(operation)
         return self._drawn[image_id]
@@ -198,11 +199,10 @@ class Strokes:
                 self.trouble = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
                 raise NotWritten(self.trouble) from None
             self.trouble = None
-            self._behind.add(image_id)
-            self._wake.set()
 
     def _write(self, image_id: str, operation: Operation) -> None:
         path, drawn = self._log(image_id), self._drawn[image_id]
+        before = max(_time(path), _time(self._scribble(image_id)))
         is_new = not path.exists()
         line = json.dumps(operation, separators=(",", ":")).encode() + b"\n"
         with open(path, "ab", buffering=0) as log:
@@ -218,8 +218,11 @@ class Strokes:
                 raise
         if is_new:
             synchronise(self.folder)
+        if _time(path) <= before:  # the clock was put back
+            os.utime(path, ns=(before + 1, before + 1))
         drawn.whole += len(line)
         drawn.add(operation)
+        self._wake.set()
 
     # The scribble maps
 
@@ -246,7 +249,7 @@ class Strokes:
             covered = brush_stroke(np.array(stroke["points"]), stroke["width"], label.shape)
             label[covered] = UNLABELLED if stroke["class"] is None else stroke["class"]
         self._last = {below: (names, label)}
-        return label.copy()
+        return label
 
     def draw_all(self) -> None:
         """Bring every scribble map up to date; raise the first error when all others are drawn."""
@@ -254,50 +257,42 @@ class Strokes:
         with self._drawing:  # who waits for it finds all drawn
             for image_id in self.project.files():
                 try:
-                    self.drawn(image_id)
-                    with self._lock:
-                        behind = image_id in self._behind
-                        self._behind.discard(image_id)
-                    if behind:
-                        self._draw(image_id)
+                    drawn = self.drawn(image_id)
+                    if drawn.on_map < drawn.whole:
+                        self._draw(image_id, drawn)
                 except (OSError, InputError) as error:
                     errors.append(error)
         if errors:
             raise errors[0]
 
-    def _draw(self, image_id: str) -> None:
-        path = self._scribble(image_id)
-        try:
-            at = _time(self._log(image_id))
-            label = self.label_map(image_id)
-            if (label == UNLABELLED).all():
-                path.unlink(missing_ok=True)
-                return
+    def _draw(self, image_id: str, drawn: Drawn) -> None:
+        with self._lock:
+            whole, at = drawn.whole, _time(self._log(image_id))
+        path, label = self._scribble(image_id), self.label_map(image_id)
 
-            def write(temporary: Path) -> None:
-                write_label(temporary, label)
-                os.utime(temporary, ns=(at, at))
+        def write(temporary: Path) -> None:
+            write_label(temporary, label)
+            os.utime(temporary, ns=(at, at))
 
+        if (label == UNLABELLED).all():
+            path.unlink(missing_ok=True)
+        else:
             replace_file(path, write)
-        except BaseException:
-            with self._lock:
-                self._behind.add(image_id)
-            raise
+        drawn.on_map = whole
 
     def _keep_drawing(self) -> None:
         while True:
-            self._wake.wait()
-            self._wake.clear()
-            time.sleep(SECONDS_TO_DRAW)
             try:
                 self.draw_all()
             except Exception as error:  # whatever it is, the strokes are safe, and the next attempt may do
                 self.trouble = str(error)
                 logger.error("error: %s", error, exc_info=None if isinstance(error, OSError | InputError) else error)
                 time.sleep(SECONDS_TO_RETRY)
-                self._wake.set()
             else:
                 self.trouble = None
+                self._wake.wait()
+                self._wake.clear()
+                time.sleep(SECONDS_TO_DRAW)
 
     def _is_drawn(self, image_id: str) -> bool:
         """Whether the scribble map holds what the log says; its time is then set to the log's."""

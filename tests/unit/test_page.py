@@ -129,10 +129,13 @@ def test_a_damaged_line_is_named(folder):
 
 
 def test_the_scribble_map_is_drawn_at_the_start_where_the_server_was_killed_before(folder):
-    expected = draw(strokes_of(folder), stroke("1"))
+    before = strokes_of(folder)
+    expected = draw(before, stroke("1"))
+    before.draw_all()
     scribble = folder / SCRIBBLES / "a.png"
-    scribble.unlink(missing_ok=True)
+    scribble.rename(scribble.with_name(".a.png.99"))  # as of a server that was killed while it drew
     strokes_of(folder).draw_all()
+    assert [path.name for path in scribble.parent.iterdir()] == ["a.png"]
     assert np.array_equal(read_label(scribble, 3), expected)
 
 
@@ -154,6 +157,26 @@ def test_scribbles_of_others_are_kept_below_the_strokes(folder):
     assert strokes.classes("b") == [0] and strokes.drawn("b").live() == []
     label = draw(strokes, stroke("2", 1, 3, [[30, 0], [30, 20]]), image="b")
     assert label[0, 0] == UNLABELLED and label[30, 0] == 0 and label[10, 30] == 1
+
+
+def test_a_clock_that_is_put_back_loses_no_stroke(folder):
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1"))
+    log, tomorrow = folder / "strokes/a.jsonl", time.time_ns() + 86400 * 10**9
+    os.utime(log, ns=(tomorrow, tomorrow))
+    strokes.draw_all()
+    label = draw(strokes, stroke("2", 2, 3, [[50, 35]]))
+    assert np.array_equal(strokes_of(folder).label_map("a"), label) and label[35, 50] == 2
+
+
+def test_what_is_erased_throughout_has_no_scribble_map(folder):
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1"))
+    strokes.draw_all()
+    assert (folder / SCRIBBLES / "a.png").exists()
+    draw(strokes, stroke("2", None, 200))
+    strokes.draw_all()
+    assert not (folder / SCRIBBLES / "a.png").exists() and strokes.classes("a") == [1]
 
 
 def test_a_stroke_that_cannot_be_written_is_said_at_once_and_can_be_sent_again(folder, page):
