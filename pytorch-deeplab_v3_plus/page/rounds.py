@@ -63,7 +63,7 @@ from prediction.predict import keep_scribbles, labels_and_confidence, predict, p
 from training import build_trainer
 from training.checkpoint import LAST
 from training.faults import Stopped, one_line_errors
-from training.options import ADAMW_RATE, PRESETS, parse_options, preset_for
+from training.options import ADAMW_RATE, LARGEST, PRESETS, parse_options, preset_for
 from training.resume import Ended
 from training.run_folder import runs_in
 
@@ -85,7 +85,7 @@ class RoundSettings:
 
     steps: int = option(90, "steps with partial cross-entropy alone", **STEPS)
     crf_steps: int = option(150, "steps with the DenseCRF loss beside it", **STEPS)
-    preset: str = option("80", "where all settings come from that are not here", choices=tuple(PRESETS))
+    preset: str = option("80", "where all settings come from that are not here", choices=tuple(LARGEST))
     crop_size: int = option(129, "short side, in pixels, at which the network sees the images", type=number(int, 33))
     batch_size: int = option(8, "images in a step", type=number(int, 2))
     lr: float = option(ADAMW_RATE, "learning rate", type=number(float, 0, above=True, high=1))
