@@ -27,8 +27,17 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, str(CODE / "annotate.py"), *map(str, self.words), "--no-browser", "--port", self.port]
-        self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [
+            sys.executable,
+            str(CODE / "annotate.py"),
+            *map(str, self.words),
+            "--no-browser",
+            "--port",
+            self.port,
+        ]
+        self.process = subprocess.Popen(
+            command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         lines = []
         for line in self.process.stdout:
             lines.append(line)
@@ -75,7 +84,7 @@ class Tab:
         self.page.keyboard.press(key)
 
     def wait_saved(self) -> None:
-        self.page.wait_for_function("document.querySelector('#saved').textContent === 'Saved'")
+        self.page.wait_for_selector("#saved:text-is('Saved')")
 
     def wait_ink(self, x: float, y: float, shown: bool = True) -> None:
         """Wait until a stroke is, or is not, visible at a place."""
@@ -99,7 +108,9 @@ def photograph(seed: int) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="tests in a browser need Playwright (requirements-dev.txt)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="tests in a browser need Playwright (requirements-dev.txt)"
+    )
     pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
     if CHROMIUM is None:
         pytest.skip("tests in a browser need Chromium (Debian: apt-get install chromium)")
@@ -139,5 +150,3 @@ def open_tab(chromium, server) -> Iterator[Callable]:
     for tab in tabs:
         assert not tab.errors
         assert all(url.startswith((server.url, "blob:" + server.url)) for url in tab.requests), tab.requests
-
-

@@ -149,6 +149,7 @@ def test_fingers_draw_and_two_of_them_zoom(server, open_tab):
     assert tab.page.locator(".world").bounding_box()["width"] > 1.2 * scale
     assert operations(server, "f") == []
     tab.key("f")
+    tab.page.wait_for_selector(f"#zoom:text-is('{zoom}')")
     touch("Start", (20, 20))
     for x in range(25, 60, 5):
         touch("Move", (x, 20))
@@ -167,7 +168,7 @@ def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_p
     tab.page.set_input_files("#files", [tmp_path / "broken.jpg", tmp_path / "turned.jpg"])
     assert "broken.jpg" in tab.page.inner_text("#notices .error")
     tab.page.click("#thumbnails button:has-text('turned')")
-    tab.page.wait_for_function("document.querySelector('.photo.loaded')?.naturalHeight === 120")
+    tab.page.wait_for_function("() => document.querySelector('.photo.loaded')?.naturalHeight === 120")
     tab.draw((80, 10), (80, 110))
     wait_label(server, "turned", 80, 100, 1)
     assert read_label(server.data / "pascal_2012_scribble/turned.png", NUM_CLASSES).shape == (WIDTH, HEIGHT)
@@ -186,9 +187,9 @@ def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_p
 def test_images_and_classes_by_keys_and_clicks(server, open_tab):
     tab = open_tab("g")
     tab.key("ArrowRight")
-    tab.page.wait_for_function("location.hash === '#h'")
+    tab.page.wait_for_function("() => location.hash === '#h'")
     tab.key("ArrowLeft")
-    tab.page.wait_for_function("location.hash === '#g'")
+    tab.page.wait_for_function("() => location.hash === '#g'")
     tab.page.fill("#new-class", "edge 2")
     tab.page.keyboard.press("Enter")
     tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('edge 2')")
@@ -231,8 +232,8 @@ def test_draw_train_look_correct_export(server, open_tab, tmp_path):
     tab.page.reload()  # the round goes on
     tab.page.wait_for_selector("#rounds tbody tr", timeout=240_000)
     tab.page.wait_for_selector("#progress", state="hidden", timeout=240_000)
-    tab.page.wait_for_function("document.querySelector('.prediction').width > 1")
-    tab.page.click("#hint-action")
+    tab.page.wait_for_function("() => document.querySelector('.prediction').width > 1")
+    tab.key("n")
     tab.page.wait_for_selector(".place")
     image = tab.page.evaluate("decodeURIComponent(location.hash.slice(1))")
     before = len(operations(server, image))

@@ -190,7 +190,7 @@ export class View {
       context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * x, ratio * y);
       context.lineCap = context.lineJoin = "round";
     }
-    if (this.#place) this.marker.style.transform = `translate(${(this.#place[0] + 0.5) * scale + x}px, ${(this.#place[1] + 0.5) * scale + y}px)`;
+    this.#placeMarker();
     this.#drawOutlines(this.layers.outlines);
     if (this.#base) {
       this.layers.strokes.imageSmoothingEnabled = false;
@@ -200,6 +200,17 @@ export class View {
     if (this.#stroke) this.#drawStroke(this.#layer, this.#stroke);
     this.#placeCursor();
     this.viewed();
+  }
+
+  /** Put the ring at the place, and its words where they are seen whole. */
+  #placeMarker() {
+    if (this.marker.hidden) return;
+    const [x, y] = this.#place.map((value, axis) => (value + 0.5) * this.scale + [this.x, this.y][axis]);
+    const words = this.marker.firstElementChild, half = words.offsetWidth / 2 + 6;
+    const shift = Math.min(Math.max(x, half), this.root.clientWidth - half) - x;
+    const above = y + 28 + words.offsetHeight + 6 > this.root.clientHeight;
+    this.marker.style.transform = `translate(${x}px, ${y}px)`;
+    words.style.transform = `translate(calc(-50% + ${shift}px), ${above ? "calc(-100% - 56px)" : "0"})`;
   }
 
   #drawStroke(context, stroke) {

@@ -1,6 +1,7 @@
 /** The list of classes: choosing, adding and renaming them. */
 
 import { request } from "./api.js";
+import { renew } from "./dom.js";
 import { visible } from "./labels.js";
 import { t } from "./texts.js";
 
@@ -40,7 +41,7 @@ export class ClassList {
       return this.act.choose(added);
     }
     if (this.#renaming) return;
-    $("class-list").replaceChildren(...classes.map(({ name, color }, label) => {
+    renew($("class-list"), classes, () => classes.map(({ name, color }, label) => {
       const item = document.createElement("li");
       item.innerHTML = `<button class="class"><i></i><span class="name"></span><kbd></kbd></button>
         <button class="rename quiet"><svg class="icon"><use href="#i-pencil"/></svg></button>`;
@@ -48,13 +49,13 @@ export class ClassList {
       item.querySelector("i").style.background = visible(color);
       item.querySelector(".name").textContent = name;
       item.querySelector("kbd").textContent = label < 10 ? label : "";
-      choose.setAttribute("aria-pressed", label === current);
       choose.onclick = () => this.act.choose(label);
-      choose.ondblclick = rename.onclick = () => this.#rename(item, name, label);
+      rename.onclick = () => this.#rename(item, name, label);
       rename.title = t("rename", { name });
       rename.setAttribute("aria-label", rename.title);
       return item;
     }));
+    $("class-list").querySelectorAll(".class").forEach((button, label) => button.setAttribute("aria-pressed", label === current));
   }
 
   #rename(item, name, label) {
@@ -67,6 +68,7 @@ export class ClassList {
       this.#renaming = false;
       const wanted = input.value.trim();
       if (keep && wanted && wanted !== name) await this.#send("PUT", `api/classes/${label}`, wanted);
+      renew($("class-list"), null, () => []); // the field makes room for the class again
       this.act.choose(label);
     };
     input.onkeydown = (event) => {

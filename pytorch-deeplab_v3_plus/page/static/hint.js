@@ -17,7 +17,8 @@ export function uncertain(images) {
  * and the name of what its button does.
  * @param image the image that is shown, or null.
  */
-export function nextStep({ images, classes, training, rounds }, image) {
+export function nextStep({ images, classes, training, rounds: all }, image) {
+  const rounds = all.filter(({ finished }) => finished);
   if (!images.length) return { text: "hintAddImages" };
   if (classes.length < 2) return { text: "hintAddClass" };
   if (training?.running) return { text: "hintTraining" };
@@ -25,7 +26,8 @@ export function nextStep({ images, classes, training, rounds }, image) {
   const missing = [...classes.keys()].slice(1).find((label) => !drawn.has(label));
   if (!rounds.length) {
     if (missing !== undefined) {
-      return { text: drawn.size ? "hintClass" : "hintFirst", name: classes[missing].name, key: missing };
+      const which = { name: classes[missing].name, key: missing };
+      return drawn.size ? { text: "hintClass", action: "toNext", ...which } : { text: "hintFirst", ...which };
     }
     if (!drawn.has(0)) return { text: "hintBackground", key: 0 };
     const many = images.filter((each) => each.strokes).length >= Math.min(ENOUGH, images.length);

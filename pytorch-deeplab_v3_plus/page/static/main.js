@@ -23,6 +23,7 @@ let mask = null; // address of the mask that is shown or on its way
 let round = null; // whose masks are shown; null: the last one's
 let brush = 0.015; // width as a share of the longest side
 let away = false;
+let refusal = ""; // the server's line where it is there and will not talk
 let sending = { unsent: 0, away: false, line: "", refused: 0 };
 const opened = new Map(); // id -> ImageStrokes
 
@@ -205,6 +206,14 @@ function setBrush(share) {
   renderTools();
 }
 
+/** Make the brush a quarter wider or narrower, by a pixel at least. */
+function changeBrush(wider) {
+  const image = state.images.find(({ id }) => id === current), { width } = view;
+  if (!image) return;
+  const wanted = wider ? Math.max(width + 1, width * 1.25) : Math.max(1, Math.min(width - 1, width / 1.25));
+  setBrush(wanted / Math.max(image.width, image.height));
+}
+
 function setMode(mode) {
   view.mode = mode;
   localStorage.setItem("rloss-mode", mode);
@@ -224,7 +233,7 @@ function redo() {
 
 const ACTIONS = {
   toNext: () => go(1),
-  toTrain: () => panel.train(state.rounds.length > 0),
+  toTrain: () => panel.train(),
   toMost: goToUncertain,
 };
 
@@ -244,7 +253,7 @@ function render() {
   const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
   $("hint-text").textContent = t(text, { name, key: hasKey ? t("hintKey", { key }) : "" });
   $("hint-action").hidden = !action;
-  if (action) $("hint-action").textContent = t(action === "toTrain" && state.rounds.length ? "trainOn" : action);
+  if (action) $("hint-action").textContent = action === "toTrain" ? $("train").textContent : t(action);
   $("hint-action").onclick = ACTIONS[action];
   if (strokes) showStrokes();
   renderTools();
@@ -285,7 +294,7 @@ function renderStatus() {
   if (queue?.fragile) line = t("unstored");
   else if (gone) line = t(sending.unsent ? "awayUnsent" : "away", sending);
   else if (sending.refused) line = t("refused", sending);
-  else line = sending.line || state?.readonly_reason || "";
+  else line = refusal || sending.line || state?.readonly_reason || "";
   $("banner").hidden = !line;
   $("banner-text").textContent = line;
   $("banner-discard").hidden = !sending.refused || gone;
@@ -297,7 +306,7 @@ function renderStatus() {
 /** Show a line until it is closed; one of a kind takes the place of the one before, and an empty one ends it. */
 function notice(line, kind = "") {
   if (kind) $("notices").querySelector(`[data-kind="${kind}"]`)?.remove();
-  if (!line) return;
+  if (!line || [...$("notices").children].some((item) => item.textContent === line)) return;
   const item = document.createElement("p");
   item.dataset.kind = kind;
   item.className = kind ? "" : "error";
@@ -351,8 +360,8 @@ for (const button of $("tabs").children) button.onclick = () => (document.body.d
 for (const button of document.querySelectorAll("dialog .close")) button.onclick = () => button.closest("dialog").close();
 
 const KEYS = {
-  b: () => setTool("brush"), e: () => setTool("eraser"), v: () => setTool("pan"), "[": () => setBrush(brush / 1.25),
-  "]": () => setBrush(brush * 1.25), arrowleft: () => go(-1), arrowright: () => go(1), pageup: () => go(-1), pagedown: () => go(1),
+  b: () => setTool("brush"), e: () => setTool("eraser"), v: () => setTool("pan"), "[": () => changeBrush(false),
+  "]": () => changeBrush(true), arrowleft: () => go(-1), arrowright: () => go(1), pageup: () => go(-1), pagedown: () => go(1),
   n: goToUncertain, p: () => view.hasPrediction && setMode(MODES[(MODES.indexOf(view.mode) + 1) % 3]), h: toggleStrokes,
   f: () => view.fit(), "+": () => view.zoom(1.25), "=": () => view.zoom(1.25), "-": () => view.zoom(0.8), "?": help,
 };
@@ -389,6 +398,7 @@ view.mode = localStorage.getItem("rloss-mode") ?? view.mode;
 listen({
   opened: () => {
     away = false;
+    refusal = "";
     renderStatus();
     refreshState();
     mask = undefined;
@@ -396,8 +406,10 @@ listen({
     queue?.flush();
   },
   changed,
-  away: () => {
-    away = true;
+  away: async () => {
+    const answer = await get("api/state").catch((error) => error);
+    away = answer instanceof Away;
+    refusal = answer instanceof Error && !away ? answer.message : "";
     renderStatus();
   },
 });

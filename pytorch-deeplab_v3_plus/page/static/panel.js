@@ -1,16 +1,11 @@
 /** Training with its settings and progress, the table of rounds, and what is exported. */
 
 import { get, request } from "./api.js";
+import { element, renew } from "./dom.js";
 import { describe, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 const PHASES = { starting: "phaseStarting", "partial CE": "phaseCe", "+ DenseCRF loss": "phaseCrf", predicting: "phasePredicting" };
-
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
 
 /** A length of time in the page's language. */
 function duration(seconds) {
@@ -24,7 +19,7 @@ export class Panel {
   /** @param act {failed(error), refresh(), chosen() -> ids, chooseNone(), round(number)} */
   constructor(act) {
     this.act = act;
-    $("train").onclick = () => this.train(this.#rounds.length > 0);
+    $("train").onclick = () => this.train();
     $("resume").onclick = () => this.#post("api/train/resume");
     $("train-afresh").onclick = () => this.train(false);
     $("stop").onclick = () => {
@@ -37,12 +32,13 @@ export class Panel {
     for (const button of document.querySelectorAll("[data-export]")) button.onclick = () => this.#export(button);
   }
 
-  get #rounds() {
-    return this.state.rounds;
+  /** Whether there is a network to train on. */
+  get #goesOn() {
+    return this.state.rounds.some(({ finished }) => finished);
   }
 
-  /** Start a round: from the last one's network, or from the bundled weights. */
-  train(goOn) {
+  /** Start a round: from the last one's network, where there is one, or from the bundled weights. */
+  train(goOn = this.#goesOn) {
     const settings = Object.fromEntries(this.state.settings.map(({ name, value }) => [name, this.#changed[name] ?? value]));
     return this.#post("api/train", { settings, go_on: goOn });
   }
@@ -64,9 +60,9 @@ export class Panel {
     if (!running) this.#stopping = false;
     $("progress").hidden = !running;
     $("start").hidden = running;
-    $("train").textContent = t(state.rounds.length ? "trainOn" : "train");
+    $("train").textContent = t(this.#goesOn ? "trainOn" : "train");
     $("resume").hidden = !training?.error;
-    $("train-afresh").hidden = !state.rounds.length;
+    $("train-afresh").hidden = !this.#goesOn;
     const drawn = new Set(state.images.flatMap((image) => image.drawn));
     $("train").disabled = $("train-afresh").disabled = drawn.size < 2;
     $("train").title = drawn.size < 2 ? t("tooFew") : "";
@@ -81,7 +77,7 @@ export class Panel {
   #progress({ phase, step, steps, progress, seconds_left: seconds, losses }) {
     $("phase").textContent = t(PHASES[phase] ?? "training");
     const parts = steps ? [t("step", { step, steps })] : [];
-    if (seconds !== null) {
+    if (seconds !== null && phase !== "predicting") {
       parts.push(seconds < 90 ? t("seconds", { count: Math.ceil(seconds / 5) * 5 }) : t("minutes", { count: Math.round(seconds / 60) }));
     }
     $("time-left").textContent = parts.join(" · ");
@@ -115,15 +111,14 @@ export class Panel {
 
   #settings(settings) {
     $("settings-box").hidden = !settings.length;
-    if ($("settings").contains(document.activeElement)) return; // do not take a field from under the hand
-    $("settings").replaceChildren(...settings.map((setting) => this.#field(setting)));
-    const button = element("button", { type: "button", className: "link", textContent: t("reset") });
-    button.onclick = () => {
-      this.#changed = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
-      button.blur();
-      this.#settings(settings);
-    };
-    $("settings").append(button);
+    renew($("settings"), [settings, this.#changed], () => {
+      const reset = element("button", { type: "button", className: "link", textContent: t("reset") });
+      reset.onclick = () => {
+        this.#changed = {};
+        this.#settings(settings);
+      };
+      return [...settings.map((setting) => this.#field(setting)), reset];
+    });
     $("settings").onsubmit = (event) => event.preventDefault();
   }
 
@@ -153,21 +148,20 @@ export class Panel {
     const scored = ["miou", "miou_others"].filter((name) => rounds.some((round) => typeof round[name] === "number"));
     const heads = ["round", "roundImages", "roundStrokes", "roundTime", ...scored.map((name) => (name === "miou" ? "roundMiou" : "roundMiouOthers"))];
     const [head] = $("rounds").querySelectorAll("thead tr"), [body] = $("rounds").querySelectorAll("tbody");
-    head.replaceChildren(...heads.map((key) => element("th", { textContent: t(key), scope: "col" })));
-    body.replaceChildren(...rounds.map((round) => {
-      const show = element("button", { className: "quiet", textContent: round.round, title: t("roundShow", { round: round.round }) });
-      show.setAttribute("aria-pressed", round.round === this.shown);
-      show.onclick = () => this.act.round(round.round);
-      const cells = [show, round.images, round.strokes, duration(round.seconds),
-        ...scored.map((name) => (typeof round[name] === "number" ? percent(round[name]) : "–"))];
-      const row = element("tr", { className: round.round === this.shown ? "shown" : "" },
-        ...cells.map((cell) => element("td", {}, typeof cell === "object" ? cell : String(cell))));
-      return row;
+    const rows = rounds.map((round) => [round.round, round.images, round.strokes, round.finished ? duration(round.seconds) : "…",
+      ...scored.map((name) => (typeof round[name] === "number" ? (100 * round[name]).toFixed(1) : "–"))]);
+    renew(head, heads, () => heads.map((key) => element("th", { textContent: t(key), scope: "col" })));
+    renew(body, [rows, this.shown], () => rows.map(([round, ...cells]) => {
+      const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
+      show.setAttribute("aria-pressed", round === this.shown);
+      show.onclick = () => this.act.round(round);
+      return element("tr", { className: round === this.shown ? "shown" : "" }, element("td", {}, show),
+        ...cells.map((cell) => element("td", { textContent: cell })));
     }));
     const shown = rounds.find(({ round }) => round === this.shown);
     $("round-settings").textContent = shown ? t("roundSettings", {
       round: shown.round,
-      settings: Object.entries(shown.settings ?? {}).map(([name, value]) => `${name} ${value}`).join(", "),
+      settings: Object.entries(shown.settings).filter(([, value]) => value !== "").map(([name, value]) => `${name} ${value}`).join(", "),
     }) : "";
   }
 
@@ -175,7 +169,7 @@ export class Panel {
     const count = this.act.chosen().length;
     $("export-what").textContent = t(count ? (count === 1 ? "exportOne" : "exportChosen") : "exportAll", { count });
     $("choose-none").hidden = !count;
-    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !this.#rounds.length;
+    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !this.state.images.some(({ predicted }) => predicted !== null);
   }
 
   /** Fetch a file first, so that an error is a line in the page, and hand it to the browser then. */
@@ -217,5 +211,3 @@ export class Panel {
     $("commands-box").showModal();
   }
 }
-
-const percent = (value) => `${(value <= 1 ? 100 * value : value).toFixed(1)} %`;
