@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +52,7 @@ class Server:
 
 
 class Tab:
-    """A tab of the browser with the page in it; places are in pixels of the photograph, (0, 0) its first one's centre."""
+    """A tab with the page in it; places are in pixels of the photograph, with the centre of its first one at (0, 0)."""
 
     def __init__(self, page, url: str) -> None:
         self.page, self.url = page, url
@@ -113,7 +112,7 @@ def chromium() -> Iterator:
     )
     pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
     if CHROMIUM is None:
-        pytest.skip("tests in a browser need Chromium (Debian: apt-get install chromium)")
+        pytest.skip("these tests need Chromium (Debian: apt-get install chromium)")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM)
         yield browser

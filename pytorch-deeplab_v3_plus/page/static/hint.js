@@ -35,6 +35,6 @@ export function nextStep({ images, classes, training, rounds: all }, image) {
   }
   const strokes = images.reduce((sum, each) => sum + each.strokes, 0);
   if (strokes !== rounds.at(-1).strokes) return { text: "hintCorrected", action: "toTrain" };
-  if (image && uncertain(images).has(image.id) && image.place) return { text: "hintLookHere" };
+  if (image && uncertain(images).has(image.id) && image.place) return { text: "hintLookHere", action: "toMostNext" };
   return { text: "hintLook", action: "toMost" };
 }

@@ -235,6 +235,7 @@ const ACTIONS = {
   toNext: () => go(1),
   toTrain: () => panel.train(),
   toMost: goToUncertain,
+  toMostNext: goToUncertain,
 };
 
 // What is shown.
