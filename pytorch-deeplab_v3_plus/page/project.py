@@ -32,7 +32,8 @@ from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
 
 logger = logging.getLogger(__name__)
 
-SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png"}  # by every browser, where they are 8-bit grey or RGB
+# What every browser shows where it is 8-bit grey or RGB; MPO is the JPEG of phones.
+SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png"}
 THUMBNAIL = 512  # longest side, in pixels, of the pictures that are kept in memory
 
 
@@ -62,13 +63,13 @@ def open_project(source: Path, output: Path | None, class_names: Sequence[str]) 
     """
     if not source.is_dir():
         raise InputError(f"expected a folder of photographs or a data set, found no folder {source}")
-    folder = source
+    folder = source = source.resolve()
     if not (source / IMAGES).is_dir():
-        folder = output or source.resolve().with_name(f"{source.resolve().name}-rloss")
+        folder = (output or source.with_name(f"{source.name}-rloss")).resolve()
         add_photographs(
             folder, [path for path in files_in(source) if path.suffix.lower() in PHOTOGRAPH_SUFFIXES], source
         )
-    elif output and output.resolve() != source.resolve():
+    elif output and output.resolve() != source:
         raise InputError(f"{source} is a data set already, which is worked on in its place: leave out --output")
     names = first_classes(class_names)
     if not os.path.lexists(folder / CLASS_FILE):
@@ -178,7 +179,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 @functools.lru_cache(maxsize=100_000)
 def _photograph(image_id: str, path: Path, time: int, size: int) -> Photograph:
     try:
-        return Photograph(image_id, path, *image_size(path), None)
+        size = image_size(path)
+        open_image(path).close()  # refuses what read_image does not read at its own size
+        return Photograph(image_id, path, *size, None)
     except InputError as error:
         return Photograph(image_id, path, 0, 0, str(error))
 

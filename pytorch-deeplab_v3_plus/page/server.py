@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ class Page:
     def __init__(self, folder: Path) -> None:
         self.project = Project(folder)
         self.strokes = Strokes(self.project)
+        self._starting = threading.Lock()
 
     def app(self) -> Starlette:
         """Return the application, without the gate in front of it (page.security)."""
@@ -298,13 +300,14 @@ class Page:
         if not isinstance(wanted, dict):
             raise Refused("expected settings by name")
         settings = process.read_settings(wanted, self._usual_settings())
-        if process.is_running(data):
-            raise Refused("a round is running already: wait for it, or stop it", CONFLICT)
-        start = exports.newest_network(data) if given.get("go_on") else None
-        self.strokes.draw_all()
-        drawn = self.strokes.drawn_here()
-        strokes = sum(len(self.strokes.drawn(image_id).live()) for image_id in drawn)
-        process.start(new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes))
+        with self._starting:  # of two tabs one starts it
+            if process.is_running(data):
+                raise Refused("a round is running already: wait for it, or stop it", CONFLICT)
+            start = exports.newest_network(data) if given.get("go_on") else None
+            self.strokes.draw_all()
+            drawn = self.strokes.drawn_here()
+            strokes = sum(len(self.strokes.drawn(image_id).live()) for image_id in drawn)
+            process.start(new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes))
         return {"ok": True}
 
     def stop(self, request: Request, body: bytes) -> Answer:
