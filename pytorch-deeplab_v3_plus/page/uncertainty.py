@@ -22,13 +22,11 @@ def most_uncertain_place(uncertainty: Tensor, drawn: Tensor | None = None) -> tu
 
     `drawn` is bool (h, w).
     """
-    if drawn is not None and not drawn.all():
-        uncertainty = uncertainty.masked_fill(drawn, 0)
-    else:
+    if drawn is None:
         drawn = torch.zeros_like(uncertainty, dtype=torch.bool)
     reach = max(1, min(uncertainty.shape) // (2 * NEIGHBOURHOOD))
-    smooth = uncertainty[None, None]
-    for _ in range(2):  # twice a box: nearly round
-        smooth = F.avg_pool2d(smooth, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+    smooth = uncertainty.masked_fill(drawn, 0)[None, None]
+    for _ in range(2):  # twice a box: nearly round; what lies outside counts 0, as a stroke at the border says less
+        smooth = F.avg_pool2d(smooth, 2 * reach + 1, stride=1, padding=reach)
     place = int(smooth[0, 0].masked_fill(drawn, -1).argmax())
     return place % uncertainty.shape[1], place // uncertainty.shape[1]
