@@ -104,8 +104,8 @@ export class ImageList {
 
   #make(id) {
     const item = document.createElement("li");
-    item.innerHTML = `<button><img loading="lazy" alt="" draggable="false"><span class="name"></span>
-      <span class="info"><span class="dots"></span><span class="state"></span></span></button><input type="checkbox">`;
+    item.innerHTML = `<button><img loading="lazy" alt="" draggable="false"><span class="dots"></span><span class="name"></span>
+      <span class="state"></span></button><input type="checkbox">`;
     item.querySelector("img").src = imagePath(id, "photo?size=256");
     item.querySelector(".name").textContent = id;
     item.querySelector("button").onclick = () => this.act.open(id);
