@@ -125,8 +125,8 @@ def test_a_round_outlives_the_server_and_is_resumed_where_it_was_killed(photogra
         assert time.time() < deadline
         time.sleep(0.2)
     assert training["phase"] == "finished" and read_record(record.parent)["stopped"] is False
-    log = (data / "rounds/1/log.txt").read_text()
-    assert "resum" in log and [losses[0] for losses in training["losses"]][-1] == 62
+    assert [path.name for path in checkpoint.parents[1].iterdir()] == ["experiment_0"]  # a new training makes another
+    assert training["losses"][-1][0] == 62
     server.end()
 
 
