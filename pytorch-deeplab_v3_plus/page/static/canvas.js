@@ -160,7 +160,7 @@ export class View {
       canvas.width = Math.round(this.root.clientWidth * ratio);
       canvas.height = Math.round(this.root.clientHeight * ratio);
     }
-    if (this.#moved) this.#redraw();
+    if (this.#moved || this.#stroke) this.#redraw(); // under the hand nothing moves
     else this.fit();
     this.#draw(); // now: a canvas of a new size is empty
   }

@@ -2,7 +2,7 @@
 
 const ENOUGH = 3; // images with strokes after which the hint stops asking for more before the first round
 
-/** Images that the network is least sure of, first; those that were drawn on after it saw them are left out by the caller. */
+/** The images that are predicted, with those that the network is least sure of first. */
 export function byUncertainty(images) {
   return images.filter((image) => image.uncertainty !== null).sort((one, other) => other.uncertainty - one.uncertainty);
 }
@@ -30,7 +30,7 @@ export function nextStep({ images, classes, training, rounds: all }, image) {
       return drawn.size ? { text: "hintClass", action: "toNext", ...which } : { text: "hintFirst", ...which };
     }
     if (!drawn.has(0)) return { text: "hintBackground", key: 0 };
-    const many = images.filter((each) => each.strokes).length >= Math.min(ENOUGH, images.length);
+    const many = images.filter((each) => each.drawn.length).length >= Math.min(ENOUGH, images.length);
     return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
   }
   const strokes = images.reduce((sum, each) => sum + each.strokes, 0);

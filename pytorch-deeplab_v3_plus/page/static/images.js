@@ -60,8 +60,8 @@ export class ImageList {
     const most = uncertain(state.images);
     const shown = {
       all: () => true,
-      none: (image) => !image.strokes,
-      strokes: (image) => image.strokes,
+      none: (image) => !image.drawn.length,
+      strokes: (image) => image.drawn.length,
       predicted: (image) => image.predicted !== null,
       uncertain: (image) => most.has(image.id),
     }[$("filter").value];
@@ -84,11 +84,10 @@ export class ImageList {
   #item({ id, strokes, drawn, predicted }, classes, most) {
     if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
     const item = this.#items.get(id);
-    const words = [strokes ? t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes }) : t("stateNone")];
+    const words = [strokes ? t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes }) : t(drawn.length ? "stateScribbles" : "stateNone")];
     if (predicted !== null) words.push(t(most.has(id) ? "stateUncertain" : "statePredicted"));
     const [open, choose] = item.querySelectorAll("button, input");
     item.classList.toggle("uncertain", predicted !== null && most.has(id));
-    item.classList.toggle("predicted", predicted !== null);
     open.setAttribute("aria-current", id === this.current);
     item.querySelector(".state").textContent = words.at(-1);
     open.title = `${id}: ${words.join(", ")}`;
