@@ -76,6 +76,18 @@ PHASES = ("partial CE", "+ DenseCRF loss")
 SAVE_STEPS = 50  # steps that a killed round loses at most
 LARGER = 2  # by this factor at most the photographs in a snapshot are larger than the network sees them
 
+# Options of the training script that no setting of the page changes: they lead out of the round's folder.
+TAKEN = (
+    "--dataset",
+    "--data-root",
+    "--classes",
+    "--run-root",
+    "--checkname",
+    "--resume",
+    "--ft",
+    "--steps",
+    "--epochs",
+)
 STEPS = {"type": number(int, 1, high=100_000), "metavar": "N"}
 
 
@@ -99,9 +111,12 @@ class RoundSettings:
     def __post_init__(self) -> None:
         check_values(self)
         try:
-            shlex.split(self.more)
+            words = shlex.split(self.more)
         except ValueError as error:
             raise InputError(f"further options: {error} in {self.more!r}") from None
+        for name in (word.split("=")[0] for word in words if word.startswith("--")):
+            if any(taken.startswith(name) for taken in TAKEN):  # argparse takes the beginning of a name for it
+                raise InputError(f"further options: {name} is set by the round itself")
 
     @classmethod
     def fitting(cls, sizes: list[tuple[int, int]]) -> "RoundSettings":

@@ -392,6 +392,8 @@ def test_settings_that_are_none(page):
         ({"preset": "7"}, "expected one of"),
         ({"speed": 1}, "found 'speed'"),
         ({"more": "'"}, "No closing quotation"),
+        ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
+        ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
     ):
         answer = page.post("/api/train", json={"settings": settings})
         assert answer.status_code == 400 and expected in answer.json()["error"], settings
