@@ -59,7 +59,14 @@ from evaluation.scores import ConfusionMatrix
 from modeling.checkpoint import load_checkpoint, load_network
 from page.uncertainty import most_uncertain_place, uncertainty_map
 from prediction.options import ImageOptions
-from prediction.predict import keep_scribbles, labels_and_confidence, predict, probabilities, short_side
+from prediction.predict import (
+    keep_scribbles,
+    labels_and_confidence,
+    labels_on_scribbles,
+    predict,
+    probabilities,
+    short_side,
+)
 from training import build_trainer
 from training.checkpoint import LAST
 from training.faults import Stopped, one_line_errors
@@ -346,7 +353,7 @@ def predict_image(
         drawn = torch.from_numpy(small < PADDING).to(soft.device)
     if scribbles is not None and only_drawn:
         soft = keep_scribbles(soft, small)
-        mask = keep_scribbles(probabilities([logits], whole)[0], scribbles).argmax(0).byte().cpu().numpy()
+        mask = labels_on_scribbles(logits[0], whole, scribbles).numpy()
     else:
         mask = labels_and_confidence(logits[0], whole)[0].numpy()
     uncertainty = uncertainty_map(soft)
