@@ -234,7 +234,7 @@ def test_draw_train_look_correct_export(server, open_tab, tmp_path):
     tab.page.wait_for_selector("#progress", state="hidden", timeout=240_000)
     tab.page.wait_for_function("() => document.querySelector('.prediction').width > 1")
     tab.key("n")
-    tab.page.wait_for_selector(".place")
+    tab.page.wait_for_selector(".place span")
     image = tab.page.evaluate("decodeURIComponent(location.hash.slice(1))")
     before = len(operations(server, image))
     tab.key("1")

@@ -74,6 +74,11 @@ export class View {
     this.fit();
   }
 
+  /** Ask for the photograph again where it did not come. */
+  reload() {
+    if (this.photo.complete && !this.photo.naturalWidth) this.photo.src = this.photo.src;
+  }
+
   setClasses(classes) {
     this.#classes = classes;
     this.#redraw();

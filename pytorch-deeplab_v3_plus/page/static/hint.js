@@ -21,6 +21,7 @@ export function nextStep({ images, classes, training, rounds: all }, image) {
   const rounds = all.filter(({ finished }) => finished);
   if (!images.length) return { text: "hintAddImages" };
   if (classes.length < 2) return { text: "hintAddClass" };
+  if (training?.error) return { text: "hintError" };
   if (training?.running) return { text: "hintTraining" };
   const drawn = new Set(images.flatMap((each) => each.drawn));
   const missing = [...classes.keys()].slice(1).find((label) => !drawn.has(label));

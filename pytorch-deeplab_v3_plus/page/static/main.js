@@ -26,6 +26,7 @@ let away = false;
 let refusal = ""; // the server's line where it is there and will not talk
 let sending = { unsent: 0, away: false, line: "", refused: 0 };
 const opened = new Map(); // id -> ImageStrokes
+const helped = new Set(); // places that have got their stroke
 
 const view = new View($("view"), finished, viewed);
 const images = new ImageList({ open, chosen: () => panel.renderChoice(), notice });
@@ -86,9 +87,13 @@ const refreshStrokes = once(async () => {
   }
 });
 
+function imageOf(id) {
+  return state.images.find((each) => each.id === id);
+}
+
 /** The address of the mask to show over an image, or null. */
 function maskOf(id) {
-  const image = state.images.find((each) => each.id === id);
+  const image = imageOf(id);
   if (!image || image.predicted === null) return null;
   return `${imagePath(id, "prediction.png")}?round=${round ?? image.predicted}`;
 }
@@ -133,7 +138,7 @@ async function send(image, operation) {
 function open(id) {
   view.finish();
   current = id;
-  const image = state.images.find((each) => each.id === id);
+  const image = imageOf(id);
   if (id !== null && !opened.has(id)) opened.set(id, new ImageStrokes(state.folder, id, queue));
   strokes = image && !image.error ? opened.get(id) : null;
   if (id !== null) history.replaceState(null, "", `#${encodeURIComponent(id)}`);
@@ -174,16 +179,21 @@ function goToUncertain() {
 
 function finished(stroke) {
   strokes.draw(stroke);
+  const place = placeOf(current), image = imageOf(current);
+  const near = Math.max(image.width, image.height) / 20;
+  if (place && stroke.points.some(([x, y]) => Math.hypot(x - place[0], y - place[1]) < near)) helped.add(`${place} ${current}`);
   showStrokes();
 }
 
+/** Where a stroke helps most, until there is one. */
+function placeOf(id) {
+  const place = round === null ? imageOf(id)?.place : null;
+  return place && !helped.has(`${place} ${id}`) ? place : null;
+}
+
 function showStrokes() {
-  const list = strokes.list;
-  view.setStrokes(list);
-  const image = state.images.find(({ id }) => id === current);
-  const near = image && Math.max(image.width, image.height) / 20;
-  const reached = ([x, y]) => list.some(({ points }) => points.some((point) => Math.hypot(point[0] - x, point[1] - y) < near));
-  view.setPlace(image?.place && round === null && !reached(image.place) ? image.place : null);
+  view.setStrokes(strokes.list);
+  view.setPlace(placeOf(current));
   renderTools();
 }
 
@@ -208,7 +218,7 @@ function setBrush(share) {
 
 /** Make the brush a quarter wider or narrower, by a pixel at least. */
 function changeBrush(wider) {
-  const image = state.images.find(({ id }) => id === current), { width } = view;
+  const image = imageOf(current), { width } = view;
   if (!image) return;
   const wanted = wider ? Math.max(width + 1, width * 1.25) : Math.max(1, Math.min(width - 1, width / 1.25));
   setBrush(wanted / Math.max(image.width, image.height));
@@ -250,7 +260,7 @@ function render() {
   images.render(state, current);
   classes.render(state.classes, view.label);
   panel.render(state, round ?? state.rounds.at(-1)?.round);
-  const { text, name, key, action } = nextStep(state, state.images.find(({ id }) => id === current));
+  const { text, name, key, action } = nextStep(state, imageOf(current));
   const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
   $("hint-text").textContent = t(text, { name, key: hasKey ? t("hintKey", { key }) : "" });
   $("hint-action").hidden = !action;
@@ -263,7 +273,7 @@ function render() {
 
 function renderTools() {
   if (!state) return;
-  const image = state.images.find(({ id }) => id === current);
+  const image = imageOf(current);
   const longest = image ? Math.max(image.width, image.height) : 0;
   view.width = Math.max(1, Math.round(brush * longest));
   $("width").value = (100 * Math.log(brush / NARROWEST)) / Math.log(WIDEST / NARROWEST);
@@ -404,6 +414,7 @@ listen({
     refreshState();
     mask = undefined;
     refreshStrokes();
+    view.reload();
     queue?.flush();
   },
   changed,

@@ -90,13 +90,13 @@ export class Panel {
     }));
   }
 
-  /** One loss over the steps, from 0 to its own highest value, with its last value. */
+  /** One loss over the steps, between its own lowest and highest value, with its last value. */
   #curve(name, points, losses) {
     const width = 240, height = 48;
     const first = losses[0][0], last = Math.max(losses.at(-1)[0], first + 1);
-    const highest = Math.max(...points.map(([, value]) => value)) || 1;
+    const values = points.map(([, value]) => value), lowest = Math.min(...values), range = Math.max(...values) - lowest || 1;
     const path = points.map(([step, value]) =>
-      `${((step - first) / (last - first)) * width},${(height - 2) * (1 - value / highest) + 1}`).join(" ");
+      `${((step - first) / (last - first)) * width},${height - 4 - (height - 8) * ((value - lowest) / range)}`).join(" ");
     const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     picture.setAttribute("preserveAspectRatio", "none");

@@ -17,6 +17,7 @@ export class Queue {
   #prefix;
   #count = 0;
   #running = false;
+  #trouble = {};
   #again = false;
   #timer;
 
@@ -62,27 +63,35 @@ export class Queue {
     if (this.#running) return;
     this.#running = true;
     clearTimeout(this.#timer);
-    let trouble = {};
     this.#tell();
-    while (this.#again && !trouble.stop) {
+    while (this.#again) {
       this.#again = false;
-      trouble = {};
-      for (const key of this.#keys()) {
-        const entry = this.#entries.get(key);
-        if (!entry) continue;
-        try {
-          await this.send(entry.image, entry.operation);
-          this.#forget(key);
-        } catch (error) {
-          entry.refused = !(error instanceof Away) && [400, 404, 409, 413, 422].includes(error.status);
-          trouble = { away: error instanceof Away, line: error.message, stop: !entry.refused };
-          if (trouble.stop) break;
-        }
-      }
+      this.#trouble = await this.#sendAll();
+      if (this.#trouble.stop) break;
     }
     this.#running = false;
-    this.#tell(trouble);
-    if (trouble.line !== undefined) this.#timer = setTimeout(() => this.flush(), trouble.stop ? 1000 : 10_000);
+    this.#tell();
+    const { line, stop } = this.#trouble;
+    if (line !== undefined) this.#timer = setTimeout(() => this.flush(), stop ? 1000 : 10_000);
+  }
+
+  /** Send each operation once, and return what the last trouble was: {away, line, stop}. */
+  async #sendAll() {
+    let trouble = {};
+    for (const key of this.#keys()) {
+      const entry = this.#entries.get(key);
+      if (!entry) continue;
+      try {
+        await this.send(entry.image, entry.operation);
+        this.#forget(key);
+      } catch (error) {
+        const away = error instanceof Away;
+        entry.refused = !away && [400, 404, 409, 413, 422].includes(error.status); // the others may be taken all the same
+        trouble = { away, line: error.message, stop: !entry.refused };
+        if (trouble.stop) break;
+      }
+    }
+    return trouble;
   }
 
   /** Forget the operations that the server will not take. */
@@ -105,7 +114,8 @@ export class Queue {
     return [...this.#entries.keys()].sort();
   }
 
-  #tell({ away = false, line = "" } = {}) {
+  #tell() {
+    const { away = false, line = "" } = this.#trouble;
     const keys = this.#keys();
     const refused = keys.filter((key) => this.#entries.get(key).refused).length;
     this.report({ unsent: keys.length, away, line, refused });
