@@ -14,7 +14,7 @@ DATA/rounds/N/ holds
     model.pth.tar    the network
     log.txt          what the process prints
 
-Called again, run_round goes on where it was interrupted.
+Called again, run_round resumes where it was interrupted.
 """
 
 import json
@@ -209,7 +209,7 @@ def new_round(
 ) -> Path:
     """Make the folder of a round with a snapshot of what is drawn; return it.
 
-    `start` is the network to go on from, None for the bundled weights; `facts` are kept in its record. Raises
+    `start` is the network to continue from, None for the bundled weights; `facts` are kept in its record. Raises
     InputError where too little is drawn or a file cannot be read.
     """
     ids = training_images(data, drawn_in_page)
@@ -282,7 +282,7 @@ def run_round(folder: Path) -> None:
 
 
 def train(words: list[str]) -> tuple[Path, bool]:
-    """Train, or go on, or see that it is done; return the checkpoint, and whether a signal has ended it."""
+    """Train, resume, or see that it is done; return the checkpoint, and whether a signal has ended it."""
     options = parse_options(words)
     parent = Path(options.run_root) / Path(options.data.data_root).name / options.checkname
     stopped = False
@@ -346,16 +346,16 @@ def predict_image(
     """
     pixels = to_tensor(resize_short_side(image, size))
     (logits,) = predict(network, pixels[None], tile=ImageOptions.tile)
-    seen, whole = tuple(logits.shape[2:]), (image.height, image.width)
+    seen, full = tuple(logits.shape[2:]), (image.height, image.width)
     soft, drawn = probabilities([logits], seen)[0], None
     if scribbles is not None:
         small = scaled_strokes(scribbles, seen[::-1])
         drawn = torch.from_numpy(small < PADDING).to(soft.device)
     if scribbles is not None and only_drawn:
         soft = keep_scribbles(soft, small)
-        mask = labels_on_scribbles(logits[0], whole, scribbles).numpy()
+        mask = labels_on_scribbles(logits[0], full, scribbles).numpy()
     else:
-        mask = labels_and_confidence(logits[0], whole)[0].numpy()
+        mask = labels_and_confidence(logits[0], full)[0].numpy()
     uncertainty = uncertainty_map(soft)
     place = most_uncertain_place(uncertainty, drawn)
     at = [int((place[axis] + 0.5) * image.size[axis] / seen[1 - axis]) for axis in (0, 1)]

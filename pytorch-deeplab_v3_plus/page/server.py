@@ -382,7 +382,7 @@ def _predicted_in(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
     found = {}
     with contextlib.suppress(FileNotFoundError):
         for number, line in enumerate((folder / PREDICTED).read_text(encoding="utf-8").split("\n")):
-            with contextlib.suppress(ValueError):  # half a line
+            with contextlib.suppress(ValueError):  # a torn last line
                 entry = json.loads(line)
                 found[entry["id"]] = entry | {"round": int(folder.name), "line": number}
     return found

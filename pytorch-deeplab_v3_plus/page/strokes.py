@@ -76,7 +76,7 @@ def checked(operation: object, num_classes: int) -> Operation:
 
 
 def read_log(path: Path) -> tuple[list[Operation], int]:
-    """Return the operations of a log, and how many bytes of it are whole lines; raise InputError for a damaged one.
+    """Return the operations of a log and the bytes that its complete lines take; raise InputError for a damaged one.
 
     The last line may lack its end, where the server was killed while it wrote: that one was never answered, and the
     page sends it again.
@@ -85,11 +85,11 @@ def read_log(path: Path) -> tuple[list[Operation], int]:
         content = path.read_bytes()
     except FileNotFoundError:
         return [], 0
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        logger.warning("%s: half a line at its end is left out; the page sends it again", path)
+    length = content.rfind(b"\n") + 1
+    if length < len(content):
+        logger.warning("%s: its torn last line is left out; the page sends that stroke again", path)
     operations = []
-    for number, line in enumerate(content[:whole].splitlines(), 1):
+    for number, line in enumerate(content[:length].splitlines(), 1):
         try:
             operations.append(json.loads(line))
             operations[-1]["op"]
@@ -97,7 +97,7 @@ def read_log(path: Path) -> tuple[list[Operation], int]:
             raise InputError(
                 f"expected an operation a line, found line {number} of {path} damaged: remove it"
             ) from None
-    return operations, whole
+    return operations, length
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Drawn:
     strokes: dict[str, Operation] = field(default_factory=dict)  # in drawing order, since the base
     removed: set[str] = field(default_factory=set)
     has_base: bool = False
-    whole: int = 0  # bytes of the log that are whole lines
+    length: int = 0  # of the log, in bytes
     on_map: int = 0  # of these, bytes that the scribble map holds
 
     def add(self, operation: Operation) -> None:
@@ -163,9 +163,9 @@ class Strokes:
     def _known(self, image_id: str) -> Drawn:
         """Return what the log of an image says."""
         if image_id not in self._drawn:
-            operations, whole = read_log(self._log(image_id))
+            operations, length = read_log(self._log(image_id))
             up_to_date = _time(self._scribble(image_id)) == _time(self._log(image_id))
-            self._drawn[image_id] = drawn = Drawn(whole=whole, on_map=whole if up_to_date else 0)
+            self._drawn[image_id] = drawn = Drawn(length=length, on_map=length if up_to_date else 0)
             for operation in operations:
                 drawn.add(operation)
         return self._drawn[image_id]
@@ -206,21 +206,21 @@ class Strokes:
         is_new = not path.exists()
         line = json.dumps(operation, separators=(",", ":")).encode() + b"\n"
         with open(path, "ab", buffering=0) as log:
-            if os.fstat(log.fileno()).st_size > drawn.whole:
-                log.truncate(drawn.whole)  # half a line
+            if os.fstat(log.fileno()).st_size > drawn.length:
+                log.truncate(drawn.length)  # a torn last line
             try:
                 if log.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
                 os.fsync(log.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
-                    log.truncate(drawn.whole)
+                    log.truncate(drawn.length)
                 raise
         if is_new:
             synchronise(self.folder)
         if _time(path) <= before:  # the clock was put back
             os.utime(path, ns=(before + 1, before + 1))
-        drawn.whole += len(line)
+        drawn.length += len(line)
         drawn.add(operation)
         self._wake.set()
 
@@ -258,7 +258,7 @@ class Strokes:
             for image_id in self.project.files():
                 try:
                     drawn = self.drawn(image_id)
-                    if drawn.on_map < drawn.whole:
+                    if drawn.on_map < drawn.length:
                         self._draw(image_id, drawn)
                 except (OSError, InputError) as error:
                     errors.append(error)
@@ -267,7 +267,7 @@ class Strokes:
 
     def _draw(self, image_id: str, drawn: Drawn) -> None:
         with self._lock:
-            whole, at = drawn.whole, _time(self._log(image_id))
+            length, at = drawn.length, _time(self._log(image_id))
         path, label = self._scribble(image_id), self.label_map(image_id)
 
         def write(temporary: Path) -> None:
@@ -278,7 +278,7 @@ class Strokes:
             path.unlink(missing_ok=True)
         else:
             replace_file(path, write)
-        drawn.on_map = whole
+        drawn.on_map = length
 
     def _keep_drawing(self) -> None:
         while True:

@@ -116,7 +116,7 @@ def test_half_a_line_of_a_killed_server_is_left_out_and_written_anew(folder, cap
     for cut in (1, 30, len(whole.splitlines()[1])):
         log.write_bytes(whole[:-cut])
         strokes = strokes_of(folder)
-        assert list(strokes.drawn("a").strokes) == ["1"] and "half a line" in caplog.text
+        assert list(strokes.drawn("a").strokes) == ["1"] and "torn last line" in caplog.text
         draw(strokes, stroke("2", 2))
         assert log.read_bytes() == whole
 
