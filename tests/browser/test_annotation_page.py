@@ -2,16 +2,21 @@
 
 import json
 import re
+import shutil
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from browser.conftest import HEIGHT, WIDTH
 from dataloaders.images import read_label
 from dataloaders.labels import UNLABELLED
 from helpers import CODE
+
+pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
+pytest.importorskip("playwright", reason="tests in a browser need Playwright (requirements-dev.txt)")
+if shutil.which("chromium") is None:
+    pytest.skip("tests in a browser need Chromium (Debian: apt-get install chromium)", allow_module_level=True)
 
 NUM_CLASSES = 3
 
@@ -160,7 +165,7 @@ def test_fingers_draw_and_two_of_them_zoom(server, open_tab):
 
 def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_path):
     tab = open_tab("g")
-    turned = Image.new("RGB", (WIDTH, HEIGHT), "gray")
+    turned = Image.new("RGB", (120, 90), "gray")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown a quarter turn to the right
     turned.save(tmp_path / "turned.jpg", exif=exif)
@@ -171,7 +176,7 @@ def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_p
     tab.page.wait_for_function("() => document.querySelector('.photo.loaded')?.naturalHeight === 120")
     tab.draw((80, 10), (80, 110))
     wait_label(server, "turned", 80, 100, 1)
-    assert read_label(server.data / "pascal_2012_scribble/turned.png", NUM_CLASSES).shape == (WIDTH, HEIGHT)
+    assert read_label(server.data / "pascal_2012_scribble/turned.png", NUM_CLASSES).shape == (120, 90)
     tab.page.evaluate(
         """() => {
           const files = new DataTransfer();
