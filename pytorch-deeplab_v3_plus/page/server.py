@@ -7,6 +7,7 @@ loses nothing.
 import asyncio
 import contextlib
 import functools
+import io
 import json
 import logging
 import os
@@ -27,7 +28,8 @@ from starlette.staticfiles import StaticFiles
 
 from common.errors import InputError
 from common.faults import explained
-from dataloaders.labels import voc_palette
+from dataloaders.images import read_label, write_label
+from dataloaders.labels import PADDING, voc_palette
 from dataloaders.layout import CLASS_FILE, TRUTH, list_files
 from page import exports, process
 from page.project import Photograph, Project, picture
@@ -268,12 +270,14 @@ class Page:
         return {"ok": True}
 
     def base(self, request: Request, body: bytes) -> Answer:
-        """Return the scribbles below the strokes."""
+        """Return the scribbles below the strokes, in the palette's colours whatever those of their file."""
         image_id, _ = self._file(request)
         path = self.strokes.base(image_id)
         if path is None:
             raise Refused(f"expected scribbles below the strokes of '{image_id}', found none", ABSENT)
-        return FileResponse(path, headers={"cache-control": "no-cache"})
+        content = io.BytesIO()
+        write_label(content, read_label(path, PADDING))
+        return Response(content.getvalue(), media_type="image/png", headers={"cache-control": "no-cache"})
 
     def upload(self, request: Request, body: bytes) -> Answer:
         """Add a photograph."""

@@ -159,6 +159,18 @@ def test_scribbles_of_others_are_kept_below_the_strokes(folder):
     assert label[0, 0] == UNLABELLED and label[30, 0] == 0 and label[10, 30] == 1
 
 
+def test_scribbles_of_any_palette_are_shown_in_the_colours_of_the_classes(folder, page):
+    grey = np.full((HEIGHT, WIDTH), UNLABELLED, np.uint8)
+    grey[3] = 2
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    Image.fromarray(grey).save(folder / SCRIBBLES / "c.png")
+    base = page.get("/api/images/c/strokes").json()["base"]
+    shown = Image.open(io.BytesIO(page.get(base).content)).convert("RGB")
+    colours = [one["color"] for one in page.get("/api/state").json()["classes"]]
+    assert f"#{bytes(shown.getpixel((5, 3))).hex()}" == colours[2]
+    assert np.array_equal(np.array(Image.open(io.BytesIO(page.get(base).content))), grey)
+
+
 def test_a_clock_that_is_put_back_loses_no_stroke(folder):
     strokes = strokes_of(folder)
     draw(strokes, stroke("1"))
