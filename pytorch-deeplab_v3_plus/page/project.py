@@ -133,7 +133,7 @@ class Project:
 
     def photographs(self) -> list[Photograph]:
         """Return the images in the order of their names."""
-        return [_photograph(image_id, path, *_stamp(path)) for image_id, path in sorted(self.files().items())]
+        return [_photograph(image_id, path, stamp(path)) for image_id, path in sorted(self.files().items())]
 
     def files(self) -> dict[str, Path]:
         """Return the image files by id."""
@@ -168,16 +168,17 @@ class Project:
         return image_id
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> str:
+    """Return what changes when a file does; "" where there is none."""
     try:
         status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_mtime_ns, status.st_size
+    except FileNotFoundError:
+        return ""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 @functools.lru_cache(maxsize=100_000)
-def _photograph(image_id: str, path: Path, time: int, size: int) -> Photograph:
+def _photograph(image_id: str, path: Path, stamp: str) -> Photograph:
     try:
         size = image_size(path)
         open_image(path).close()  # refuses what read_image does not read at its own size
@@ -191,10 +192,10 @@ def picture(path: Path, longest: int | None) -> tuple[bytes, str]:
 
     Raises InputError where it cannot be read.
     """
-    return (_thumbnail if longest and longest <= THUMBNAIL else _picture)(path, longest, *_stamp(path))
+    return (_thumbnail if longest and longest <= THUMBNAIL else _picture)(path, longest, stamp(path))
 
 
-def _picture(path: Path, longest: int | None, time: int, size: int) -> tuple[bytes, str]:
+def _picture(path: Path, longest: int | None, stamp: str) -> tuple[bytes, str]:
     if not longest:
         try:
             with open_image(path) as image:

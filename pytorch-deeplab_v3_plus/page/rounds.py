@@ -103,7 +103,7 @@ class RoundSettings:
     """How a round trains; the defaults are those of --preset 80."""
 
     steps: int = option(90, "steps with partial cross-entropy alone", **STEPS)
-    crf_steps: int = option(150, "steps with the DenseCRF loss beside it", **STEPS)
+    crf_steps: int = option(200, "steps with the DenseCRF loss beside it", **STEPS)
     preset: str = option("80", "where all settings come from that are not here", choices=tuple(LARGEST))
     crop_size: int = option(129, "short side, in pixels, at which the network sees the images", type=number(int, 33))
     batch_size: int = option(8, "images in a step", type=number(int, 2))

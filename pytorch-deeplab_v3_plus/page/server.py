@@ -32,7 +32,7 @@ from dataloaders.images import read_label, write_label
 from dataloaders.labels import PADDING, voc_palette
 from dataloaders.layout import CLASS_FILE, TRUTH, list_files
 from page import exports, process
-from page.project import Photograph, Project, picture
+from page.project import Photograph, Project, picture, stamp
 from page.rounds import (
     PREDICTED,
     PREDICTIONS,
@@ -197,7 +197,7 @@ class Page:
         """Return the newest prediction of each image: its round, its number in it, uncertainty and place."""
         found: dict[str, dict[str, Any]] = {}
         for folder in rounds_in(self.project.folder):
-            found |= _predicted_in(folder, _stamp(folder / PREDICTED))
+            found |= _predicted_in(folder, stamp(folder / PREDICTED))
         return found
 
     async def events(self, request: Request) -> Response:
@@ -218,16 +218,16 @@ class Page:
     def _stamps(self) -> dict[str, Any]:
         """Return a value for each topic that changes when its files do."""
         folder = self.project.folder
-        stamps: dict[str, Any] = {"classes": _stamp(folder / CLASS_FILE), "trouble": self.strokes.trouble}
+        stamps: dict[str, Any] = {"classes": stamp(folder / CLASS_FILE), "trouble": self.strokes.trouble}
         files = self.project.files()
         stamps["images"] = sorted(files)
-        stamps |= {f"strokes:{image_id}": _stamp(folder / FOLDER / f"{image_id}.jsonl") for image_id in files}
+        stamps |= {f"strokes:{image_id}": stamp(folder / FOLDER / f"{image_id}.jsonl") for image_id in files}
         predicted, rounds = self._predicted(), rounds_in(folder)
         stamps |= {f"prediction:{image_id}": (one["round"], one["line"]) for image_id, one in predicted.items()}
         stamps["images"] = [stamps["images"], [stamps[topic] for topic in stamps if topic.startswith("prediction:")]]
-        stamps["rounds"] = [_stamp(one / RECORD) for one in rounds]
+        stamps["rounds"] = [stamp(one / RECORD) for one in rounds]
         if rounds:
-            steps = [_stamp(path) for path in sorted((rounds[-1] / "runs").rglob(STEPS))]
+            steps = [stamp(path) for path in sorted((rounds[-1] / "runs").rglob(STEPS))]
             stamps["training"] = [stamps["rounds"][-1], steps, process.is_running(folder)]
         return stamps
 
@@ -246,7 +246,7 @@ class Page:
         size = request.query_params.get("size", "0")
         if not size.isdecimal() or len(size) > 6:
             raise Refused(f"expected a size in pixels, found '{size[:80]}'")
-        tag = f'"{_stamp(path)}-{size}"'
+        tag = f'"{stamp(path)}-{size}"'
         headers = {"etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
@@ -381,7 +381,7 @@ def _ids(text: str, known: Container[str]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1000)
-def _predicted_in(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
+def _predicted_in(folder: Path, version: str) -> dict[str, dict[str, Any]]:
     """Return the last line about each image in a round, with the numbers of the round and of the line."""
     found = {}
     with contextlib.suppress(FileNotFoundError):
@@ -390,11 +390,3 @@ def _predicted_in(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
                 entry = json.loads(line)
                 found[entry["id"]] = entry | {"round": int(folder.name), "line": number}
     return found
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return ""
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
