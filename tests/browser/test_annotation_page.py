@@ -238,6 +238,13 @@ def test_draw_train_look_correct_export(server, open_tab, tmp_path):
     tab.page.wait_for_selector("#rounds tbody tr", timeout=240_000)
     tab.page.wait_for_selector("#progress", state="hidden", timeout=240_000)
     tab.page.wait_for_function("() => document.querySelector('.prediction').width > 1")
+    ink = """(name) => { const layer = document.querySelector(name);
+                         return layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data
+                           .filter((_, index) => index % 4 === 3).some(Boolean) }"""
+    assert tab.page.evaluate(ink, ".prediction")  # the mask has the stroke at least
+    assert not tab.page.evaluate(ink, ".outlines")
+    tab.key("p")
+    tab.page.wait_for_function(ink, arg=".outlines")
     tab.key("n")
     tab.page.wait_for_selector(".place span")
     image = tab.page.evaluate("decodeURIComponent(location.hash.slice(1))")
@@ -252,4 +259,4 @@ def test_draw_train_look_correct_export(server, open_tab, tmp_path):
         assert download.value.suggested_filename.endswith(suffix)
         assert download.value.path().stat().st_size > 0
     tab.page.click("#commands")
-    assert "inference.py" in tab.page.inner_text("#commands-box")
+    tab.page.wait_for_selector("#commands-box:has-text('inference.py')")

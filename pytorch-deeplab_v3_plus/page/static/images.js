@@ -81,12 +81,14 @@ export class ImageList {
     this.#items.get(id)?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
-  #item({ id, strokes, drawn, predicted }, classes, most) {
+  #item({ id, error, strokes, drawn, predicted }, classes, most) {
     if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
     const item = this.#items.get(id);
     const words = [strokes ? t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes }) : t(drawn.length ? "stateScribbles" : "stateNone")];
     if (predicted !== null) words.push(t(most.has(id) ? "stateUncertain" : "statePredicted"));
+    if (error) words.splice(0, 2, t("stateUnreadable"));
     const [open, choose] = item.querySelectorAll("button, input");
+    item.classList.toggle("unreadable", Boolean(error));
     item.classList.toggle("uncertain", predicted !== null && most.has(id));
     open.setAttribute("aria-current", id === this.current);
     item.querySelector(".state").textContent = words.at(-1);

@@ -56,27 +56,28 @@ export function paintAreas(canvas, map, classes, background) {
 /** The borders between areas as paths in the map's pixels, one for each class: a border belongs to the higher class. */
 export function outlines({ width, height, labels }) {
   const paths = new Map();
-  const trace = (count, length, at, segment) => {
-    for (let line = 1; line < count; line++) {
+  const owner = (one, other) => (one === other || one === UNLABELLED || other === UNLABELLED ? 0 : Math.max(one, other));
+  /** Trace the borders between neighbouring lines, whose pixels are `across` apart, and along the lines `along`. */
+  const trace = (lines, length, across, along, segment) => {
+    for (let line = 1; line < lines; line++) {
       let start = 0, current = 0;
-      for (let position = 0; position <= length; position++) {
-        const [one, other] = position < length ? at(line, position) : [0, 0];
-        const owner = one === other || one === UNLABELLED || other === UNLABELLED ? 0 : Math.max(one, other);
-        if (owner === current) continue;
+      for (let position = 0, index = line * across; position <= length; position++, index += along) {
+        const next = position < length ? owner(labels[index - across], labels[index]) : 0;
+        if (next === current) continue;
         if (current) {
           if (!paths.has(current)) paths.set(current, new Path2D());
           segment(paths.get(current), line, start, position);
         }
-        current = owner;
+        current = next;
         start = position;
       }
     }
   };
-  trace(height, width, (y, x) => [labels[(y - 1) * width + x], labels[y * width + x]], (path, y, from, to) => {
+  trace(height, width, width, 1, (path, y, from, to) => {
     path.moveTo(from, y);
     path.lineTo(to, y);
   });
-  trace(width, height, (x, y) => [labels[y * width + x - 1], labels[y * width + x]], (path, x, from, to) => {
+  trace(width, height, 1, width, (path, x, from, to) => {
     path.moveTo(x, from);
     path.lineTo(x, to);
   });

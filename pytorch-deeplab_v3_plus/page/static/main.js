@@ -13,6 +13,7 @@ import { setLanguage, t } from "./texts.js";
 const $ = (id) => document.getElementById(id);
 const NARROWEST = 0.001, WIDEST = 0.15; // widths of the brush, as shares of the photograph's longest side
 const LABELS_SHOWN = 4e6, BASE_SHOWN = 16e6; // pixels of a prediction and of scribbles that are kept for showing
+const LONGEST_NAME = 24; // letters of a class in the line on top
 const MODES = ["off", "fill", "outline"];
 
 let state = null; // the server's account of everything but strokes and masks
@@ -67,7 +68,7 @@ const refreshState = once(async () => {
   state = await get("api/state");
   if (!queue) start();
   view.setClasses(state.classes);
-  if (!state.images.some(({ id }) => id === current)) open(state.images[0]?.id ?? null);
+  if (!imageOf(current)) open(firstImage());
   render();
   if (maskOf(current) !== mask) showPrediction();
 });
@@ -89,6 +90,10 @@ const refreshStrokes = once(async () => {
 
 function imageOf(id) {
   return state.images.find((each) => each.id === id);
+}
+
+function firstImage() {
+  return (state.images.find(({ error }) => !error) ?? state.images[0])?.id ?? null;
 }
 
 /** The address of the mask to show over an image, or null. */
@@ -124,7 +129,7 @@ function start() {
     if (strokes) showStrokes();
   });
   const asked = decodeURIComponent(location.hash.slice(1));
-  open(state.images.some(({ id }) => id === asked) ? asked : state.images[0]?.id ?? null);
+  open(imageOf(asked) ? asked : firstImage());
   queue.flush();
 }
 
@@ -262,7 +267,8 @@ function render() {
   panel.render(state, round ?? state.rounds.at(-1)?.round);
   const { text, name, key, action } = nextStep(state, imageOf(current));
   const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
-  $("hint-text").textContent = t(text, { name, key: hasKey ? t("hintKey", { key }) : "" });
+  const short = name?.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
+  $("hint-text").textContent = t(text, { name: short, key: hasKey ? t("hintKey", { key }) : "" });
   $("hint-action").hidden = !action;
   if (action) $("hint-action").textContent = action === "toTrain" ? $("train").textContent : t(action);
   $("hint-action").onclick = ACTIONS[action];
