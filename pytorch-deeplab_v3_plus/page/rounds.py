@@ -57,7 +57,7 @@ from dataloaders.layout import (
 from dataloaders.transforms import resize_short_side, to_tensor
 from evaluation.scores import ConfusionMatrix
 from modeling.checkpoint import load_checkpoint, load_network
-from page.uncertainty import most_uncertain_place, uncertainty_map
+from page.uncertainty import image_uncertainty, most_uncertain_place, uncertainty_map
 from prediction.options import ImageOptions
 from prediction.predict import (
     keep_scribbles,
@@ -317,15 +317,15 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
         try:
             image = read_image(images[image_id])
             scribbles = read_label(drawn[image_id], num_classes) if image_id in drawn else None
-            mask, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
+            mask, unsure, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
             true = read_label(truth[image_id], num_classes) if image_id in truth else None
         except InputError as error:
             logger.warning("%s", error)
             continue
         replace_file(folder / PREDICTIONS / f"{image_id}.png", lambda path, mask=mask: write_label(path, mask))
-        grey = Image.fromarray((255 * uncertainty).round().byte().cpu().numpy())
+        grey = Image.fromarray((255 * unsure).round().byte().cpu().numpy())
         replace_file(folder / UNCERTAINTY / f"{image_id}.png", lambda path, grey=grey: grey.save(path, format="PNG"))
-        line = {"id": image_id, "uncertainty": round(uncertainty.mean().item(), 4), "place": place}
+        line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place}
         with open(folder / PREDICTED, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
         if true is not None and true.shape == mask.shape:
@@ -337,12 +337,12 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
 @torch.inference_mode()
 def predict_image(
     network: nn.Module, image: Image.Image, size: int, scribbles: np.ndarray | None, only_drawn: bool
-) -> tuple[np.ndarray, Tensor, list[int]]:
-    """Return the mask of an RGB image as inference.py makes it, uint8 (H, W), and its uncertainty, float (h, w).
+) -> tuple[np.ndarray, Tensor, float, list[int]]:
+    """Return the mask of an RGB image as inference.py makes it, uint8 (H, W), and where it is uncertain, float (h, w).
 
-    The network sees the image with its short side scaled to `size`, which gives h and w. The third is the pixel (x, y)
-    of the image around which the uncertainty is highest. With `only_drawn` an image with `scribbles`, uint8 (H, W),
-    keeps these, and has only their classes.
+    The network sees the image with its short side scaled to `size`, which gives h and w. The third is the uncertainty
+    of the image, and the fourth its pixel (x, y) around which it is highest. With `only_drawn` an image with
+    `scribbles`, uint8 (H, W), keeps these, and has only their classes.
     """
     pixels = to_tensor(resize_short_side(image, size))
     (logits,) = predict(network, pixels[None], tile=ImageOptions.tile)
@@ -356,10 +356,10 @@ def predict_image(
         mask = labels_on_scribbles(logits[0], full, scribbles).numpy()
     else:
         mask = labels_and_confidence(logits[0], full)[0].numpy()
-    uncertainty = uncertainty_map(soft)
-    place = most_uncertain_place(uncertainty, drawn)
+    unsure = uncertainty_map(soft)
+    place = most_uncertain_place(unsure, drawn)
     at = [int((place[axis] + 0.5) * image.size[axis] / seen[1 - axis]) for axis in (0, 1)]
-    return mask, uncertainty, at
+    return mask, unsure, image_uncertainty(soft), at
 
 
 def main(argv: Sequence[str] | None = None) -> int:

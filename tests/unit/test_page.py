@@ -27,7 +27,7 @@ from page.rounds import RoundSettings, new_round, read_record, run_round, scaled
 from page.security import Gate
 from page.server import Page
 from page.strokes import Strokes, checked, read_log
-from page.uncertainty import most_uncertain_place, uncertainty_map
+from page.uncertainty import image_uncertainty, most_uncertain_place, uncertainty_map
 
 WIDTH, HEIGHT = 60, 40
 LINE = [[5, 5], [30.5, 20], [12, 33.3]]
@@ -375,6 +375,10 @@ def test_requests_that_are_too_large_or_no_json(page):
 def test_uncertainty_by_hand():
     soft = torch.tensor([[[0.5, 0.9]], [[0.3, 0.05]], [[0.2, 0.05]]])  # three classes, two pixels
     assert torch.allclose(uncertainty_map(soft), torch.tensor([[0.8, 0.15]]))
+    # Class 0 takes both pixels: 1.4 of 2 right. The others take none, and count as much as they are likely.
+    assert image_uncertainty(soft) == pytest.approx(1 - 0.9 * (1.4 / 2) / (0.9 + 0.3 + 0.2))
+    certain = torch.eye(3)[:, None, :2]  # classes 0 and 1, and nothing of class 2
+    assert image_uncertainty(certain) == 0
     unsure = torch.zeros(48, 60)
     unsure[30, 10] = 1.0  # a lone pixel
     unsure[4:12, 40:48] = 0.6  # and a region, whose middle is at (43.5, 7.5)
