@@ -26,7 +26,17 @@ from dataloaders.images import (
     read_image,
     stored_size,
 )
-from dataloaders.layout import CLASS_FILE, IMAGES, LISTS, SCRIBBLES, list_files, read_class_names, write_class_names
+from dataloaders.layout import (
+    CLASS_FILE,
+    IMAGES,
+    LISTS,
+    SCRIBBLES,
+    TRUTH,
+    find_files,
+    list_files,
+    read_class_names,
+    write_class_names,
+)
 from dataloaders.synthetic import draw_dataset
 from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
 
@@ -73,6 +83,8 @@ def open_project(source: Path, output: Path | None, class_names: Sequence[str]) 
         raise InputError(f"{source} is a data set already, which is worked on in its place: leave out --output")
     names = first_classes(class_names)
     if not os.path.lexists(folder / CLASS_FILE):
+        if not class_names and (find_files(folder, SCRIBBLES) or find_files(folder, TRUTH)):
+            raise InputError(f"expected the names of the classes in {folder / CLASS_FILE}, found none: give --classes")
         write_class_names(folder, names)
     elif class_names and names != (there := read_class_names(folder / CLASS_FILE)):
         raise InputError(

@@ -316,6 +316,11 @@ def test_a_data_set_of_photographs(tmp_path, folder):
     assert "found none" in message(open_project, tmp_path / "empty", None, [])
     assert "leave out --output" in message(open_project, folder, tmp_path / "x", [])
     assert "no folder" in message(open_project, tmp_path / "nothing", None, [])
+    (folder / "classes.txt").unlink()
+    (folder / SCRIBBLES).mkdir()
+    write_label(folder / SCRIBBLES / "a.png", np.full((HEIGHT, WIDTH), 2, np.uint8))
+    assert "give --classes" in message(open_project, folder, None, [])
+    assert open_project(folder, None, ["cat", "dog"]) == folder
 
 
 # Who is let in
