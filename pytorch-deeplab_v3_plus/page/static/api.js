@@ -35,8 +35,9 @@ export const get = async (path) => (await request("GET", path)).json();
 export const imagePath = (id, what) => `api/images/${encodeURIComponent(id)}/${what}`;
 
 /**
- * The server's events, for as long as the page is visible: a browser opens only six connections to one address, which as many
- * hidden tabs would take up. Calls `opened` when there may be news, `changed` with each message, `away` when the server is gone.
+ * The server's events, for as long as the page is visible: a browser opens only six connections to one address, which
+ * as many hidden tabs would take up. Calls `opened` when there may be news, `changed` with each message, and `away`
+ * when the server is gone.
  */
 export function listen({ opened, changed, away }) {
   let source, timer;

@@ -1,9 +1,9 @@
 /**
  * The image that is drawn on: view, layers and pointers.
  *
- * The photograph and the predicted areas are elements that the browser scales and moves. Strokes and outlines are drawn at the
- * screen's resolution whenever the view changes, on layers of their own; while a stroke is being drawn, each event adds only its
- * own piece to the layer on top, so that the size of the photograph does not matter.
+ * The photograph and the predicted areas are elements that the browser scales and moves. Strokes and outlines are drawn
+ * at the screen's resolution whenever the view changes, on layers of their own; while a stroke is being drawn, each
+ * event adds only its own piece to the layer on top, so that the size of the photograph does not matter.
  */
 
 import { outlines, paintAreas, visible } from "./labels.js";
@@ -42,7 +42,8 @@ export class View {
     const find = (name) => root.querySelector(`.${name}`);
     [this.world, this.preview, this.photo, this.prediction] = ["world", "preview", "photo", "prediction"].map(find);
     [this.marker, this.cursor] = ["place", "cursor"].map(find);
-    this.layers = Object.fromEntries(["outlines", "strokes", "live"].map((name) => [name, find(name).getContext("2d")]));
+    const names = ["outlines", "strokes", "live"];
+    this.layers = Object.fromEntries(names.map((name) => [name, find(name).getContext("2d")]));
     this.baseLayer = document.createElement("canvas");
     this.photo.onload = () => this.photo.classList.add("loaded");
     new ResizeObserver(() => this.#resize()).observe(root);
@@ -147,7 +148,8 @@ export class View {
   zoom(factor, x = this.root.clientWidth / 2, y = this.root.clientHeight / 2) {
     if (!this.#image) return;
     const scale = Math.min(MOST, Math.max(this.smallest, this.scale * factor));
-    this.#pan(x + (this.x - x) * (scale / this.scale) - this.x, y + (this.y - y) * (scale / this.scale) - this.y, scale);
+    const grown = scale / this.scale - 1;
+    this.#pan((this.x - x) * grown, (this.y - y) * grown, scale);
   }
 
   #pan(dx, dy, scale = this.scale) {
@@ -236,7 +238,7 @@ export class View {
       stroke(seen, "#000");
     } else {
       if (context !== this.layers.live) stroke(seen + (2 * HALO) / this.scale, "rgb(255 255 255)");
-      stroke(seen, visible(this.#classes[label]?.color ?? "#000000"));
+      stroke(seen, this.#colour(label));
       if (context === this.layers.live) { // the edge of a new piece must not cover the pieces before
         context.globalCompositeOperation = "destination-over";
         stroke(seen + (2 * HALO) / this.scale, "rgb(255 255 255)");
@@ -245,13 +247,17 @@ export class View {
     context.globalCompositeOperation = "source-over";
   }
 
+  #colour(label) {
+    return visible(this.#classes[label]?.color ?? "#000000");
+  }
+
   #drawOutlines(context) {
     if (this.mode !== "outline" || !this.#map) return;
     context.save();
     context.scale(this.#image.width / this.#map.width, this.#image.height / this.#map.height);
     const pixel = this.#map.width / this.#image.width / this.scale;
     for (const [label, path] of this.#paths) {
-      for (const [width, colour] of [[4, "rgb(255 255 255)"], [2, visible(this.#classes[label].color)]]) {
+      for (const [width, colour] of [[4, "rgb(255 255 255)"], [2, this.#colour(label)]]) {
         context.lineWidth = width * pixel;
         context.strokeStyle = colour;
         context.stroke(path);
@@ -375,7 +381,7 @@ export class View {
     const size = Math.max(4, this.width * this.scale);
     this.cursor.style.width = this.cursor.style.height = `${size}px`;
     this.cursor.style.transform = `translate(${this.at.x - size / 2}px, ${this.at.y - size / 2}px)`;
-    this.cursor.style.setProperty("--colour", this.tool === "eraser" ? "transparent" : visible(this.#classes[this.label]?.color ?? "#000000"));
+    this.cursor.style.setProperty("--colour", this.tool === "eraser" ? "transparent" : this.#colour(this.label));
   }
 }
 

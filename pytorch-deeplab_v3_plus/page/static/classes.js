@@ -1,7 +1,7 @@
 /** The list of classes: choosing, adding and renaming them. */
 
 import { request } from "./api.js";
-import { renew } from "./dom.js";
+import { element, icon, renew } from "./dom.js";
 import { visible } from "./labels.js";
 import { t } from "./texts.js";
 
@@ -42,27 +42,22 @@ export class ClassList {
     }
     if (this.#renaming) return;
     renew($("class-list"), classes, () => classes.map(({ name, color }, label) => {
-      const item = document.createElement("li");
-      item.innerHTML = `<button class="class"><i></i><span class="name"></span><kbd></kbd></button>
-        <button class="rename quiet"><svg class="icon"><use href="#i-pencil"/></svg></button>`;
-      const [choose, rename] = item.querySelectorAll("button");
-      item.querySelector("i").style.background = visible(color);
-      item.querySelector(".name").textContent = name;
-      item.querySelector("kbd").textContent = label < 10 ? label : "";
-      choose.onclick = () => this.act.choose(label);
+      const dot = element("i"), words = t("rename", { name });
+      dot.style.background = visible(color);
+      const choose = element("button", { className: "class", onclick: () => this.act.choose(label) }, dot,
+        element("span", { className: "name", textContent: name }),
+        element("kbd", { textContent: label < 10 ? label : "" }));
+      const rename = element("button", { className: "rename quiet", title: words, ariaLabel: words }, icon("pencil"));
+      const item = element("li", {}, choose, rename);
       rename.onclick = () => this.#rename(item, name, label);
-      rename.title = t("rename", { name });
-      rename.setAttribute("aria-label", rename.title);
       return item;
     }));
-    $("class-list").querySelectorAll(".class").forEach((button, label) => button.setAttribute("aria-pressed", label === current));
+    const buttons = $("class-list").querySelectorAll(".class");
+    buttons.forEach((button, label) => button.setAttribute("aria-pressed", label === current));
   }
 
   #rename(item, name, label) {
-    const input = document.createElement("input");
-    input.value = name;
-    input.maxLength = 60;
-    input.setAttribute("aria-label", t("rename", { name }));
+    const input = element("input", { value: name, maxLength: 60, ariaLabel: t("rename", { name }) });
     const end = async (keep) => {
       if (!this.#renaming) return;
       this.#renaming = false;

@@ -6,13 +6,22 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** Return one of the icons that index.html holds. */
+export function icon(name) {
+  const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS(picture.namespaceURI, "use");
+  picture.setAttribute("class", "icon");
+  use.setAttribute("href", `#i-${name}`);
+  picture.append(use);
+  return picture;
+}
+
 const shown = new WeakMap();
 
-/** Fill a parent with what `build` returns where what is to be shown, or the language, has changed; return whether it has. */
+/** Fill a parent with what `build` returns where what is to be shown, or the language, has changed. */
 export function renew(parent, content, build) {
   const key = JSON.stringify([content, document.documentElement.lang]);
-  if (shown.get(parent) === key) return false;
+  if (shown.get(parent) === key) return;
   shown.set(parent, key);
   parent.replaceChildren(...build());
-  return true;
 }

@@ -13,8 +13,8 @@ export function uncertain(images) {
 }
 
 /**
- * Return what the page's line says: {text, name, key, action}, with a text of texts.js, the class that it speaks of and its key,
- * and the name of what its button does.
+ * Return what the page's line says: {text, name, key, action}, with a text of texts.js, the class that it speaks of and
+ * its key, and the name of what its button does.
  * @param image the image that is shown, or null.
  */
 export function nextStep({ images, classes, training, rounds: all }, image) {

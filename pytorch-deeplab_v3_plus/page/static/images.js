@@ -1,6 +1,7 @@
 /** The list of images: thumbnails, their state, order, filter, the choice for export, and adding photographs. */
 
 import { imagePath, request } from "./api.js";
+import { element } from "./dom.js";
 import { byUncertainty, uncertain } from "./hint.js";
 import { visible } from "./labels.js";
 import { t } from "./texts.js";
@@ -84,7 +85,8 @@ export class ImageList {
   #item({ id, error, strokes, drawn, predicted }, classes, most) {
     if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
     const item = this.#items.get(id);
-    const words = [strokes ? t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes }) : t(drawn.length ? "stateScribbles" : "stateNone")];
+    const words = [t(drawn.length ? "stateScribbles" : "stateNone")];
+    if (strokes) words[0] = t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes });
     if (predicted !== null) words.push(t(most.has(id) ? "stateUncertain" : "statePredicted"));
     if (error) words.splice(0, 2, t("stateUnreadable"));
     const [open, choose] = item.querySelectorAll("button, input");
@@ -94,7 +96,7 @@ export class ImageList {
     item.querySelector(".state").textContent = words.at(-1);
     open.title = `${id}: ${words.join(", ")}`;
     item.querySelector(".dots").replaceChildren(...drawn.map((label) => {
-      const dot = document.createElement("i");
+      const dot = element("i");
       dot.style.background = visible(classes[label]?.color ?? "#000000");
       return dot;
     }));
@@ -104,16 +106,15 @@ export class ImageList {
   }
 
   #make(id) {
-    const item = document.createElement("li");
-    item.innerHTML = `<button><img loading="lazy" alt="" draggable="false"><span class="dots"></span><span class="name"></span>
-      <span class="state"></span></button><input type="checkbox">`;
-    item.querySelector("img").src = imagePath(id, "photo?size=256");
-    item.querySelector(".name").textContent = id;
-    item.querySelector("button").onclick = () => this.act.open(id);
-    item.querySelector("input").onchange = ({ target }) => {
-      this.chosen[target.checked ? "add" : "delete"](id);
+    const open = element("button", { onclick: () => this.act.open(id) },
+      element("img", { loading: "lazy", alt: "", draggable: false, src: imagePath(id, "photo?size=256") }),
+      element("span", { className: "dots" }), element("span", { className: "name", textContent: id }),
+      element("span", { className: "state" }));
+    const choose = element("input", { type: "checkbox" });
+    choose.onchange = () => {
+      this.chosen[choose.checked ? "add" : "delete"](id);
       this.act.chosen();
     };
-    return item;
+    return element("li", {}, open, choose);
   }
 }

@@ -56,7 +56,9 @@ export function paintAreas(canvas, map, classes, background) {
 /** The borders between areas as paths in the map's pixels, one for each class: a border belongs to the higher class. */
 export function outlines({ width, height, labels }) {
   const paths = new Map();
-  const owner = (one, other) => (one === other || one === UNLABELLED || other === UNLABELLED ? 0 : Math.max(one, other));
+  const owner = (one, other) => {
+    return one === other || one === UNLABELLED || other === UNLABELLED ? 0 : Math.max(one, other);
+  };
   /** Trace the borders between neighbouring lines, whose pixels are `across` apart, and along the lines `along`. */
   const trace = (lines, length, across, along, segment) => {
     for (let line = 1; line < lines; line++) {

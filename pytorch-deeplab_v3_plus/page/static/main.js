@@ -4,6 +4,7 @@ import { Away, get, imagePath, listen, request } from "./api.js";
 import { View } from "./canvas.js";
 import { ClassList } from "./classes.js";
 import { byUncertainty, nextStep, uncertain } from "./hint.js";
+import { element, icon } from "./dom.js";
 import { ImageList } from "./images.js";
 import { readLabels } from "./labels.js";
 import { Panel } from "./panel.js";
@@ -160,7 +161,7 @@ function open(id) {
   render();
   images.reveal(id);
   const next = neighbour(1);
-  if (next && !next.error) setTimeout(() => next === neighbour(1) && (new Image().src = imagePath(next.id, "photo")), 500);
+  if (next && !next.error) new Image().src = imagePath(next.id, "photo"); // it is there when it is asked for
 }
 
 function neighbour(step) {
@@ -186,7 +187,8 @@ function finished(stroke) {
   strokes.draw(stroke);
   const place = placeOf(current), image = imageOf(current);
   const near = Math.max(image.width, image.height) / 20;
-  if (place && stroke.points.some(([x, y]) => Math.hypot(x - place[0], y - place[1]) < near)) helped.add(`${place} ${current}`);
+  const reaches = ([x, y]) => Math.hypot(x - place[0], y - place[1]) < near;
+  if (place && stroke.points.some(reaches)) helped.add(`${place} ${current}`);
   showStrokes();
 }
 
@@ -324,13 +326,10 @@ function renderStatus() {
 function notice(line, kind = "") {
   if (kind) $("notices").querySelector(`[data-kind="${kind}"]`)?.remove();
   if (!line || [...$("notices").children].some((item) => item.textContent === line)) return;
-  const item = document.createElement("p");
+  const close = element("button", { className: "quiet", ariaLabel: t("close") }, icon("close"));
+  close.onclick = () => item.remove();
+  const item = element("p", { className: kind ? "" : "error" }, element("span", { textContent: line }), close);
   item.dataset.kind = kind;
-  item.className = kind ? "" : "error";
-  item.innerHTML = `<span></span><button class="quiet"><svg class="icon"><use href="#i-close"/></svg></button>`;
-  item.querySelector("span").textContent = line;
-  item.querySelector("button").setAttribute("aria-label", t("close"));
-  item.querySelector("button").onclick = () => item.remove();
   $("notices").append(item);
 }
 
@@ -345,6 +344,7 @@ function failed(error) {
 
 // Controls and keys.
 
+for (const place of document.querySelectorAll("[data-icon]")) place.prepend(icon(place.dataset.icon));
 for (const tool of ["brush", "eraser", "pan"]) $(`tool-${tool}`).onclick = () => setTool(tool);
 for (const mode of MODES) $(`mode-${mode}`).onclick = () => setMode(mode);
 $("width").oninput = ({ target }) => setBrush(NARROWEST * (WIDEST / NARROWEST) ** (target.value / 100));
@@ -357,29 +357,32 @@ const toggleStrokes = () => {
   renderTools();
 };
 const help = () => {
-  const names = [["0–9", "keyNumbers"], ["B", "brush"], ["E", "eraser"], ["V", "pan"], ["[  ]", "width"], ["Ctrl Z", "undo"],
-    ["Ctrl Y", "redo"], ["← →", "keyNext"], ["N", "keyUncertain"], ["P", "keyMode"], ["H", "showStrokes"], ["F", "fit"],
-    ["+ −", "keyZoom"], [t("keySpace"), "keyPan"], [t("keyWheel"), "keyZoom"]];
-  $("help-box").querySelector("dl").replaceChildren(...names.flatMap(([keys, text]) => {
-    const [term, meaning] = ["dt", "dd"].map((name) => document.createElement(name));
-    term.textContent = keys;
-    meaning.textContent = t(text);
-    return [term, meaning];
-  }));
+  const names = [
+    ["0–9", "keyNumbers"], ["B", "brush"], ["E", "eraser"], ["V", "pan"], ["[  ]", "width"],
+    ["Ctrl Z", "undo"], ["Ctrl Y", "redo"], ["← →", "keyNext"], ["N", "keyUncertain"], ["P", "keyMode"],
+    ["H", "showStrokes"], ["F", "fit"], ["+ −", "keyZoom"], [t("keySpace"), "keyPan"], [t("keyWheel"), "keyZoom"],
+  ];
+  $("help-box").querySelector("dl").replaceChildren(...names.flatMap(([keys, text]) => [
+    element("dt", { textContent: keys }), element("dd", { textContent: t(text) }),
+  ]));
   $("help-box").showModal();
 };
 const clicks = {
-  undo, redo, previous: () => go(-1), next: () => go(1), "zoom-in": () => view.zoom(1.5), "zoom-out": () => view.zoom(1 / 1.5),
-  fit: () => view.fit(), "show-strokes": toggleStrokes, help, "banner-discard": () => queue.discard(),
+  undo, redo, previous: () => go(-1), next: () => go(1),
+  "zoom-in": () => view.zoom(1.5), "zoom-out": () => view.zoom(1 / 1.5), fit: () => view.fit(),
+  "show-strokes": toggleStrokes, help, "banner-discard": () => queue.discard(),
 };
 for (const [id, click] of Object.entries(clicks)) $(id).onclick = click;
 for (const button of $("tabs").children) button.onclick = () => (document.body.dataset.tab = button.dataset.tab);
-for (const button of document.querySelectorAll("dialog .close")) button.onclick = () => button.closest("dialog").close();
+for (const button of document.querySelectorAll("dialog .close")) {
+  button.onclick = () => button.closest("dialog").close();
+}
 
 const KEYS = {
-  b: () => setTool("brush"), e: () => setTool("eraser"), v: () => setTool("pan"), "[": () => changeBrush(false),
-  "]": () => changeBrush(true), arrowleft: () => go(-1), arrowright: () => go(1), pageup: () => go(-1), pagedown: () => go(1),
-  n: goToUncertain, p: () => view.hasPrediction && setMode(MODES[(MODES.indexOf(view.mode) + 1) % 3]), h: toggleStrokes,
+  b: () => setTool("brush"), e: () => setTool("eraser"), v: () => setTool("pan"),
+  "[": () => changeBrush(false), "]": () => changeBrush(true),
+  arrowleft: () => go(-1), arrowright: () => go(1), pageup: () => go(-1), pagedown: () => go(1), n: goToUncertain,
+  p: () => view.hasPrediction && setMode(MODES[(MODES.indexOf(view.mode) + 1) % 3]), h: toggleStrokes,
   f: () => view.fit(), "+": () => view.zoom(1.25), "=": () => view.zoom(1.25), "-": () => view.zoom(0.8), "?": help,
 };
 

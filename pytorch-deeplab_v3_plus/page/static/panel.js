@@ -5,7 +5,13 @@ import { element, renew } from "./dom.js";
 import { describe, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
-const PHASES = { starting: "phaseStarting", "partial CE": "phaseCe", "+ DenseCRF loss": "phaseCrf", predicting: "phasePredicting" };
+const PHASES = {
+  starting: "phaseStarting",
+  "partial CE": "phaseCe",
+  "+ DenseCRF loss": "phaseCrf",
+  predicting: "phasePredicting",
+};
+const SCORES = { miou: "roundMiou", miou_others: "roundMiouOthers" };
 
 /** A length of time in the page's language. */
 function duration(seconds) {
@@ -39,8 +45,7 @@ export class Panel {
 
   /** Start a round: from the last one's network, where there is one, or from the bundled weights. */
   train(goOn = this.#goesOn) {
-    const settings = Object.fromEntries(this.state.settings.map(({ name, value }) => [name, this.#changed[name] ?? value]));
-    return this.#post("api/train", { settings, go_on: goOn });
+    return this.#post("api/train", { settings: this.#changed, go_on: goOn });
   }
 
   async #post(path, body = {}) {
@@ -78,7 +83,8 @@ export class Panel {
     $("phase").textContent = t(PHASES[phase] ?? "training");
     const parts = steps ? [t("step", { step, steps })] : [];
     if (seconds !== null && phase !== "predicting") {
-      parts.push(seconds < 90 ? t("seconds", { count: Math.ceil(seconds / 5) * 5 }) : t("minutes", { count: Math.round(seconds / 60) }));
+      if (seconds < 90) parts.push(t("seconds", { count: Math.ceil(seconds / 5) * 5 }));
+      else parts.push(t("minutes", { count: Math.round(seconds / 60) }));
     }
     $("time-left").textContent = parts.join(" · ");
     $("bar").value = progress;
@@ -94,15 +100,16 @@ export class Panel {
   #curve(name, points, losses) {
     const width = 240, height = 48;
     const first = losses[0][0], last = Math.max(losses.at(-1)[0], first + 1);
-    const values = points.map(([, value]) => value), lowest = Math.min(...values), range = Math.max(...values) - lowest || 1;
-    const path = points.map(([step, value]) =>
-      `${((step - first) / (last - first)) * width},${height - 4 - (height - 8) * ((value - lowest) / range)}`).join(" ");
+    const values = points.map(([, value]) => value), lowest = Math.min(...values);
+    const range = Math.max(...values) - lowest || 1;
+    const across = (step) => ((step - first) / (last - first)) * width;
+    const down = (value) => height - 4 - (height - 8) * ((value - lowest) / range);
     const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     picture.setAttribute("preserveAspectRatio", "none");
     picture.setAttribute("class", name);
     const line = document.createElementNS(picture.namespaceURI, "polyline");
-    line.setAttribute("points", path);
+    line.setAttribute("points", points.map(([step, value]) => [across(step), down(value)]).join(" "));
     picture.append(line);
     const value = points.at(-1)[1].toPrecision(3);
     return element("div", { className: "curve" }, element("div", { className: "line small" },
@@ -127,16 +134,21 @@ export class Panel {
     const current = this.#changed[name] ?? value;
     let field;
     if (kind === "choice") {
-      field = element("select", {}, ...choices.map((choice) => element("option", { value: choice, textContent: choice })));
-    } else field = element("input", { type: { bool: "checkbox", text: "text" }[kind] ?? "number", step: kind === "int" ? 1 : "any" });
+      field = element("select", {}, ...choices.map((choice) => element("option", { textContent: choice })));
+    } else {
+      const type = { bool: "checkbox", text: "text" }[kind] ?? "number";
+      field = element("input", { type, step: kind === "int" ? 1 : "any" });
+    }
     if (kind === "bool") field.checked = current;
     else field.value = current ?? "";
     const label = element("label", { className: `field ${kind}`, title: help },
-      element("span", { textContent: name.replaceAll("_", " ") }), field, element("small", { className: "muted", textContent: help }));
+      element("span", { textContent: name.replaceAll("_", " ") }), field,
+      element("small", { className: "muted", textContent: help }));
     const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== standard);
     field.onchange = () => {
-      const number = field.value === "" ? null : Number(field.value);
-      this.#changed[name] = kind === "bool" ? field.checked : kind === "choice" || kind === "text" ? field.value : number;
+      if (kind === "bool") this.#changed[name] = field.checked;
+      else if (kind === "choice" || kind === "text") this.#changed[name] = field.value;
+      else this.#changed[name] = field.value === "" ? null : Number(field.value);
       mark();
     };
     mark();
@@ -145,11 +157,13 @@ export class Panel {
 
   #table(rounds) {
     $("rounds").hidden = !rounds.length;
-    const scored = ["miou", "miou_others"].filter((name) => rounds.some((round) => typeof round[name] === "number"));
-    const heads = ["round", "roundImages", "roundStrokes", "roundTime", ...scored.map((name) => (name === "miou" ? "roundMiou" : "roundMiouOthers"))];
+    const scored = Object.keys(SCORES).filter((name) => rounds.some((round) => typeof round[name] === "number"));
+    const heads = ["round", "roundImages", "roundStrokes", "roundTime", ...scored.map((name) => SCORES[name])];
     const [head] = $("rounds").querySelectorAll("thead tr"), [body] = $("rounds").querySelectorAll("tbody");
-    const rows = rounds.map((round) => [round.round, round.images, round.strokes, round.finished ? duration(round.seconds) : "…",
-      ...scored.map((name) => (typeof round[name] === "number" ? (100 * round[name]).toFixed(1) : "–"))]);
+    const rows = rounds.map((round) => [
+      round.round, round.images, round.strokes, round.finished ? duration(round.seconds) : "…",
+      ...scored.map((name) => (typeof round[name] === "number" ? (100 * round[name]).toFixed(1) : "–")),
+    ]);
     renew(head, heads, () => heads.map((key) => element("th", { textContent: t(key), scope: "col" })));
     renew(body, [rows, this.shown], () => rows.map(([round, ...cells]) => {
       const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
@@ -159,17 +173,17 @@ export class Panel {
         ...cells.map((cell) => element("td", { textContent: cell })));
     }));
     const shown = rounds.find(({ round }) => round === this.shown);
-    $("round-settings").textContent = shown ? t("roundSettings", {
-      round: shown.round,
-      settings: Object.entries(shown.settings).filter(([, value]) => value !== "").map(([name, value]) => `${name} ${value}`).join(", "),
-    }) : "";
+    const settings = Object.entries(shown?.settings ?? {}).filter(([, value]) => value !== "");
+    $("round-settings").textContent = shown
+      ? t("roundSettings", { round: shown.round, settings: settings.map((pair) => pair.join(" ")).join(", ") }) : "";
   }
 
   renderChoice() {
     const count = this.act.chosen().length;
     $("export-what").textContent = t(count ? (count === 1 ? "exportOne" : "exportChosen") : "exportAll", { count });
     $("choose-none").hidden = !count;
-    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !this.state.images.some(({ predicted }) => predicted !== null);
+    const predicted = this.state.images.some((image) => image.predicted !== null);
+    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !predicted;
   }
 
   /** Fetch a file first, so that an error is a line in the page, and hand it to the browser then. */
@@ -205,8 +219,8 @@ export class Panel {
         getSelection().selectAllChildren(code); // where the page may not write to the clipboard, Ctrl-C does
         await navigator.clipboard?.writeText(command).then(() => (copy.textContent = t("copied")), () => {});
       };
-      return element("div", { className: "command" }, element("div", { className: "line" }, element("span", { textContent: what }), copy),
-        element("pre", {}, code));
+      const head = element("div", { className: "line" }, element("span", { textContent: what }), copy);
+      return element("div", { className: "command" }, head, element("pre", {}, code));
     }));
     $("commands-box").showModal();
   }

@@ -8,9 +8,9 @@ export function identifier() {
 }
 
 /**
- * Operations that the server has not confirmed yet. Each is an entry of its own in localStorage, so that tabs cannot overwrite
- * each other's, and stays there until the server has it on disk: a reload or a closed tab loses nothing. Every tab sends all of
- * them; the server knows an operation that arrives twice by its id.
+ * Operations that the server has not confirmed yet. Each is an entry of its own in localStorage, so that tabs cannot
+ * overwrite each other's, and stays there until the server has it on disk: a reload or a closed tab loses nothing.
+ * Every tab sends all of them; the server knows an operation that arrives twice by its id.
  */
 export class Queue {
   #entries = new Map(); // key -> {image, operation, refused}
@@ -86,7 +86,7 @@ export class Queue {
         this.#forget(key);
       } catch (error) {
         const away = error instanceof Away;
-        entry.refused = !away && [400, 404, 409, 413, 422].includes(error.status); // the others may be taken all the same
+        entry.refused = !away && [400, 404, 409, 413].includes(error.status); // others may be taken all the same
         trouble = { away, line: error.message, stop: !entry.refused };
         if (trouble.stop) break;
       }
@@ -107,7 +107,9 @@ export class Queue {
 
   #keys() {
     const stored = Object.keys(localStorage).filter((key) => key.startsWith(this.#prefix));
-    for (const key of stored) if (!this.#entries.has(key)) this.#entries.set(key, JSON.parse(localStorage.getItem(key)));
+    for (const key of stored) {
+      if (!this.#entries.has(key)) this.#entries.set(key, JSON.parse(localStorage.getItem(key)));
+    }
     for (const [key, entry] of this.#entries) {
       if (!entry.unstored && localStorage.getItem(key) === null) this.#entries.delete(key); // another tab has sent it
     }

@@ -7,7 +7,7 @@ export const TEXTS = {
     addImagesLong: "Add photographs",
     adding: "Adding {done} of {total} …",
     away: "The server does not answer. Draw on: this browser keeps your strokes, and sends them as soon as it is back.",
-    awayUnsent: "The server does not answer. Unsent strokes: {unsent}. This browser keeps them, and sends them as soon as it is back.",
+    awayUnsent: "The server does not answer. Unsent strokes: {unsent}; this browser sends them as soon as it is back.",
     brush: "Brush",
     byName: "By name",
     byUncertainty: "Most uncertain first",
@@ -306,13 +306,15 @@ export function t(key, values = {}) {
 export function setLanguage(code) {
   language = code in TEXTS ? code : "en";
   document.documentElement.lang = language;
-  for (const element of document.querySelectorAll("[data-text]")) element.textContent = t(element.dataset.text);
-  for (const element of document.querySelectorAll("[data-placeholder]")) element.placeholder = t(element.dataset.placeholder);
-  for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
-  for (const element of document.querySelectorAll("[data-title]")) {
-    const { title, key } = element.dataset;
-    element.title = key ? `${t(title)} (${key})` : t(title);
-    element.setAttribute("aria-label", t(title));
-  }
+  const each = (name, put) => {
+    for (const element of document.querySelectorAll(`[data-${name}]`)) put(element, t(element.dataset[name]));
+  };
+  each("text", (element, text) => (element.textContent = text));
+  each("placeholder", (element, text) => (element.placeholder = text));
+  each("label", (element, text) => element.setAttribute("aria-label", text));
+  each("title", (element, text) => {
+    element.title = element.dataset.key ? `${text} (${element.dataset.key})` : text;
+    element.setAttribute("aria-label", text);
+  });
   return language;
 }
