@@ -3,8 +3,8 @@
 import { Away, get, imagePath, listen, request } from "./api.js";
 import { View } from "./canvas.js";
 import { ClassList } from "./classes.js";
-import { byUncertainty, nextStep, uncertain } from "./hint.js";
 import { element, icon } from "./dom.js";
+import { byUncertainty, nextStep, uncertain } from "./hint.js";
 import { ImageList } from "./images.js";
 import { readLabels } from "./labels.js";
 import { Panel } from "./panel.js";
@@ -32,10 +32,10 @@ const helped = new Set(); // places that have got their stroke
 
 const view = new View($("view"), finished, viewed);
 const images = new ImageList({ open, chosen: () => panel.renderChoice(), notice });
-const classes = new ClassList({ choose, failed, refresh });
+const classes = new ClassList({ choose, failed });
 const panel = new Panel({
   failed,
-  refresh,
+  refresh: () => refreshState(),
   chosen: () => [...images.chosen],
   chooseNone: () => {
     images.chosen.clear();
@@ -112,10 +112,6 @@ const showPrediction = once(async () => {
   renderTools();
 });
 
-function refresh() {
-  refreshState();
-}
-
 function changed(topics) {
   if (topics.includes(`strokes:${current}`)) refreshStrokes();
   if (topics.includes(`prediction:${current}`)) mask = undefined; // the same address, another mask
@@ -129,8 +125,8 @@ function start() {
     renderStatus();
     if (strokes) showStrokes();
   });
-  const asked = decodeURIComponent(location.hash.slice(1));
-  open(imageOf(asked) ? asked : firstImage());
+  const asked = state.images.find(({ id }) => `#${encodeURIComponent(id)}` === location.hash);
+  open(asked?.id ?? firstImage());
   queue.flush();
 }
 
@@ -270,7 +266,8 @@ function render() {
   const { text, name, key, action } = nextStep(state, imageOf(current));
   const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
   const short = name?.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
-  $("hint-text").textContent = t(text, { name: short, key: hasKey ? t("hintKey", { key }) : "" });
+  const words = t(text, { name: short, key: hasKey ? t("hintKey", { key }) : "" });
+  if ($("hint-text").textContent !== words) $("hint-text").textContent = words; // it is read out when it is set
   $("hint-action").hidden = !action;
   if (action) $("hint-action").textContent = action === "toTrain" ? $("train").textContent : t(action);
   $("hint-action").onclick = ACTIONS[action];

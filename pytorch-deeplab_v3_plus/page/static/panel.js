@@ -20,6 +20,8 @@ function duration(seconds) {
 
 export class Panel {
   #changed = {}; // settings that the user has changed: name -> value
+  #resets = 0;
+  #posting = false;
   #stopping = false;
 
   /** @param act {failed(error), refresh(), chosen() -> ids, chooseNone(), round(number)} */
@@ -28,9 +30,8 @@ export class Panel {
     $("train").onclick = () => this.train();
     $("resume").onclick = () => this.#post("api/train/resume");
     $("train-afresh").onclick = () => this.train(false);
-    $("stop").onclick = () => {
-      this.#stopping = true;
-      this.#post("api/train/stop");
+    $("stop").onclick = async () => {
+      this.#stopping = await this.#post("api/train/stop");
       this.render(this.state, this.shown);
     };
     $("choose-none").onclick = () => act.chooseNone();
@@ -48,12 +49,19 @@ export class Panel {
     return this.#post("api/train", { settings: this.#changed, go_on: goOn });
   }
 
+  /** Ask for something, once for a double click; return whether it was granted. */
   async #post(path, body = {}) {
+    if (this.#posting) return false;
+    this.#posting = true;
     try {
       await request("POST", path, body);
-      this.act.refresh();
+      await this.act.refresh();
+      return true;
     } catch (error) {
       this.act.failed(error);
+      return false;
+    } finally {
+      this.#posting = false;
     }
   }
 
@@ -118,10 +126,11 @@ export class Panel {
 
   #settings(settings) {
     $("settings-box").hidden = !settings.length;
-    renew($("settings"), [settings, this.#changed], () => {
+    renew($("settings"), [settings, this.#resets], () => {
       const reset = element("button", { type: "button", className: "link", textContent: t("reset") });
       reset.onclick = () => {
         this.#changed = {};
+        this.#resets++;
         this.#settings(settings);
       };
       return [...settings.map((setting) => this.#field(setting)), reset];
@@ -183,14 +192,14 @@ export class Panel {
     $("export-what").textContent = t(count ? (count === 1 ? "exportOne" : "exportChosen") : "exportAll", { count });
     $("choose-none").hidden = !count;
     const predicted = this.state.images.some((image) => image.predicted !== null);
-    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !predicted;
+    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !predicted || button.ariaBusy;
   }
 
   /** Fetch a file first, so that an error is a line in the page, and hand it to the browser then. */
   async #export(button) {
     const kind = button.dataset.export, chosen = this.act.chosen();
     const query = chosen.length ? `?${chosen.map((id) => `images=${encodeURIComponent(id)}`).join("&")}` : "";
-    button.disabled = true;
+    button.disabled = button.ariaBusy = true;
     button.textContent = t("exporting");
     try {
       const response = await request("GET", `api/export/${kind}${query}`, undefined, 0);
@@ -202,6 +211,7 @@ export class Panel {
       this.act.failed(error);
     }
     button.disabled = false;
+    button.ariaBusy = null;
     button.textContent = t(kind);
   }
 
