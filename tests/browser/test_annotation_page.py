@@ -135,7 +135,7 @@ def test_a_full_disk_is_said_at_once_and_the_stroke_is_kept(server, open_tab):
     wait_label(server, "e", 30, 20, 1)
 
 
-def test_fingers_draw_and_two_of_them_zoom(server, open_tab):
+def test_fingers_draw_and_zoom_and_leave_drawing_to_a_pen(server, open_tab):
     tab = open_tab("f")
     session = tab.page.context.new_cdp_session(tab.page)
 
@@ -161,6 +161,18 @@ def test_fingers_draw_and_two_of_them_zoom(server, open_tab):
     touch("End")
     tab.wait_ink(40, 20)
     wait_label(server, "f", 40, 20, 1)
+    for kind, x in (("Pressed", 20), ("Moved", 40), ("Released", 60)):
+        place = dict(zip("xy", tab.on_screen(x, 60), strict=True))
+        pen = {"type": f"mouse{kind}", "button": "left", "buttons": 1, "clickCount": 1, "pointerType": "pen"}
+        session.send("Input.dispatchMouseEvent", pen | place)
+    tab.wait_ink(40, 60)
+    left = tab.page.locator(".world").bounding_box()["x"]
+    touch("Start", (60, 45))
+    touch("Move", (30, 45))
+    touch("End")
+    tab.page.wait_for_function("left => document.querySelector('.world').getBoundingClientRect().x < left", arg=left)
+    tab.wait_saved()
+    assert len(operations(server, "f")) == 2
 
 
 def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_path):
