@@ -28,7 +28,8 @@ export function nextStep({ images, classes, training, rounds: all }, image) {
   if (!rounds.length) {
     if (missing !== undefined) {
       const which = { name: classes[missing].name, key: missing };
-      return drawn.size ? { text: "hintClass", action: "toNext", ...which } : { text: "hintFirst", ...which };
+      if (drawn.size) return { text: "hintClass", action: "toNext", ...which };
+      return { text: classes.length === 2 ? "hintOne" : "hintFirst", ...which };
     }
     if (!drawn.has(0)) return { text: "hintBackground", key: 0 };
     const many = images.filter((each) => each.drawn.length).length >= Math.min(ENOUGH, images.length);
