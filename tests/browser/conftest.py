@@ -65,7 +65,15 @@ class Tab:
 
     def open(self, image: str) -> None:
         self.page.goto(f"{self.url}#{image}")
+        self.wait_shown()
+
+    def reload(self) -> None:
+        self.page.reload()
+        self.wait_shown()
+
+    def wait_shown(self) -> None:
         self.page.wait_for_selector(".photo.loaded")
+        self.page.wait_for_selector("#zoom:text-matches('%')")  # written when the image has its place
 
     def on_screen(self, x: float, y: float) -> tuple[float, float]:
         """Where a place of the photograph is in the window."""

@@ -71,7 +71,7 @@ def test_undo_and_redo_outlive_a_reload(server, open_tab):
     tab.wait_ink(30, 60, shown=False)
     tab.wait_saved()
     wait_label(server, "b", 30, 20, 1)
-    tab.page.reload()
+    tab.reload()
     tab.wait_ink(30, 20)
     tab.wait_ink(30, 60, shown=False)
     tab.page.click("#redo")
@@ -117,7 +117,7 @@ def test_strokes_of_a_killed_server_arrive_when_it_is_back(server, open_tab):
     tab.page.wait_for_selector("#banner", state="hidden")
     tab.wait_saved()
     assert [each["op"] for each in operations(server, "d")].count("stroke") == 3
-    tab.page.reload()
+    tab.reload()
     for y in (10, 30, 50):
         tab.wait_ink(30, y)
         wait_label(server, "d", 30, y, 1)
@@ -246,7 +246,7 @@ def test_draw_train_look_correct_export(server, open_tab, tmp_path):
     tab.page.wait_for_selector("#train:enabled")
     tab.page.click("#train")
     tab.page.wait_for_selector("#progress")
-    tab.page.reload()  # the round goes on
+    tab.reload()  # the round goes on
     tab.page.wait_for_selector("#rounds tbody tr", timeout=240_000)
     tab.page.wait_for_selector("#progress", state="hidden", timeout=240_000)
     tab.page.wait_for_function("() => document.querySelector('.prediction').width > 1")

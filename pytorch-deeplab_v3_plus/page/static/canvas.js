@@ -49,7 +49,9 @@ export class View {
     new ResizeObserver(() => this.#resize()).observe(root);
     root.addEventListener("pointerdown", (event) => this.#down(event));
     root.addEventListener("pointermove", (event) => this.#move(event));
-    for (const end of ["pointerup", "pointercancel"]) root.addEventListener(end, (event) => this.#up(event));
+    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      root.addEventListener(end, (event) => this.#up(event));
+    }
     root.addEventListener("pointerleave", () => (this.cursor.hidden = true));
     root.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     root.addEventListener("contextmenu", (event) => event.preventDefault());
@@ -162,6 +164,7 @@ export class View {
   }
 
   #resize() {
+    if (!this.root.clientWidth) return; // hidden
     const ratio = devicePixelRatio;
     for (const { canvas } of Object.values(this.layers)) {
       canvas.width = Math.round(this.root.clientWidth * ratio);

@@ -146,8 +146,8 @@ function open(id) {
   if (id !== null) history.replaceState(null, "", `#${encodeURIComponent(id)}`);
   $("view").querySelector(".empty").hidden = !image?.error;
   $("view").querySelector(".empty").textContent = image?.error ?? "";
-  view.show(strokes && image, imagePath(id, "photo"), imagePath(id, "photo?size=256"));
   document.body.dataset.tab = "draw";
+  view.show(strokes && image, imagePath(id, "photo"), imagePath(id, "photo?size=256"));
   if (strokes) {
     strokes.base = null; // read again for the new view
     showStrokes();
