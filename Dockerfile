@@ -10,7 +10,7 @@ ENV PATH=/opt/venv/bin:$PATH HOME=/home/rloss USER=rloss SHELL=/bin/bash PYTHONU
 WORKDIR /workspace
 COPY docker/install.sh /opt/rloss/
 RUN /opt/rloss/install.sh system
-COPY requirements.txt requirements-dev.txt ./
+COPY requirements.txt requirements-dev.txt requirements-app.txt ./
 ARG TORCH_INDEX_URL=
 RUN /opt/rloss/install.sh packages
 

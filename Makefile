@@ -17,9 +17,12 @@ CHECKPOINT ?=# network for inference and evaluate; empty: the newest under run/
 IMAGE_PATH ?=# image, folder or quoted pattern for inference
 OUTPUT ?= run/inference# folder for the pictures of inference
 OPTIONS ?=# further options of the target's command
-ADDRESS ?= 127.0.0.1# where jupyter and tensorboard listen
+ADDRESS ?= 127.0.0.1# where jupyter, tensorboard and annotate listen
 JUPYTER_PORT ?= 8888# port of jupyter
 TENSORBOARD_PORT ?= 6006# port of tensorboard
+DATA ?=# photographs or a data set for annotate; empty: a dozen pictures that it draws
+CLASSES ?=# classes for annotate, as "cat,dog"
+PORT ?= 8765# port of annotate
 DOCKERFILE ?= $(if $(NO_GPU),Dockerfile,Dockerfile.a100)# what build makes the image from
 IMAGE ?= $(if $(filter Dockerfile.a100,$(DOCKERFILE)),rloss:a100-ubuntu22.04,rloss:latest)# name of the image
 CONTAINER_USER ?= $(shell id -u):$(shell id -g)# owner of the files that containers make; Docker without root: 0:0
@@ -61,6 +64,7 @@ endif
 IN =
 PACKAGES =
 DEVELOPMENT =
+APP =
 ifeq ($(WHERE),docker)
   IN = $(DOCKER_RUN)
   PLACE = container of $(IMAGE)$(if $(GPUS),, without GPUs)
@@ -69,6 +73,7 @@ else ifeq ($(WHERE),local)
   PLACE = .venv$(if $(filter auto,$(RUNTIME)), (no Docker image $(IMAGE) here))
   PACKAGES = .venv/filter.stamp
   DEVELOPMENT = .venv/development.stamp
+  APP = .venv/app.stamp
 else
   PLACE = this container
 endif
@@ -104,8 +109,12 @@ help: ## list the targets and settings
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./$(FILTER)
 	@touch $@
 
-.venv/development.stamp: .venv/packages.stamp requirements-dev.txt
+.venv/development.stamp: .venv/packages.stamp requirements-dev.txt requirements-app.txt
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/app.stamp: .venv/packages.stamp requirements-app.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
 	@touch $@
 
 .PHONY: runtime
@@ -174,6 +183,15 @@ inference: image-path network setup ## segment IMAGE_PATH with CHECKPOINT into O
 evaluate: network setup ## score CHECKPOINT on the validation images
 	@$(IN) python $(CODE)/evaluate.py --checkpoint "$(NETWORK)" $(DATA_OPTION) $(OPTIONS)
 
+.PHONY: annotate
+# The data set that annotate makes beside photographs; a container that made the folder would make it as root.
+annotate: MADE = $(if $(DATA),$(shell test -d "$(DATA)/JPEGImages" || echo "$(patsubst %/,%,$(DATA))-rloss"))
+annotate: MOUNTS = -p $(ADDRESS):$(PORT):$(PORT) $(if $(DATA),$(call mount,$(DATA))) $(if $(MADE),$(call mount,$(MADE)))
+annotate: setup $(APP) ## draw strokes on DATA, train, look and correct, in the browser
+	@$(if $(MADE),test ! -d "$(DATA)" || mkdir -p "$(MADE)")
+	@$(IN) python $(CODE)/annotate.py --address $(LISTEN) --port $(PORT) $(if $(CLASSES),--classes "$(CLASSES)") \
+	  $(if $(filter local,$(WHERE)),,--no-browser) $(OPTIONS) $(if $(DATA),"$(DATA)")
+
 .PHONY: benchmark
 benchmark: setup ## time the filter and a training step; figures and a plot under run/benchmark
 	@mkdir -p run/benchmark
@@ -181,7 +199,7 @@ benchmark: setup ## time the filter and a training step; figures and a plot unde
 	@$(IN) env PYTHONPATH=$(CODE) python benchmarks/bench_step.py --json run/benchmark/step.json
 
 # A container's own address is reached through the port that Docker publishes at ADDRESS.
-jupyter tensorboard: LISTEN = $(if $(filter docker,$(WHERE)),0.0.0.0,$(ADDRESS))
+annotate jupyter tensorboard: LISTEN = $(if $(filter docker,$(WHERE)),0.0.0.0,$(ADDRESS))
 jupyter: MOUNTS = -p $(ADDRESS):$(JUPYTER_PORT):$(JUPYTER_PORT)
 tensorboard: MOUNTS = -p $(ADDRESS):$(TENSORBOARD_PORT):$(TENSORBOARD_PORT)
 

@@ -32,7 +32,7 @@ from dataloaders.loaders import make_data_loader
 from dataloaders.options import DataOptions
 from training.checkpoint import LAST
 from training.identity import data_facts
-from training.options import HOW_MANY, POSITIVE, TrainOptions, add_preset, parse_options
+from training.options import HOW_MANY, LARGEST, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
 from training.options import build_parser as training_parser
 from training.two_stages import (
     ARMS,
@@ -62,7 +62,6 @@ class Stages(NamedTuple):
 
 # Of the presets for small images.
 STAGES, STAGES_FROM_RANDOM = Stages((600, 600), "adamw", 2e-4), Stages((1350, 360), "sgd", 0.003)
-LARGEST = {"40": 60, "80": math.inf}  # short side in pixels of the images for which a preset is taken unasked
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def default_preset(words: Sequence[str]) -> str | None:
     data = options_from(DataOptions, training_parser().parse_args(words))
     files = make_data_loader(replace(data, batch_size=2, test_batch_size=1)).train.dataset.image_files
     side = statistics.median(min(image_size(file)) for file in files)
-    name = next(name for name, largest in LARGEST.items() if side <= largest)
+    name = preset_for(side)
     logger.info("neither a preset nor a regularised loss is asked for: --preset %s, as short sides are %g", name, side)
     return name
 

@@ -6,6 +6,7 @@ import threading
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -202,7 +203,7 @@ def grey_spread(image: Image.Image) -> int:
     return {"L;2": 85, "L;4": 17}.get(how if isinstance(how, str) else how[0], 1)
 
 
-def write_label(path: str | Path, values: np.ndarray) -> None:
+def write_label(path: str | Path | BinaryIO, values: np.ndarray) -> None:
     """Write a label map, uint8 (H, W), as a palette PNG in VOC's colours."""
     picture = Image.fromarray(values)
     picture.putpalette(voc_palette().tobytes())

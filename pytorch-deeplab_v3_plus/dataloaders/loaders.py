@@ -54,16 +54,18 @@ def make_data_loader(
     """
     name, open_split = choose_data_set(options)
 
-    def loader(dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, min_images: int = 1) -> DataLoader:
-        sampler = SeededSampler(len(dataset), options.seed, shuffle)
+    def loader(
+        dataset: VOCSegmentation, batch_size: int, shuffle: bool = False, min_images: int = 1, repeat: int = 1
+    ) -> DataLoader:
+        sampler = SeededSampler(len(dataset), options.seed, shuffle, repeat)
         batches = BatchShare(sampler, batch_size, rank, world_size, min_images)
         return _loader(dataset, options.workers, pin_memory, persistent=True, batch_sampler=batches)
 
     train = fill_in = None
     if "train" in splits:
         dataset, needed = open_split("train"), max(2, min_images * world_size)
-        _check_batches(dataset, options.batch_size, needed)
-        train = loader(dataset, options.batch_size, shuffle=True, min_images=needed)
+        _check_batches(dataset, len(dataset) * options.repeat, options.batch_size, needed)
+        train = loader(dataset, options.batch_size, shuffle=True, min_images=needed, repeat=options.repeat)
     val = open_split("val")
     if val.label_kind == "scribbles":
         logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)
@@ -73,18 +75,18 @@ def make_data_loader(
     return Loaders(name, train, loader(val, options.test_batch_size), fill_in, val.class_names)
 
 
-def _check_batches(dataset: VOCSegmentation, batch_size: int, min_images: int) -> None:
-    """Refuse a data set that cannot fill a batch, and say so where a last batch is left out.
+def _check_batches(dataset: VOCSegmentation, images: int, batch_size: int, min_images: int) -> None:
+    """Refuse a data set whose epoch of `images` cannot fill a batch, and say so where a last batch is left out.
 
     Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
     """
-    if len(dataset) < min_images:
+    if images < min_images:
         least = "two" if min_images == 2 else min_images
         raise InputError(
             f"expected at least {least} training images (batch normalisation has no statistics of one), found "
             f"{len(dataset)} under {dataset.folder}: add images, or cut a large one into pieces"
         )
-    remainder = len(dataset) % batch_size
+    remainder = images % batch_size
     if 0 < remainder < min_images:
         images = "a single image" if remainder == 1 else f"only {remainder} images"
         logger.info("the last training batch of each epoch would hold %s and is left out", images)

@@ -63,6 +63,9 @@ class DataOptions:
     crop_size: int = option(DEFAULT_CROP, "side of the training crop", **PIXELS)
     batch_size: int | None = option(None, "images in a step, over all devices (default: 4 per device)", **COUNT)
     test_batch_size: int | None = option(None, "images in a step of the evaluation (default: as --batch-size)", **COUNT)
+    repeat: int = option(
+        1, "how often an epoch takes each training image: with few images, its end is a large part of the time", **COUNT
+    )
     seed: int = option(1, "random seed for weights, order and augmentation", type=number(int, 0), metavar="N")
 
     def __post_init__(self) -> None:

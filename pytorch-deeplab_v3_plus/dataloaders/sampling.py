@@ -9,10 +9,14 @@ from torch.utils.data import BatchSampler, Sampler
 
 
 class SeededSampler(Sampler[tuple[int, int]]):
-    """Yield (index, sample seed) pairs; order and seeds depend on (seed, epoch) alone, not on the workers."""
+    """Yield (index, sample seed) pairs; order and seeds depend on (seed, epoch) alone, not on the workers.
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
-        self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
+    Of `images` images each comes `repeat` times an epoch.
+    """
+
+    def __init__(self, images: int, seed: int, shuffle: bool = True, repeat: int = 1) -> None:
+        self.images, self.length = images, images * repeat
+        self.seed, self.shuffle, self.epoch = seed, shuffle, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and seeds are yielded next."""
@@ -24,7 +28,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         generator = torch.Generator().manual_seed(int(mixed) >> 1)
         order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
         seeds = torch.randint(2**62, (self.length,), generator=generator)
-        return zip(order.tolist(), seeds.tolist(), strict=True)
+        return zip((order % self.images).tolist(), seeds.tolist(), strict=True)
 
     def __len__(self) -> int:
         return self.length

@@ -29,18 +29,27 @@ def brush_stroke(path: np.ndarray, width: int, shape: tuple[int, int]) -> np.nda
         int
     )
     columns, rows = centres.T
+    covered = np.zeros(shape, dtype=bool)
+    # Only the part that the brush may reach is looked at: a photograph has a hundred times as many pixels.
+    top, left = (max(0, values.min() - width) for values in (rows, columns))
+    height, across = (
+        min(n, v.max() + width + 1) - at for n, v, at in zip(shape, (rows, columns), (top, left), strict=True)
+    )
+    if min(height, across) < 1:
+        return covered
     brush = np.hypot(*(np.indices((width, width)) - (width - 1) / 2)) <= width / 2
     # Each row of the brush is a run of pixels: +1 where runs begin, -1 behind their ends, and sums along the rows.
-    edges = np.zeros((shape[0], shape[1] + 1), dtype=np.int32)
-    flat, across = edges.reshape(-1), edges.shape[1]
+    edges = np.zeros((height, across + 1), dtype=np.int32)
+    flat = edges.reshape(-1)
     for offset, line in enumerate(brush):
-        first, count = int(line.argmax()) - width // 2, int(line.sum())
-        at = rows + offset - width // 2
-        inside = (at >= 0) & (at < shape[0])
-        begin, left = at[inside] * across, columns[inside] + first
-        np.add.at(flat, begin + left.clip(0, shape[1]), 1)
-        np.add.at(flat, begin + (left + count).clip(0, shape[1]), -1)
-    return np.cumsum(edges, axis=1, out=edges)[:, :-1] > 0
+        first, count = int(line.argmax()) - width // 2 - left, int(line.sum())
+        at = rows + offset - width // 2 - top
+        inside = (at >= 0) & (at < height)
+        begin, start = at[inside] * (across + 1), columns[inside] + first
+        np.add.at(flat, begin + start.clip(0, across), 1)
+        np.add.at(flat, begin + (start + count).clip(0, across), -1)
+    covered[top : top + height, left : left + across] = np.cumsum(edges, axis=1, out=edges)[:, :-1] > 0
+    return covered
 
 
 def _steps(path: np.ndarray, width: int, shape: tuple[int, int]) -> Iterator[np.ndarray]:

@@ -138,6 +138,23 @@ def keep_scribbles(probabilities: Tensor, scribbles: np.ndarray) -> Tensor:
     return kept
 
 
+@torch.inference_mode()
+def labels_on_scribbles(
+    logits: Tensor, size: tuple[int, int], scribbles: np.ndarray, interpolation: str = "bilinear"
+) -> Tensor:
+    """Return the likeliest classes, uint8 (H, W) on the CPU, of what keep_scribbles leaves, for logits (K, h, w).
+
+    `scribbles` are uint8 of `size` (H, W). Only the classes that are drawn are scaled, one at a time.
+    """
+    drawn = torch.from_numpy(scribbles)
+    labelled = drawn < PADDING
+    if not labelled.any():
+        return labels_and_confidence(logits, size, interpolation)[0]
+    present = drawn[labelled].unique()
+    labels, _ = labels_and_confidence(logits[present.long().to(logits.device)], size, interpolation)
+    return torch.where(labelled, drawn, present[labels.long()])
+
+
 def segment(model: nn.Module, image: Image.Image, size: int) -> np.ndarray:
     """Return the classes, uint8 (H, W), of an RGB image.
 

@@ -27,7 +27,14 @@ from figures.matrices import save_gradient
 from figures.overlay import class_shares, overlay, percentage
 from prediction.files import ImageFiles, find_images, output_names
 from prediction.options import InferenceOptions
-from prediction.predict import keep_scribbles, labels_and_confidence, predict, probabilities, short_side
+from prediction.predict import (
+    keep_scribbles,
+    labels_and_confidence,
+    labels_on_scribbles,
+    predict,
+    probabilities,
+    short_side,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,14 +108,14 @@ class Segmenter:
     ) -> None:
         """Write the results of one image (H, W) from the network's input (3, h, w) and its logits (K, h, w)."""
         size, interpolation = (image.height, image.width), self.options.interpolation
-        if self.options.probabilities or self.crf or scribbles is not None:
+        if self.options.probabilities or self.crf or (self.options.confidence and scribbles is not None):
             soft = probabilities([logits[None]], size, interpolation)[0]
+            soft = soft if scribbles is None else keep_scribbles(soft, scribbles)
         if scribbles is None:
             labels, confidence = (plane.numpy() for plane in labels_and_confidence(logits, size, interpolation))
         else:
-            soft = keep_scribbles(soft, scribbles)
-            confidence, labels = (plane.cpu().numpy() for plane in soft.max(0))
-            labels = labels.astype(np.uint8)
+            labels = labels_on_scribbles(logits, size, scribbles, interpolation).numpy()
+            confidence = soft.amax(0).cpu().numpy() if self.options.confidence else None
         path = self._save(name + PREDICTION, lambda file: write_label(file, labels))
         logger.info("%s: %s", path, ", ".join(class_shares(labels, self.class_names).values()))
         if self.options.confidence:

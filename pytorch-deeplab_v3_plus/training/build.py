@@ -194,7 +194,8 @@ def open_journal(options: TrainOptions, parent: Path, start: Start) -> Journal:
 def loss_of_guessing(step: TrainingStep, class_counts: Tensor, loader: DataLoader, batch: int) -> float:
     """Return the cross-entropy of a network that has learned only how frequent the classes are."""
     criterion = step.criterion
-    sizes = [min(batch, len(loader.dataset) - number * batch) for number in range(len(loader))]
+    images = len(loader.batch_sampler.batches.sampler)
+    sizes = [min(batch, images - number * batch) for number in range(len(loader))]
     weights = None if criterion.class_weights is None else criterion.class_weights.cpu()
     how = {"kind": criterion.kind, "reduction": criterion.reduction}
     return len(step.score_strides) * guessing_loss(class_counts, sizes, class_weights=weights, **how)

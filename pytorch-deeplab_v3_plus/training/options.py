@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import PurePath
@@ -49,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 RANDOM = dict(optimizer="sgd", lr=0.01, densecrfloss=2.0, normalised_kernel=False, sigma_rgb=12.0)
 FROM_RANDOM = {"40": dict(RANDOM, sigma_xy=14.0), "80": dict(RANDOM, sigma_xy=24.0)}
 ALL_PRESETS = PRESETS | RECIPES
+LARGEST = {"40": 60, "80": math.inf}  # short side in pixels of the images for which a preset is taken unasked
 IMAGES_PER_DEVICE = 4
 BASE_RATE = 0.007  # of SGD for a batch of IMAGES_PER_DEVICE images a device; grows with the batch, as in the original
 ADAMW_RATE = 2e-4
@@ -300,6 +302,11 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         settings = {**asdict(self.data), **own}
         settings = {name: str(value) if isinstance(value, PurePath) else value for name, value in settings.items()}
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+
+
+def preset_for(short_side: float) -> str:
+    """Return the preset for training on images of this short side, in pixels, where nobody asks for another."""
+    return next(name for name, largest in LARGEST.items() if short_side <= largest)
 
 
 def default_rate(batch_size: int, devices: int) -> float:

@@ -27,7 +27,7 @@ def test_dockerfile_is_cached_in_the_right_order_and_ends_without_root(name):
     stage = steps[: next(n for n, (word, what) in enumerate(steps) if word == "FROM" and "AS filter" in what)]
     assert [what for word, what in stage if word == "COPY"] == [
         "docker/install.sh /opt/rloss/",
-        "requirements.txt requirements-dev.txt ./",
+        "requirements.txt requirements-dev.txt requirements-app.txt ./",
     ]
     assert [what for word, what in steps if word == "USER"] == ["1000"]
     assert ("ENTRYPOINT", '["tini", "--", "/opt/rloss/entrypoint.sh"]') in steps
@@ -60,6 +60,8 @@ def test_compose_services(services):
         "jupyter": ["jupyter"],
         "rloss-cpu": ["cpu"],
         "jupyter-cpu": ["cpu"],
+        "annotate": ["annotate"],
+        "annotate-cpu": ["cpu"],
     }
     for name, service in services.items():
         gpu = not name.endswith("-cpu")
@@ -92,6 +94,13 @@ def test_jupyter_listens_on_this_machine_only_and_keeps_its_token(services, name
     assert port.startswith("${ADDRESS:-127.0.0.1}:")
     command = " ".join(services[name]["command"])
     assert command.startswith("jupyter lab") and "token" not in command and "password" not in command
+
+
+@pytest.mark.parametrize("name", ["annotate", "annotate-cpu"])
+def test_annotate_listens_on_this_machine_only(services, name):
+    (port,) = services[name]["ports"]
+    assert port.startswith("${ADDRESS:-127.0.0.1}:")
+    assert services[name]["command"][:2] == ["python", "pytorch-deeplab_v3_plus/annotate.py"]
 
 
 @pytest.mark.parametrize("writable", [True, False])

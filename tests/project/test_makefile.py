@@ -62,10 +62,11 @@ class Machine:
         self.programs.mkdir()
         for name in ("wrapper/bilateralfilter", "run/pascal/x", "data/synthetic", ".venv/bin"):
             (self.folder / name).mkdir(parents=True)
-        for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "wrapper/bilateralfilter/setup.py"):
+        requirements = (f"requirements{kind}.txt" for kind in ("", "-dev", "-app"))
+        for name in ("Makefile", *requirements, "wrapper/bilateralfilter/setup.py"):
             shutil.copy(HOME / name, self.folder / name)
         (self.folder / "run/pascal/x/model_best.pth.tar").touch()
-        for name in ("packages", "filter", "development"):  # so that .venv counts as made
+        for name in ("packages", "filter", "development", "app"):  # so that .venv counts as made
             (self.folder / f".venv/{name}.stamp").touch()
         self.images = A100
         self.add("docker")
@@ -262,6 +263,20 @@ def test_servers_can_be_reached_from_this_machine_only(machine, target, port):
     machine.make(target, "RUNTIME=local", "ADDRESS=127.0.0.2")
     (call,) = machine.calls(target)
     assert "127.0.0.2" in " ".join(call) and port in " ".join(call)
+
+
+def test_annotate_takes_photographs_and_can_be_reached_from_this_machine_only(machine, tmp_path):
+    photographs, made = tmp_path / "my photos", tmp_path / "my photos-rloss"
+    photographs.mkdir()
+    call = machine.run("annotate", f"DATA={photographs}", "CLASSES=cat, dog")
+    assert values(call, "-p") == ["127.0.0.1:8765:8765"]
+    assert {f"{photographs}:{photographs}", f"{made}:{made}"} <= set(values(call, "-v")) and made.is_dir()
+    words = inside(call)
+    assert values(words, "--address") == ["0.0.0.0"] and values(words, "--classes") == ["cat, dog"]
+    assert words[-1] == str(photographs) and "--no-browser" in words
+    machine.make("annotate", "RUNTIME=local", "PORT=9000")
+    (words,) = machine.calls("python")
+    assert words[1:] == ["pytorch-deeplab_v3_plus/annotate.py", "--address", "127.0.0.1", "--port", "9000"]
 
 
 @pytest.mark.parametrize("runtime", ["auto", "local", "docker"])

@@ -606,6 +606,20 @@ def test_sampler():
     assert [index for index, _ in SeededSampler(5, seed=3, shuffle=False)] == list(range(5))
 
 
+def test_an_epoch_repeats_few_images_each_augmented_anew(voc):
+    loaders = make_data_loader(custom(voc, repeat=3, batch_size=4))
+    batches = list(loaders.train)
+    names = [name for batch in batches for name in batch["name"]]
+    assert sorted(names) == sorted(3 * [f"i{number}" for number in range(5)]) and len(batches) == 4
+    images = [
+        image for batch in batches for image, name in zip(batch["image"], batch["name"], strict=True) if name == "i0"
+    ]
+    assert len({image.numpy().tobytes() for image in images}) == 3
+    (voc / "ImageSets/SegmentationAug/train.txt").write_text("i0\n")
+    assert "at least two training images" in message(make_data_loader, custom(voc))
+    assert len(make_data_loader(custom(voc, repeat=2)).train) == 1
+
+
 @pytest.mark.parametrize(("batch_size", "kept"), [(2, 4), (3, 5), (4, 4), (5, 5), (8, 5), (1, 5)])
 def test_only_a_last_batch_of_one_is_dropped(voc, caplog, batch_size, kept):
     with caplog.at_level("INFO"):

@@ -14,7 +14,7 @@ from dataloaders.transforms import normalize
 from modeling.deeplab import DeepLab
 from prediction import export, predict, probabilities, segment
 from prediction.files import find_images, network_view, output_names
-from prediction.predict import keep_scribbles, labels_and_confidence, tile_starts
+from prediction.predict import keep_scribbles, labels_and_confidence, labels_on_scribbles, tile_starts
 
 NAMES = ["background", "cat", "dog"]
 
@@ -206,3 +206,15 @@ def test_scribbles_restrict_the_classes_and_keep_their_strokes():
     certain = torch.tensor([[0.0, 0], [0, 0], [1, 1]])[:, None]  # the classes drawn have underflown
     kept = keep_scribbles(certain, np.array([[0, 255]], dtype=np.uint8))
     assert torch.equal(kept, torch.tensor([[1.0, 1], [0, 0], [0, 0]])[:, None])
+
+
+def test_labels_on_scribbles_are_the_likeliest_that_keep_scribbles_leaves():
+    generator = torch.Generator().manual_seed(0)
+    logits, size = 3 * torch.randn(4, 5, 6, generator=generator), (17, 23)
+    for drawn in ((), (2,), (1, 3), (0, 1, 2, 3)):
+        scribbles = np.full(size, 255, dtype=np.uint8)
+        scribbles[0, 0] = 254
+        for row, value in enumerate(drawn, 3):
+            scribbles[row, 2:9] = value
+        expected = keep_scribbles(probabilities([logits[None]], size)[0], scribbles).argmax(0)
+        assert torch.equal(labels_on_scribbles(logits, size, scribbles), expected.byte())

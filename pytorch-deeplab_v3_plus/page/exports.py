@@ -1,0 +1,96 @@
+"""What leaves the page: masks, overlays, network and ONNX, and the commands that make the same."""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from common.errors import InputError
+from common.files import replace_file
+from dataloaders.images import read_image
+from dataloaders.layout import IMAGES
+from figures.overlay import overlay
+from page.process import CODE
+from page.project import Project
+from page.rounds import DRAWN, MODEL, STAGES, RoundSettings, read_record, rounds_in
+from prediction.segmenter import OVERLAY, PREDICTION
+
+SECONDS_FOR_ONNX = 600
+
+
+def newest_network(data: Path) -> Path:
+    """Return the network of the last round that has one; raise InputError where none has."""
+    networks = [folder / MODEL for folder in rounds_in(data) if (folder / MODEL).is_file()]
+    if not networks:
+        raise InputError("there is no network yet: train first")
+    return networks[-1]
+
+
+def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: bool) -> None:
+    """Write a ZIP with the masks, by image id, or with the overlays of these, called as inference.py calls them."""
+    if not masks:
+        raise InputError("there are no masks of these images yet: train first")
+    files, names = project.files(), project.class_names
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for image_id, mask in masks.items():
+            if not overlays:
+                archive.write(mask, f"{image_id}{PREDICTION}")
+                continue
+            with Image.open(mask) as picture:
+                labels = np.asarray(picture)
+            with archive.open(f"{image_id}{OVERLAY}", "w") as file:
+                overlay(read_image(files[image_id]), labels, names).save(file, format="PNG")
+
+
+def onnx_file(network: Path) -> Path:
+    """Return a network as an ONNX file beside it, which inference.py makes and checks; raise InputError as it does."""
+    path = network.parent / "model.onnx"
+    if path.is_file() and path.stat().st_mtime_ns > network.stat().st_mtime_ns:
+        return path
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=network.parent) as workshop:
+        command = [sys.executable, "inference.py", *_onnx_words(network, Path(workshop))]
+        done = subprocess.run(command, cwd=CODE, capture_output=True, text=True, timeout=SECONDS_FOR_ONNX)
+        if done.returncode:
+            line = done.stderr.strip().split("\n")[-1]
+            raise InputError(line.removeprefix("error: ") or "inference.py has ended without a word")
+        (made,) = Path(workshop).glob("*.onnx")
+        replace_file(path, lambda temporary: os.replace(made, temporary))
+    return path
+
+
+def _onnx_words(network: Path, output: Path) -> list[str]:
+    return ["--checkpoint", str(network), "--output_directory", str(output), "--export", "onnx"]
+
+
+def commands(data: Path) -> list[dict[str, str]]:
+    """Return what to enter in a terminal for what the page does; before the first round, only the check of the data."""
+
+    def line(what: str, *words: Any) -> dict[str, str]:
+        return {"what": what, "command": f"cd {shlex.quote(str(CODE))} && python {shlex.join(map(str, words))}"}
+
+    data, run = data.resolve(), Path("run")
+    found = [line("check the data set", "check_dataset.py", data)]
+    try:
+        network = newest_network(data)
+    except InputError:
+        return found
+    folder, output = network.parent, run / "annotate"
+    record = read_record(folder)
+    settings, start = RoundSettings(**record["settings"]), record["start"] and Path(record["start"])
+    for stage, name in enumerate(STAGES):
+        words = settings.words(folder, stage, start, run)
+        found.append(line(f"train, {name}", "train_withdensecrfloss.py", *words))
+        start = run / "drawn" / name / "experiment_0" / "checkpoint_last.pth.tar"
+    kept = ["--scribbles", folder / DRAWN] if settings.only_drawn else []
+    images = ["--image_path", data / IMAGES, *kept, "--output_directory", output]
+    found.append(line("masks and overlays", "inference.py", "--checkpoint", network, *images))
+    found.append(line("ONNX", "inference.py", *_onnx_words(network, output)))
+    return found

@@ -1,0 +1,138 @@
+"""The process of a round, which outlives the server: starting it, stopping it, and reading how far it is."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any
+
+from common.errors import InputError
+from page.rounds import LOG, ROUNDS, STAGES, RoundSettings, read_record
+from training.run_folder import STEPS, runs_in
+
+CODE = Path(__file__).resolve().parent.parent
+_asking = threading.Lock()  # who asks whether a round runs has its lock for a moment
+CRF_STEP = 1.1  # time of a step with the DenseCRF loss, in steps without it
+
+
+def _lock(data: Path) -> IO[str] | None:
+    """Return the lock of the round that runs, None where one has it: its process, however that ends, gives it back."""
+    path = data / ROUNDS / "lock"
+    path.parent.mkdir(exist_ok=True)
+    lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held on)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def is_running(data: Path) -> bool:
+    """Whether a round of this data set runs."""
+    with _asking:
+        if not (data / ROUNDS / "lock").exists():
+            return False
+        if lock := _lock(data):
+            lock.close()
+        return lock is None
+
+
+def start(folder: Path) -> None:
+    """Run a round in a process of its own, in its own session; raise InputError where one runs already."""
+    with _asking:
+        lock = _lock(folder.parent.parent)
+    if lock is None:
+        raise InputError("a round is running already: wait for it, or stop it")
+    with lock, open(folder / LOG, "ab") as log:
+        command = [sys.executable, "-m", "page.rounds", str(folder)]
+        how = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+        process = subprocess.Popen(command, cwd=CODE, pass_fds=[lock.fileno()], **how)
+        lock.truncate(0)
+        lock.write(str(process.pid))
+
+
+def stop(data: Path) -> None:
+    """End the training of the round that runs; its network then predicts."""
+    if is_running(data):
+        os.kill(int((data / ROUNDS / "lock").read_text()), signal.SIGTERM)
+
+
+def progress(folder: Path, running: bool) -> dict[str, Any]:
+    """Return how far a round is, as the page shows it."""
+    record, losses, done, seconds = read_record(folder), [], 0.0, 0.0
+    settings = RoundSettings(**record["settings"])
+    for stage, name in enumerate(STAGES):
+        steps = _steps(folder / "runs" / "drawn" / name)
+        losses += [[stage * settings.steps + s["step"], *_losses(s)] for s in steps]
+        if steps:
+            done += steps[-1]["step"] * CRF_STEP**stage
+            seconds = settings.batch_size / steps[-1]["images_per_second"] / CRF_STEP**stage
+    finished, total = record["phase"] == "finished", settings.steps + CRF_STEP * settings.crf_steps
+    return {
+        "round": int(folder.name),
+        "phase": record["phase"],
+        "step": losses[-1][0] if losses else 0,
+        "steps": settings.steps + settings.crf_steps,
+        "progress": 1.0 if finished else min(0.99, done / total),
+        "seconds_left": round((total - done) * seconds) if running and seconds else None,
+        "losses": losses,
+        "error": None if running or finished else why_ended(folder),
+        "running": running,
+    }
+
+
+def why_ended(folder: Path) -> str:
+    """Return why the process of a round that did not finish has ended."""
+    try:
+        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        lines = []
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    _, said, line = last.partition("error: ")
+    return line if said else "the round was interrupted: resume it"
+
+
+def _steps(parent: Path) -> list[dict[str, Any]]:
+    for run in runs_in(parent)[:1]:
+        try:
+            return [json.loads(line) for line in (run / STEPS).read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError):
+            break
+    return []
+
+
+def _losses(entry: dict[str, Any]) -> list[float | None]:
+    return [entry["losses"].get(name) for name in ("cross_entropy", "densecrf")]
+
+
+def describe_settings(settings: RoundSettings) -> list[dict[str, Any]]:
+    """Return the settings as the page offers them, with the defaults of `settings`."""
+    kinds = {bool: "bool", int: "int", float: "float", str: "text"}
+    found = []
+    for field in fields(settings):
+        value, choices = getattr(settings, field.name), field.metadata.get("choices")
+        kind = "choice" if choices else kinds[type(value)]
+        entry = {"name": field.name, "value": value, "default": value, "help": field.metadata["help"], "kind": kind}
+        found.append(entry | ({"choices": list(choices)} if choices else {}))
+    return found
+
+
+def read_settings(given: dict[str, Any], usual: RoundSettings) -> RoundSettings:
+    """Return settings, as usual where they are not given; raise InputError for what is none, or no value of one."""
+    known = {field.name: field for field in fields(usual)}
+    values = {}
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(f"expected settings out of {', '.join(known)}, found '{name[:80]}'")
+        kind = type(getattr(usual, name))
+        right = type(value) in (int, float) if kind is float else type(value) is kind
+        if not right:
+            raise InputError(f"{name}: expected {kind.__name__}, found {str(value)[:80]}")
+        values[name] = kind(value)
+    return RoundSettings(**{**{name: getattr(usual, name) for name in known}, **values})

@@ -1,0 +1,226 @@
+"""The data set that the page works on: its photographs and its classes, as they lie on the disk at this moment."""
+
+import functools
+import io
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from PIL import Image
+
+from common.errors import InputError
+from common.files import link_or_copy, make_folder, replace_file, synchronise
+from dataloaders.class_names import arranged, check_class_names, is_background, tidy
+from dataloaders.images import (
+    IMAGE_SUFFIXES,
+    READ_ERRORS,
+    id_of_file,
+    image_size,
+    listing,
+    open_image,
+    read_image,
+    stored_size,
+)
+from dataloaders.layout import (
+    CLASS_FILE,
+    IMAGES,
+    LISTS,
+    SCRIBBLES,
+    TRUTH,
+    find_files,
+    list_files,
+    read_class_names,
+    write_class_names,
+)
+from dataloaders.synthetic import draw_dataset
+from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
+
+logger = logging.getLogger(__name__)
+
+# What every browser shows where it is 8-bit grey or RGB; MPO is the JPEG of phones.
+SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png"}
+THUMBNAIL = 512  # longest side, in pixels, of the pictures that are kept in memory
+
+
+class Photograph(NamedTuple):
+    """One image of the data set."""
+
+    id: str
+    path: Path
+    width: int  # upright; 0 where it cannot be read
+    height: int
+    error: str | None  # why it cannot be read
+
+
+def draw_example(folder: Path) -> None:
+    """Draw a data set with truth and without scribbles, to try the page on; raise InputError as draw_dataset does."""
+    draw_dataset(folder, train=11, val=1)
+    for kind in (SCRIBBLES, LISTS):
+        shutil.rmtree(folder / kind)
+
+
+def open_project(source: Path, output: Path | None, class_names: Sequence[str]) -> Path:
+    """Return the data set for a folder of photographs, or `source` itself where it is a data set already.
+
+    Photographs get a second place in the data set (`output`, by default a folder beside theirs), as links, or copies
+    where the file system has none. The next start adds new ones. Class names go into a data set that has none yet.
+    Raises InputError where there are no photographs, two have one name, or the data set has other classes.
+    """
+    if not source.is_dir():
+        raise InputError(f"expected a folder of photographs or a data set, found no folder {source}")
+    folder = source = source.resolve()
+    if not (source / IMAGES).is_dir():
+        folder = (output or source.with_name(f"{source.name}-rloss")).resolve()
+        add_photographs(
+            folder, [path for path in files_in(source) if path.suffix.lower() in PHOTOGRAPH_SUFFIXES], source
+        )
+    elif output and output.resolve() != source:
+        raise InputError(f"{source} is a data set already, which is worked on in its place: leave out --output")
+    names = first_classes(class_names)
+    if not os.path.lexists(folder / CLASS_FILE):
+        if not class_names and (find_files(folder, SCRIBBLES) or find_files(folder, TRUTH)):
+            raise InputError(f"expected the names of the classes in {folder / CLASS_FILE}, found none: give --classes")
+        write_class_names(folder, names)
+    elif class_names and names != (there := read_class_names(folder / CLASS_FILE)):
+        raise InputError(
+            f"expected the classes of {folder / CLASS_FILE} ({', '.join(there)}), found {', '.join(names)}: leave out "
+            "--classes, and add or rename classes in the page"
+        )
+    return folder
+
+
+def first_classes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names in the order of their values; without any, the background and one to rename."""
+    names = names or ["object"]
+    return arranged(names if any(map(is_background, names)) else ["background", *names], "--classes")
+
+
+def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
+    """Give the photographs that a data set lacks a place in it; raise InputError where two of them have one name."""
+    if not files:
+        raise InputError(f"expected photographs ({', '.join(PHOTOGRAPH_SUFFIXES)}), found none in {source}")
+    known: dict[str, Path] = {}
+    for path in files:
+        if other := known.get(id_of_file(path.name)):
+            raise InputError(f"expected one photograph of each name, found {other} and {path}: rename one")
+        known[id_of_file(path.name)] = path
+    make_folder(folder / IMAGES, "choose another --output")
+    there = list_files(folder, IMAGES)
+    for image_id in known.keys() - there.keys():
+        name, content = data_set_image(known[image_id])
+        try:
+            if isinstance(content, Path):
+                link_or_copy(content, folder / IMAGES / name)
+            else:
+                data = content()
+                replace_file(folder / IMAGES / name, lambda temporary, data=data: temporary.write_bytes(data))
+        except OSError as error:
+            raise InputError(f"cannot write {folder / IMAGES / name}: {error.strerror}; free space") from None
+
+
+class Project:
+    """A data set of the layout in dataloaders/layout.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._naming = folder, threading.Lock()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in classes.txt."""
+        return read_class_names(self.folder / CLASS_FILE)
+
+    def name_class(self, number: int | None, name: str) -> None:
+        """Rename a class, or add one with `number` None; raise InputError for a name that cannot be used."""
+        with self._naming:
+            names = list(self.class_names)
+            at = len(names) if number is None else number
+            names[at : at + 1] = [tidy(name)]
+            check_class_names(names, "the classes")
+            write_class_names(self.folder, names)
+
+    def photographs(self) -> list[Photograph]:
+        """Return the images in the order of their names."""
+        return [_photograph(image_id, path, stamp(path)) for image_id, path in sorted(self.files().items())]
+
+    def files(self) -> dict[str, Path]:
+        """Return the image files by id."""
+        return list_files(self.folder, IMAGES)
+
+    def add(self, name: str, content: bytes) -> str:
+        """Add a photograph that was uploaded; return its id.
+
+        Raises InputError for a name that is taken or no photograph's, and content that cannot be read as one.
+        """
+        name = PurePath(name.replace("\\", "/")).name
+        if PurePath(name).suffix.lower() not in PHOTOGRAPH_SUFFIXES or not name.isprintable() or len(name) > 200:
+            raise InputError(f"expected a photograph ({', '.join(PHOTOGRAPH_SUFFIXES)}), found {name[:200]!r}")
+        with tempfile.TemporaryDirectory(prefix=".upload-", dir=self.folder) as workshop:
+            path = Path(workshop) / name
+            path.write_bytes(content)
+            final, made = data_set_image(path)
+            if not isinstance(made, Path):
+                path = path.with_name(final)
+                path.write_bytes(made())
+            try:
+                read_image(path)
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), name)) from None
+            (image_id,) = listing(Path(workshop), IMAGE_SUFFIXES) or [name]
+            if image_id in self.files():
+                raise InputError(
+                    f"expected a new name, found '{image_id}' in {self.folder / IMAGES} already: rename it"
+                )
+            synchronise(path)
+            path.rename(self.folder / IMAGES / path.name)
+        return image_id
+
+
+def stamp(path: Path) -> str:
+    """Return what changes when a file does; "" where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+@functools.lru_cache(maxsize=100_000)
+def _photograph(image_id: str, path: Path, stamp: str) -> Photograph:
+    try:
+        size = image_size(path)
+        open_image(path).close()  # refuses what read_image does not read at its own size
+        return Photograph(image_id, path, *size, None)
+    except InputError as error:
+        return Photograph(image_id, path, 0, 0, str(error))
+
+
+def picture(path: Path, longest: int | None) -> tuple[bytes, str]:
+    """Return a photograph upright, its longest side at most `longest`, and its media type.
+
+    Raises InputError where it cannot be read.
+    """
+    return (_thumbnail if longest and longest <= THUMBNAIL else _picture)(path, longest, stamp(path))
+
+
+def _picture(path: Path, longest: int | None, stamp: str) -> tuple[bytes, str]:
+    if not longest:
+        try:
+            with open_image(path) as image:
+                if image.mode in ("L", "RGB") and image.format in SHOWN_AS_THEY_ARE and not stored_size(path)[1]:
+                    return path.read_bytes(), SHOWN_AS_THEY_ARE[image.format]
+        except READ_ERRORS:
+            pass  # read_image says it in one line
+    image = read_image(path)
+    if longest:
+        image.thumbnail((longest, longest), Image.Resampling.BOX, reducing_gap=2)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=95 if not longest else 88)
+    return content.getvalue(), "image/jpeg"
+
+
+_thumbnail = functools.lru_cache(maxsize=2000)(_picture)

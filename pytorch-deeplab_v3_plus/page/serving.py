@@ -1,0 +1,61 @@
+"""Listening for the browser: the address, the token, and the one server that a data set has."""
+
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from common.errors import InputError
+from common.files import make_folder
+from page.security import EVERYWHERE, LOOPBACK, Gate
+from page.server import Page
+from page.strokes import FOLDER
+
+logger = logging.getLogger(__name__)
+
+DISPLAYS = {"DISPLAY", "WAYLAND_DISPLAY"}  # without one, Python would open a browser within the terminal
+
+
+def serve(folder: Path, address: str, port: int, open_browser: bool) -> None:
+    """Serve the page for a data set until Ctrl-C; raise InputError where it cannot listen, or another server does."""
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen()  # from here on a browser waits for the answer
+    except OSError as error:
+        raise InputError(f"cannot listen on {address} port {port} ({error.strerror}): give another --port") from None
+    port = listener.getsockname()[1]
+    token = None if address in LOOPBACK else secrets.token_urlsafe(24)
+    name = "127.0.0.1" if address in EVERYWHERE else address
+    url = f"http://{f'[{name}]' if ':' in name else name}:{port}/" + (f"?token={token}" if token else "")
+    with only_one(folder, url):
+        app = Gate(Page(folder).app(), address, port, token)
+        logger.info("data set: %s", folder)
+        logger.info("open %s (Ctrl-C ends the page; a training continues)", url)
+        if open_browser and (sys.platform == "darwin" or DISPLAYS & os.environ.keys()):
+            webbrowser.open(url)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run([listener])
+
+
+def only_one(folder: Path, address: str) -> Any:
+    """Return the lock of the one server of a data set; raise InputError, with the other's address, where one runs."""
+    path = folder / FOLDER / "server.lock"
+    make_folder(path.parent)
+    lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder} is open already: {path.read_text(encoding='utf-8').strip()}") from None
+    lock.truncate(0)
+    lock.write(f"{address}\n")
+    lock.flush()
+    return lock

@@ -1,0 +1,120 @@
+/** The list of images: thumbnails, their state, order, filter, the choice for export, and adding photographs. */
+
+import { imagePath, request } from "./api.js";
+import { element } from "./dom.js";
+import { byUncertainty, uncertain } from "./hint.js";
+import { visible } from "./labels.js";
+import { t } from "./texts.js";
+
+const $ = (id) => document.getElementById(id);
+
+export class ImageList {
+  chosen = new Set();
+  #items = new Map();
+  #images = [];
+
+  /** @param act {open(id), chosen(), notice(line, kind)} */
+  constructor(act) {
+    this.act = act;
+    $("sort").onchange = $("filter").onchange = () => this.render(this.state, this.current);
+    $("files").onchange = async ({ target }) => {
+      await this.add([...target.files]);
+      target.value = "";
+    };
+    let depth = 0; // dragenter comes before the dragleave of the element before
+    const files = (event) => event.dataTransfer?.types.includes("Files");
+    const over = (change) => (event) => {
+      if (!files(event)) return;
+      event.preventDefault();
+      depth = Math.max(0, depth + change);
+      $("drop").hidden = depth === 0;
+    };
+    addEventListener("dragenter", over(1));
+    addEventListener("dragleave", over(-1));
+    addEventListener("dragover", over(0));
+    addEventListener("drop", (event) => {
+      over(-Infinity)(event);
+      if (files(event)) this.add([...event.dataTransfer.files]);
+    });
+  }
+
+  /** Send photographs one by one; each that is refused leaves its line. */
+  async add(files) {
+    for (const [index, file] of files.entries()) {
+      this.act.notice(t("adding", { done: index + 1, total: files.length }), "adding");
+      try {
+        await request("POST", `api/images?name=${encodeURIComponent(file.name)}`, file, 0);
+      } catch (error) {
+        this.act.notice(t("errorNot", { name: file.name, line: error.message || t("away") }));
+      }
+    }
+    this.act.notice("", "adding");
+  }
+
+  /** The images that are listed, in the order of the list. */
+  get order() {
+    return this.#images;
+  }
+
+  render(state, current) {
+    Object.assign(this, { state, current });
+    const most = uncertain(state.images);
+    const shown = {
+      all: () => true,
+      none: (image) => !image.drawn.length,
+      strokes: (image) => image.drawn.length,
+      predicted: (image) => image.predicted !== null,
+      uncertain: (image) => most.has(image.id),
+    }[$("filter").value];
+    const first = $("sort").value === "uncertainty" ? byUncertainty(state.images) : [];
+    this.#images = [...new Set([...first, ...state.images])].filter(shown);
+    $("image-count").textContent = state.images.length || "";
+    $("nothing").hidden = this.#images.length > 0;
+    $("nothing").textContent = t(state.images.length ? "nothing" : "nothingToSee");
+    const list = $("thumbnails"), items = this.#images.map((image) => this.#item(image, state.classes, most));
+    if (items.length !== list.children.length || items.some((item, index) => list.children[index] !== item)) {
+      list.replaceChildren(...items);
+    }
+  }
+
+  /** Bring an image's thumbnail into sight. */
+  reveal(id) {
+    this.#items.get(id)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  #item({ id, error, strokes, drawn, predicted }, classes, most) {
+    if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
+    const item = this.#items.get(id);
+    const words = [t(drawn.length ? "stateScribbles" : "stateNone")];
+    if (strokes) words[0] = t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes });
+    if (predicted !== null) words.push(t(most.has(id) ? "stateUncertain" : "statePredicted"));
+    if (error) words.splice(0, 2, t("stateUnreadable"));
+    const [open, choose] = item.querySelectorAll("button, input");
+    item.classList.toggle("unreadable", Boolean(error));
+    item.classList.toggle("uncertain", predicted !== null && most.has(id));
+    open.setAttribute("aria-current", id === this.current);
+    item.querySelector(".state").textContent = words.at(-1);
+    open.title = `${id}: ${words.join(", ")}`;
+    item.querySelector(".dots").replaceChildren(...drawn.map((label) => {
+      const dot = element("i");
+      dot.style.background = visible(classes[label]?.color ?? "#000000");
+      return dot;
+    }));
+    choose.checked = this.chosen.has(id);
+    choose.setAttribute("aria-label", t("choose", { image: id }));
+    return item;
+  }
+
+  #make(id) {
+    const open = element("button", { onclick: () => this.act.open(id) },
+      element("img", { loading: "lazy", alt: "", draggable: false, src: imagePath(id, "photo?size=256") }),
+      element("span", { className: "dots" }), element("span", { className: "name", textContent: id }),
+      element("span", { className: "state" }));
+    const choose = element("input", { type: "checkbox" });
+    choose.onchange = () => {
+      this.chosen[choose.checked ? "add" : "delete"](id);
+      this.act.chosen();
+    };
+    return element("li", {}, open, choose);
+  }
+}

@@ -1,0 +1,237 @@
+/** Training with its settings and progress, the table of rounds, and what is exported. */
+
+import { get, request } from "./api.js";
+import { element, renew } from "./dom.js";
+import { describe, t } from "./texts.js";
+
+const $ = (id) => document.getElementById(id);
+const PHASES = {
+  starting: "phaseStarting",
+  "partial CE": "phaseCe",
+  "+ DenseCRF loss": "phaseCrf",
+  predicting: "phasePredicting",
+};
+const SCORES = { miou: "roundMiou", miou_others: "roundMiouOthers" };
+
+/** A length of time in the page's language. */
+function duration(seconds) {
+  return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
+}
+
+export class Panel {
+  #changed = {}; // settings that the user has changed: name -> value
+  #resets = 0;
+  #posting = false;
+  #stopping = false;
+
+  /** @param act {failed(error), refresh(), chosen() -> ids, chooseNone(), round(number)} */
+  constructor(act) {
+    this.act = act;
+    $("train").onclick = () => this.train();
+    $("resume").onclick = () => this.#post("api/train/resume");
+    $("train-afresh").onclick = () => this.train(false);
+    $("stop").onclick = async () => {
+      this.#stopping = await this.#post("api/train/stop");
+      this.render(this.state, this.shown);
+    };
+    $("choose-none").onclick = () => act.chooseNone();
+    $("commands").onclick = () => this.#commands();
+    for (const button of document.querySelectorAll("[data-export]")) button.onclick = () => this.#export(button);
+  }
+
+  /** Whether there is a network to train on. */
+  get #goesOn() {
+    return this.state.rounds.some(({ finished }) => finished);
+  }
+
+  /** Start a round: from the last one's network, where there is one, or from the bundled weights. */
+  train(goOn = this.#goesOn) {
+    return this.#post("api/train", { settings: this.#changed, go_on: goOn });
+  }
+
+  /** Ask for something, once for a double click; return whether it was granted. */
+  async #post(path, body = {}) {
+    if (this.#posting) return false;
+    this.#posting = true;
+    try {
+      await request("POST", path, body);
+      await this.act.refresh();
+      return true;
+    } catch (error) {
+      this.act.failed(error);
+      return false;
+    } finally {
+      this.#posting = false;
+    }
+  }
+
+  /** @param shown the round whose masks are shown. */
+  render(state, shown) {
+    Object.assign(this, { state, shown });
+    const { training } = state;
+    const running = Boolean(training?.running);
+    if (!running) this.#stopping = false;
+    $("progress").hidden = !running;
+    $("start").hidden = running;
+    $("train").textContent = t(this.#goesOn ? "trainOn" : "train");
+    $("resume").hidden = !training?.error;
+    $("train-afresh").hidden = !this.#goesOn;
+    const drawn = new Set(state.images.flatMap((image) => image.drawn));
+    $("train").disabled = $("train-afresh").disabled = drawn.size < 2;
+    $("train").title = drawn.size < 2 ? t("tooFew") : "";
+    $("training-error").hidden = !training?.error;
+    $("training-error").textContent = training?.error ?? "";
+    if (running) this.#progress(training);
+    this.#settings(state.settings);
+    this.#table(state.rounds);
+    this.renderChoice();
+  }
+
+  #progress({ phase, step, steps, progress, seconds_left: seconds, losses }) {
+    $("phase").textContent = t(PHASES[phase] ?? "training");
+    const parts = steps ? [t("step", { step, steps })] : [];
+    if (seconds !== null && phase !== "predicting") {
+      if (seconds < 90) parts.push(t("seconds", { count: Math.ceil(seconds / 5) * 5 }));
+      else parts.push(t("minutes", { count: Math.round(seconds / 60) }));
+    }
+    $("time-left").textContent = parts.join(" · ");
+    $("bar").value = progress;
+    $("stop").disabled = this.#stopping;
+    $("stop").textContent = t(this.#stopping ? "stopping" : "stop");
+    $("curve").replaceChildren(...[["ce", 1], ["crf", 2]].flatMap(([name, column]) => {
+      const points = losses.map((row) => [row[0], row[column]]).filter(([, value]) => value !== null);
+      return points.length > 1 ? [this.#curve(name, points, losses)] : [];
+    }));
+  }
+
+  /** One loss over the steps, between its own lowest and highest value, with its last value. */
+  #curve(name, points, losses) {
+    const width = 240, height = 48;
+    const first = losses[0][0], last = Math.max(losses.at(-1)[0], first + 1);
+    const values = points.map(([, value]) => value), lowest = Math.min(...values);
+    const range = Math.max(...values) - lowest || 1;
+    const across = (step) => ((step - first) / (last - first)) * width;
+    const down = (value) => height - 4 - (height - 8) * ((value - lowest) / range);
+    const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    picture.setAttribute("preserveAspectRatio", "none");
+    picture.setAttribute("class", name);
+    const line = document.createElementNS(picture.namespaceURI, "polyline");
+    line.setAttribute("points", points.map(([step, value]) => [across(step), down(value)]).join(" "));
+    picture.append(line);
+    const value = points.at(-1)[1].toPrecision(3);
+    return element("div", { className: "curve" }, element("div", { className: "line small" },
+      element("span", { className: "muted", textContent: t(name) }), element("span", { textContent: value })), picture);
+  }
+
+  #settings(settings) {
+    $("settings-box").hidden = !settings.length;
+    renew($("settings"), [settings, this.#resets], () => {
+      const reset = element("button", { type: "button", className: "link", textContent: t("reset") });
+      reset.onclick = () => {
+        this.#changed = {};
+        this.#resets++;
+        this.#settings(settings);
+      };
+      return [...settings.map((setting) => this.#field(setting)), reset];
+    });
+    $("settings").onsubmit = (event) => event.preventDefault();
+  }
+
+  #field(setting) {
+    const { name, value, default: standard, kind, choices } = setting, help = describe(setting);
+    const current = this.#changed[name] ?? value;
+    let field;
+    if (kind === "choice") {
+      field = element("select", {}, ...choices.map((choice) => element("option", { textContent: choice })));
+    } else {
+      const type = { bool: "checkbox", text: "text" }[kind] ?? "number";
+      field = element("input", { type, step: kind === "int" ? 1 : "any" });
+    }
+    if (kind === "bool") field.checked = current;
+    else field.value = current ?? "";
+    const label = element("label", { className: `field ${kind}`, title: help },
+      element("span", { textContent: name.replaceAll("_", " ") }), field,
+      element("small", { className: "muted", textContent: help }));
+    const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== standard);
+    field.onchange = () => {
+      if (kind === "bool") this.#changed[name] = field.checked;
+      else if (kind === "choice" || kind === "text") this.#changed[name] = field.value;
+      else this.#changed[name] = field.value === "" ? null : Number(field.value);
+      mark();
+    };
+    mark();
+    return label;
+  }
+
+  #table(rounds) {
+    $("rounds").hidden = !rounds.length;
+    const scored = Object.keys(SCORES).filter((name) => rounds.some((round) => typeof round[name] === "number"));
+    const heads = ["round", "roundImages", "roundStrokes", "roundTime", ...scored.map((name) => SCORES[name])];
+    const [head] = $("rounds").querySelectorAll("thead tr"), [body] = $("rounds").querySelectorAll("tbody");
+    const rows = rounds.map((round) => [
+      round.round, round.images, round.strokes, round.finished ? duration(round.seconds) : "…",
+      ...scored.map((name) => (typeof round[name] === "number" ? (100 * round[name]).toFixed(1) : "–")),
+    ]);
+    renew(head, heads, () => heads.map((key) => element("th", { textContent: t(key), scope: "col" })));
+    renew(body, [rows, this.shown], () => rows.map(([round, ...cells]) => {
+      const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
+      show.setAttribute("aria-pressed", round === this.shown);
+      show.onclick = () => this.act.round(round);
+      return element("tr", { className: round === this.shown ? "shown" : "" }, element("td", {}, show),
+        ...cells.map((cell) => element("td", { textContent: cell })));
+    }));
+    const shown = rounds.find(({ round }) => round === this.shown);
+    const settings = Object.entries(shown?.settings ?? {}).filter(([, value]) => value !== "");
+    $("round-settings").textContent = shown
+      ? t("roundSettings", { round: shown.round, settings: settings.map((pair) => pair.join(" ")).join(", ") }) : "";
+  }
+
+  renderChoice() {
+    const count = this.act.chosen().length;
+    $("export-what").textContent = t(count ? (count === 1 ? "exportOne" : "exportChosen") : "exportAll", { count });
+    $("choose-none").hidden = !count;
+    const predicted = this.state.images.some((image) => image.predicted !== null);
+    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !predicted || button.ariaBusy;
+  }
+
+  /** Fetch a file first, so that an error is a line in the page, and hand it to the browser then. */
+  async #export(button) {
+    const kind = button.dataset.export, chosen = this.act.chosen();
+    const query = chosen.length ? `?${chosen.map((id) => `images=${encodeURIComponent(id)}`).join("&")}` : "";
+    button.disabled = button.ariaBusy = true;
+    button.textContent = t("exporting");
+    try {
+      const response = await request("GET", `api/export/${kind}${query}`, undefined, 0);
+      const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition"))?.[1] ?? kind;
+      const link = element("a", { href: URL.createObjectURL(await response.blob()), download: name });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    } catch (error) {
+      this.act.failed(error);
+    }
+    button.disabled = false;
+    button.ariaBusy = null;
+    button.textContent = t(kind);
+  }
+
+  async #commands() {
+    let commands;
+    try {
+      commands = await get("api/commands");
+    } catch (error) {
+      return this.act.failed(error);
+    }
+    $("commands-box").querySelector(".list").replaceChildren(...commands.map(({ what, command }) => {
+      const code = element("code", { textContent: command });
+      const copy = element("button", { className: "quiet", textContent: t("copy") });
+      copy.onclick = async () => {
+        getSelection().selectAllChildren(code); // where the page may not write to the clipboard, Ctrl-C does
+        await navigator.clipboard?.writeText(command).then(() => (copy.textContent = t("copied")), () => {});
+      };
+      const head = element("div", { className: "line" }, element("span", { textContent: what }), copy);
+      return element("div", { className: "command" }, head, element("pre", {}, code));
+    }));
+    $("commands-box").showModal();
+  }
+}

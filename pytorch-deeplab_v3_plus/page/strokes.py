@@ -1,0 +1,336 @@
+"""Strokes on photographs: a log of operations for each image, from which its scribble map is drawn.
+
+DATA/strokes/ID.jsonl has one operation a line, appended and on the disk before it is answered:
+
+    {"id": ..., "op": "stroke", "class": 3, "width": 12, "points": [[x, y], ...]}     class null erases
+    {"id": ..., "op": "remove", "stroke": ID}       undo
+    {"id": ..., "op": "restore", "stroke": ID}      redo
+    {"id": ..., "op": "base"}                       all before it is in DATA/strokes/ID.base.png
+
+Points are in pixels of the upright photograph, the centre of the first one at (0, 0), as in preparation/shapes.py. A
+base is a scribble map that something else than the page wrote: before the first stroke, or later. It is newer than the
+log, whose time is that of its own map once that is drawn, and never goes back.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import InputError
+from common.files import make_folder, replace_file, synchronise
+from dataloaders.images import image_size, read_label, value_counts, write_label
+from dataloaders.labels import PADDING, UNLABELLED
+from dataloaders.layout import SCRIBBLES
+from dataloaders.strokes import brush_stroke
+from page.project import Project
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "strokes"
+WIDEST, FARTHEST, MOST_POINTS = 4096, 1e6, 100_000
+SECONDS_TO_DRAW, SECONDS_TO_RETRY = 0.3, 2.0
+
+Operation = dict[str, Any]
+
+
+class NotWritten(InputError):
+    """A stroke that could not be put on the disk."""
+
+    status = 507  # of HTTP: insufficient storage
+
+
+def checked(operation: object, num_classes: int) -> Operation:
+    """Return an operation as the log keeps it; raise InputError where it is none."""
+    if not isinstance(operation, dict):
+        raise InputError(f"expected an operation, found {str(operation)[:80]}")
+    kind, own_id = operation.get("op"), operation.get("id")
+    if not isinstance(own_id, str) or not 1 <= len(own_id) <= 64:
+        raise InputError(f"expected an id of 1 to 64 letters, found {str(own_id)[:80]}")
+    if kind in ("remove", "restore"):
+        return {"id": own_id, "op": kind, "stroke": str(operation.get("stroke"))}
+    value, width, points = (operation.get(name) for name in ("class", "width", "points"))
+    if kind != "stroke":
+        raise InputError(f"expected stroke, remove or restore, found {str(kind)[:80]}")
+    if value is not None and (type(value) is not int or not 0 <= value < num_classes):
+        raise InputError(f"expected a class of 0 to {num_classes - 1}, found {str(value)[:80]}")
+    if type(width) is not int or not 1 <= width <= WIDEST:
+        raise InputError(f"expected a width of 1 to {WIDEST} pixels, found {str(width)[:80]}")
+    try:
+        path = np.array(points, dtype=np.float64).round(1)
+    except (TypeError, ValueError, OverflowError):
+        path = np.empty(0)
+    if path.ndim != 2 or path.shape[1] != 2 or not len(path) <= MOST_POINTS or not (abs(path) <= FARTHEST).all():
+        raise InputError(f"expected 1 to {MOST_POINTS} pairs of numbers as points, found {str(points)[:80]}")
+    return {"id": own_id, "op": kind, "class": value, "width": width, "points": path.tolist()}
+
+
+def read_log(path: Path) -> tuple[list[Operation], int]:
+    """Return the operations of a log and the bytes that its complete lines take; raise InputError for a damaged one.
+
+    The last line may lack its end, where the server was killed while it wrote: that one was never answered, and the
+    page sends it again.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    length = content.rfind(b"\n") + 1
+    if length < len(content):
+        logger.warning("%s: its torn last line is left out; the page sends that stroke again", path)
+    operations = []
+    for number, line in enumerate(content[:length].splitlines(), 1):
+        try:
+            operations.append(json.loads(line))
+            operations[-1]["op"]
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"expected an operation a line, found line {number} of {path} damaged: remove it"
+            ) from None
+    return operations, length
+
+
+@dataclass
+class Drawn:
+    """What the log of one image says."""
+
+    ids: set[str] = field(default_factory=set)  # of all operations
+    strokes: dict[str, Operation] = field(default_factory=dict)  # in drawing order, since the base
+    removed: set[str] = field(default_factory=set)
+    has_base: bool = False
+    length: int = 0  # of the log, in bytes
+    on_map: int = 0  # of these, bytes that the scribble map holds
+
+    def add(self, operation: Operation) -> None:
+        """Apply an operation."""
+        self.ids.add(operation["id"])
+        if operation["op"] == "base":
+            self.strokes, self.removed, self.has_base = {}, set(), True
+        elif operation["op"] == "stroke":
+            self.strokes[operation["id"]] = operation
+        elif operation["op"] == "remove":
+            self.removed.add(operation["stroke"])
+        else:
+            self.removed.discard(operation["stroke"])
+
+    def live(self) -> list[Operation]:
+        """Return the strokes that are not removed, in drawing order."""
+        return [stroke for stroke in self.strokes.values() if stroke["id"] not in self.removed]
+
+
+class Strokes:
+    """The strokes on all images of a data set; draws their scribble maps in a thread of its own.
+
+    One process at a time writes them (see page.server). Raises InputError where a log or a scribble map is damaged.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project, self.folder = project, project.folder / FOLDER
+        self.trouble: str | None = None  # why the last write failed
+        self._lock, self._drawing = threading.RLock(), threading.Lock()
+        self._drawn: dict[str, Drawn] = {}
+        self._base_classes: dict[str, tuple[int, list[int]]] = {}  # with the time of the file
+        self._last: dict[Any, tuple[list[str], np.ndarray]] = {}  # the map drawn last, to which a stroke is added
+        self._wake = threading.Event()
+        make_folder(self.folder)
+        make_folder(project.folder / SCRIBBLES)
+        for place in (self.folder, project.folder / SCRIBBLES):
+            for leftover in place.glob(".*.png.*"):  # of a server that was killed while it wrote
+                leftover.unlink()
+        for image_id in project.files():
+            self.drawn(image_id)
+        threading.Thread(target=self._keep_drawing, daemon=True).start()
+
+    def drawn(self, image_id: str) -> Drawn:
+        """Return what is drawn on an image, after taking up what something else has written."""
+        with self._lock:
+            drawn, log, scribble = self._known(image_id), _time(self._log(image_id)), _time(self._scribble(image_id))
+            if scribble > log and log and not self._is_drawn(image_id):
+                logger.warning("%s: not written by the page: it is the new base", self._scribble(image_id))
+                self._take_base(image_id)
+            return drawn
+
+    def _known(self, image_id: str) -> Drawn:
+        """Return what the log of an image says."""
+        if image_id not in self._drawn:
+            operations, length = read_log(self._log(image_id))
+            up_to_date = _time(self._scribble(image_id)) == _time(self._log(image_id))
+            self._drawn[image_id] = drawn = Drawn(length=length, on_map=length if up_to_date else 0)
+            for operation in operations:
+                drawn.add(operation)
+        return self._drawn[image_id]
+
+    def classes(self, image_id: str) -> list[int]:
+        """Return the classes drawn on an image."""
+        with self._lock:
+            drawn = {stroke["class"] for stroke in self.drawn(image_id).live()} - {None}
+            return sorted(drawn | set(self._classes_of_base(image_id)))
+
+    def drawn_here(self) -> set[str]:
+        """Return the images that have strokes of the page."""
+        return {image_id for image_id in self.project.files() if self.drawn(image_id).live()}
+
+    def append(self, image_id: str, operation: Operation) -> None:
+        """Put an operation, as `checked` returns it, on the disk; one whose id is known changes nothing.
+
+        Raises InputError where its stroke is unknown, or it cannot be written; then nothing has changed.
+        """
+        with self._lock:
+            drawn = self.drawn(image_id)
+            if operation["id"] in drawn.ids:
+                return
+            if "stroke" in operation and operation["stroke"] not in drawn.ids:
+                raise InputError(f"expected a stroke of '{image_id}', found '{operation['stroke'][:80]}'")
+            try:
+                if not drawn.ids and self._scribble(image_id).exists():
+                    self._take_base(image_id)
+                self._write(image_id, operation)
+            except OSError as error:
+                self.trouble = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
+                raise NotWritten(self.trouble) from None
+            self.trouble = None
+
+    def _write(self, image_id: str, operation: Operation) -> None:
+        path, drawn = self._log(image_id), self._drawn[image_id]
+        before = max(_time(path), _time(self._scribble(image_id)))
+        is_new = not path.exists()
+        line = json.dumps(operation, separators=(",", ":")).encode() + b"\n"
+        with open(path, "ab", buffering=0) as log:
+            if os.fstat(log.fileno()).st_size > drawn.length:
+                log.truncate(drawn.length)  # a torn last line
+            try:
+                if log.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                os.fsync(log.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    log.truncate(drawn.length)
+                raise
+        if is_new:
+            synchronise(self.folder)
+        if _time(path) <= before:  # the clock was put back
+            os.utime(path, ns=(before + 1, before + 1))
+        drawn.length += len(line)
+        drawn.add(operation)
+        self._wake.set()
+
+    # The scribble maps
+
+    def base(self, image_id: str) -> Path | None:
+        """Return the scribble map below the strokes of an image, None where there is none."""
+        drawn = self._known(image_id)
+        if drawn.ids:
+            return self._base(image_id) if drawn.has_base else None
+        path = self._scribble(image_id)
+        return path if path.exists() else None
+
+    def label_map(self, image_id: str) -> np.ndarray:
+        """Draw the scribble map of an image, uint8 (H, W)."""
+        with self._lock:
+            base, strokes = self.base(image_id), self._known(image_id).live()
+        size = image_size(self.project.files()[image_id])
+        below = (image_id, size, base and _time(base))
+        ids, label = self._last.get(below, ([], None))
+        names = [stroke["id"] for stroke in strokes]
+        if label is None or names[: len(ids)] != ids:
+            ids, label = [], read_label(base, PADDING) if base else np.full(size[::-1], UNLABELLED, dtype=np.uint8)
+        label = label.copy()
+        for stroke in strokes[len(ids) :]:
+            covered = brush_stroke(np.array(stroke["points"]), stroke["width"], label.shape)
+            label[covered] = UNLABELLED if stroke["class"] is None else stroke["class"]
+        self._last = {below: (names, label)}
+        return label
+
+    def draw_all(self) -> None:
+        """Bring every scribble map up to date; raise the first error when all others are drawn."""
+        errors = []
+        with self._drawing:  # who waits for it finds all drawn
+            for image_id in self.project.files():
+                try:
+                    drawn = self.drawn(image_id)
+                    if drawn.on_map < drawn.length:
+                        self._draw(image_id, drawn)
+                except (OSError, InputError) as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _draw(self, image_id: str, drawn: Drawn) -> None:
+        with self._lock:
+            length, at = drawn.length, _time(self._log(image_id))
+        path, label = self._scribble(image_id), self.label_map(image_id)
+
+        def write(temporary: Path) -> None:
+            write_label(temporary, label)
+            os.utime(temporary, ns=(at, at))
+
+        if (label == UNLABELLED).all():
+            path.unlink(missing_ok=True)
+        else:
+            replace_file(path, write)
+        drawn.on_map = length
+
+    def _keep_drawing(self) -> None:
+        while True:
+            try:
+                self.draw_all()
+            except Exception as error:  # whatever it is, the strokes are safe, and the next attempt may do
+                self.trouble = str(error)
+                logger.error("error: %s", error, exc_info=None if isinstance(error, OSError | InputError) else error)
+                time.sleep(SECONDS_TO_RETRY)
+            else:
+                self.trouble = None
+                self._wake.wait()
+                self._wake.clear()
+                time.sleep(SECONDS_TO_DRAW)
+
+    def _is_drawn(self, image_id: str) -> bool:
+        """Whether the scribble map holds what the log says; its time is then set to the log's."""
+        path = self._scribble(image_id)
+        if not np.array_equal(read_label(path, PADDING), self.label_map(image_id)):
+            return False
+        at = _time(self._log(image_id))
+        os.utime(path, ns=(at, at))
+        return True
+
+    def _take_base(self, image_id: str) -> None:
+        """Keep the scribble map that is there as the base of the strokes to come."""
+        scribble = self._scribble(image_id)
+        replace_file(self._base(image_id), lambda temporary: shutil.copyfile(scribble, temporary))
+        self._write(image_id, {"id": str(uuid.uuid4()), "op": "base"})
+
+    def _classes_of_base(self, image_id: str) -> list[int]:
+        path = self.base(image_id)
+        if path is None:
+            return []
+        at, classes = self._base_classes.get(image_id, (0, []))
+        if at != _time(path):
+            counts = value_counts(read_label(path, PADDING))[:PADDING]
+            at, classes = self._base_classes[image_id] = _time(path), np.flatnonzero(counts).tolist()
+        return classes
+
+    def _log(self, image_id: str) -> Path:
+        return self.folder / f"{image_id}.jsonl"
+
+    def _base(self, image_id: str) -> Path:
+        return self.folder / f"{image_id}.base.png"
+
+    def _scribble(self, image_id: str) -> Path:
+        return self.project.folder / SCRIBBLES / f"{image_id}.png"
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

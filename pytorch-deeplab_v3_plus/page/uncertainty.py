@@ -1,0 +1,45 @@
+"""How unsure a network is of an image, and where a stroke would help it most."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEIGHBOURHOOD = 12  # of an image's short side: the width over which uncertainty is averaged before its peak is sought
+
+
+def uncertainty_map(probabilities: Tensor) -> Tensor:
+    """Return 1 - (p1 - p2) of each pixel, float (h, w) in 0-1, for probabilities (K, h, w).
+
+    p1 and p2 are those of the likeliest and the second likeliest class: the margin of active learning (Scheffer,
+    Decomain and Wrobel 2001).
+    """
+    best = probabilities.topk(2, dim=0).values
+    return 1 - (best[0] - best[1])
+
+
+def image_uncertainty(probabilities: Tensor) -> float:
+    """Return 1 - the mIoU that the mask of an image would have were its probabilities (K, h, w) right, in 0-1.
+
+    A class counts as much as it is likely to occur at all: as its highest probability. The mean of the map above says
+    how much of an image is uncertain; this also sees small objects, and classes that are hardly anywhere.
+    """
+    mask = F.one_hot(probabilities.argmax(0), len(probabilities)).permute(2, 0, 1)
+    hit, found, expected = (values.sum((1, 2)) for values in (probabilities * mask, mask, probabilities))
+    weights = probabilities.amax((1, 2))
+    union = (found + expected - hit).clamp(min=1e-9)  # of a class that is impossible: 0, as is its weight
+    return 1 - ((weights * hit / union).sum() / weights.sum()).item()
+
+
+def most_uncertain_place(uncertainty: Tensor, drawn: Tensor | None = None) -> tuple[int, int]:
+    """Return x and y of the pixel around which a map (h, w) is highest in the mean, off the pixels that are drawn.
+
+    `drawn` is bool (h, w).
+    """
+    if drawn is None:
+        drawn = torch.zeros_like(uncertainty, dtype=torch.bool)
+    reach = max(1, min(uncertainty.shape) // (2 * NEIGHBOURHOOD))
+    smooth = uncertainty.masked_fill(drawn, 0)[None, None]
+    for _ in range(2):  # twice a box: nearly round; what lies outside counts 0, as a stroke at the border says less
+        smooth = F.avg_pool2d(smooth, 2 * reach + 1, stride=1, padding=reach)
+    place = int(smooth[0, 0].masked_fill(drawn, -1).argmax())
+    return place % uncertainty.shape[1], place // uncertainty.shape[1]

@@ -1,0 +1,274 @@
+"""The annotation page as its users have it: a real browser, real pointers, and what lies on the disk after it."""
+
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.images import read_label
+from dataloaders.labels import UNLABELLED
+from helpers import CODE
+
+pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
+pytest.importorskip("playwright", reason="tests in a browser need Playwright (requirements-dev.txt)")
+if shutil.which("chromium") is None:
+    pytest.skip("tests in a browser need Chromium (Debian: apt-get install chromium)", allow_module_level=True)
+
+NUM_CLASSES = 3
+
+
+def operations(server, image: str) -> list[dict]:
+    log = server.data / f"strokes/{image}.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def eventually(what, seconds: float = 20):
+    """Return what a function returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not (found := what()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert found
+    return found
+
+
+def wait_label(server, image: str, x: int, y: int, value: int) -> None:
+    path = server.data / f"pascal_2012_scribble/{image}.png"
+    eventually(lambda: path.exists() and read_label(path, NUM_CLASSES)[y, x] == value)
+
+
+def test_strokes_of_mouse_and_keys_are_on_the_disk_and_in_the_label_map(server, open_tab):
+    tab = open_tab("a")
+    tab.key("2")
+    tab.draw((10, 20), (60, 20))
+    tab.wait_saved()
+    (stroke,) = operations(server, "a")
+    assert (stroke["op"], stroke["class"]) == ("stroke", 2)
+    assert np.allclose([stroke["points"][0], stroke["points"][-1]], [[10, 20], [60, 20]], atol=0.3)
+    tab.key("]")
+    tab.key("0")
+    tab.draw((10, 60))
+    tab.key("e")
+    tab.draw((40, 10), (40, 30))
+    tab.wait_saved()
+    _, dot, erased = operations(server, "a")
+    assert dot["class"] == 0 and dot["width"] > stroke["width"] and erased["class"] is None
+    wait_label(server, "a", 40, 20, UNLABELLED)
+    wait_label(server, "a", 10, 60, 0)
+    wait_label(server, "a", 20, 20, 2)
+    tab.wait_ink(20, 20)
+    tab.wait_ink(40, 20, shown=False)
+
+
+def test_undo_and_redo_outlive_a_reload(server, open_tab):
+    tab = open_tab("b")
+    tab.draw((10, 20), (60, 20))
+    tab.draw((10, 60), (60, 60))
+    tab.key("Control+z")
+    tab.wait_ink(30, 60, shown=False)
+    tab.wait_saved()
+    wait_label(server, "b", 30, 20, 1)
+    tab.reload()
+    tab.wait_ink(30, 20)
+    tab.wait_ink(30, 60, shown=False)
+    tab.page.click("#redo")
+    tab.wait_ink(30, 60)
+    tab.key("Control+z")
+    tab.key("Control+z")
+    tab.key("Control+Shift+Z")
+    tab.wait_saved()
+    tab.wait_ink(30, 20)
+    wait_label(server, "b", 30, 60, UNLABELLED)
+    wait_label(server, "b", 30, 20, 1)
+    assert [each["op"] for each in operations(server, "b")][2:] == ["remove", "restore", "remove", "remove", "restore"]
+
+
+def test_two_tabs_on_one_image_see_and_keep_each_others_strokes(server, open_tab):
+    one, other = open_tab("c"), open_tab("c")
+    one.draw((10, 20), (60, 20))
+    other.wait_ink(30, 20)
+    other.key("2")
+    other.draw((10, 60), (60, 60))
+    one.wait_ink(30, 60)
+    other.key("Control+z")  # its own stroke, not the other's
+    one.wait_ink(30, 60, shown=False)
+    other.wait_ink(30, 20)
+    assert other.page.locator("#undo").is_disabled()
+    wait_label(server, "c", 30, 20, 1)
+
+
+def test_strokes_of_a_killed_server_arrive_when_it_is_back(server, open_tab):
+    tab, closed = open_tab("d"), open_tab("d")
+    tab.draw((10, 10), (60, 10))
+    tab.wait_saved()
+    server.kill()
+    for place, other in enumerate((tab, closed)):
+        other.draw((10, 30 + 20 * place), (60, 30 + 20 * place))
+        other.page.wait_for_selector("#banner:has-text('does not answer')")
+        other.wait_ink(30, 30 + 20 * place)
+    tab.key("Control+z")
+    tab.key("Control+y")
+    closed.page.close()
+    assert len(operations(server, "d")) == 1
+    server.start()
+    tab.page.wait_for_selector("#banner", state="hidden")
+    tab.wait_saved()
+    assert [each["op"] for each in operations(server, "d")].count("stroke") == 3
+    tab.reload()
+    for y in (10, 30, 50):
+        tab.wait_ink(30, y)
+        wait_label(server, "d", 30, y, 1)
+
+
+def test_a_full_disk_is_said_at_once_and_the_stroke_is_kept(server, open_tab):
+    tab = open_tab("e")
+    log = server.data / "strokes/e.jsonl"
+    log.symlink_to("/dev/full")
+    tab.draw((10, 20), (60, 20))
+    tab.page.wait_for_selector("#banner:has-text('No space left')")
+    assert "1 unsent" in tab.page.inner_text("#saved")
+    log.unlink()
+    tab.page.wait_for_selector("#banner", state="hidden")
+    wait_label(server, "e", 30, 20, 1)
+
+
+def test_fingers_draw_and_zoom_and_leave_drawing_to_a_pen(server, open_tab):
+    tab = open_tab("f")
+    session = tab.page.context.new_cdp_session(tab.page)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [dict(zip("xy", tab.on_screen(*place), strict=True)) for place in places]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    zoom = tab.page.inner_text("#zoom")
+    touch("Start", (50, 45))
+    touch("Start", (50, 45), (60, 45))
+    scale = tab.page.locator(".world").bounding_box()["width"]
+    for step in range(1, 6):
+        touch("Move", (50 - step, 45), (60 + step, 45))
+    touch("End")
+    tab.page.wait_for_function("zoom => document.querySelector('#zoom').textContent !== zoom", arg=zoom)
+    assert tab.page.locator(".world").bounding_box()["width"] > 1.2 * scale
+    assert operations(server, "f") == []
+    tab.key("f")
+    tab.page.wait_for_selector(f"#zoom:text-is('{zoom}')")
+    touch("Start", (20, 20))
+    for x in range(25, 60, 5):
+        touch("Move", (x, 20))
+    touch("End")
+    tab.wait_ink(40, 20)
+    wait_label(server, "f", 40, 20, 1)
+    for kind, x in (("Pressed", 20), ("Moved", 40), ("Released", 60)):
+        place = dict(zip("xy", tab.on_screen(x, 60), strict=True))
+        pen = {"type": f"mouse{kind}", "button": "left", "buttons": 1, "clickCount": 1, "pointerType": "pen"}
+        session.send("Input.dispatchMouseEvent", pen | place)
+    tab.wait_ink(40, 60)
+    left = tab.page.locator(".world").bounding_box()["x"]
+    touch("Start", (60, 45))
+    touch("Move", (30, 45))
+    touch("End")
+    tab.page.wait_for_function("left => document.querySelector('.world').getBoundingClientRect().x < left", arg=left)
+    tab.wait_saved()
+    assert len(operations(server, "f")) == 2
+
+
+def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_path):
+    tab = open_tab("g")
+    turned = Image.new("RGB", (120, 90), "gray")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter turn to the right
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    (tmp_path / "broken.jpg").write_bytes(b"no photograph")
+    tab.page.set_input_files("#files", [tmp_path / "broken.jpg", tmp_path / "turned.jpg"])
+    assert "broken.jpg" in tab.page.inner_text("#notices .error")
+    tab.page.click("#thumbnails button:has-text('turned')")
+    tab.page.wait_for_function("() => document.querySelector('.photo.loaded')?.naturalHeight === 120")
+    tab.draw((80, 10), (80, 110))
+    wait_label(server, "turned", 80, 100, 1)
+    assert read_label(server.data / "pascal_2012_scribble/turned.png", NUM_CLASSES).shape == (120, 90)
+    tab.page.evaluate(
+        """() => {
+          const files = new DataTransfer();
+          files.items.add(new File(["neither"], "notes.txt"));
+          for (const type of ["dragenter", "drop"]) {
+            document.body.dispatchEvent(new DragEvent(type, { dataTransfer: files, bubbles: true, cancelable: true }));
+          }
+        }"""
+    )
+    tab.page.wait_for_selector("#notices .error:has-text('notes.txt')")
+
+
+def test_images_and_classes_by_keys_and_clicks(server, open_tab):
+    tab = open_tab("g")
+    tab.key("ArrowRight")
+    tab.page.wait_for_function("() => location.hash === '#h'")
+    tab.key("ArrowLeft")
+    tab.page.wait_for_function("() => location.hash === '#g'")
+    tab.page.fill("#new-class", "edge 2")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('edge 2')")
+    tab.page.click("[aria-label='Rename edge 2']")
+    tab.page.keyboard.type("border")
+    tab.page.keyboard.press("Enter")
+    eventually(lambda: (server.data / "classes.txt").read_text().split() == ["background", "disc", "rim", "border"])
+    tab.page.fill("#new-class", "border")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#notices .error:has-text('border')")
+
+
+def test_every_text_is_there_in_both_languages(open_tab):
+    tab = open_tab("h")
+    texts = tab.page.evaluate("import('/static/texts.js').then((module) => module.TEXTS)")
+    assert texts["en"].keys() == texts["ja"].keys()
+    for key, text in texts["en"].items():
+        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", texts["ja"][key])), key
+    static = CODE / "page/static"
+    used = set(re.findall(r'data-(?:text|title|label|placeholder)="(\w+)"', (static / "index.html").read_text()))
+    used |= {key for path in static.glob("*.js") for key in re.findall(r'\bt\("(\w+)"', path.read_text())}
+    assert used <= texts["en"].keys()
+    tab.page.select_option("#language", "ja")
+    assert tab.page.inner_text("#train") == texts["ja"]["train"]
+
+
+@pytest.mark.slow
+def test_draw_train_look_correct_export(server, open_tab, tmp_path):
+    tab = open_tab("g")
+    tab.draw((50, 45), (70, 45))
+    tab.key("0")
+    tab.draw((10, 10), (110, 10))
+    tab.wait_saved()
+    tab.page.click("#settings-box summary")
+    for name, value in {"steps": 2, "crf steps": 2, "crop size": 65, "batch size": 2}.items():
+        tab.page.locator(f"label.field:has(span:text-is('{name}')) input").fill(str(value))
+    tab.page.wait_for_selector("#train:enabled")
+    tab.page.click("#train")
+    tab.page.wait_for_selector("#progress")
+    tab.reload()  # the round goes on
+    tab.page.wait_for_selector("#rounds tbody tr", timeout=240_000)
+    tab.page.wait_for_selector("#progress", state="hidden", timeout=240_000)
+    tab.page.wait_for_function("() => document.querySelector('.prediction').width > 1")
+    ink = """(name) => { const layer = document.querySelector(name);
+                         return layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data
+                           .filter((_, index) => index % 4 === 3).some(Boolean) }"""
+    assert tab.page.evaluate(ink, ".prediction")  # the mask has the stroke at least
+    assert not tab.page.evaluate(ink, ".outlines")
+    tab.key("p")
+    tab.page.wait_for_function(ink, arg=".outlines")
+    tab.key("n")
+    tab.page.wait_for_selector(".place span")
+    image = tab.page.evaluate("decodeURIComponent(location.hash.slice(1))")
+    before = len(operations(server, image))
+    tab.key("1")
+    tab.draw((55, 45), (65, 50))
+    eventually(lambda: len(operations(server, image)) == before + 1)
+    tab.page.wait_for_selector("#hint:has-text('Train on')")
+    for kind, suffix in {"masks": ".zip", "overlays": ".zip", "checkpoint": ".tar", "onnx": ".onnx"}.items():
+        with tab.page.expect_download(timeout=120_000) as download:
+            tab.page.click(f"[data-export={kind}]")
+        assert download.value.suggested_filename.endswith(suffix)
+        assert download.value.path().stat().st_size > 0
+    tab.page.click("#commands")
+    tab.page.wait_for_selector("#commands-box:has-text('inference.py')")

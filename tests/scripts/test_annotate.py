@@ -1,0 +1,145 @@
+"""annotate.py as its users start it: a server that is killed loses nothing, and what is wrong is one line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
+
+import annotate
+from dataloaders.images import read_label
+from helpers import CODE, ENVIRONMENT, call, one_line
+from page.rounds import RoundSettings, new_round, read_record
+from page.serving import only_one
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"p{number}.jpg")
+    return folder
+
+
+class Server:
+    """The program in a process of its own."""
+
+    def __init__(self, *words: object) -> None:
+        command = [sys.executable, str(CODE / "annotate.py"), *map(str, words), "--no-browser", "--port", "0"]
+        self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        self.lines = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found := re.search(r"open (http://127\.0\.0\.1:\d+/)", line):
+                self.url = found[1]
+                return
+        raise AssertionError(self.lines)
+
+    def ask(self, path: str, content: object = None) -> dict:
+        body = None if content is None else json.dumps(content).encode()
+        with urllib.request.urlopen(self.url + path, body, timeout=60) as answer:
+            return json.load(answer)
+
+    def end(self, number: int = signal.SIGKILL) -> int:
+        self.process.send_signal(number)
+        status = self.process.wait(60)
+        self.process.stdout.close()
+        return status
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_no_stroke(photographs):
+    server = Server(photographs, "--classes", "cat,dog")
+    data = photographs.with_name("photographs-rloss")
+    strokes = [{"id": str(n), "op": "stroke", "class": n % 3, "width": 3, "points": [[5 * n, 20]]} for n in range(9)]
+    for stroke in strokes:
+        assert server.ask("api/images/p0/strokes", stroke) == {"ok": True}
+    server.end()
+    (data / "pascal_2012_scribble/p0.png").unlink(missing_ok=True)  # as if it had been killed before it drew it
+    with open(data / "strokes/p0.jsonl", "ab") as log:
+        log.write(b'{"id":"9","op":"str')  # and while it wrote a stroke
+    server = Server(data)
+    assert [one["id"] for one in server.ask("api/images/p0/strokes")["strokes"]] == [one["id"] for one in strokes]
+    for _ in range(100):
+        if (data / "pascal_2012_scribble/p0.png").exists():
+            break
+        time.sleep(0.1)
+    assert server.end(signal.SIGINT) in (0, 130)
+    assert read_label(data / "pascal_2012_scribble/p0.png", 3)[20, 40] == 8 % 3
+    assert sorted(path.name for path in photographs.iterdir()) == ["p0.jpg", "p1.jpg"]  # untouched
+
+
+def test_what_is_wrong_is_one_line(photographs, tmp_path, capsys):
+    def line(*words) -> str:
+        assert call(annotate, *words, "--no-browser") == 2
+        return one_line(capsys)
+
+    assert "found no folder" in line(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "expected photographs" in line(tmp_path / "empty")
+    assert "found 'cat' and 'Cat'" in line(photographs, "--classes", "cat,Cat")
+    assert "cannot listen on 203.0.113.7" in line(photographs, "--address", "203.0.113.7")
+    lock = only_one(tmp_path / "photographs-rloss", "http://127.0.0.1:1/")
+    assert "is open already: http://127.0.0.1:1/" in line(photographs, "--port", 0)
+    lock.close()
+
+
+@pytest.mark.slow
+def test_a_round_outlives_the_server_and_is_resumed_where_it_was_killed(photographs):
+    server = Server(photographs, "--classes", "cat,dog")
+    data = photographs.with_name("photographs-rloss")
+    for number, (value, row) in enumerate([(0, 5), (1, 30)]):
+        stroke = {"id": str(number), "op": "stroke", "class": value, "width": 5, "points": [[5, row], [50, row]]}
+        server.ask("api/images/p0/strokes", stroke)
+    settings = {"steps": 60, "crf_steps": 2, "crop_size": 33, "batch_size": 2, "more": "--no-cuda --save-steps 5"}
+    server.ask("api/train", {"settings": settings})
+    round_process = int((data / "rounds/lock").read_text())
+    server.end()
+    record = data / "rounds/1/round.json"
+    checkpoint = data / "rounds/1/runs/drawn/partial_ce/experiment_0/checkpoint_last.pth.tar"
+    deadline = time.time() + 120
+    while not checkpoint.exists():  # without a server
+        assert time.time() < deadline
+        time.sleep(0.05)
+    server = Server(data)
+    training = server.ask("api/state")["training"]
+    assert training["running"] and training["round"] == 1
+    os.kill(round_process, signal.SIGKILL)
+    while (training := server.ask("api/state")["training"])["running"]:
+        time.sleep(0.05)
+    assert "interrupted" in training["error"]
+    assert server.ask("api/train/resume", {}) == {"ok": True}
+    while (training := server.ask("api/state")["training"])["running"]:
+        assert time.time() < deadline
+        time.sleep(0.2)
+    assert training["phase"] == "finished" and read_record(record.parent)["stopped"] is False
+    assert [path.name for path in checkpoint.parents[1].iterdir()] == ["experiment_0"]  # a new training makes another
+    assert training["losses"][-1][0] == 62
+    server.end()
+
+
+@pytest.mark.slow
+def test_a_round_that_fails_says_the_line_of_the_script(photographs):
+    server = Server(photographs, "--classes", "cat,dog")
+    data = photographs.with_name("photographs-rloss")
+    for number, (value, row) in enumerate([(0, 5), (1, 30)]):
+        stroke = {"id": str(number), "op": "stroke", "class": value, "width": 5, "points": [[5, row], [50, row]]}
+        server.ask("api/images/p0/strokes", stroke)
+    server.ask("api/train", {"settings": {"more": "--faster"}})
+    while (training := server.ask("api/state")["training"])["running"]:
+        time.sleep(0.1)
+    assert training["error"] == "unrecognized arguments: --faster"
+    assert isinstance(new_round(data, RoundSettings()), Path)
+    server.end()

@@ -1,0 +1,473 @@
+"""The annotation page without a browser: strokes on the disk, pictures, classes, rounds, and who is let in."""
+
+import io
+import json
+import os
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
+from starlette.testclient import TestClient
+
+import import_scribbles
+import inference
+from dataloaders.images import read_label, write_label
+from dataloaders.labels import UNLABELLED
+from dataloaders.layout import IMAGES, SCRIBBLES, read_class_names
+from helpers import call, message
+from page.project import Project, open_project
+from page.rounds import RoundSettings, new_round, read_record, run_round, scaled_strokes
+from page.security import Gate
+from page.server import Page
+from page.strokes import Strokes, checked, read_log
+from page.uncertainty import image_uncertainty, most_uncertain_place, uncertainty_map
+
+WIDTH, HEIGHT = 60, 40
+LINE = [[5, 5], [30.5, 20], [12, 33.3]]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A data set of three photographs on which nothing is drawn."""
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(photographs / f"{name}.png")
+    return open_project(photographs, tmp_path / "data", ["cat", "dog"])
+
+
+@pytest.fixture
+def page(folder) -> TestClient:
+    return TestClient(Page(folder).app())
+
+
+def stroke(name: str, value: int | None = 1, width: int = 5, points=LINE) -> dict:
+    return {"id": name, "op": "stroke", "class": value, "width": width, "points": points}
+
+
+def strokes_of(folder: Path) -> Strokes:
+    return Strokes(Project(folder))
+
+
+def draw(strokes: Strokes, *operations: dict, image: str = "a") -> np.ndarray:
+    for operation in operations:
+        strokes.append(image, checked(operation, 3))
+    return strokes.label_map(image)
+
+
+# Strokes
+
+
+def test_strokes_are_drawn_as_import_scribbles_draws_them(folder, tmp_path):
+    shapes = [
+        {"label": "cat", "shape_type": "linestrip", "points": LINE},
+        {"label": "dog", "shape_type": "point", "points": [[20, 14]]},
+        {"label": "background", "shape_type": "linestrip", "points": [[-10, 38], [70, 10]]},
+    ]
+    for name in ("a", "b", "c"):
+        shutil.copy(folder / IMAGES / f"{name}.png", tmp_path / f"{name}.png")
+        file = {"shapes": shapes, "imagePath": f"{name}.png", "imageWidth": WIDTH, "imageHeight": HEIGHT}
+        (tmp_path / f"{name}.json").write_text(json.dumps(file))
+    classes = folder / "classes.txt"
+    assert call(import_scribbles, tmp_path, tmp_path / "imported", "--width", 6, "--classes", classes) == 0
+    strokes = strokes_of(folder)
+    for number, (shape, value) in enumerate(zip(shapes, (1, 2, 0), strict=True)):
+        strokes.append("a", checked(stroke(str(number), value, 6, shape["points"]), 3))
+    strokes.draw_all()
+    drawn, imported = (read_label(data / SCRIBBLES / "a.png", 3) for data in (folder, tmp_path / "imported"))
+    assert set(np.unique(drawn)) == {0, 1, 2, UNLABELLED} and np.array_equal(drawn, imported)
+
+
+def test_undo_redo_and_the_eraser(folder):
+    strokes = strokes_of(folder)
+    both = draw(strokes, stroke("1"), stroke("2", 2, 3, [[10, 5], [50, 30]]))
+    without = draw(strokes, {"id": "3", "op": "remove", "stroke": "1"})
+    assert set(np.unique(without)) == {2, UNLABELLED} and strokes.classes("a") == [2]
+    again = draw(strokes, {"id": "4", "op": "restore", "stroke": "1"})
+    assert np.array_equal(again, both)  # also where 2 lies over 1
+    erased = draw(strokes, stroke("5", None, 9, [[0, 5], [59, 5]]))
+    assert (erased[4:7] == UNLABELLED).all() and (erased != both).any()
+
+
+def test_two_tabs_lose_nothing_and_repeated_operations_change_nothing(folder, page):
+    for number in range(6):
+        tab = "first" if number % 2 else "second"
+        operation = stroke(f"{tab}-{number}", number % 3, points=[[number, number]])
+        for _ in range(2):  # the page repeats what was not answered
+            assert page.post("/api/images/a/strokes", json=operation).json() == {"ok": True}
+    found = page.get("/api/images/a/strokes").json()["strokes"]
+    assert [one["points"] for one in found] == [[[number, number]] for number in range(6)]
+    assert len(read_log(folder / "strokes/a.jsonl")[0]) == 6
+
+
+def test_half_a_line_of_a_killed_server_is_left_out_and_written_anew(folder, caplog):
+    draw(strokes_of(folder), stroke("1"), stroke("2", 2))
+    log = folder / "strokes/a.jsonl"
+    whole = log.read_bytes()
+    for cut in (1, 30, len(whole.splitlines()[1])):
+        log.write_bytes(whole[:-cut])
+        strokes = strokes_of(folder)
+        assert list(strokes.drawn("a").strokes) == ["1"] and "torn last line" in caplog.text
+        draw(strokes, stroke("2", 2))
+        assert log.read_bytes() == whole
+
+
+def test_a_damaged_line_is_named(folder):
+    log = folder / "strokes/a.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"id": "1", "op": "remove", "stroke": "0"}\nnonsense\n')
+    assert f"line 2 of {log} damaged" in message(read_log, log)
+
+
+def test_the_scribble_map_is_drawn_at_the_start_where_the_server_was_killed_before(folder):
+    before = strokes_of(folder)
+    expected = draw(before, stroke("1"))
+    before.draw_all()
+    scribble = folder / SCRIBBLES / "a.png"
+    scribble.rename(scribble.with_name(".a.png.99"))  # as of a server that was killed while it drew
+    strokes_of(folder).draw_all()
+    assert [path.name for path in scribble.parent.iterdir()] == ["a.png"]
+    assert np.array_equal(read_label(scribble, 3), expected)
+
+
+def test_scribbles_of_others_are_kept_below_the_strokes(folder):
+    scribble, others = folder / SCRIBBLES / "b.png", np.full((HEIGHT, WIDTH), UNLABELLED, np.uint8)
+    scribble.parent.mkdir()
+    others[:3] = 2
+    write_label(scribble, others)
+    strokes = strokes_of(folder)
+    assert strokes.classes("b") == [2]
+    label = draw(strokes, stroke("1", 1, 3, [[30, 0], [30, 20]]), image="b")
+    strokes.draw_all()
+    assert (label[0, :20] == 2).all() and label[10, 30] == 1 and strokes.classes("b") == [1, 2]
+    others[:] = UNLABELLED
+    others[20:] = 0
+    later = time.time_ns() + 10**9
+    write_label(scribble, others)  # as by import_scribbles.py --overwrite, while the page is open
+    os.utime(scribble, ns=(later, later))
+    assert strokes.classes("b") == [0] and strokes.drawn("b").live() == []
+    label = draw(strokes, stroke("2", 1, 3, [[30, 0], [30, 20]]), image="b")
+    assert label[0, 0] == UNLABELLED and label[30, 0] == 0 and label[10, 30] == 1
+
+
+def test_scribbles_of_any_palette_are_shown_in_the_colours_of_the_classes(folder, page):
+    grey = np.full((HEIGHT, WIDTH), UNLABELLED, np.uint8)
+    grey[3] = 2
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    Image.fromarray(grey).save(folder / SCRIBBLES / "c.png")
+    base = page.get("/api/images/c/strokes").json()["base"]
+    shown = Image.open(io.BytesIO(page.get(base).content)).convert("RGB")
+    colours = [one["color"] for one in page.get("/api/state").json()["classes"]]
+    assert f"#{bytes(shown.getpixel((5, 3))).hex()}" == colours[2]
+    assert np.array_equal(np.array(Image.open(io.BytesIO(page.get(base).content))), grey)
+
+
+def test_a_clock_that_is_put_back_loses_no_stroke(folder):
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1"))
+    log, tomorrow = folder / "strokes/a.jsonl", time.time_ns() + 86400 * 10**9
+    os.utime(log, ns=(tomorrow, tomorrow))
+    strokes.draw_all()
+    label = draw(strokes, stroke("2", 2, 3, [[50, 35]]))
+    assert np.array_equal(strokes_of(folder).label_map("a"), label) and label[35, 50] == 2
+
+
+def test_what_is_erased_throughout_has_no_scribble_map(folder):
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1"))
+    strokes.draw_all()
+    assert (folder / SCRIBBLES / "a.png").exists()
+    draw(strokes, stroke("2", None, 200))
+    strokes.draw_all()
+    assert not (folder / SCRIBBLES / "a.png").exists() and strokes.classes("a") == [1]
+
+
+def test_a_stroke_that_cannot_be_written_is_said_at_once_and_can_be_sent_again(folder, page):
+    log = folder / "strokes/a.jsonl"
+    log.symlink_to("/dev/full")
+    answer = page.post("/api/images/a/strokes", json=stroke("1"))
+    assert answer.status_code == 507 and "No space left on device" in answer.json()["error"]
+    assert "No space left" in page.get("/api/state").json()["readonly_reason"]
+    assert page.get("/api/images/a/strokes").json()["strokes"] == []
+    log.unlink()
+    assert page.post("/api/images/a/strokes", json=stroke("1")).status_code == 200
+    assert page.get("/api/state").json()["readonly_reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"class": 3}, "class of 0 to 2"),
+        ({"class": True}, "class of 0 to 2"),
+        ({"width": 0}, "width of 1"),
+        ({"width": 2.5}, "width of 1"),
+        ({"points": []}, "pairs of numbers"),
+        ({"points": [[1, 2, 3]]}, "pairs of numbers"),
+        ({"points": [[1, float("nan")]]}, "pairs of numbers"),
+        ({"points": [[1e9, 0]]}, "pairs of numbers"),
+        ({"points": [["x", 1]]}, "pairs of numbers"),
+        ({"op": "move"}, "stroke, remove or restore"),
+        ({"id": ""}, "id of 1 to 64"),
+        ({"op": "remove", "stroke": "unknown"}, "a stroke of 'a'"),
+    ],
+)
+def test_operations_that_are_none(page, change, expected):
+    answer = page.post("/api/images/a/strokes", content=json.dumps(stroke("1") | change))
+    assert answer.status_code == 400 and expected in answer.json()["error"]
+
+
+# Photographs and classes
+
+
+def test_photographs_are_shown_upright_and_reduced(folder, page):
+    image = Image.new("RGB", (WIDTH, HEIGHT))
+    image.paste("red", (0, 0, WIDTH, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned clockwise for looking
+    image.save(folder / IMAGES / "turned.jpg", exif=exif)
+    state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert (state["turned"]["width"], state["turned"]["height"]) == (HEIGHT, WIDTH)
+    shown = Image.open(io.BytesIO(page.get("/api/images/turned/photo").content))
+    assert shown.size == (HEIGHT, WIDTH) and not shown.getexif()
+    assert shown.getpixel((HEIGHT - 3, 30))[0] > 200 > shown.getpixel((3, 30))[0]
+    answer = page.get("/api/images/turned/photo?size=30")
+    assert Image.open(io.BytesIO(answer.content)).size == (20, 30)
+    again = page.get("/api/images/turned/photo?size=30", headers={"if-none-match": answer.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_photographs_that_are_broken_or_gone(folder, page):
+    (folder / IMAGES / "broken.jpg").write_bytes(b"no picture")
+    state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert "cannot read" in state["broken"]["error"]
+    answer = page.get("/api/images/broken/photo")
+    assert answer.status_code == 400 and "cannot read" in answer.json()["error"]
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    (folder / SCRIBBLES / "b.png").write_bytes(b"no scribbles")
+    state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert "b.png" in state["b"]["error"] and state["a"]["error"] is None
+    (folder / IMAGES / "a.png").unlink()
+    assert page.get("/api/images/a/photo").status_code == 404
+    assert "a" not in [one["id"] for one in page.get("/api/state").json()["images"]]
+
+
+def png(size: tuple[int, int]) -> bytes:
+    content = io.BytesIO()
+    Image.new("1", size).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_uploads_are_photographs_within_limits(folder, page):
+    assert page.post("/api/images?name=../../new one.png", content=png((8, 6))).json() == {"id": "new one"}
+    assert (folder / IMAGES / "new one.png").is_file() and not (folder.parent / "new one.png").exists()
+    bomb = bytearray(png((8, 6)))
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # its header says 3.6 gigapixels
+    refused = {
+        "x.png": bytes(bomb),
+        "y.png": b"no picture",
+        "z.exe": png((8, 6)),
+        "a.jpg": png((8, 6)),
+        "": png((8, 6)),
+    }
+    for name, content in refused.items():
+        answer = page.post(f"/api/images?name={name}", content=content)
+        assert answer.status_code == 400 and "\n" not in answer.json()["error"], name
+    assert sorted(path.name for path in (folder / IMAGES).iterdir()) == ["a.png", "b.png", "c.png", "new one.png"]
+    assert not list(folder.glob(".upload*"))
+
+
+def test_no_path_leaves_the_data_set(page):
+    for name in ("..%2F..%2Fclasses", "%2Fetc%2Fpasswd", "..", "unknown"):
+        assert page.get(f"/api/images/{name}/photo").status_code == 404
+        assert page.post(f"/api/images/{name}/strokes", json=stroke("1")).status_code == 404
+    assert page.get("/static/..%2Fserver.py").status_code == 404
+
+
+def test_classes_are_added_and_renamed(folder, page):
+    assert page.post("/api/classes", json={"name": " gray  e\u0301lan "}).json() == {"ok": True}
+    assert page.put("/api/classes/1", json={"name": "lynx"}).json() == {"ok": True}
+    names = ("background", "lynx", "dog", "gray \u00e9lan")
+    assert read_class_names(folder / "classes.txt") == names
+    for name in ("Lynx", "unlabelled", "background", "\0", "", " ", 7, "x" * 101):
+        assert page.post("/api/classes", json={"name": name}).status_code == 400, name
+    assert read_class_names(folder / "classes.txt") == names
+    assert page.put("/api/classes/9", json={"name": "x"}).status_code == 404
+
+
+def test_a_data_set_of_photographs(tmp_path, folder):
+    photographs = tmp_path / "photographs"
+    Image.new("RGB", (9, 9)).save(photographs / "later.png")
+    assert open_project(photographs, folder, []) == folder  # the next start
+    assert (folder / IMAGES / "later.png").is_file()
+    assert "found background, cow" in message(open_project, photographs, folder, ["cow"])
+    (photographs / "more").mkdir()
+    Image.new("RGB", (9, 9)).save(photographs / "more/a.jpg")
+    assert "one photograph of each name" in message(open_project, photographs, folder, [])
+    (tmp_path / "empty").mkdir()
+    assert "found none" in message(open_project, tmp_path / "empty", None, [])
+    assert "leave out --output" in message(open_project, folder, tmp_path / "x", [])
+    assert "no folder" in message(open_project, tmp_path / "nothing", None, [])
+    (folder / "classes.txt").unlink()
+    (folder / SCRIBBLES).mkdir()
+    write_label(folder / SCRIBBLES / "a.png", np.full((HEIGHT, WIDTH), 2, np.uint8))
+    assert "give --classes" in message(open_project, folder, None, [])
+    assert open_project(folder, None, ["cat", "dog"]) == folder
+
+
+# Who is let in
+
+
+def gate(folder: Path, address: str = "127.0.0.1", token: str | None = None) -> TestClient:
+    return TestClient(Gate(Page(folder).app(), address, 8000, token), base_url=f"http://{address}:8000")
+
+
+def test_other_hosts_origins_and_sites_are_refused(folder):
+    page = gate(folder)
+    ours = {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}
+    assert page.get("/api/state", headers=ours).status_code == 200
+    assert page.get("/api/state", headers={"host": "localhost:8000"}).status_code == 200
+    for headers in (
+        {"host": "evil.example"},
+        {"host": "127.0.0.1:8001"},
+        {"host": "evil.example:8000"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:8001"},
+        {"origin": "https://127.0.0.1:8000"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors"},
+    ):
+        for answer in (page.get("/api/state", headers=headers), page.post("/api/train/stop", headers=headers)):
+            assert answer.status_code == 403 and "expected" in answer.json()["error"], headers
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert page.get("/", headers=link).status_code == 200
+    assert page.post("/api/train/stop", headers=link).status_code == 403
+    policy = page.get("/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy
+
+
+def test_other_addresses_need_the_token(folder):
+    page = gate(folder, "192.168.0.9", "sesame")
+    for path in ("/", "/api/state", "/static/x", "/?token=wrong", "/?token=", "/?token=%ff"):
+        assert page.get(path).status_code == 403, path
+    assert page.get("/api/state", headers={"cookie": 'rloss-8000="; x'}).status_code == 403
+    answer = page.get("/?token=sesame", follow_redirects=False)
+    assert answer.status_code == 303 and answer.headers["location"] == "/"
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert page.get("/api/state").status_code == 200  # with the cookie
+    assert page.get("/api/state", headers={"host": "127.0.0.1:8000"}).status_code == 403
+
+
+def test_requests_that_are_too_large_or_no_json(page):
+    assert page.post("/api/images/a/strokes", content=b" " * (2**22 + 1)).status_code == 413
+    for content in (b"", b"[1]", b"{", b"\xff", b"[" * 100_000):
+        assert page.post("/api/images/a/strokes", content=content).status_code == 400
+
+
+# Rounds
+
+
+def test_uncertainty_by_hand():
+    soft = torch.tensor([[[0.5, 0.9]], [[0.3, 0.05]], [[0.2, 0.05]]])  # three classes, two pixels
+    assert torch.allclose(uncertainty_map(soft), torch.tensor([[0.8, 0.15]]))
+    # Class 0 takes both pixels: 1.4 of 2 right. The others take none, and count as much as they are likely.
+    assert image_uncertainty(soft) == pytest.approx(1 - 0.9 * (1.4 / 2) / (0.9 + 0.3 + 0.2))
+    certain = torch.eye(3)[:, None, :2]  # classes 0 and 1, and nothing of class 2
+    assert image_uncertainty(certain) == 0
+    unsure = torch.zeros(48, 60)
+    unsure[30, 10] = 1.0  # a lone pixel
+    unsure[4:12, 40:48] = 0.6  # and a region, whose middle is at (43.5, 7.5)
+    x, y = most_uncertain_place(unsure)
+    assert abs(x - 43.5) < 2 and abs(y - 7.5) < 2
+    flat = torch.ones(48, 60)
+    assert min(most_uncertain_place(flat)) >= 4  # off the border
+    drawn = torch.zeros(48, 60, dtype=torch.bool)
+    drawn[:20, 30:] = True
+    x, y = most_uncertain_place(unsure, drawn)
+    assert abs(x - 10) < 3 and abs(y - 30) < 3
+
+
+def test_thin_strokes_outlive_scaling_down():
+    label = np.full((90, 120), UNLABELLED, np.uint8)
+    label[45], label[:, 7] = 1, 0
+    small = scaled_strokes(label, (12, 9))
+    expected = np.full((9, 12), UNLABELLED, np.uint8)
+    expected[4], expected[:, 0] = 1, 0
+    assert np.array_equal(np.delete(small, 4, 0), np.delete(expected, 4, 0)) and (small[4, 1:] == 1).all()
+
+
+def test_settings_that_are_none(page):
+    for settings, expected in (
+        ({"steps": 0}, "at least 1"),
+        ({"steps": "9"}, "steps: expected int"),
+        ({"preset": "7"}, "expected one of"),
+        ({"speed": 1}, "found 'speed'"),
+        ({"more": "'"}, "No closing quotation"),
+        ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
+        ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
+    ):
+        answer = page.post("/api/train", json={"settings": settings})
+        assert answer.status_code == 400 and expected in answer.json()["error"], settings
+
+
+def test_a_round_needs_strokes_of_two_classes(page):
+    assert "found none" in page.post("/api/train", json={}).json()["error"]
+    page.post("/api/images/a/strokes", json=stroke("1"))
+    assert "only those of 'cat'" in page.post("/api/train", json={}).json()["error"]
+    assert page.get("/api/state").json()["rounds"] == []
+    assert "train first" in page.get("/api/export/masks").json()["error"]
+
+
+QUICK = RoundSettings(steps=1, crf_steps=1, crop_size=33, batch_size=2, more="--no-cuda")
+
+
+@pytest.mark.slow
+def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
+    strokes = [stroke("1", 0, 3, [[2, 35], [55, 36]]), stroke("2", 2, 3, [[20, 4], [40, 6]])]
+    for one in strokes:
+        page.post("/api/images/a/strokes", json=one)
+    settings = {name: getattr(QUICK, name) for name in ("steps", "crf_steps", "crop_size", "batch_size", "more")}
+    assert page.post("/api/train", json={"settings": settings}).json() == {"ok": True}
+    assert page.post("/api/train", json={"settings": settings}).status_code == 409
+    deadline = time.time() + 300
+    while (training := page.get("/api/state").json()["training"])["running"]:
+        assert time.time() < deadline
+        time.sleep(0.2)
+    assert training["error"] is None and training["phase"] == "finished" and training["progress"] == 1
+    assert [losses[0] for losses in training["losses"]] == [1, 2]
+    state = page.get("/api/state").json()
+    assert [image["predicted"] for image in state["images"]] == [1, 1, 1]
+    assert all(0 <= image["uncertainty"] <= 1 and len(image["place"]) == 2 for image in state["images"])
+    (row,) = state["rounds"]
+    assert (row["round"], row["images"], row["strokes"], row["finished"], row["stopped"]) == (1, 1, 2, True, False)
+    mask = np.array(Image.open(io.BytesIO(page.get("/api/images/a/prediction.png").content)))
+    drawn = read_label(folder / SCRIBBLES / "a.png", 3)
+    assert mask.shape == (HEIGHT, WIDTH) and set(np.unique(mask)) <= {0, 2}  # the drawn classes alone
+    assert (mask == drawn)[drawn != UNLABELLED].all()
+    # The commands make the same masks.
+    command = next(one["command"] for one in page.get("/api/commands").json() if "inference.py" in one["command"])
+    words = command.split("inference.py ")[1].split()
+    assert call(inference, *words[:-1], tmp_path / "out", "--no-cuda", "--workers", 0) == 0
+    archive = zipfile.ZipFile(io.BytesIO(page.get("/api/export/masks?images=a,c").content))
+    assert archive.namelist() == ["a_prediction.png", "c_prediction.png"]
+    for name in archive.namelist():
+        assert np.array_equal(np.array(Image.open(archive.open(name))), np.array(Image.open(tmp_path / "out" / name)))
+    assert len(zipfile.ZipFile(io.BytesIO(page.get("/api/export/overlays").content)).namelist()) == 3
+    assert page.get("/api/export/masks?images=x").status_code == 404
+    # A class more, and on from the network.
+    page.post("/api/classes", json={"name": "bird"})
+    run_round(again := new_round(folder, QUICK, folder / "rounds/1/model.pth.tar"))
+    assert again.name == "2" and read_record(again)["phase"] == "finished"
+    assert page.get("/api/state").json()["images"][0]["predicted"] == 2
+    content = torch.load(again / "model.pth.tar", weights_only=True)
+    assert content["model"]["class_names"] == ["background", "cat", "dog", "bird"]
