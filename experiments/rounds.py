@@ -81,7 +81,7 @@ ORDERS = ("uncertainty", "random")
 MORE = 3  # images that are drawn on after each round, and images drawn on that get one more stroke
 NETWORK, FOREST = "network", "forest"
 METHODS = {NETWORK: "the page", FOREST: "forest"}
-SETS = {"drawn": "drawn on", "others": "others", "all": "all"}
+SETS = {"drawn": "drawn on at first", "others": "never drawn on", "all": "all images"}
 COLOURS = {"uncertainty": "tab:blue", "random": "tab:orange"}
 LINES = {NETWORK: "-", FOREST: ":"}
 SETTINGS = ("steps", "crf_steps", "crop_size", "batch_size", "more")  # of a round, that the command line has
@@ -236,8 +236,9 @@ def ended_round(data: Path, number: int, settings: RoundSettings) -> Path:
     return folder
 
 
-def run_forest(data: Path, folder: Path, target: Path, seed: int) -> None:
-    """Train a random forest on the strokes of a round; write its masks of all images."""
+def run_forest(data: Path, nth: int, seed: int) -> None:
+    """Train a random forest on the strokes of a round that has ended; write its masks of all images."""
+    folder, target = rounds_in(data)[nth - 1], data / FOREST / str(nth)
     if target.is_dir():
         return
     features, forest_type, fit = forest_tools()
@@ -356,26 +357,25 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def run_case(case: Path, settings: RoundSettings, rounds: int, with_forest: bool) -> dict[str, list[Path]]:
-    """Run all rounds of both orders; return their folders by order."""
+    """Run all rounds of both orders, whose first round is one; return their folders by order."""
     first = case / "first"
     logger.info("=== %s: round 1", case)
-    ended = ended_round(first, 1, settings)
+    measure(first, ended_round(first, 1, settings))
     if with_forest:
-        run_forest(first, ended, first / FOREST / "1", settings.seed)
-    folders = {}
+        run_forest(first, 1, settings.seed)
+    folders: dict[str, list[Path]] = {}
     for order in ORDERS:
-        data = case / order
+        data, folders[order] = case / order, []
         if not data.is_dir():
             with new_folder(data) as made:
                 shutil.copytree(first, made, copy_function=_link, dirs_exist_ok=True)
-        folders[order] = [rounds_in(data)[0]]
-        for nth in range(2, rounds + 1):
+        for nth in range(1, rounds + 1):
             logger.info("=== %s: round %d, order: %s", case, nth, order)
             if len(rounds_in(data)) < nth:
                 correct(data, folders[order][-1], order, settings.seed)
             folders[order].append(ended_round(data, nth, settings))
             if with_forest:
-                run_forest(data, folders[order][-1], data / FOREST / str(nth), settings.seed)
+                run_forest(data, nth, settings.seed)
     return folders
 
 
@@ -383,133 +383,138 @@ def _link(source: str, target: str) -> None:
     link_or_copy(Path(source), Path(target))
 
 
-def score_case(case: Path, folders: Mapping[str, Sequence[Path]], with_forest: bool) -> dict[str, list[Scores]]:
+def score_case(case: Path, folders: Mapping[str, Sequence[Path]], methods: Sequence[str]) -> dict[str, list[Scores]]:
     """Return the scores of a case by order, round by round.
 
-    `drawn` are the images drawn on up to that round, `others` those that nobody draws on in any round of either order,
-    so that they are the same everywhere, and `all` the whole folder.
+    The sets of images are the same in all rounds of both orders: `drawn` are those drawn on before the first round,
+    `others` those that nobody ever draws on, and `all` the whole folder.
     """
-    ever = set().union(*(listing(rounds[-1] / DRAWN, (".png",)) for rounds in folders.values()))
+    drawn, *later = (set(listing(folder / DRAWN, (".png",))) for rounds in folders.values() for folder in rounds)
     results: dict[str, list[Scores]] = {}
     for order, rounds in folders.items():
-        data = case / order
+        data, results[order] = case / order, []
         images = list_files(data, IMAGES).keys()
-        results[order] = []
+        sets = {"drawn": sorted(drawn), "others": sorted(images - drawn.union(*later)), "all": sorted(images)}
         for nth, folder in enumerate(rounds, 1):
-            drawn = listing(folder / DRAWN, (".png",)).keys()
-            ids = {"drawn": sorted(drawn), "others": sorted(images - ever), "all": sorted(images)}
-            masks = {NETWORK: folder / PREDICTIONS} | ({FOREST: data / FOREST / str(nth)} if with_forest else {})
-            measured = measure(data, folder)
-            errors = [found["error"] for found in measured.values()]
-            results[order].append(
-                {method: {name: 100 * miou(data, path, ids[name]) for name in SETS} for method, path in masks.items()}
-                | {"images": len(drawn), "minutes": read_record(folder)["seconds"] / 60}
-                | {
-                    "correlation": {
-                        name: rank_correlation([found[name] for found in measured.values()], errors)
-                        for name in MEASURES
-                    }
-                }
-            )
+            masks = {NETWORK: folder / PREDICTIONS, FOREST: data / FOREST / str(nth)}
+            measured = measure(data, folder).values()
+            errors = [found["error"] for found in measured]
+            scores: Scores = {
+                "images": len(listing(folder / DRAWN, (".png",))),
+                "minutes": read_record(folder)["seconds"] / 60,
+                "correlation": {
+                    name: rank_correlation([found[name] for found in measured], errors) for name in MEASURES
+                },
+            }
+            for method in methods:
+                scores[method] = {name: 100 * miou(data, masks[method], ids) for name, ids in sets.items()}
+            results[order].append(scores)
     return results
 
 
 Results = dict[int, dict[int, dict[str, list[Scores]]]]  # by number of classes, draw, and order; one for each round
 
 
-def row(cells: Sequence[str]) -> str:
-    """Return a line of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
+def scores_of(draws: Mapping[int, Mapping[str, list[Scores]]], order: str, nth: int, *names: str) -> list[float]:
+    """Return a score of a round, draw by draw; `names` lead to it, such as a method and a set of images."""
+    found = []
+    for orders in draws.values():
+        value: Any = orders[order][nth - 1]
+        for name in names:
+            value = value[name]
+        found.append(value)
+    return found
 
 
-def heading(cells: Sequence[str]) -> list[str]:
-    """Return the first two lines of a Markdown table."""
-    return [row(cells), "| --- " * len(cells) + "|"]
+def orders_of(nth: int) -> tuple[str, ...]:
+    """Return the orders in which a round differs: the first is the same in all."""
+    return ORDERS if nth > 1 else ORDERS[:1]
 
 
-def tables(results: Results) -> str:
-    """Return Markdown tables: scores, what they differ by, and how well uncertainty orders images by their error."""
-    methods = [name for name in METHODS if name in first_of(results)]
-    titles = [f"{title}, {METHODS[method]}" for title in SETS.values() for method in methods]
-    scores = heading(["object classes", "round", "order", "images", *titles])
-    differences = heading(["object classes", "round", "what", *SETS.values()])
-    ordering = heading(["object classes", "round", *MEASURES])
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (titles, ["---"] * len(titles), *rows))
+
+
+def score_table(results: Results, methods: Sequence[str], rounds: int) -> str:
+    """Return a Markdown table: mIoU of every method on every set of images."""
+    rows = []
     for classes, draws in results.items():
-        number_of_rounds = min(len(rounds) for orders in draws.values() for rounds in orders.values())
-        for nth in range(1, number_of_rounds + 1):
+        for nth in range(1, rounds + 1):
+            for order in orders_of(nth):
+                cells = [scores_of(draws, order, nth, method, name) for name in SETS for method in methods]
+                images = str(scores_of(draws, order, nth, "images")[0])
+                shown = order if nth > 1 else ""
+                rows.append([str(classes), str(nth), shown, images, *map(mean_and_spread, cells)])
+    titles = [f"{title}, {METHODS[method]}" for title in SETS.values() for method in methods]
+    return markdown(["object classes", "round", "order", "images", *titles], rows)
 
-            def values(order: str, method: str, name: str, nth: int = nth, draws=draws) -> list[float]:
-                return [orders[order][nth - 1][method][name] for orders in draws.values()]
 
-            orders = ORDERS if nth > 1 else ORDERS[:1]
-            start = [str(classes), str(nth)]
-            for order in orders:
-                cells = [mean_and_spread(values(order, method, name)) for name in SETS for method in methods]
-                images = str(next(iter(draws.values()))[order][nth - 1]["images"])
-                scores.append(row([*start, order if nth > 1 else "", images, *cells]))
+def difference_table(results: Results, methods: Sequence[str], rounds: int) -> str:
+    """Return a Markdown table: what a round gains, and who is ahead of whom."""
+    rows = []
+    for classes, draws in results.items():
+        for nth in range(1, rounds + 1):
             pairs = {}
-            for order in orders:
+            for order in orders_of(nth):
+                suffix = f", {order}" if nth > 1 else ""
                 if nth > 1:
-                    pairs[f"gain of the round, {order}"] = (order, NETWORK, nth), (order, NETWORK, nth - 1)
+                    pairs[f"gain of the round{suffix}"] = (order, nth, NETWORK), (order, nth - 1, NETWORK)
                 if FOREST in methods:
-                    what = f"ahead of the forest{f', {order}' if nth > 1 else ''}"
-                    pairs[what] = (order, NETWORK, nth), (order, FOREST, nth)
+                    pairs[f"ahead of the forest{suffix}"] = (order, nth, NETWORK), (order, nth, FOREST)
             if nth > 1:
-                pairs["uncertainty ahead of random"] = tuple((order, NETWORK, nth) for order in ORDERS)
+                pairs["uncertainty ahead of random"] = tuple((order, nth, NETWORK) for order in ORDERS)
             for what, (one, other) in pairs.items():
-                cells = [
-                    mean_and_spread(
-                        np.subtract(values(*one[:2], name, one[2]), values(*other[:2], name, other[2])), "+"
-                    )
-                    for name in SETS
-                ]
-                differences.append(row([*start, what, *cells]))
-            cells = []
-            for name in MEASURES:
-                found = [of[order][nth - 1]["correlation"][name] for of in draws.values() for order in orders]
-                cells.append(f"{statistics.mean(found):.2f}")
-            ordering.append(row([*start, *cells]))
-    return "\n\n".join(
-        (
-            "mIoU in %, mean ± standard deviation over the draws:",
-            "\n".join(scores),
-            "Differences in points, draw by draw:",
-            "\n".join(differences),
-            "Rank correlation (Spearman) of an image's uncertainty with its error, 1 - mIoU, over the images not drawn "
-            "on, mean over draws and orders:",
-            "\n".join(ordering),
-        )
-    )
+                gaps = [np.subtract(scores_of(draws, *one, name), scores_of(draws, *other, name)) for name in SETS]
+                rows.append([str(classes), str(nth), what, *(mean_and_spread(gap.tolist(), "+") for gap in gaps)])
+    return markdown(["object classes", "round", "what", *SETS.values()], rows)
 
 
-def first_of(results: Results) -> Scores:
-    """Return the scores of one round."""
-    return next(iter(next(iter(results.values())).values()))[ORDERS[0]][0]
+def ordering_table(results: Results, rounds: int) -> str:
+    """Return a Markdown table: the rank correlation of every measure of uncertainty with the error."""
+    rows = []
+    for classes, draws in results.items():
+        for nth in range(1, rounds + 1):
+            found = {
+                name: [value for order in orders_of(nth) for value in scores_of(draws, order, nth, "correlation", name)]
+                for name in MEASURES
+            }
+            rows.append([str(classes), str(nth), *(f"{statistics.mean(values):.2f}" for values in found.values())])
+    return markdown(["object classes", "round", *MEASURES], rows)
 
 
-def draw(path: Path, results: Results) -> None:
+def tables(results: Results, methods: Sequence[str], rounds: int) -> str:
+    """Return all tables with a line above each."""
+    parts = {
+        "mIoU in %, mean ± standard deviation over the draws:": score_table(results, methods, rounds),
+        "Differences in points, draw by draw:": difference_table(results, methods, rounds),
+        "Rank correlation (Spearman) of the uncertainty of the images not drawn on with their error, 1 - mIoU, mean "
+        "over draws and orders:": ordering_table(results, rounds),
+    }
+    return "\n\n".join(f"{title}\n\n{table}" for title, table in parts.items())
+
+
+def draw(path: Path, results: Results, methods: Sequence[str], rounds: int) -> None:
     """Draw the scores against the rounds: a column for each number of classes, a dot for each draw."""
-    shown = ("drawn", "others")
+    shown = {name: SETS[name] for name in ("drawn", "others")}
     figure = new_figure(1.2 + 2.9 * len(results), 5.2)
     grid = figure.subplots(len(shown), len(results), squeeze=False, sharex=True, sharey="row")
+    at = range(1, rounds + 1)
     for column, (classes, draws) in zip(grid.T, results.items(), strict=True):
+        column[0].set_title(f"{classes} object class{'es' if classes > 1 else ''}", fontsize=9)
+        column[-1].set_xlabel("round", fontsize=9)
+        column[-1].set_xticks(at)
         for axes, name in zip(column, shown, strict=True):
             for order in ORDERS:
-                for method in (method for method in METHODS if method in first_of(results)):
-                    lines = [[of[method][name] for of in orders[order]] for orders in draws.values()]
-                    at = range(1, 1 + min(map(len, lines)))
-                    mean = [statistics.mean(values) for values in zip(*lines, strict=False)]
+                for method in methods:
+                    values = [scores_of(draws, order, nth, method, name) for nth in at]
                     how = {"color": COLOURS[order], "label": f"{METHODS[method]}, {order}"}
-                    axes.plot(at, mean, LINES[method], **how)
-                    for values in lines:
-                        axes.plot(at, values[: len(at)], "o", color=COLOURS[order], alpha=0.4, markersize=4)
+                    axes.plot(at, [statistics.mean(some) for some in values], LINES[method], **how)
+                    axes.plot(at, values, "o", color=COLOURS[order], alpha=0.4, markersize=4, markeredgewidth=0)
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-        column[0].set_title(f"{classes} object class{'es' * (classes > 1)}", fontsize=9)
-        column[-1].set_xlabel("round", fontsize=9)
-        column[-1].set_xticks(list(at))
-    for axes, name in zip(grid[:, 0], shown, strict=True):
-        axes.set_ylabel(f"mIoU on images {SETS[name] if name == 'drawn' else 'not drawn on'}, %", fontsize=9)
+    for axes, title in zip(grid[:, 0], shown.values(), strict=True):
+        axes.set_ylabel(f"mIoU, images {title}, %", fontsize=9)
     grid[-1, 0].legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
@@ -524,7 +529,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--draws", type=integers, default="1,2,3", metavar="A,B,...", help="of images and strokes")
     parser.add_argument("--rounds", type=number(int, 1), default=3, metavar="N", help="of drawing and training")
     parser.add_argument("--drawn", type=number(int, 1), default=10, metavar="M", help="images to draw on at first")
-    parser.add_argument("--others", type=number(int, 7), default=100, metavar="N", help="images beside them")
+    parser.add_argument("--others", type=number(int, 2), default=100, metavar="N", help="images beside them")
     parser.add_argument("--no-forest", action="store_true", help="leave the random forest out")
     parser.add_argument("--output", type=Path, default=Path("run/rounds"), metavar="FOLDER", help="for everything")
     add_options(parser, RoundSettings, only=SETTINGS)
@@ -549,7 +554,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the study that the command line describes; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    if not args.no_forest:
+    methods = [NETWORK] if args.no_forest else list(METHODS)
+    least = 2 * MORE * (args.rounds - 1) + 2
+    if args.others < least:
+        raise InputError(f"--others: expected at least {least} images for {args.rounds} rounds, found {args.others}")
+    if FOREST in methods:
         forest_tools()  # what is missing is said now, not after the first round
     take_folder(args)
     source = args.data_root or args.output / "data"
@@ -576,12 +585,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 make_data(source, data, objects, ids, one)
             settings = RoundSettings.fitting([image_size(path) for path in list_files(data, IMAGES).values()])
             settings = replace(settings, seed=one, **given)
-            folders = run_case(case, settings, args.rounds, not args.no_forest)
-            results[count][one] = score_case(case, folders, not args.no_forest)
-            text = tables(results) + "\n"
+            folders = run_case(case, settings, args.rounds, FOREST in methods)
+            results[count][one] = score_case(case, folders, methods)
+            text = tables(results, methods, args.rounds) + "\n"
             write_text(args.output / "rounds.md", text)
             write_text(args.output / "rounds.json", json.dumps(results, indent=1) + "\n")
-            draw(args.output / "rounds.png", results)
+            draw(args.output / "rounds.png", results, methods, args.rounds)
     logger.info("\n%s\nresults: %s", text, args.output)
     return 0
 
