@@ -310,11 +310,22 @@ def _likeliest(soft: Tensor) -> float:
     return 1 - soft.amax(0).mean().item()
 
 
-def _expected_miou(soft: Tensor) -> float:
-    # IoU of each class that is predicted, were the probabilities right.
-    mask = torch.nn.functional.one_hot(soft.argmax(0), len(soft)).permute(2, 0, 1).float()
+def _expected_iou(soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the IoU of each class of the mask, were the probabilities right, and which classes the mask has."""
+    mask = torch.nn.functional.one_hot(soft.argmax(0), len(soft)).permute(2, 0, 1)
     hit, found, true = (soft * mask).sum((1, 2)), mask.sum((1, 2)), soft.sum((1, 2))
-    return 1 - (hit / (found + true - hit))[found > 0].mean().item()
+    return hit / (found + true - hit), found > 0
+
+
+def _expected_miou(soft: Tensor) -> float:
+    iou, predicted = _expected_iou(soft)
+    return 1 - iou[predicted].mean().item()
+
+
+def _expected_miou_weighted(soft: Tensor) -> float:
+    # A class counts as much as it is likely to occur: as its highest probability.
+    weight = soft.amax((1, 2))
+    return 1 - ((_expected_iou(soft)[0] * weight).sum() / weight.sum()).item()
 
 
 MEASURES = {
@@ -324,6 +335,7 @@ MEASURES = {
     "entropy, mean": _entropy,
     "1 - highest probability, mean": _likeliest,
     "1 - expected mIoU": _expected_miou,
+    "1 - expected mIoU, likely classes": _expected_miou_weighted,
 }
 """By name: from the probabilities (K, h, w) of an image to its uncertainty. The first is the page's."""
 

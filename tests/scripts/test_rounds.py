@@ -12,6 +12,7 @@ from common.errors import InputError
 from dataloaders.images import read_label, write_label
 from dataloaders.layout import CLASS_FILE, IMAGES, SCRIBBLES, TRUTH
 from helpers import call, one_line
+from page.rounds import RoundSettings, new_round
 
 WIDTH, HEIGHT = 48, 40
 COLOURS = ((40, 60, 160), (200, 60, 40), (60, 190, 60))
@@ -90,10 +91,55 @@ def test_measures_and_ranks_by_hand():
         "entropy, mean": -sum(p * np.log(p) for p in (0.9, 0.1, 0.6, 0.4)) / 2,
         "1 - highest probability, mean": 0.25,
         "1 - expected mIoU": 0.25,
+        "1 - expected mIoU, likely classes": 1 - 0.75 * 0.9 / (0.9 + 0.4),
     }
     assert {name: rate(soft) for name, rate in rounds.MEASURES.items()} == pytest.approx(expected, rel=1e-5)
     assert rounds.rank_correlation([1, 2, 9], [0.1, 0.2, 0.3]) == pytest.approx(1)
     assert rounds.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3]) == pytest.approx(0.6)
+
+
+@pytest.fixture
+def ended(source, tmp_path):
+    """A data set of four images drawn on and nine others, and a round on it with masks that are right but for one."""
+    data = tmp_path / "data"
+    names = [f"{index:02d}" for index in range(13)]
+    rounds.make_data(source, data, (1, 2), (names[:4], names[4:]), 1)
+    folder = new_round(data, RoundSettings())
+    lines = [{"id": name, "uncertainty": int(name) / 100, "place": [0, 0]} for name in names]
+    (folder / rounds.PREDICTED).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in names:
+        mask = read_label(data / TRUTH / f"{name}.png", 3)
+        write_label(folder / rounds.PREDICTIONS / f"{name}.png", np.where(mask == 2, 0, mask) if name == "01" else mask)
+    return data, folder
+
+
+@pytest.mark.parametrize("order", rounds.ORDERS)
+def test_the_user_draws_on_three_images_and_corrects_what_is_wrong(ended, order):
+    data, folder = ended
+    before = {path.stem: read_label(path, 3) for path in (data / SCRIBBLES).iterdir()}
+    rounds.correct(data, folder, order, 1)
+    after = {path.stem: read_label(path, 3) for path in (data / SCRIBBLES).iterdir()}
+    assert len(after.keys() - before.keys()) == 3
+    if order == "uncertainty":
+        assert after.keys() - before.keys() == {"10", "11", "12"}
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert changed == {"01"}
+    new = before["01"] != after["01"]
+    assert new.sum() > 5 and (after["01"][new] == 2).all() and (read_label(data / TRUTH / "01.png", 3)[new] == 2).all()
+    rounds.correct(data, folder, order, 1)  # as where it was interrupted
+    assert all((read_label(path, 3) == after[path.stem]).all() for path in (data / SCRIBBLES).iterdir())
+
+
+def test_the_forest_fills_in_what_colours_tell(ended):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("skimage")
+    data, folder = ended
+    rounds.run_forest(data, 1, 1)
+    drawn, others = ([f"{index:02d}" for index in some] for some in (range(4), range(4, 13)))
+    assert rounds.miou(data, data / "forest/1", others) > 0.8
+    mask, strokes = (read_label(path / "00.png", 3) for path in (data / "forest/1", folder / "scribbles"))
+    assert set(np.unique(mask)) == {0, 1} and (mask == strokes)[strokes < 3].all()
+    assert rounds.miou(data, data / "forest/1", drawn) > 0.9
 
 
 def study(source, output, *words) -> int:
