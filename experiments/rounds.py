@@ -200,11 +200,13 @@ def correct(data: Path, folder: Path, order: str, seed: int) -> None:
     for image_id in [image_id for image_id in ids if image_id not in drawn][:MORE]:
         draw_on(data, image_id, seed)
     corrected = 0
-    for image_id in (image_id for image_id in ids if image_id in drawn):
+    for image_id in [image_id for image_id in ids if image_id in drawn]:
+        if corrected == MORE:
+            break
         truth = read_label(data / TRUTH / f"{image_id}.png", PADDING)
         mask = read_label(folder / PREDICTIONS / f"{image_id}.png", PADDING)
         found = wrong_part(truth, mask, None if order == "random" else lines[image_id]["place"])
-        if found and corrected < MORE:
+        if found:
             stroke = next(component_strokes(*found, USUAL.share * truth.size, rng))
             label = read_label(drawn[image_id], PADDING)
             label[pillow_stroke(stroke.path, stroke.width, label.shape) & stroke.room] = stroke.value
