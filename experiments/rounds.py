@@ -70,7 +70,7 @@ from page.rounds import (
     rounds_in,
     run_round,
 )
-from page.uncertainty import uncertainty_map
+from page.uncertainty import image_uncertainty, uncertainty_map
 from prediction.options import ImageOptions
 from prediction.predict import keep_scribbles, predict, probabilities, short_side
 from training.two_stages import mean_and_spread
@@ -295,10 +295,6 @@ def _margin(soft: Tensor) -> float:
     return uncertainty_map(soft).mean().item()
 
 
-def _share(soft: Tensor) -> float:
-    return (uncertainty_map(soft) > 0.5).float().mean().item()
-
-
 def _inside(soft: Tensor) -> float:
     inside = ~near_border(soft.argmax(0)[None], 4)[0]
     return uncertainty_map(soft)[inside].mean().nan_to_num().item()
@@ -308,36 +304,11 @@ def _entropy(soft: Tensor) -> float:
     return torch.special.entr(soft).sum(0).mean().item()
 
 
-def _likeliest(soft: Tensor) -> float:
-    return 1 - soft.amax(0).mean().item()
-
-
-def _expected_iou(soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the IoU of each class of the mask, were the probabilities right, and which classes the mask has."""
-    mask = torch.nn.functional.one_hot(soft.argmax(0), len(soft)).permute(2, 0, 1)
-    hit, found, true = (soft * mask).sum((1, 2)), mask.sum((1, 2)), soft.sum((1, 2))
-    return hit / (found + true - hit), found > 0
-
-
-def _expected_miou(soft: Tensor) -> float:
-    iou, predicted = _expected_iou(soft)
-    return 1 - iou[predicted].mean().item()
-
-
-def _expected_miou_weighted(soft: Tensor) -> float:
-    # A class counts as much as it is likely to occur: as its highest probability.
-    weight = soft.amax((1, 2))
-    return 1 - ((_expected_iou(soft)[0] * weight).sum() / weight.sum()).item()
-
-
 MEASURES = {
+    "1 - expected mIoU": image_uncertainty,
     "1 - margin, mean": _margin,
-    "share with a margin < 0.5": _share,
     "1 - margin, mean off the borders": _inside,
     "entropy, mean": _entropy,
-    "1 - highest probability, mean": _likeliest,
-    "1 - expected mIoU": _expected_miou,
-    "1 - expected mIoU, likely classes": _expected_miou_weighted,
 }
 """By name: from the probabilities (K, h, w) of an image to its uncertainty. The first is the page's."""
 
