@@ -88,7 +88,7 @@ def filter_build() -> str:
     from dataloaders.loaders import usable_cpus
 
     rebuild = "build it again: pip install ./wrapper/bilateralfilter"
-    if not hasattr(bilateralfilter, "SpanningForest"):
+    if not hasattr(bilateralfilter, "mean_field"):
         raise Note(f"older than this code, or another package of that name; {rebuild}")
     sets = bilateralfilter.instruction_sets()
     binary = Path(_bilateralfilter.__file__)

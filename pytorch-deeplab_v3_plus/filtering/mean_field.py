@@ -53,7 +53,7 @@ class MeanField:
         return native.mean_field(images.float(), log_p, self.iterations, appearance, smoothness)
 
     def by_tensors(self, images: Tensor, log_p: Tensor) -> Tensor:
-        """Return Q of log P by tensor operations on any device: the same plainly, several times slower on a CPU."""
+        """Return Q of log P by tensor operations on any device: the same plainly, and slower on a CPU."""
         kernels = []
         if self.appearance_weight:
             kernels.append((self.appearance_weight, Lattice(images, self.appearance_rgb, self.appearance_xy).filter))

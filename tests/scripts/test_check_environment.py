@@ -48,7 +48,7 @@ def test_a_filter_with_other_numbers_fails(capsys, monkeypatch):
         outs[:] = 1.001 * ins
 
     monkeypatch.setitem(
-        sys.modules, "bilateralfilter", types.SimpleNamespace(bilateralfilter_batch=wrong, Lattice=None)
+        sys.modules, "bilateralfilter", types.SimpleNamespace(bilateralfilter_batch=wrong, mean_field=None)
     )
     assert check_environment.main(["--json"]) == 1
     checks = by_name(capsys)
@@ -67,7 +67,7 @@ def test_a_missing_filter_fails_and_says_how_to_build_it(capsys, monkeypatch):
 def test_the_build_is_told(monkeypatch, tmp_path):
     binary = tmp_path / "_bilateralfilter.so"
     monkeypatch.setitem(sys.modules, "_bilateralfilter", types.SimpleNamespace(__file__=str(binary)))
-    built = types.SimpleNamespace(instruction_sets=lambda: ("avx2", "sse2"), Lattice=None)
+    built = types.SimpleNamespace(instruction_sets=lambda: ("avx2", "sse2"), mean_field=None)
     monkeypatch.setitem(sys.modules, "bilateralfilter", built)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     binary.write_bytes(b"\x7fELF GOMP_parallel")

@@ -70,7 +70,7 @@ def test_changes_nothing_and_records_no_gradient():
 
 def test_contiguous_float32_tensors_are_not_copied(monkeypatch):
     seen = []
-    module = SimpleNamespace(bilateralfilter_batch=lambda *arguments: seen.extend(arguments[:3]), Lattice=None)
+    module = SimpleNamespace(bilateralfilter_batch=lambda *arguments: seen.extend(arguments[:3]), mean_field=None)
     monkeypatch.setitem(sys.modules, "bilateralfilter", module)
     images, values = problem()
     out = bilateral_filter(images, values, 60.0, 5.0)
