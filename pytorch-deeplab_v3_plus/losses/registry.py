@@ -18,7 +18,7 @@ and, where `forward` names them, of any of
     labels               (N, H, W), int64, 255 where there is none
     logits               (N, K, H, W), float32
     features             (N, C, h, w), what the network's classifier sees
-    lattices             a dict that has the `kernel`, an attribute, of regularisers with the same one: with None, or
+    lattices             a dict with the `kernel`, an attribute, of regularisers that have the same one: None, or
                          what the first of them puts there for the others
 
 A regulariser that computes on smaller probabilities than these can have two methods besides. Training then calls them
