@@ -15,7 +15,8 @@ const SCORES = { miou: "roundMiou", miou_others: "roundMiouOthers" };
 
 /** A length of time in the page's language. */
 function duration(seconds) {
-  return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
+  if (seconds < 90) return t("lastedSeconds", { count: Math.round(seconds) });
+  return t("lastedMinutes", { count: Math.round(seconds / 60) });
 }
 
 export class Panel {
