@@ -47,7 +47,7 @@ DOCKER_RUN = docker run --rm $(if $(TERMINAL),-it) --ipc=host $(GPUS) --user $(C
   --label rloss.folder="$(CURDIR)" $(call mount,$(CURDIR)) -w "$(CURDIR)" -e TORCH_HOME="$(CURDIR)/run/.torch" \
   -e DATA_ROOT="$(call absolute,$(DATA_ROOT))" $(if $(shell test -e "$(DATA_ROOT)" && echo yes),$(call mount,$(DATA_ROOT))) \
   $(foreach name,$(filter RLOSS_%_ROOT,$(.VARIABLES)),-e $(name) $(call mount,$($(name)))$(shell mkdir -p "$($(name))")) \
-  -e CUDA_VISIBLE_DEVICES -e OMP_NUM_THREADS $(MOUNTS) $(DOCKER_OPTIONS) $(IMAGE)
+  -e CUDA_VISIBLE_DEVICES -e OMP_NUM_THREADS -e GOMP_SPINCOUNT -e OMP_WAIT_POLICY $(MOUNTS) $(DOCKER_OPTIONS) $(IMAGE)
 CHECK_IMAGE = docker image inspect $(IMAGE) >/dev/null \
   || { echo "error: the image $(IMAGE) is not there (make build), or Docker does not run" >&2; exit 2; }
 

@@ -113,6 +113,8 @@ class OnlyOnCuda(TorchDispatchMode):
         return result
 
 
+# Earlier versions end the process where a pretended tensor of a GPU is interpolated.
+pretends_a_gpu = pytest.mark.skipif(torch.__version__ < "2.6", reason="PyTorch before 2.6 cannot pretend")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 

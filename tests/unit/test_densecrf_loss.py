@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import DenseCRFLoss as densecrf
 from DenseCRFLoss import DenseCRFLoss, DenseCRFLossFunction
 from filtering import bilateral_filter
-from helpers import OnlyOnCuda, cuda_synchronisations, needs_cuda
+from helpers import OnlyOnCuda, cuda_synchronisations, needs_cuda, pretends_a_gpu
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -318,6 +318,7 @@ def test_there_is_no_second_derivative():
         torch.autograd.grad(loss, s, create_graph=True)
 
 
+@pretends_a_gpu
 def test_on_a_gpu_the_host_reads_twice():
     """The five numbers of the checks in one transfer and the three of the filter, on pretended tensors."""
     with FakeTensorMode(), OnlyOnCuda(0.0, 255.0, 0.0, 1.0, 1.0, 500, 1, 1) as device:

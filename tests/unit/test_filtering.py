@@ -11,7 +11,7 @@ from bilateralfilter import bilateralfilter_batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from filtering import Lattice, bilateral_filter, native, torch_lattice, vertex_codes
-from helpers import OnlyOnCuda, cuda_synchronisations, needs_cuda
+from helpers import OnlyOnCuda, cuda_synchronisations, needs_cuda, pretends_a_gpu
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("filter_*.npz"))
 
@@ -304,6 +304,7 @@ def test_sigmas_too_small_for_float32(engine):
         engine.bilateral_filter(*problem(), 1e-4, 5)
 
 
+@pretends_a_gpu
 @pytest.mark.parametrize("options", OPERATORS, ids=str)
 def test_on_a_gpu_nothing_leaves_it_but_three_numbers(options):
     """On pretended tensors, so that it runs without a GPU; an operation whose result's size depends on values fails."""

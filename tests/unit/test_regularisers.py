@@ -18,7 +18,7 @@ from dataloaders.labels import UNLABELLED
 from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from DenseCRFLoss import DenseCRFLoss
 from filtering import bilateral_filter, native
-from helpers import OnlyOnCuda, needs_cuda
+from helpers import OnlyOnCuda, needs_cuda, pretends_a_gpu
 from losses import build_regulariser, parse_regulariser
 from losses.registry import apply_regulariser, describe_regularisers, regulariser_names, settings_of
 
@@ -375,6 +375,7 @@ def test_at_half_the_size_of_blocks_of_four_it_is_the_same(text):
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pretends_a_gpu
 @pytest.mark.parametrize("text", ["potts=1", "gated_crf=1,radius=2", "size=1", "entropy=1"])
 def test_on_a_gpu_nothing_leaves_the_device(text):
     """On pretended tensors, as the machine may have no GPU."""
