@@ -467,7 +467,9 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     # A class more, and on from the network.
     page.post("/api/classes", json={"name": "bird"})
     run_round(again := new_round(folder, QUICK, folder / "rounds/1/model.pth.tar"))
-    assert again.name == "2" and read_record(again)["phase"] == "finished"
+    assert again.name == "2" and (record := read_record(again))["phase"] == "finished"
+    run_round(again)
+    assert read_record(again) == record
     assert page.get("/api/state").json()["images"][0]["predicted"] == 2
     content = torch.load(again / "model.pth.tar", weights_only=True)
     assert content["model"]["class_names"] == ["background", "cat", "dog", "bird"]
