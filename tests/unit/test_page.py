@@ -411,12 +411,13 @@ def test_settings_that_are_none(page):
         ({"steps": 0}, "at least 1"),
         ({"steps": "9"}, "steps: expected int"),
         ({"preset": "7"}, "expected one of"),
+        ({"lr": float("inf")}, "lr: expected float"),
         ({"speed": 1}, "found 'speed'"),
         ({"more": "'"}, "No closing quotation"),
         ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
         ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
     ):
-        answer = page.post("/api/train", json={"settings": settings})
+        answer = page.post("/api/train", content=json.dumps({"settings": settings}))
         assert answer.status_code == 400 and expected in answer.json()["error"], settings
 
 
