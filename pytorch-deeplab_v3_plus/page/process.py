@@ -1,7 +1,9 @@
 """The process of a round, which outlives the server: starting it, stopping it, and reading how far it is."""
 
+import contextlib
 import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
@@ -50,17 +52,18 @@ def start(folder: Path) -> None:
     if lock is None:
         raise InputError("a round is running already: wait for it, or stop it")
     with lock, open(folder / LOG, "ab") as log:
+        lock.truncate(0)  # the number of the process before
         command = [sys.executable, "-m", "page.rounds", str(folder)]
         how = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
         process = subprocess.Popen(command, cwd=CODE, pass_fds=[lock.fileno()], **how)
-        lock.truncate(0)
         lock.write(str(process.pid))
 
 
 def stop(data: Path) -> None:
     """End the training of the round that runs; its network then predicts."""
-    if is_running(data):
-        os.kill(int((data / ROUNDS / "lock").read_text()), signal.SIGTERM)
+    if is_running(data) and (number := (data / ROUNDS / "lock").read_text()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(number), signal.SIGTERM)
 
 
 def progress(folder: Path, running: bool) -> dict[str, Any]:
@@ -99,12 +102,12 @@ def why_ended(folder: Path) -> str:
 
 
 def _steps(parent: Path) -> list[dict[str, Any]]:
-    for run in runs_in(parent)[:1]:
-        try:
-            return [json.loads(line) for line in (run / STEPS).read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError):
-            break
-    return []
+    entries = []
+    for path in (run / STEPS for run in runs_in(parent)[:1] if (run / STEPS).exists()):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a torn last line
+                entries.append(json.loads(line))
+    return entries
 
 
 def _losses(entry: dict[str, Any]) -> list[float | None]:
@@ -131,7 +134,7 @@ def read_settings(given: dict[str, Any], usual: RoundSettings) -> RoundSettings:
         if name not in known:
             raise InputError(f"expected settings out of {', '.join(known)}, found '{name[:80]}'")
         kind = type(getattr(usual, name))
-        right = type(value) in (int, float) if kind is float else type(value) is kind
+        right = type(value) in (int, float) and math.isfinite(value) if kind is float else type(value) is kind
         if not right:
             raise InputError(f"{name}: expected {kind.__name__}, found {str(value)[:80]}")
         values[name] = kind(value)

@@ -261,9 +261,11 @@ def scaled_strokes(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def run_round(folder: Path) -> None:
     """Train and predict as a round's record says; SIGTERM ends the training early, and its network predicts.
 
-    Raises InputError as the training and the prediction do.
+    A round that has finished stays as it is. Raises InputError as the training and the prediction do.
     """
     record = read_record(folder)
+    if record["phase"] == "finished":
+        return
     settings, begun = RoundSettings(**record["settings"]), time.time() - record.get("seconds", 0)
     start, done, scores = record["start"] and Path(record["start"]), record.get("stage", 0), {}
     for stage, phase in enumerate(PHASES):

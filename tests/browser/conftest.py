@@ -83,6 +83,7 @@ class Tab:
 
     def draw(self, *places: tuple[float, float]) -> None:
         """Press the mouse's button at the first place, move through the others, and let go."""
+        self.page.bring_to_front()  # a tab behind another one hears of the mouse once a second
         mouse = self.page.mouse
         mouse.move(*self.on_screen(*places[0]))
         mouse.down()

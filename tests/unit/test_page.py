@@ -411,12 +411,13 @@ def test_settings_that_are_none(page):
         ({"steps": 0}, "at least 1"),
         ({"steps": "9"}, "steps: expected int"),
         ({"preset": "7"}, "expected one of"),
+        ({"lr": float("inf")}, "lr: expected float"),
         ({"speed": 1}, "found 'speed'"),
         ({"more": "'"}, "No closing quotation"),
         ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
         ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
     ):
-        answer = page.post("/api/train", json={"settings": settings})
+        answer = page.post("/api/train", content=json.dumps({"settings": settings}))
         assert answer.status_code == 400 and expected in answer.json()["error"], settings
 
 
@@ -467,7 +468,9 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     # A class more, and on from the network.
     page.post("/api/classes", json={"name": "bird"})
     run_round(again := new_round(folder, QUICK, folder / "rounds/1/model.pth.tar"))
-    assert again.name == "2" and read_record(again)["phase"] == "finished"
+    assert again.name == "2" and (record := read_record(again))["phase"] == "finished"
+    run_round(again)
+    assert read_record(again) == record
     assert page.get("/api/state").json()["images"][0]["predicted"] == 2
     content = torch.load(again / "model.pth.tar", weights_only=True)
     assert content["model"]["class_names"] == ["background", "cat", "dog", "bird"]
