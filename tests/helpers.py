@@ -1,7 +1,9 @@
 """What the tests share: a small data set, the scripts called as their users call them, and what they print."""
 
 import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,16 @@ def message(call, *args, **kwargs) -> str:
         call(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def write_grey_png(path: Path, values: np.ndarray, bits: int) -> None:
+    """Write a grey PNG of 1, 2 or 4 bits, which Pillow reads but does not write; values are uint8 (H, W)."""
+    samples = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(len(values), -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in samples)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 class OnlyOnCuda(TorchDispatchMode):

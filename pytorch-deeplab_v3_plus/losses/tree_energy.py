@@ -21,7 +21,7 @@ class Distance(Function):
         total = torch.zeros((), dtype=torch.float64, device=one.device)
         for here, there, inside, sign in zip(one, other, region, signs, strict=True):
             difference = (here - there).mul_(inside)
-            total += difference.norm(1)
+            total += difference.norm(1, 0).sum(dtype=torch.float64)  # millions of numbers
             sign.copy_(difference.sign_())
         ctx.save_for_backward(signs)
         return total.to(one.dtype)

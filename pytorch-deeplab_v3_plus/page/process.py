@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import math
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 from common.errors import InputError
 from page.rounds import LOG, ROUNDS, STAGES, RoundSettings, read_record
-from training.run_folder import STEPS, runs_in
+from training.run_folder import STEPS, read_records, runs_in
 
 CODE = Path(__file__).resolve().parent.parent
 _asking = threading.Lock()  # who asks whether a round runs has its lock for a moment
@@ -102,12 +101,7 @@ def why_ended(folder: Path) -> str:
 
 
 def _steps(parent: Path) -> list[dict[str, Any]]:
-    entries = []
-    for path in (run / STEPS for run in runs_in(parent)[:1] if (run / STEPS).exists()):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a torn last line
-                entries.append(json.loads(line))
-    return entries
+    return [entry for run in runs_in(parent)[:1] for entry in read_records(run / STEPS)]
 
 
 def _losses(entry: dict[str, Any]) -> list[float | None]:

@@ -25,6 +25,7 @@ from dataloaders.images import (
     open_image,
     read_image,
     stored_size,
+    verify,
 )
 from dataloaders.layout import (
     CLASS_FILE,
@@ -193,9 +194,9 @@ def stamp(path: Path) -> str:
 def _photograph(image_id: str, path: Path, stamp: str) -> Photograph:
     try:
         size = image_size(path)
-        open_image(path).close()  # refuses what read_image does not read at its own size
+        verify(path)  # refuses what read_image does not read at its own size
         return Photograph(image_id, path, *size, None)
-    except InputError as error:
+    except (InputError, *READ_ERRORS) as error:
         return Photograph(image_id, path, 0, 0, str(error))
 
 

@@ -240,9 +240,7 @@ def snapshot(image_file: Path, label_file: Path, folder: Path, short_side: int) 
         return
     image = resize_short_side(read_image(image_file), short_side)
     image.save(folder / IMAGES / f"{label_file.stem}.png")
-    with Image.open(label_file) as picture:
-        label = scaled_strokes(np.asarray(picture), image.size)
-    write_label(folder / SCRIBBLES / label_file.name, label)
+    write_label(folder / SCRIBBLES / label_file.name, scaled_strokes(read_label(label_file, PADDING), image.size))
 
 
 def scaled_strokes(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Early warnings: is a run long enough, do its losses balance, has it learned anything yet?"""
 
 import logging
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -90,6 +91,8 @@ def report_shares(terms: dict[str, Tensor], scores: Tensor) -> None:
     """Log the share of the regularisers in the loss and in its gradient at the scores, and warn where it is odd."""
     sizes = {name: abs(term.item()) for name, term in terms.items()}
     slopes = {name: slope(term, scores) for name, term in terms.items()}
+    if not all(map(math.isfinite, slopes.values())):  # too large for float16, as terms are scaled there
+        slopes = {name: slope(term * 2.0**-16, scores) for name, term in terms.items()}
     for name in list(terms)[1:]:
         of_loss = sizes[name] / (sum(sizes.values()) or 1.0)
         of_gradient = slopes[name] / (sum(slopes.values()) or 1.0)

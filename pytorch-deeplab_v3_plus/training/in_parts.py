@@ -46,7 +46,12 @@ class InParts(Function):
                 part = plain(part.detach()).requires_grad_()
                 found = ctx.function(part, seen)
             given = given if grad_scalar is None else [grad_scalar, *given]
-            result.copy_(torch.autograd.grad([found[number] for number in wanted], part, given)[0])
+            pairs = [(found[n], grad) for n, grad in zip(wanted, given, strict=True) if found[n].requires_grad]
+            if pairs:
+                values, slopes = zip(*pairs, strict=True)
+                result.copy_(torch.autograd.grad(values, part, slopes)[0])
+            else:
+                result.zero_()
         return None, gradient, None
 
 

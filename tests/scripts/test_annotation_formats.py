@@ -15,7 +15,7 @@ from PIL import Image
 import check_dataset
 import export_annotations
 import import_scribbles
-from helpers import call, one_line, write_label
+from helpers import call, one_line, write_grey_png, write_label
 
 TOOLS = Path(__file__).parents[1] / "annotations"
 WIDTH, HEIGHT, U = 64, 48, 255
@@ -692,19 +692,7 @@ def test_numbers_in_a_palette_count_where_it_is_transparent(masks):
 def test_grey_of_few_bits(masks, bits):
     """Regression: Pillow stretches it to 0-255, so that the number 1 of 4 bits became 17."""
     values = NUMBERS % 2**bits
-
-    def save(path: Path) -> None:
-        import struct
-        import zlib
-
-        samples = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(HEIGHT, -1)
-        rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in samples)
-        header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, 0, 0, 0, 0)
-        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-        chunks = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts]
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-
-    assert np.array_equal(masks(save)["p1"], values)
+    assert np.array_equal(masks(lambda path: write_grey_png(path, values, bits))["p1"], values)
 
 
 @pytest.mark.parametrize(

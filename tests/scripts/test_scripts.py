@@ -26,6 +26,7 @@ from helpers import CODE, HEIGHT, SMALL, WIDTH, call, data, one_line, run_folder
 from losses import register
 from losses.registry import FACTORIES
 from training import two_stages
+from training.advice import report_shares
 from training.run_folder import final_scores
 from training.two_stages import Training, train_all
 
@@ -361,6 +362,14 @@ def test_all_regularisers_train_together(voc, capsys):
 def test_an_overwhelming_regulariser_is_warned_of(voc, toy, capsys):
     assert train(voc, "--epochs", 1, "--regulariser", "toy=1e6", "--lr", 1e-12, "--no-val") == 0
     assert "WARNING: toy overwhelms the cross-entropy" in capsys.readouterr().out
+
+
+def test_it_is_warned_of_where_its_gradient_exceeds_float16(caplog):
+    scores = torch.ones(1, 3, 4, 4, dtype=torch.float16, requires_grad=True)
+    terms = {"cross_entropy": scores.float().sum(), "strong": 1e6 * scores.float().sum()}
+    with caplog.at_level("INFO"):
+        report_shares(terms, scores)
+    assert "strong overwhelms the cross-entropy" in caplog.text and "nan" not in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(voc, toy, capsys):

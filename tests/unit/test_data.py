@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +31,7 @@ from dataloaders.transforms import (
     resized_part,
     to_tensor,
 )
-from helpers import HEIGHT, WIDTH, arguments, call, custom, data, message, write_label
+from helpers import HEIGHT, WIDTH, arguments, call, custom, data, message, write_grey_png, write_label
 
 NAMES = ("background", "cat", "dog")
 
@@ -309,14 +308,7 @@ def test_grey_label_maps_are_fine(tmp_path):
 def test_grey_label_maps_of_few_bits_keep_their_numbers(tmp_path, bits):
     """Regression: Pillow spreads such numbers over 0 to 255, where 15 of 4 bits became 255."""
     values = np.arange(2**bits, dtype=np.uint8)[None]
-    packed = np.packbits(np.unpackbits(values[..., None], axis=-1)[..., -bits:].ravel()).tobytes()
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 2**bits, 1, bits, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + packed)) + chunk(b"IEND", b"")
-    (tmp_path / "label.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    write_grey_png(tmp_path / "label.png", values, bits)
     assert np.array_equal(read_label(tmp_path / "label.png", 16), values)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,15 @@ import inference
 from dataloaders.images import read_label, write_label
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import IMAGES, SCRIBBLES, read_class_names
-from helpers import call, message
+from helpers import call, message, write_grey_png
+from page.process import progress
 from page.project import Project, open_project
 from page.rounds import RoundSettings, new_round, read_record, run_round, scaled_strokes
 from page.security import Gate
 from page.server import Page
 from page.strokes import Strokes, checked, read_log
 from page.uncertainty import image_uncertainty, most_uncertain_place, uncertainty_map
+from training.run_folder import STEPS
 
 WIDTH, HEIGHT = 60, 40
 LINE = [[5, 5], [30.5, 20], [12, 33.3]]
@@ -247,6 +250,10 @@ def test_photographs_are_shown_upright_and_reduced(folder, page):
 
 def test_photographs_that_are_broken_or_gone(folder, page):
     (folder / IMAGES / "broken.jpg").write_bytes(b"no picture")
+    content = bytearray((folder / IMAGES / "c.png").read_bytes())
+    content[-13] ^= 1  # the check sum of the pixels
+    (folder / IMAGES / "damaged.png").write_bytes(content)
+    assert all(one["error"] for one in page.get("/api/state").json()["images"] if one["id"] in ("broken", "damaged"))
     state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
     assert "cannot read" in state["broken"]["error"]
     answer = page.get("/api/images/broken/photo")
@@ -430,6 +437,29 @@ def test_a_round_needs_strokes_of_two_classes(page):
 
 
 QUICK = RoundSettings(steps=1, crf_steps=1, crop_size=33, batch_size=2, more="--no-cuda")
+
+
+def test_grey_scribbles_of_four_bits_are_trained_on_as_they_are(folder):
+    """Regression: 1 became 17 where the photograph is scaled down."""
+    image, label = Image.new("RGB", (300, 200)), np.zeros((200, 300), np.uint8)
+    label[:100, :150] = 1
+    image.save(folder / IMAGES / "a.png")
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    write_grey_png(folder / SCRIBBLES / "a.png", label, 4)
+    made = new_round(folder, replace(RoundSettings(), crop_size=65))
+    assert set(np.unique(read_label(made / "drawn" / SCRIBBLES / "a.png", 3))) <= {0, 1, 255}
+
+
+def test_progress_from_records_that_are_torn(folder):
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1", 1), stroke("2", 0, points=[[2, 2], [5, 2]]))
+    strokes.draw_all()
+    made = new_round(folder, RoundSettings())
+    run = made / "runs/drawn/partial_ce/experiment_0"
+    run.mkdir(parents=True)
+    line = json.dumps({"step": 10, "images_per_second": 5.0, "losses": {"cross_entropy": 0.5}})
+    (run / STEPS).write_text(f"{line}\n{line[:20]}")
+    assert progress(made, running=True)["losses"] == [[10, 0.5, None]]
 
 
 @pytest.mark.slow

@@ -169,6 +169,16 @@ def test_a_step_makes_no_other_tensor_of_the_scores_size_than_their_gradient(mon
     assert large.count == 1 and step.network.scores.grad is not None
 
 
+@pytest.mark.parametrize("at_once", [1, in_parts.AT_ONCE])
+def test_what_has_no_gradient_adds_none(monkeypatch, at_once):
+    monkeypatch.setattr(in_parts, "AT_ONCE", at_once)
+    scores = torch.randn(3, CLASSES, 4, 4, requires_grad=True)
+    labels = torch.zeros(3, 4, 4, dtype=torch.int64)
+    total, soft = in_parts.in_parts(lambda part, seen: (part.sum(), part.softmax(1).detach()), scores, labels)
+    (total + soft.sum()).backward()
+    assert (scores.grad == 1).all()
+
+
 def test_small_gradients_can_be_inspected_in_float16():
     slopes = []
 
