@@ -159,9 +159,9 @@ def test_what_may_not_be_read_is_said(folder_of_another):
     file.touch(mode=0)
     if os.getuid() == 0:  # who may read everything
         os.seteuid(65534)
-    for find in (files_in, lambda folder: find_images([str(folder)])):
-        with pytest.raises(PermissionError, match="closed"):
-            find(folder_of_another)
+    with pytest.raises(PermissionError, match="closed"):
+        find_images([str(folder_of_another)])
+    assert message(files_in, folder_of_another).endswith("closed: Permission denied; change its permissions")
     for read in (read_image, load_checkpoint):
         assert message(read, file).endswith("change its permissions")
 
@@ -238,7 +238,8 @@ def test_a_worker_does_not_outlive_a_killed_script(voc):
 def test_a_signal_that_comes_while_a_process_forks_is_not_lost(number, said):
     """Regression: a script whose worker processes just started printed a traceback and went on."""
     code = (
-        "import os, sys, time; from common.errors import exit_status\n"
+        "import os, signal, sys, time; from common.errors import exit_status\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background ignores it
         f"os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), {number:d}))\n"
         "sys.exit(exit_status(lambda: os.fork() and time.sleep(60)))"
     )
@@ -275,10 +276,13 @@ sys.meta_path.insert(0, Finder())
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+WITHOUT_PYTORCH = {"check_dataset.py", "export_annotations.py", "import_scribbles.py", "simulate_scribbles.py"}
 UNSET = {name: value for name, value in ENVIRONMENT.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in CODE.glob("*.py") if "main(" in path.read_text()))
+@pytest.mark.parametrize(
+    "script", sorted({path.name for path in CODE.glob("*.py") if "main(" in path.read_text()} - WITHOUT_PYTORCH)
+)
 def test_every_script_sets_how_openmp_waits_before_it_imports_pytorch(script):
     command = [sys.executable, "-c", SHOW_AT_TORCH, CODE / script]
     shown = subprocess.run(command, env=UNSET, capture_output=True, text=True, check=True).stdout
