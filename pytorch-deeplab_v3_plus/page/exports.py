@@ -16,7 +16,7 @@ from PIL import Image
 from common.errors import InputError
 from common.files import replace_file
 from dataloaders.images import read_image
-from dataloaders.layout import IMAGES
+from dataloaders.layout import CLASS_FILE, IMAGES
 from figures.overlay import overlay
 from page.process import CODE
 from page.project import Project
@@ -40,6 +40,7 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
         raise InputError("there are no masks of these images yet: train first")
     files, names = project.files(), project.class_names
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.write(project.folder / CLASS_FILE, CLASS_FILE)  # what the numbers in the masks mean
         for image_id, mask in masks.items():
             if not overlays:
                 archive.write(mask, f"{image_id}{PREDICTION}")

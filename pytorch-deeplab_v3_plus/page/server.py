@@ -167,7 +167,7 @@ class Page:
     def _image(self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None) -> dict[str, Any]:
         image_id, predicted, error = photograph.id, predicted or {}, photograph.error
         try:
-            strokes, drawn = len(self.strokes.drawn(image_id).live()), self.strokes.classes(image_id)
+            strokes, drawn = self.strokes.count(image_id), self.strokes.classes(image_id)
         except InputError as damaged:
             strokes, drawn, error = 0, [], error or str(damaged)
         return {
@@ -310,7 +310,7 @@ class Page:
             start = exports.newest_network(data) if given.get("go_on") else None
             self.strokes.draw_all()
             drawn = self.strokes.drawn_here()
-            strokes = sum(len(self.strokes.drawn(image_id).live()) for image_id in drawn)
+            strokes = sum(self.strokes.count(image_id) for image_id in drawn)
             process.start(new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes))
         return {"ok": True}
 

@@ -176,6 +176,10 @@ class Strokes:
             drawn = {stroke["class"] for stroke in self.drawn(image_id).live()} - {None}
             return sorted(drawn | set(self._classes_of_base(image_id)))
 
+    def count(self, image_id: str) -> int:
+        """Return how many strokes an image has, without those of the eraser."""
+        return sum(stroke["class"] is not None for stroke in self.drawn(image_id).live())
+
     def drawn_here(self) -> set[str]:
         """Return the images that have strokes of the page."""
         return {image_id for image_id in self.project.files() if self.drawn(image_id).live()}

@@ -490,10 +490,10 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     words = command.split("inference.py ")[1].split()
     assert call(inference, *words[:-1], tmp_path / "out", "--no-cuda", "--workers", 0) == 0
     archive = zipfile.ZipFile(io.BytesIO(page.get("/api/export/masks?images=a,c").content))
-    assert archive.namelist() == ["a_prediction.png", "c_prediction.png"]
-    for name in archive.namelist():
+    assert archive.namelist() == ["classes.txt", "a_prediction.png", "c_prediction.png"]
+    for name in archive.namelist()[1:]:
         assert np.array_equal(np.array(Image.open(archive.open(name))), np.array(Image.open(tmp_path / "out" / name)))
-    assert len(zipfile.ZipFile(io.BytesIO(page.get("/api/export/overlays").content)).namelist()) == 3
+    assert len(zipfile.ZipFile(io.BytesIO(page.get("/api/export/overlays").content)).namelist()) == 4
     assert page.get("/api/export/masks?images=x").status_code == 404
     # A class more, and on from the network.
     page.post("/api/classes", json={"name": "bird"})

@@ -238,7 +238,7 @@ export class View {
     const seen = Math.max(width, 1.5 / this.scale);
     if (label === null) {
       context.globalCompositeOperation = "destination-out";
-      stroke(seen, "#000");
+      stroke(seen + (2 * HALO) / this.scale, "#000"); // and the light edge of what it rubs out
     } else {
       if (context !== this.layers.live) stroke(seen + (2 * HALO) / this.scale, "rgb(255 255 255)");
       stroke(seen, this.#colour(label));

@@ -13,10 +13,13 @@ export class ImageList {
   #items = new Map();
   #images = [];
 
-  /** @param act {open(id), chosen(), notice(line, kind)} */
+  /** @param act {open(id), chosen(), reordered(), notice(line, kind)} */
   constructor(act) {
     this.act = act;
-    $("sort").onchange = $("filter").onchange = () => this.render(this.state, this.current);
+    $("sort").onchange = $("filter").onchange = () => {
+      this.render(this.state, this.current);
+      this.act.reordered();
+    };
     $("files").onchange = async ({ target }) => {
       await this.add([...target.files]);
       target.value = "";

@@ -31,7 +31,7 @@ const opened = new Map(); // id -> ImageStrokes
 const helped = new Set(); // places that have got their stroke
 
 const view = new View($("view"), finished, viewed);
-const images = new ImageList({ open, chosen: () => panel.renderChoice(), notice });
+const images = new ImageList({ open, chosen: () => panel.renderChoice(), reordered: renderTools, notice });
 const classes = new ClassList({ choose, failed });
 const panel = new Panel({
   failed,
