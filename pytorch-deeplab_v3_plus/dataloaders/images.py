@@ -18,7 +18,7 @@ from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # What Pillow raises on damaged and on forbiddingly large files.
-READ_ERRORS = (OSError, SyntaxError, TypeError, ValueError, EOFError, Image.DecompressionBombError)
+READ_ERRORS = (OSError, SyntaxError, TypeError, ValueError, EOFError, LookupError, Image.DecompressionBombError)
 LARGEST = 2**27  # pixels of an image at its full size: half a gigabyte with its labels
 LARGEST_SHRUNK = 8 * LARGEST  # of one that is read at a smaller size
 _PILLOWS_LIMIT = threading.Lock()  # it is one for the whole process

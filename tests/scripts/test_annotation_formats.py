@@ -15,7 +15,8 @@ from PIL import Image
 import check_dataset
 import export_annotations
 import import_scribbles
-from helpers import call, one_line, write_grey_png, write_label
+from helpers import call, message, one_line, write_grey_png, write_label
+from preparation.masks import pixel_values
 
 TOOLS = Path(__file__).parents[1] / "annotations"
 WIDTH, HEIGHT, U = 64, 48, 255
@@ -675,6 +676,16 @@ def test_numbers_in_a_gif(masks):
     values = np.where(NUMBERS == 1, 2, NUMBERS).astype(np.uint8)
     assert np.array_equal(masks(lambda path: Image.fromarray(values).save(path), suffix="gif")["p0"], values)
     assert "found a GIF with colours" in masks(lambda path: write_label(path, values), suffix="gif")
+
+
+def test_a_gif_that_pillow_fails_on(tmp_path):
+    """Regression: an IndexError."""
+    content = bytes.fromhex(
+        "4749463837610c000900810000000000010101020202ffffff2c000000000c000900000900000820000104102090e0c08203122a5cc8"
+        "b0a1c38705231e1cf8b0a2c58a120d6a0c2ce2023c7e086a0c2ce2023c7e08520d"
+    )
+    (tmp_path / "a.gif").write_bytes(content)
+    assert "a.gif: index out of range" in message(pixel_values, tmp_path / "a.gif", numbers=True, size=(12, 9))
 
 
 def test_numbers_in_a_palette_count_where_it_is_transparent(masks):
