@@ -61,13 +61,13 @@ def make_folder(folder: Path, choose: str = "choose another folder") -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); {choose}") from None
 
 
-def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(folder: Path, followlinks: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk a folder as os.walk does, but raise the OSError of a folder that cannot be read, which that leaves out."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error
 
-    return os.walk(folder, onerror=refuse)
+    return os.walk(folder, onerror=refuse, followlinks=followlinks)
 
 
 def synchronise(path: Path) -> None:

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from common.errors import InputError
-from common.files import read_text, why
+from common.files import read_text, walk, why
 from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS
 from dataloaders.layout import SCRIBBLES, TRUTH
 
@@ -77,7 +77,7 @@ def files_in(source: Path) -> list[Path]:
         raise InputError(f"expected a file, a folder or a ZIP of annotations, found nothing at {source}")
     found: list[Path] = []
     seen: set[str] = set()
-    for folder, folders, names in os.walk(source, onerror=_unreadable_folder, followlinks=True):
+    for folder, folders, names in walk(source, followlinks=True):
         path, place = Path(folder), os.path.realpath(folder)
         made = path != source and {SCRIBBLES, TRUTH} & set(folders)
         if made:
@@ -92,12 +92,6 @@ def files_in(source: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         found += [path / name for name in sorted(names) if not name.startswith(".")]
     return found
-
-
-def _unreadable_folder(error: OSError) -> None:
-    raise InputError(
-        f"expected a folder of annotations, cannot read {error.filename}: {error.strerror}; change its permissions"
-    ) from None
 
 
 def read_json(path: Path) -> Any:
