@@ -10,7 +10,7 @@ DATA/rounds/N/ holds
     drawn/           the data set that it trains on: the images with these scribbles, large ones scaled down
     runs/            the two trainings' own folders (docs/training.md)
     images.jsonl     a line for each image that is predicted, once after each training: uncertainty and its peak
-    predictions/     ID.png, the mask; uncertainty/ID.png, grey
+    predictions/     ID.png, the mask
     model.pth.tar    the network
     log.txt          what the process prints
 
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from common.arguments import check_values, number, option, switch
 from common.devices import DeviceOptions, choose_device
@@ -77,7 +77,7 @@ from training.run_folder import runs_in
 logger = logging.getLogger(__name__)
 
 ROUNDS, RECORD, MODEL, LOG = "rounds", "round.json", "model.pth.tar", "log.txt"
-DRAWN, PREDICTIONS, UNCERTAINTY, PREDICTED = "scribbles", "predictions", "uncertainty", "images.jsonl"
+DRAWN, PREDICTIONS, PREDICTED = "scribbles", "predictions", "images.jsonl"
 STAGES = ("partial_ce", "densecrf")
 PHASES = ("partial CE", "+ DenseCRF loss")
 SAVE_STEPS = 50  # steps that a killed round loses at most
@@ -219,7 +219,7 @@ def new_round(
     record = {"settings": asdict(settings), "phase": "starting", "start": str(start) if start else None}
     record |= {"images": len(ids), **facts}
     with new_folder(folder) as made:
-        for name in (f"drawn/{IMAGES}", f"drawn/{SCRIBBLES}", DRAWN, PREDICTIONS, UNCERTAINTY):
+        for name in (f"drawn/{IMAGES}", f"drawn/{SCRIBBLES}", DRAWN, PREDICTIONS):
             make_folder(made / name)
         for image_id in ids:
             image, scribbles = files[IMAGES][image_id], files[SCRIBBLES][image_id]
@@ -317,14 +317,12 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
         try:
             image = read_image(images[image_id])
             scribbles = read_label(drawn[image_id], num_classes) if image_id in drawn else None
-            mask, unsure, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
+            mask, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
             true = read_label(truth[image_id], num_classes) if image_id in truth else None
         except InputError as error:
             logger.warning("%s", error)
             continue
         replace_file(folder / PREDICTIONS / f"{image_id}.png", lambda path, mask=mask: write_label(path, mask))
-        grey = Image.fromarray((255 * unsure).round().byte().cpu().numpy())
-        replace_file(folder / UNCERTAINTY / f"{image_id}.png", lambda path, grey=grey: grey.save(path, format="PNG"))
         line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place}
         with open(folder / PREDICTED, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
@@ -337,12 +335,11 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
 @torch.inference_mode()
 def predict_image(
     network: nn.Module, image: Image.Image, size: int, scribbles: np.ndarray | None, only_drawn: bool
-) -> tuple[np.ndarray, Tensor, float, list[int]]:
-    """Return the mask of an RGB image as inference.py makes it, uint8 (H, W), and where it is uncertain, float (h, w).
+) -> tuple[np.ndarray, float, list[int]]:
+    """Return the mask of an RGB image as inference.py makes it, uint8 (H, W), and the image's uncertainty.
 
-    The network sees the image with its short side scaled to `size`, which gives h and w. The third is the uncertainty
-    of the image, and the fourth its pixel (x, y) around which it is highest. With `only_drawn` an image with
-    `scribbles`, uint8 (H, W), keeps these, and has only their classes.
+    The third is its pixel (x, y) around which it is highest. The network sees the image with its short side scaled to
+    `size`. With `only_drawn` an image with `scribbles`, uint8 (H, W), keeps these, and has only their classes.
     """
     pixels = to_tensor(resize_short_side(image, size))
     (logits,) = predict(network, pixels[None], tile=ImageOptions.tile)
@@ -356,10 +353,9 @@ def predict_image(
         mask = labels_on_scribbles(logits[0], full, scribbles).numpy()
     else:
         mask = labels_and_confidence(logits[0], full)[0].numpy()
-    unsure = uncertainty_map(soft)
-    place = most_uncertain_place(unsure, drawn)
+    place = most_uncertain_place(uncertainty_map(soft), drawn)
     at = [int((place[axis] + 0.5) * image.size[axis] / seen[1 - axis]) for axis in (0, 1)]
-    return mask, unsure, image_uncertainty(soft), at
+    return mask, image_uncertainty(soft), at
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,7 +38,6 @@ from page.rounds import (
     PREDICTIONS,
     RECORD,
     ROUNDS,
-    UNCERTAINTY,
     RoundSettings,
     new_round,
     read_record,
@@ -133,7 +132,6 @@ class Page:
             Route(f"{image}/strokes", endpoint(self.add_stroke), methods=["POST"]),
             Route(f"{image}/base.png", endpoint(self.base)),
             Route(f"{image}/prediction.png", endpoint(self.prediction)),
-            Route(f"{image}/uncertainty.png", endpoint(self.prediction)),
             Route("/api/train", endpoint(self.train), methods=["POST"]),
             Route("/api/train/stop", endpoint(self.stop), methods=["POST"]),
             Route("/api/train/resume", endpoint(self.resume), methods=["POST"]),
@@ -286,13 +284,12 @@ class Page:
     # Rounds
 
     def prediction(self, request: Request, body: bytes) -> Answer:
-        """Return the newest mask of an image, or its uncertainty, or those of a round that is asked for."""
+        """Return the newest mask of an image, or that of a round that is asked for."""
         image_id, _ = self._file(request)
-        kind = PREDICTIONS if request.url.path.endswith("/prediction.png") else UNCERTAINTY
         known = self._predicted().get(image_id, {}).get("round")
         wanted = request.query_params.get("round", str(known))
         rounds = {folder.name: folder for folder in rounds_in(self.project.folder)}
-        path = rounds[wanted] / kind / f"{image_id}.png" if wanted in rounds else None
+        path = rounds[wanted] / PREDICTIONS / f"{image_id}.png" if wanted in rounds else None
         if path is None or not path.is_file():
             raise Refused(f"expected a prediction of '{image_id}', found none yet", ABSENT)
         return FileResponse(path, headers={"cache-control": "no-cache"})
