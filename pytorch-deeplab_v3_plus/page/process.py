@@ -21,7 +21,7 @@ from training.run_folder import STEPS, read_records, runs_in
 CODE = Path(__file__).resolve().parent.parent
 _asking = threading.Lock()  # who asks whether a round runs has its lock for a moment
 CRF_STEP = 1.1  # time of a step with the DenseCRF loss, in steps without it
-FEW = 10  # steps until which their time is not known: the first one takes much longer
+FEW = 10  # steps from which on their time is known well enough
 
 
 def _lock(data: Path) -> IO[str] | None:

@@ -18,6 +18,7 @@ export class ImageList {
     this.act = act;
     $("sort").onchange = $("filter").onchange = () => {
       this.render(this.state, this.current);
+      this.reveal(this.current);
       this.act.reordered();
     };
     $("files").onchange = async ({ target }) => {

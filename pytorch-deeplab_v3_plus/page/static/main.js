@@ -422,7 +422,12 @@ const clicks = {
   "show-strokes": toggleStrokes, help, "banner-discard": () => queue.discard(),
 };
 for (const [id, click] of Object.entries(clicks)) $(id).onclick = click;
-for (const button of $("tabs").children) button.onclick = () => (document.body.dataset.tab = button.dataset.tab);
+for (const button of $("tabs").children) {
+  button.onclick = () => {
+    document.body.dataset.tab = button.dataset.tab;
+    images.reveal(current);
+  };
+}
 for (const button of document.querySelectorAll("dialog .close")) {
   button.onclick = () => button.closest("dialog").close();
 }
