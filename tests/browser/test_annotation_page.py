@@ -219,6 +219,16 @@ def test_images_and_classes_by_keys_and_clicks(server, open_tab):
     tab = open_tab("g")
     tab.key("ArrowRight")
     tab.page.wait_for_function("() => location.hash === '#h'")
+    tab.page.set_viewport_size({"width": 1280, "height": 360})
+    tab.reload()
+    tab.page.wait_for_function(
+        """() => {
+          const [list, item] = ["#thumbnails", "#thumbnails li:has([aria-current=true])"].map((name) =>
+            document.querySelector(name).getBoundingClientRect());
+          return item.top >= list.top && item.bottom <= list.bottom + 1;
+        }"""
+    )
+    tab.page.set_viewport_size({"width": 1280, "height": 800})
     tab.key("ArrowLeft")
     tab.page.wait_for_function("() => location.hash === '#g'")
     tab.page.fill("#new-class", "edge 2")
@@ -248,8 +258,8 @@ def test_every_text_is_there_in_both_languages(open_tab):
     used = set(re.findall(r'data-(?:text|title|label|placeholder)="(\w+)"', (static / "index.html").read_text()))
     used |= {key for path in static.glob("*.js") for key in re.findall(r'\bt\("(\w+)"', path.read_text())}
     assert used <= texts["en"].keys()
-    sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py"]
-    sources = "".join(path.read_text() for path in sources)
+    others = [CODE / "dataloaders" / name for name in ("class_names.py", "images.py")]
+    sources = "".join(path.read_text() for path in [*(CODE / "page").glob("*.py"), *others])
     lines = tab.page.evaluate("import('/static/texts.js').then((module) => module.LINES)")
     assert all(f'"{start}' in sources for translated in lines.values() for start in translated)
     tab.page.select_option("#language", "ja")
@@ -267,7 +277,7 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     first = finish_round(new_round(server.data, RoundSettings()), {"h": masks[0]})
     finish_round(new_round(server.data, RoundSettings(), first / "model.pth.tar"), {"g": masks[1], "h": masks[1]})
 
-    def shows(round_: int, colour: int) -> None:
+    def wait_shown(round_: int, colour: int) -> None:
         tab.page.wait_for_selector(f"#train:text-is('Train on from round {round_}')")
         tab.page.wait_for_function(
             """colour => {
@@ -276,19 +286,19 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
             }""",
             arg=colour,
         )
-        with tab.page.expect_download() as download:
-            tab.page.click("[data-export=masks]")
-        assert download.value.suggested_filename == f"photographs-rloss-round-{round_}-masks.zip"
-        tab.page.wait_for_selector(f"#notices .done:has-text('round-{round_}-masks.zip')")
 
-    shows(2, 1)  # green
+    wait_shown(2, 1)  # green
     tab.page.click("#rounds tbody button:text-is('1')")
-    shows(1, 0)  # red
+    wait_shown(1, 0)  # red
     assert "round 1: 1 of" in tab.page.inner_text("#export-what")
+    with tab.page.expect_download() as download:
+        tab.page.click("[data-export=masks]")
+    assert download.value.suggested_filename == "photographs-rloss-round-1-masks.zip"
+    tab.page.wait_for_selector("#notices .done:has-text('round-1-masks.zip')")
     tab.reload()
-    shows(1, 0)
+    wait_shown(1, 0)
     tab.page.click("#hint-action:text-is('Show round 2')")
-    shows(2, 1)
+    wait_shown(2, 1)
     assert tab.page.inner_text("#thumbnails [aria-current=true] .state") == "uncertain"
     tab.draw((20, 60), (40, 60))
     tab.page.wait_for_selector("#thumbnails [aria-current=true] .state:text-is('new strokes')")

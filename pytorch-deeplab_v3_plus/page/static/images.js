@@ -10,6 +10,7 @@ const $ = (id) => document.getElementById(id);
 
 export class ImageList {
   chosen = new Set();
+  adding = 0; // photographs that are not on the disk yet
   #items = new Map();
   #images = [];
 
@@ -45,6 +46,7 @@ export class ImageList {
   /** Send photographs one by one, show the first, and say how many there are and why others were refused. */
   async add(files) {
     const added = [], refused = [];
+    this.adding += files.length;
     for (const [index, file] of files.entries()) {
       this.act.notice("add", t("adding", { done: index + 1, total: files.length }), "busy");
       try {
@@ -57,6 +59,7 @@ export class ImageList {
       } catch (error) {
         refused.push(`${file.name}: ${error.message ? said(error.message) : t("noAnswer")}`);
       }
+      this.adding--;
     }
     const lines = added.length ? [t("added", { count: added.length, total: files.length, image: added[0] })] : [];
     if (refused.length) lines.push(t("notAdded"), ...refused);
@@ -91,7 +94,10 @@ export class ImageList {
 
   /** Bring an image's thumbnail into sight. */
   reveal(id) {
-    this.#items.get(id)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    const near = { block: "nearest", inline: "nearest" };
+    const show = () => id === this.current && this.#items.get(id)?.scrollIntoView(near);
+    show();
+    setTimeout(show, 100); // when the thumbnails that came into sight have got their height
   }
 
   #item({ id, error, strokes, drawn, learned, predicted }, classes, most) {

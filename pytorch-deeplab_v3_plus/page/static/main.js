@@ -460,7 +460,7 @@ addEventListener("blur", () => (view.panning = false));
 // A button that was clicked must not take the space key that moves the image.
 addEventListener("click", ({ target, detail }) => detail && target.closest("button, label")?.blur());
 addEventListener("pagehide", () => view.finish());
-addEventListener("beforeunload", (event) => queue?.fragile && event.preventDefault());
+addEventListener("beforeunload", (event) => (queue?.fragile || images.adding) && event.preventDefault());
 
 $("language").onchange = ({ target }) => {
   localStorage.setItem("rloss-language", setLanguage(target.value));
