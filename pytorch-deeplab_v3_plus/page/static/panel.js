@@ -91,7 +91,7 @@ export class Panel {
   #progress({ phase, step, steps, progress, seconds_left: seconds, losses }) {
     $("phase").textContent = t(PHASES[phase] ?? "training");
     const parts = steps ? [t("step", { step, steps })] : [];
-    if (seconds !== null && !this.#stopping) {
+    if (seconds && !this.#stopping) {
       if (seconds < 90) parts.push(t("seconds", { count: Math.ceil(seconds / 5) * 5 }));
       else parts.push(t("minutes", { count: Math.round(seconds / 60) }));
     }
