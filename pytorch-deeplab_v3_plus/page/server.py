@@ -28,7 +28,7 @@ from starlette.staticfiles import StaticFiles
 
 from common.errors import InputError
 from common.faults import explained
-from dataloaders.images import read_label, write_label
+from dataloaders.images import listing, read_label, write_label
 from dataloaders.labels import PADDING, voc_palette
 from dataloaders.layout import CLASS_FILE, TRUTH, list_files
 from page import exports, process
@@ -41,6 +41,7 @@ from page.rounds import (
     RECORD,
     ROUNDS,
     RoundSettings,
+    add_to_record,
     new_round,
     read_record,
     rounds_in,
@@ -157,6 +158,7 @@ class Page:
         with_network = [folder for folder in rounds if (folder / MODEL).is_file()]
         wanted = [folder for folder in with_network if folder.name == request.query_params.get("round")]
         shown, predicted = (wanted or with_network or [None])[-1], self._predicted(wanted or rounds)
+        logs = read_record(shown).get("logs", {}) if shown else {}
         return {
             "folder": str(data),
             "classes": [
@@ -164,7 +166,7 @@ class Page:
                 for number, name in enumerate(self.project.class_names)
             ],
             "images": [
-                self._image(one, one.id in truth, predicted.get(one.id), shown) for one in self.project.photographs()
+                self._image(one, one.id in truth, predicted.get(one.id), logs) for one in self.project.photographs()
             ],
             "shown": int(shown.name) if shown else None,
             "training": process.progress(rounds[-1], process.is_running(data)) if rounds else None,
@@ -174,7 +176,7 @@ class Page:
         }
 
     def _image(
-        self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None, shown: Path | None
+        self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None, logs: dict[str, int]
     ) -> dict[str, Any]:
         image_id, predicted, error = photograph.id, predicted or {}, photograph.error
         try:
@@ -188,20 +190,20 @@ class Page:
             "error": error,
             "strokes": strokes,
             "drawn": drawn,
-            "learned": self._learned(image_id, strokes, shown) if shown else None,
+            "learned": self._learned(image_id, logs) if logs and not error else None,
             "predicted": predicted.get("round"),
             "uncertainty": predicted.get("uncertainty"),
             "place": predicted.get("place"),
             "truth": truth,
         }
 
-    def _learned(self, image_id: str, strokes: int, shown: Path) -> bool | None:
-        """Whether a round has trained on what is drawn on an image as it is now; None: it is of no use to it."""
-        try:
-            then = (shown / DRAWN / f"{image_id}.png").stat().st_mtime_ns  # of the scribble map itself, or of its copy
-        except FileNotFoundError:
-            return False if strokes else None  # scribbles of the list for validation are not trained on
-        return self.strokes.drawn_at(image_id) <= then
+    def _learned(self, image_id: str, logs: dict[str, int]) -> bool | None:
+        """Whether a round, by the lengths of its images' logs, has trained on what is drawn now; None: on nothing."""
+        if image_id in logs:
+            return logs[image_id] == self.strokes.drawn(image_id).length
+        return (
+            False if self.strokes.count(image_id) else None
+        )  # scribbles of the list for validation are not trained on
 
     def _round(self, folder: Path) -> dict[str, Any]:
         record = read_record(folder)
@@ -334,10 +336,13 @@ class Page:
             if process.is_running(data):
                 raise Refused("a round is running already: wait for it, or stop it", CONFLICT)
             start = exports.network_of(data, str(given["start"])) if given.get("start") else None
+            logs = self.strokes.lengths()  # before the maps are drawn, which may have newer strokes
             self.strokes.draw_all()
             drawn = self.strokes.drawn_here()
             strokes = sum(self.strokes.count(image_id) for image_id in drawn)
-            process.start(new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes))
+            made = new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes)
+            add_to_record(made, logs={one: logs.get(one, 0) for one in listing(made / DRAWN, (".png",))})
+            process.start(made)
         return {"ok": True}
 
     def stop(self, request: Request, body: bytes) -> Answer:

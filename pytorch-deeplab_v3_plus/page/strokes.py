@@ -180,9 +180,9 @@ class Strokes:
         """Return how many strokes an image has, without those of the eraser."""
         return sum(stroke["class"] is not None for stroke in self.drawn(image_id).live())
 
-    def drawn_at(self, image_id: str) -> int:
-        """Return the time of what is drawn on an image, in nanoseconds; 0: nothing ever was."""
-        return max(_time(self._log(image_id)), _time(self._scribble(image_id)))
+    def lengths(self) -> dict[str, int]:
+        """Return the length of each log, in bytes, which grows with all that is drawn, undone and redone."""
+        return {image_id: self.drawn(image_id).length for image_id in self.project.files()}
 
     def drawn_here(self) -> set[str]:
         """Return the images that have strokes of the page."""

@@ -273,9 +273,11 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     tab.key("2")
     tab.draw((10, 10), (110, 10))
     wait_label(server, "h", 20, 10, 2)
-    masks = [np.full((90, 120), value) for value in (1, 2)]
-    first = finish_round(new_round(server.data, RoundSettings()), {"h": masks[0]})
-    finish_round(new_round(server.data, RoundSettings(), first / "model.pth.tar"), {"g": masks[1], "h": masks[1]})
+    masks, drawn = [np.full((90, 120), value) for value in (1, 2)], (server.data / "strokes").glob("*.jsonl")
+    logs = {path.stem: path.stat().st_size for path in drawn}
+    first = finish_round(new_round(server.data, RoundSettings(), logs=logs), {"h": masks[0]})
+    second = new_round(server.data, RoundSettings(), first / "model.pth.tar", logs=logs)
+    finish_round(second, dict.fromkeys("gh", masks[1]))
 
     def wait_shown(round_: int, colour: int) -> None:
         tab.page.wait_for_selector(f"#train:text-is('Train on from round {round_}')")

@@ -546,19 +546,22 @@ def test_an_older_round_is_shown_exported_and_trained_on(folder, two_rounds, mon
     assert "found '3'" in page.post("/api/train", json={"start": 3}).json()["error"]
 
 
-def test_which_strokes_a_round_has_trained_on(folder, two_rounds, monkeypatch):
-    page = TestClient(Page(folder).app())
-
+def test_which_strokes_a_round_has_trained_on(folder, page, monkeypatch):
     def learned(query: str = "") -> list[bool | None]:
         return [image["learned"] for image in page.get(f"/api/state{query}").json()["images"]]
 
+    monkeypatch.setattr(process, "start", lambda folder: finish_round(folder, {}))
+    page.post("/api/images/a/strokes", json=stroke("1"))
+    page.post("/api/images/a/strokes", json=stroke("2", 0, 3, [[40, 3], [50, 3]]))
+    assert learned() == [None, None, None]
+    assert page.post("/api/train", json={}).status_code == 200
     assert learned() == [True, None, None]
     page.post("/api/images/b/strokes", json=stroke("3"))
     assert learned() == [True, False, None]
     page.post("/api/images/a/strokes", json={"id": "4", "op": "remove", "stroke": "1"})
+    page.post("/api/images/a/strokes", json=stroke("5", 2))
     assert learned() == [False, False, None]
-    monkeypatch.setattr(process, "start", lambda folder: finish_round(folder, {}))
-    assert page.post("/api/train", json={"start": 2}).status_code == 200
+    assert page.post("/api/train", json={"start": 1}).status_code == 200
     assert learned() == [True, True, None] and learned("?round=1") == [False, False, None]
 
 

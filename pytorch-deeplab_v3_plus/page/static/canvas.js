@@ -355,7 +355,7 @@ export class View {
     this.#stroke = null;
     const beside = [this.#image.width, this.#image.height].some((size, axis) => {
       const along = points.map((point) => point[axis]);
-      return Math.max(...along) < -width / 2 || Math.min(...along) > size + width / 2;
+      return Math.max(...along) < -width / 2 || Math.min(...along) > size - 1 + width / 2;
     });
     if (!beside) this.finished({ class: label, width, points });
   }

@@ -150,6 +150,7 @@ function start() {
 
 /** Keep for a reload of this tab what the user has chosen. */
 function remember() {
+  if (!state) return;
   const chosen = JSON.stringify({ label: view.label, width: brush, shown: round });
   try {
     sessionStorage.setItem(`rloss-shown ${state.folder}`, chosen);
