@@ -201,9 +201,7 @@ class Page:
         """Whether a round, by the lengths of its images' logs, has trained on what is drawn now; None: on nothing."""
         if image_id in logs:
             return logs[image_id] == self.strokes.drawn(image_id).length
-        return (
-            False if self.strokes.count(image_id) else None
-        )  # scribbles of the list for validation are not trained on
+        return False if self.strokes.count(image_id) else None  # what others have drawn may be left out
 
     def _round(self, folder: Path) -> dict[str, Any]:
         record = read_record(folder)
