@@ -258,8 +258,8 @@ def test_every_text_is_there_in_both_languages(open_tab):
     used = set(re.findall(r'data-(?:text|title|label|placeholder)="(\w+)"', (static / "index.html").read_text()))
     used |= {key for path in static.glob("*.js") for key in re.findall(r'\bt\("(\w+)"', path.read_text())}
     assert used <= texts["en"].keys()
-    others = [CODE / "dataloaders" / name for name in ("class_names.py", "images.py")]
-    sources = "".join(path.read_text() for path in [*(CODE / "page").glob("*.py"), *others])
+    sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py"]
+    sources = "".join(path.read_text() for path in sources)
     lines = tab.page.evaluate("import('/static/texts.js').then((module) => module.LINES)")
     assert all(f'"{start}' in sources for translated in lines.values() for start in translated)
     tab.page.select_option("#language", "ja")

@@ -353,7 +353,6 @@ export const LINES = {
     "expected a new name, found": "同じ名前の画像がもうあります。ファイル名を変えてください",
     "expected a photograph (": "写真のファイルではありません",
     "expected at most": "ファイルが大きすぎます",
-    "expected an image": "画像として読めません（壊れているか、大きすぎるか、扱えない形式です）",
     "expected each class once": "同じ名前のクラスがもうあります",
     "expected strokes of at least two": "2 つ以上のクラスにストロークが必要です",
     "the round was interrupted": "ラウンドが中断されました。「再開」で続けられます",
