@@ -215,7 +215,8 @@ export class Panel {
   async #export(button) {
     const kind = button.dataset.export, chosen = this.act.chosen();
     const round = NETWORKS.includes(kind) ? this.state.shown : this.older; // newer masks may be there of some images
-    const query = new URLSearchParams([...(round === null ? [] : [["round", round]]), ...chosen.map((id) => ["images", id])]);
+    const query = new URLSearchParams(chosen.map((id) => ["images", id]));
+    if (round !== null) query.append("round", round);
     button.disabled = button.ariaBusy = true;
     button.textContent = t("exporting");
     this.act.notice("notExported", "");
