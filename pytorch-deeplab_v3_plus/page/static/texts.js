@@ -111,7 +111,7 @@ export const TEXTS = {
     round: "Round",
     roundAfresh: "trained from the start",
     roundChanged: "Changed %",
-    roundChangedLong: "Changed: the share of pixels, in images without strokes, to which training on gave another class.",
+    roundChangedLong: "Changed: the share of pixels, in images without strokes, that training on gave another class.",
     roundImages: "Images",
     roundMiou: "Overlap %",
     roundMiouLong: "Overlap: of the masks with the truth (mIoU), in the images drawn on.",
