@@ -26,12 +26,15 @@ from prediction.segmenter import OVERLAY, PREDICTION
 SECONDS_FOR_ONNX = 600
 
 
-def newest_network(data: Path) -> Path:
-    """Return the network of the last round that has one; raise InputError where none has."""
-    networks = [folder / MODEL for folder in rounds_in(data) if (folder / MODEL).is_file()]
+def network_of(data: Path, number: str | None = None) -> Path:
+    """Return the network of a round, by default of the last one that has one; raise InputError where there is none."""
+    networks = {folder.name: folder / MODEL for folder in rounds_in(data) if (folder / MODEL).is_file()}
     if not networks:
         raise InputError("there is no network yet: train first")
-    return networks[-1]
+    number = number or [*networks][-1]
+    if number not in networks:
+        raise InputError(f"expected a round with a network ({', '.join(networks)}), found '{number[:80]}'")
+    return networks[number]
 
 
 def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: bool) -> None:
@@ -71,27 +74,29 @@ def _onnx_words(network: Path, output: Path) -> list[str]:
     return ["--checkpoint", str(network), "--output_directory", str(output), "--export", "onnx"]
 
 
-def commands(data: Path) -> list[dict[str, str]]:
-    """Return what to enter in a terminal for what the page does; before the first round, only the check of the data."""
+def commands(data: Path, number: str | None = None) -> list[dict[str, str]]:
+    """Return what to enter in a terminal for what the page does in a round, by default the last one with a network.
+
+    Before the first round it is only the check of the data set.
+    """
 
     def line(what: str, *words: Any) -> dict[str, str]:
         return {"what": what, "command": f"cd {shlex.quote(str(CODE))} && python {shlex.join(map(str, words))}"}
 
     data, run = data.resolve(), Path("run")
-    found = [line("check the data set", "check_dataset.py", data)]
-    try:
-        network = newest_network(data)
-    except InputError:
+    found = [line("check", "check_dataset.py", data)]
+    if not any((folder / MODEL).is_file() for folder in rounds_in(data)):
         return found
+    network = network_of(data, number)
     folder, output = network.parent, run / "annotate"
     record = read_record(folder)
     settings, start = RoundSettings(**record["settings"]), record["start"] and Path(record["start"])
     for stage, name in enumerate(STAGES):
         words = settings.words(folder, stage, start, run)
-        found.append(line(f"train, {name}", "train_withdensecrfloss.py", *words))
+        found.append(line(name, "train_withdensecrfloss.py", *words))
         start = run / "drawn" / name / "experiment_0" / "checkpoint_last.pth.tar"
     kept = ["--scribbles", folder / DRAWN] if settings.only_drawn else []
     images = ["--image_path", data / IMAGES, *kept, "--output_directory", output]
-    found.append(line("masks and overlays", "inference.py", "--checkpoint", network, *images))
-    found.append(line("ONNX", "inference.py", *_onnx_words(network, output)))
+    found.append(line("masks", "inference.py", "--checkpoint", network, *images))
+    found.append(line("onnx", "inference.py", *_onnx_words(network, output)))
     return found

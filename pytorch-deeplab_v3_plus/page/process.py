@@ -5,6 +5,7 @@ import fcntl
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError
-from page.rounds import LOG, ROUNDS, STAGES, RoundSettings, read_record
+from dataloaders.layout import IMAGES, list_files
+from page.rounds import LOG, PREDICTED, ROUNDS, STAGES, RoundSettings, read_record
 from training.run_folder import STEPS, read_records, runs_in
 
 CODE = Path(__file__).resolve().parent.parent
 _asking = threading.Lock()  # who asks whether a round runs has its lock for a moment
 CRF_STEP = 1.1  # time of a step with the DenseCRF loss, in steps without it
+FEW = 10  # steps from which on their time is known well enough
 
 
 def _lock(data: Path) -> IO[str] | None:
@@ -67,26 +70,42 @@ def stop(data: Path) -> None:
 
 def progress(folder: Path, running: bool) -> dict[str, Any]:
     """Return how far a round is, as the page shows it."""
-    record, losses, done, seconds = read_record(folder), [], 0.0, 0.0
-    settings = RoundSettings(**record["settings"])
-    for stage, name in enumerate(STAGES):
-        steps = _steps(folder / "runs" / "drawn" / name)
-        losses += [[stage * settings.steps + s["step"], *_losses(s)] for s in steps]
-        if steps:
-            done += steps[-1]["step"] * CRF_STEP**stage
-            seconds = settings.batch_size / steps[-1]["images_per_second"] / CRF_STEP**stage
-    finished, total = record["phase"] == "finished", settings.steps + CRF_STEP * settings.crf_steps
+    record = read_record(folder)
+    settings, finished = RoundSettings(**record["settings"]), record["phase"] == "finished"
+    stages = [_steps(folder / "runs" / "drawn" / name) for name in STAGES]
+    losses = [[stage * settings.steps + s["step"], *_losses(s)] for stage, steps in enumerate(stages) for s in steps]
+    images, predicted = len(list_files(folder.parent.parent, IMAGES)), read_records(folder / PREDICTED)
+    share, seconds = _estimate(settings, stages, [one.get("seconds", 0.0) for one in predicted], len(STAGES) * images)
     return {
         "round": int(folder.name),
         "phase": record["phase"],
         "step": losses[-1][0] if losses else 0,
         "steps": settings.steps + settings.crf_steps,
-        "progress": 1.0 if finished else min(0.99, done / total),
-        "seconds_left": round((total - done) * seconds) if running and seconds else None,
+        "progress": 1.0 if finished else min(0.99, share),
+        "seconds_left": round(seconds) if running and seconds is not None else None,
         "losses": losses,
         "error": None if running or finished else why_ended(folder),
         "running": running,
     }
+
+
+def _estimate(
+    settings: RoundSettings, stages: list[list[dict[str, Any]]], predicted: list[float], predictions: int
+) -> tuple[float, float | None]:
+    """Return the share of a round's time that is over, and the seconds to come, None before they can be told.
+
+    `stages` are the records of both trainings, `predicted` the seconds of each prediction so far, out of `predictions`.
+    What has not been measured is taken to last as long as its part of a step with partial CE.
+    """
+    done = [steps[-1]["step"] if steps else 0 for steps in stages]
+    per_step = [settings.batch_size / max(0.01, steps[-1]["images_per_second"]) if steps else 1.0 for steps in stages]
+    plain, crf = per_step[0], per_step[1]
+    crf = (FEW * CRF_STEP * plain + done[1] * crf) / (FEW + done[1])
+    one = statistics.mean(predicted) if predicted else plain / settings.batch_size
+    work = (done[0], settings.steps, plain), (done[1], settings.crf_steps, crf), (len(predicted), predictions, one)
+    over = sum(part * seconds for part, _, seconds in work)
+    left = sum(max(0, total - part) * seconds for part, total, seconds in work)
+    return over / (over + left), left if done[0] >= FEW else None
 
 
 def why_ended(folder: Path) -> str:

@@ -70,7 +70,8 @@ def open_project(source: Path, output: Path | None, class_names: Sequence[str]) 
 
     Photographs get a second place in the data set (`output`, by default a folder beside theirs), as links, or copies
     where the file system has none. The next start adds new ones. Class names go into a data set that has none yet.
-    Raises InputError where there are no photographs, two have one name, or the data set has other classes.
+    Raises InputError where there are no photographs, two have one name, the data set has other classes, or its classes
+    or label maps cannot be read.
     """
     if not source.is_dir():
         raise InputError(f"expected a folder of photographs or a data set, found no folder {source}")
@@ -82,12 +83,12 @@ def open_project(source: Path, output: Path | None, class_names: Sequence[str]) 
         )
     elif output and output.resolve() != source:
         raise InputError(f"{source} is a data set already, which is worked on in its place: leave out --output")
-    names = first_classes(class_names)
-    if not os.path.lexists(folder / CLASS_FILE):
-        if not class_names and (find_files(folder, SCRIBBLES) or find_files(folder, TRUTH)):
+    names, labels = first_classes(class_names), [find_files(folder, kind) for kind in (SCRIBBLES, TRUTH)]
+    if not os.path.lexists(folder / CLASS_FILE):  # a link that leads nowhere is an error
+        if not class_names and any(labels):
             raise InputError(f"expected the names of the classes in {folder / CLASS_FILE}, found none: give --classes")
         write_class_names(folder, names)
-    elif class_names and names != (there := read_class_names(folder / CLASS_FILE)):
+    elif names != (there := read_class_names(folder / CLASS_FILE)) and class_names:
         raise InputError(
             f"expected the classes of {folder / CLASS_FILE} ({', '.join(there)}), found {', '.join(names)}: leave out "
             "--classes, and add or rename classes in the page"

@@ -9,7 +9,7 @@ DATA/rounds/N/ holds
     scribbles/       ID.png, the scribble maps at that moment
     drawn/           the data set that it trains on: the images with these scribbles, large ones scaled down
     runs/            the two trainings' own folders (docs/training.md)
-    images.jsonl     a line for each image that is predicted, once after each training: uncertainty and its peak
+    images.jsonl     a line for each image that is predicted, once after each training: uncertainty, its peak, seconds
     predictions/     ID.png, the mask
     model.pth.tar    the network
     log.txt          what the process prints
@@ -102,15 +102,15 @@ STEPS = {"type": number(int, 1, high=100_000), "metavar": "N"}
 class RoundSettings:
     """How a round trains; the defaults are those of --preset 80."""
 
-    steps: int = option(90, "steps with partial cross-entropy alone", **STEPS)
-    crf_steps: int = option(200, "steps with the DenseCRF loss beside it", **STEPS)
+    steps: int = option(90, "steps on the strokes alone (partial cross-entropy)", **STEPS)
+    crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **STEPS)
     preset: str = option("80", "where all settings come from that are not here", choices=tuple(LARGEST))
     crop_size: int = option(129, "short side, in pixels, at which the network sees the images", type=number(int, 33))
     batch_size: int = option(8, "images in a step", type=number(int, 2))
     lr: float = option(ADAMW_RATE, "learning rate", type=number(float, 0, above=True, high=1))
-    densecrfloss: float = option(5.0, "weight of the DenseCRF loss", type=number(float, 0))
-    sigma_rgb: float = option(6.0, "its width in colour, in grey levels", type=number(float, 0, above=True))
-    sigma_xy: float = option(40.0, "its width in position, in pixels", type=number(float, 0, above=True))
+    densecrfloss: float = option(5.0, "weight of refining borders (DenseCRF loss)", type=number(float, 0))
+    sigma_rgb: float = option(6.0, "colours that count as alike, in grey levels", type=number(float, 0, above=True))
+    sigma_xy: float = option(40.0, "distance over which they count, in pixels", type=number(float, 0, above=True))
     only_drawn: bool = switch("an image that is drawn on gets only the classes drawn there", default=True)
     seed: int = option(1, "random seed", type=number(int, 0))
     more: str = option("", "further options of train_withdensecrfloss.py")
@@ -305,31 +305,40 @@ def save_weights(checkpoint: Path, path: Path) -> None:
 def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
     """Predict every image with the network of a round, those that it was trained on first.
 
-    Returns the mIoU of these and of the others, at the size of the images, None where there is no truth.
+    Returns the mIoU of these and of the others, at the size of the images, None where there is no truth; and the share
+    of the others' pixels that `changed` their class against the round whose network the training began with.
     """
-    data = folder.parent.parent
+    data, start = folder.parent.parent, read_record(folder)["start"]
     network, settings = load_network(folder / MODEL)
     network.eval().to(choose_device(DeviceOptions()))
     size, num_classes = short_side(settings), settings["num_classes"]
     images, drawn, truth = list_files(data, IMAGES), listing(folder / DRAWN, (".png",)), list_files(data, TRUTH)
     tallies = {name: ConfusionMatrix(num_classes) for name in ("miou", "miou_others")}
+    before = listing(Path(start).parent / PREDICTIONS, (".png",)) if start else {}
+    changed = compared = 0
     for image_id in sorted(images, key=lambda image_id: (image_id not in drawn, image_id)):
+        begun = time.monotonic()
         try:
             image = read_image(images[image_id])
             scribbles = read_label(drawn[image_id], num_classes) if image_id in drawn else None
             mask, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
             true = read_label(truth[image_id], num_classes) if image_id in truth else None
+            old = read_label(before[image_id], num_classes) if image_id in before.keys() - drawn.keys() else None
         except InputError as error:
             logger.warning("%s", error)
             continue
         replace_file(folder / PREDICTIONS / f"{image_id}.png", lambda path, mask=mask: write_label(path, mask))
-        line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place}
+        seconds = round(time.monotonic() - begun, 3)
+        line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place, "seconds": seconds}
         with open(folder / PREDICTED, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
         if true is not None and true.shape == mask.shape:
             tally = tallies["miou" if image_id in drawn else "miou_others"]
             tally.update(torch.from_numpy(true), torch.from_numpy(mask))
-    return {name: tally.scores()["miou"] if tally.counts.any() else None for name, tally in tallies.items()}
+        if old is not None and old.shape == mask.shape:
+            changed, compared = changed + np.count_nonzero(old != mask), compared + mask.size
+    scores = {name: tally.scores()["miou"] if tally.counts.any() else None for name, tally in tallies.items()}
+    return scores | {"changed": changed / compared if compared else None}
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,20 @@ from starlette.staticfiles import StaticFiles
 
 from common.errors import InputError
 from common.faults import explained
-from dataloaders.images import read_label, write_label
+from dataloaders.images import listing, read_label, write_label
 from dataloaders.labels import PADDING, voc_palette
 from dataloaders.layout import CLASS_FILE, TRUTH, list_files
 from page import exports, process
 from page.project import Photograph, Project, picture, stamp
 from page.rounds import (
+    DRAWN,
+    MODEL,
     PREDICTED,
     PREDICTIONS,
     RECORD,
     ROUNDS,
     RoundSettings,
+    add_to_record,
     new_round,
     read_record,
     rounds_in,
@@ -136,7 +139,7 @@ class Page:
             Route("/api/train/stop", endpoint(self.stop), methods=["POST"]),
             Route("/api/train/resume", endpoint(self.resume), methods=["POST"]),
             Route("/api/export/{kind}", endpoint(self.export)),
-            Route("/api/commands", endpoint(lambda request, body: exports.commands(self.project.folder))),
+            Route("/api/commands", endpoint(self.commands)),
             Route("/api/classes", endpoint(self.add_class), methods=["POST"]),
             Route("/api/classes/{number:int}", endpoint(self.rename_class), methods=["PUT"]),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -146,23 +149,35 @@ class Page:
     # What there is
 
     def state(self, request: Request, body: bytes) -> Answer:
-        """Return everything that the page shows beside one image."""
+        """Return everything that the page shows beside one image.
+
+        Masks, and what is known from them, are the newest of each image, or those of the `round` that is asked for.
+        """
         palette, data = voc_palette(), self.project.folder
-        truth, predicted, rounds = list_files(data, TRUTH), self._predicted(), rounds_in(data)
+        truth, rounds = list_files(data, TRUTH), rounds_in(data)
+        with_network = [folder for folder in rounds if (folder / MODEL).is_file()]
+        wanted = [folder for folder in with_network if folder.name == request.query_params.get("round")]
+        shown, predicted = (wanted or with_network or [None])[-1], self._predicted(wanted or rounds)
+        logs = read_record(shown).get("logs", {}) if shown else {}
         return {
             "folder": str(data),
             "classes": [
                 {"name": name, "color": f"#{bytes(palette[number]).hex()}"}
                 for number, name in enumerate(self.project.class_names)
             ],
-            "images": [self._image(one, one.id in truth, predicted.get(one.id)) for one in self.project.photographs()],
+            "images": [
+                self._image(one, one.id in truth, predicted.get(one.id), logs) for one in self.project.photographs()
+            ],
+            "shown": int(shown.name) if shown else None,
             "training": process.progress(rounds[-1], process.is_running(data)) if rounds else None,
             "rounds": [self._round(folder) for folder in rounds],
             "settings": process.describe_settings(self._usual_settings()),
             "readonly_reason": self.strokes.trouble,
         }
 
-    def _image(self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None) -> dict[str, Any]:
+    def _image(
+        self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None, logs: dict[str, int]
+    ) -> dict[str, Any]:
         image_id, predicted, error = photograph.id, predicted or {}, photograph.error
         try:
             strokes, drawn = self.strokes.count(image_id), self.strokes.classes(image_id)
@@ -175,26 +190,35 @@ class Page:
             "error": error,
             "strokes": strokes,
             "drawn": drawn,
+            "learned": self._learned(image_id, logs) if logs and not error else None,
             "predicted": predicted.get("round"),
             "uncertainty": predicted.get("uncertainty"),
             "place": predicted.get("place"),
             "truth": truth,
         }
 
+    def _learned(self, image_id: str, logs: dict[str, int]) -> bool | None:
+        """Whether a round, by the lengths of its images' logs, has trained on what is drawn now; None: on nothing."""
+        if image_id in logs:
+            return logs[image_id] == self.strokes.drawn(image_id).length
+        return False if self.strokes.count(image_id) else None  # what others have drawn may be left out
+
     def _round(self, folder: Path) -> dict[str, Any]:
         record = read_record(folder)
         known = {"round": int(folder.name), "finished": record["phase"] == "finished"}
-        names = ("images", "strokes", "seconds", "stopped", "miou", "miou_others", "settings")
+        start = Path(record["start"] or "").parent.name
+        known |= {"network": (folder / MODEL).is_file(), "start": int(start) if start.isdecimal() else None}
+        names = ("images", "strokes", "seconds", "stopped", "miou", "miou_others", "changed", "settings")
         return known | {name: record.get(name) for name in names}
 
     def _usual_settings(self) -> RoundSettings:
         """Return the settings of the preset for these photographs."""
         return RoundSettings.fitting([(one.width, one.height) for one in self.project.photographs() if not one.error])
 
-    def _predicted(self) -> dict[str, dict[str, Any]]:
-        """Return the newest prediction of each image: its round, its number in it, uncertainty and place."""
+    def _predicted(self, rounds: Sequence[Path]) -> dict[str, dict[str, Any]]:
+        """Return each image's last prediction in these rounds: its round, its number in it, uncertainty and place."""
         found: dict[str, dict[str, Any]] = {}
-        for folder in rounds_in(self.project.folder):
+        for folder in rounds:
             found |= _predicted_in(folder, stamp(folder / PREDICTED))
         return found
 
@@ -220,7 +244,8 @@ class Page:
         files = self.project.files()
         stamps["images"] = sorted(files)
         stamps |= {f"strokes:{image_id}": stamp(folder / FOLDER / f"{image_id}.jsonl") for image_id in files}
-        predicted, rounds = self._predicted(), rounds_in(folder)
+        rounds = rounds_in(folder)
+        predicted = self._predicted(rounds)
         stamps |= {f"prediction:{image_id}": (one["round"], one["line"]) for image_id, one in predicted.items()}
         stamps["images"] = [stamps["images"], [stamps[topic] for topic in stamps if topic.startswith("prediction:")]]
         stamps["rounds"] = [stamp(one / RECORD) for one in rounds]
@@ -286,16 +311,20 @@ class Page:
     def prediction(self, request: Request, body: bytes) -> Answer:
         """Return the newest mask of an image, or that of a round that is asked for."""
         image_id, _ = self._file(request)
-        known = self._predicted().get(image_id, {}).get("round")
-        wanted = request.query_params.get("round", str(known))
-        rounds = {folder.name: folder for folder in rounds_in(self.project.folder)}
-        path = rounds[wanted] / PREDICTIONS / f"{image_id}.png" if wanted in rounds else None
+        path = self._masks(request).get(image_id)
         if path is None or not path.is_file():
             raise Refused(f"expected a prediction of '{image_id}', found none yet", ABSENT)
         return FileResponse(path, headers={"cache-control": "no-cache"})
 
+    def _masks(self, request: Request) -> dict[str, Path]:
+        """Return the newest mask of each image that has one, or that of the `round` that a request asks for."""
+        wanted, rounds = request.query_params.get("round"), rounds_in(self.project.folder)
+        predicted = self._predicted([folder for folder in rounds if wanted in (None, folder.name)])
+        place = self.project.folder / ROUNDS
+        return {one: place / str(found["round"]) / PREDICTIONS / f"{one}.png" for one, found in predicted.items()}
+
     def train(self, request: Request, body: bytes) -> Answer:
-        """Start a round, from the bundled weights or from the last round's network."""
+        """Start a round, from the bundled weights or from the network of the round `start`."""
         given, data = read_json(body), self.project.folder
         wanted = given.get("settings") or {}
         if not isinstance(wanted, dict):
@@ -304,11 +333,14 @@ class Page:
         with self._starting:  # of two tabs one starts it
             if process.is_running(data):
                 raise Refused("a round is running already: wait for it, or stop it", CONFLICT)
-            start = exports.newest_network(data) if given.get("go_on") else None
+            start = exports.network_of(data, str(given["start"])) if given.get("start") else None
+            logs = self.strokes.lengths()  # before the maps are drawn, which may have newer strokes
             self.strokes.draw_all()
             drawn = self.strokes.drawn_here()
             strokes = sum(self.strokes.count(image_id) for image_id in drawn)
-            process.start(new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes))
+            made = new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes)
+            add_to_record(made, logs={one: logs.get(one, 0) for one in listing(made / DRAWN, (".png",))})
+            process.start(made)
         return {"ok": True}
 
     def stop(self, request: Request, body: bytes) -> Answer:
@@ -325,10 +357,10 @@ class Page:
         return {"ok": True}
 
     def export(self, request: Request, body: bytes) -> Answer:
-        """Return masks or overlays as a ZIP, the network as a checkpoint, or as ONNX."""
+        """Return masks or overlays as a ZIP, the network as a checkpoint, or as ONNX: the newest, or a `round`'s."""
         kind, data = request.path_params["kind"], self.project.folder
         if kind in ("checkpoint", "onnx"):
-            network = exports.newest_network(data)
+            network = exports.network_of(data, request.query_params.get("round"))
             path = exports.onnx_file(network) if kind == "onnx" else network
             return FileResponse(
                 path, filename=f"{data.name}-round-{network.parent.name}{path.name.removeprefix('model')}"
@@ -339,9 +371,8 @@ class Page:
         given = [word for text in request.query_params.getlist("images") for word in _ids(text, files)]
         if unknown := [image_id for image_id in given if image_id not in files]:
             raise Refused(f"expected images of this data set, found '{unknown[0][:200]}'", ABSENT)
-        predicted = self._predicted()
-        folders = {one: data / ROUNDS / str(found["round"]) / PREDICTIONS for one, found in predicted.items()}
-        masks = {one: folders[one] / f"{one}.png" for one in given or sorted(files) if one in folders}
+        found = self._masks(request)
+        masks = {one: found[one] for one in given or sorted(files) if one in found}
         handle, path = tempfile.mkstemp(suffix=".zip")
         os.close(handle)
         try:
@@ -349,7 +380,13 @@ class Page:
         except BaseException:
             os.unlink(path)
             raise
-        return FileResponse(path, filename=f"{data.name}-{kind}.zip", background=BackgroundTask(os.unlink, path))
+        rounds = sorted({int(mask.parents[1].name) for mask in masks.values()})
+        name = f"{data.name}-round-{'-'.join(map(str, rounds))}-{kind}.zip"
+        return FileResponse(path, filename=name, background=BackgroundTask(os.unlink, path))
+
+    def commands(self, request: Request, body: bytes) -> Answer:
+        """Return what to enter in a terminal for what a round did, by default the newest."""
+        return exports.commands(self.project.folder, request.query_params.get("round"))
 
     # Classes
 

@@ -180,6 +180,10 @@ class Strokes:
         """Return how many strokes an image has, without those of the eraser."""
         return sum(stroke["class"] is not None for stroke in self.drawn(image_id).live())
 
+    def lengths(self) -> dict[str, int]:
+        """Return the length of each log, in bytes, which grows with all that is drawn, undone and redone."""
+        return {image_id: self.drawn(image_id).length for image_id in self.project.files()}
+
     def drawn_here(self) -> set[str]:
         """Return the images that have strokes of the page."""
         return {image_id for image_id in self.project.files() if self.drawn(image_id).live()}
@@ -196,7 +200,7 @@ class Strokes:
             if "stroke" in operation and operation["stroke"] not in drawn.ids:
                 raise InputError(f"expected a stroke of '{image_id}', found '{operation['stroke'][:80]}'")
             try:
-                if not drawn.ids and self._scribble(image_id).exists():
+                if not drawn.ids and os.path.lexists(self._scribble(image_id)):
                     self._take_base(image_id)
                 self._write(image_id, operation)
             except OSError as error:
@@ -236,7 +240,7 @@ class Strokes:
         if drawn.ids:
             return self._base(image_id) if drawn.has_base else None
         path = self._scribble(image_id)
-        return path if path.exists() else None
+        return path if os.path.lexists(path) else None  # a link that leads nowhere is an error
 
     def label_map(self, image_id: str) -> np.ndarray:
         """Draw the scribble map of an image, uint8 (H, W)."""
@@ -317,7 +321,7 @@ class Strokes:
         path = self.base(image_id)
         if path is None:
             return []
-        at, classes = self._base_classes.get(image_id, (0, []))
+        at, classes = self._base_classes.get(image_id, (-1, []))
         if at != _time(path):
             counts = value_counts(read_label(path, PADDING))[:PADDING]
             at, classes = self._base_classes[image_id] = _time(path), np.flatnonzero(counts).tolist()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dataloaders.images import read_label
 from dataloaders.labels import UNLABELLED
-from helpers import CODE
+from helpers import CODE, finish_round
+from page.rounds import RoundSettings, new_round
 
 pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
 pytest.importorskip("playwright", reason="tests in a browser need Playwright (requirements-dev.txt)")
@@ -42,7 +43,9 @@ def wait_label(server, image: str, x: int, y: int, value: int) -> None:
 
 def test_strokes_of_mouse_and_keys_are_on_the_disk_and_in_the_label_map(server, open_tab):
     tab = open_tab("a")
+    assert "“disc”" in tab.page.inner_text("#hint-text")
     tab.key("2")
+    assert "“rim”" in tab.page.inner_text("#hint-text")
     tab.draw((10, 20), (60, 20))
     tab.wait_saved()
     (stroke,) = operations(server, "a")
@@ -61,6 +64,17 @@ def test_strokes_of_mouse_and_keys_are_on_the_disk_and_in_the_label_map(server, 
     wait_label(server, "a", 20, 20, 2)
     tab.wait_ink(20, 20)
     tab.wait_ink(40, 20, shown=False)
+    tab.key("b")
+    width = tab.page.inner_text("#width-value")
+    tab.reload()
+    assert tab.page.inner_text("#class-list [aria-pressed=true] .name") == "background"
+    assert tab.page.inner_text("#width-value") == width != "1 px"
+    tab.draw((60, 80), (60, 100))  # over the border
+    tab.draw((60, 99), (70, 99))  # beside the photograph
+    tab.wait_ink(60, 88)
+    tab.wait_ink(60, 90.5, shown=False)
+    tab.wait_saved()
+    assert len(operations(server, "a")) == 4
 
 
 def test_undo_and_redo_outlive_a_reload(server, open_tab):
@@ -183,8 +197,8 @@ def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_p
     turned.save(tmp_path / "turned.jpg", exif=exif)
     (tmp_path / "broken.jpg").write_bytes(b"no photograph")
     tab.page.set_input_files("#files", [tmp_path / "broken.jpg", tmp_path / "turned.jpg"])
-    assert "broken.jpg" in tab.page.inner_text("#notices .error")
-    tab.page.click("#thumbnails button:has-text('turned')")
+    said = tab.page.inner_text("#notices .error")
+    assert "1 of 2. “turned” is shown" in said and "broken.jpg: " in said
     tab.page.wait_for_function("() => document.querySelector('.photo.loaded')?.naturalHeight === 120")
     tab.draw((80, 10), (80, 110))
     wait_label(server, "turned", 80, 100, 1)
@@ -205,13 +219,28 @@ def test_images_and_classes_by_keys_and_clicks(server, open_tab):
     tab = open_tab("g")
     tab.key("ArrowRight")
     tab.page.wait_for_function("() => location.hash === '#h'")
+    tab.page.set_viewport_size({"width": 1280, "height": 360})
+    tab.reload()
+    tab.page.wait_for_function(
+        """() => {
+          const [list, item] = ["#thumbnails", "#thumbnails li:has([aria-current=true])"].map((name) =>
+            document.querySelector(name).getBoundingClientRect());
+          return item.top >= list.top && item.bottom <= list.bottom + 1;
+        }"""
+    )
+    tab.page.set_viewport_size({"width": 1280, "height": 800})
     tab.key("ArrowLeft")
     tab.page.wait_for_function("() => location.hash === '#g'")
     tab.page.fill("#new-class", "edge 2")
     tab.page.keyboard.press("Enter")
     tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('edge 2')")
     tab.page.click("[aria-label='Rename edge 2']")
-    tab.page.keyboard.type("border")
+    tab.page.keyboard.type("rim")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#notices .error:has-text('The name was refused')")
+    tab.key("Tab")
+    assert tab.page.input_value("#class-list input") == "rim"
+    tab.page.fill("#class-list input", "border")
     tab.page.keyboard.press("Enter")
     eventually(lambda: (server.data / "classes.txt").read_text().split() == ["background", "disc", "rim", "border"])
     tab.page.fill("#new-class", "border")
@@ -229,8 +258,54 @@ def test_every_text_is_there_in_both_languages(open_tab):
     used = set(re.findall(r'data-(?:text|title|label|placeholder)="(\w+)"', (static / "index.html").read_text()))
     used |= {key for path in static.glob("*.js") for key in re.findall(r'\bt\("(\w+)"', path.read_text())}
     assert used <= texts["en"].keys()
+    sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py"]
+    sources = "".join(path.read_text() for path in sources)
+    lines = tab.page.evaluate("import('/static/texts.js').then((module) => module.LINES)")
+    assert all(f'"{start}' in sources for translated in lines.values() for start in translated)
     tab.page.select_option("#language", "ja")
     assert tab.page.inner_text("#train") == texts["ja"]["train"]
+
+
+def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
+    tab = open_tab("h")
+    tab.key("1")
+    tab.draw((50, 45), (70, 45))
+    tab.key("2")
+    tab.draw((10, 10), (110, 10))
+    wait_label(server, "h", 20, 10, 2)
+    masks, drawn = [np.full((90, 120), value) for value in (1, 2)], (server.data / "strokes").glob("*.jsonl")
+    logs = {path.stem: path.stat().st_size for path in drawn}
+    first = finish_round(new_round(server.data, RoundSettings(), logs=logs), {"h": masks[0]})
+    second = new_round(server.data, RoundSettings(), first / "model.pth.tar", logs=logs)
+    finish_round(second, dict.fromkeys("gh", masks[1]))
+
+    def wait_shown(round_: int, colour: int) -> None:
+        tab.page.wait_for_selector(f"#train:text-is('Train on from round {round_}')")
+        tab.page.wait_for_function(
+            """colour => {
+              const canvas = document.querySelector(".prediction"), context = canvas.getContext("2d");
+              return canvas.width > 1 && context.getImageData(50, 50, 1, 1).data[colour] > 150;
+            }""",
+            arg=colour,
+        )
+
+    wait_shown(2, 1)  # green
+    tab.page.click("#rounds tbody button:text-is('1')")
+    wait_shown(1, 0)  # red
+    assert "round 1: 1 of" in tab.page.inner_text("#export-what")
+    with tab.page.expect_download() as download:
+        tab.page.click("[data-export=masks]")
+    assert download.value.suggested_filename == "photographs-rloss-round-1-masks.zip"
+    tab.page.wait_for_selector("#notices .done:has-text('round-1-masks.zip')")
+    tab.reload()
+    wait_shown(1, 0)
+    tab.page.click("#hint-action:text-is('Show round 2')")
+    wait_shown(2, 1)
+    assert tab.page.inner_text("#thumbnails [aria-current=true] .state") == "uncertain"
+    tab.draw((20, 60), (40, 60))
+    tab.page.wait_for_selector("#thumbnails [aria-current=true] .state:text-is('new strokes')")
+    tab.page.wait_for_selector("#hint-text:has-text('Corrected?')")
+    shutil.rmtree(server.data / "rounds")
 
 
 @pytest.mark.slow
@@ -242,7 +317,7 @@ def test_draw_train_look_correct_export(server, open_tab, tmp_path):
     tab.wait_saved()
     tab.page.click("#settings-box summary")
     for name, value in {"steps": 2, "crf steps": 2, "crop size": 65, "batch size": 2}.items():
-        tab.page.locator(f"label.field:has(span:text-is('{name}')) input").fill(str(value))
+        tab.page.locator(f"label.field:has(small:text-is('{name}')) input").fill(str(value))
     tab.page.wait_for_selector("#train:enabled")
     tab.page.click("#train")
     tab.page.wait_for_selector("#progress")

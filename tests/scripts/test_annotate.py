@@ -94,6 +94,9 @@ def test_what_is_wrong_is_one_line(photographs, tmp_path, capsys):
     lock = only_one(tmp_path / "photographs-rloss", "http://127.0.0.1:1/")
     assert "is open already: http://127.0.0.1:1/" in line(photographs, "--port", 0)
     lock.close()
+    (tmp_path / "photographs-rloss/classes.txt").unlink()
+    (tmp_path / "photographs-rloss/classes.txt").symlink_to(tmp_path / "gone")
+    assert "where nothing is" in line(photographs)
 
 
 @pytest.mark.slow

@@ -22,10 +22,11 @@ import inference
 from dataloaders.images import read_label, write_label
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import IMAGES, SCRIBBLES, read_class_names
-from helpers import call, message, write_grey_png
+from helpers import call, finish_round, message, write_grey_png
+from page import process
 from page.process import progress
 from page.project import Project, open_project
-from page.rounds import RoundSettings, new_round, read_record, run_round, scaled_strokes
+from page.rounds import RoundSettings, new_round, read_record, rounds_in, run_round, scaled_strokes
 from page.security import Gate
 from page.server import Page
 from page.strokes import Strokes, checked, read_log
@@ -330,6 +331,25 @@ def test_a_data_set_of_photographs(tmp_path, folder):
     assert open_project(folder, None, ["cat", "dog"]) == folder
 
 
+@pytest.mark.parametrize("name", ["classes.txt", "pascal_2012_scribble", "SegmentationClassAug"])
+@pytest.mark.parametrize("given", [[], ["cat", "dog"]])
+def test_links_that_lead_nowhere_are_not_taken_for_absent(tmp_path, folder, name, given):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "gone")
+    for source in (folder, tmp_path / "photographs"):  # the data set, and the photographs it was made of
+        said = message(open_project, source, None if source == folder else folder, given)
+        assert f"{folder / name}: it is a link to {tmp_path / 'gone'}, where nothing is" in said
+    assert (folder / name).is_symlink() and not (tmp_path / "gone").exists()
+
+
+def test_scribbles_behind_a_link_that_leads_nowhere_are_not_drawn_over(tmp_path, folder, page):
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    (folder / SCRIBBLES / "b.png").symlink_to(tmp_path / "gone.png")
+    assert "gone.png, where nothing is" in page.get("/api/state").json()["images"][1]["error"]
+    assert page.post("/api/images/b/strokes", json=stroke("1")).status_code != 200
+    assert (folder / SCRIBBLES / "b.png").is_symlink()
+
+
 # Who is let in
 
 
@@ -462,6 +482,89 @@ def test_progress_from_records_that_are_torn(folder):
     assert progress(made, running=True)["losses"] == [[10, 0.5, None]]
 
 
+def test_the_time_left_is_steady_from_the_first_to_the_last_step(folder):
+    draw(drawn := strokes_of(folder), stroke("1", 1), stroke("2", 0, points=[[2, 2], [5, 2]]))
+    drawn.draw_all()
+    made = new_round(folder, RoundSettings(steps=40, crf_steps=60, batch_size=4))
+    clock, moments = 0.0, []
+    for name, steps, seconds in (("partial_ce", 40, 0.5), ("densecrf", 60, 0.7)):
+        run = made / "runs/drawn" / name / "experiment_0"
+        run.mkdir(parents=True)
+        for step in range(1, steps + 1):
+            spent = (step + 1) * seconds  # the first one takes twice as long
+            line = {"step": step, "images_per_second": round(step * 4 / spent, 2), "losses": {}}
+            with open(run / STEPS, "a") as lines:
+                lines.write(json.dumps(line) + "\n")
+            moments.append((clock + spent, progress(made, running=True)))
+        clock += spent
+        for image_id in "abc":
+            clock += 0.4
+            with open(made / "images.jsonl", "a") as lines:
+                lines.write(json.dumps({"id": image_id, "uncertainty": 0.5, "seconds": 0.4}) + "\n")
+            moments.append((clock, progress(made, running=True)))
+    told = [(clock - at, one["seconds_left"]) for at, one in moments if one["seconds_left"] is not None]
+    assert len(told) == len(moments) - 9  # none before ten steps
+    assert all(abs(true - estimate) < 0.25 * true + 5 for true, estimate in told)
+    assert all(abs(next_[1] - one[1]) < 5 for one, next_ in zip(told, told[1:], strict=False))
+    shares = [one["progress"] for _, one in moments]
+    assert all(next_ > one - 0.03 for one, next_ in zip(shares, shares[1:], strict=False)) and shares[-1] == 0.99
+    assert progress(made, running=False)["seconds_left"] is None
+
+
+@pytest.fixture
+def two_rounds(folder) -> list[Path]:
+    """Two rounds that trained on image a; the second went on from the first, and has a mask of c too."""
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1"), stroke("2", 0, 3, [[40, 3], [50, 3]]))
+    strokes.draw_all()
+    masks = [np.full((HEIGHT, WIDTH), value) for value in (1, 2)]
+    first = finish_round(new_round(folder, RoundSettings()), dict.fromkeys("ab", masks[0]))
+    second = new_round(folder, RoundSettings(), first / "model.pth.tar")
+    return [first, finish_round(second, dict.fromkeys("abc", masks[1]))]
+
+
+def test_an_older_round_is_shown_exported_and_trained_on(folder, two_rounds, monkeypatch):
+    page = TestClient(Page(folder).app())
+    for query, shown, expected in (("", 2, [2, 2, 2]), ("?round=1", 1, [1, 1, None]), ("?round=7", 2, [2, 2, 2])):
+        state = page.get(f"/api/state{query}").json()
+        assert state["shown"] == shown and [image["predicted"] for image in state["images"]] == expected
+        answer = page.get(f"/api/export/masks{query}")
+        if shown != 2 or not query:
+            archive = zipfile.ZipFile(io.BytesIO(answer.content))
+            assert f"data-round-{shown}-masks.zip" in answer.headers["content-disposition"]
+            assert len(archive.namelist()) == 1 + len(expected) - expected.count(None)
+            assert (np.array(Image.open(archive.open("a_prediction.png"))) == shown).all()
+            assert page.get(f"/api/export/checkpoint{query}").text == f"the network of round {shown}"
+            assert f"rounds/{shown}/model" in json.dumps(page.get(f"/api/commands{query}").json())
+    assert page.get("/api/export/masks?round=7").status_code == 400
+    assert "found '7'" in page.get("/api/export/checkpoint?round=7").json()["error"]
+    assert [(one["network"], one["start"]) for one in state["rounds"]] == [(True, None), (True, 1)]
+    monkeypatch.setattr(process, "start", lambda folder: None)
+    for start, expected in ((1, str(two_rounds[0] / "model.pth.tar")), (None, None)):
+        assert page.post("/api/train", json={"start": start}).json() == {"ok": True}
+        assert read_record(rounds_in(folder)[-1])["start"] == expected
+    assert "found '3'" in page.post("/api/train", json={"start": 3}).json()["error"]
+
+
+def test_which_strokes_a_round_has_trained_on(folder, page, monkeypatch):
+    def learned(query: str = "") -> list[bool | None]:
+        return [image["learned"] for image in page.get(f"/api/state{query}").json()["images"]]
+
+    monkeypatch.setattr(process, "start", lambda folder: finish_round(folder, {}))
+    page.post("/api/images/a/strokes", json=stroke("1"))
+    page.post("/api/images/a/strokes", json=stroke("2", 0, 3, [[40, 3], [50, 3]]))
+    assert learned() == [None, None, None]
+    assert page.post("/api/train", json={}).status_code == 200
+    assert learned() == [True, None, None]
+    page.post("/api/images/b/strokes", json=stroke("3"))
+    assert learned() == [True, False, None]
+    page.post("/api/images/a/strokes", json={"id": "4", "op": "remove", "stroke": "1"})
+    page.post("/api/images/a/strokes", json=stroke("5", 2))
+    assert learned() == [False, False, None]
+    assert page.post("/api/train", json={"start": 1}).status_code == 200
+    assert learned() == [True, True, None] and learned("?round=1") == [False, False, None]
+
+
 @pytest.mark.slow
 def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     strokes = [stroke("1", 0, 3, [[2, 35], [55, 36]]), stroke("2", 2, 3, [[20, 4], [40, 6]])]
@@ -499,6 +602,9 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     page.post("/api/classes", json={"name": "bird"})
     run_round(again := new_round(folder, QUICK, folder / "rounds/1/model.pth.tar"))
     assert again.name == "2" and (record := read_record(again))["phase"] == "finished"
+    masks = [[read_label(folder / f"rounds/{n}/predictions/{one}.png", 4) for one in "bc"] for n in (1, 2)]
+    assert record["changed"] == (np.array(masks[0]) != masks[1]).mean()
+    assert read_record(folder / "rounds/1")["changed"] is None
     run_round(again)
     assert read_record(again) == record
     assert page.get("/api/state").json()["images"][0]["predicted"] == 2

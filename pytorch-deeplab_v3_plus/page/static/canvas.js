@@ -186,8 +186,10 @@ export class View {
   #draw() {
     this.#scheduled = false;
     for (const context of Object.values(this.layers)) {
+      context.restore(); // what was clipped
       context.setTransform(1, 0, 0, 1, 0, 0);
       context.clearRect(0, 0, context.canvas.width, context.canvas.height);
+      context.save();
     }
     this.marker.hidden = !this.#image || !this.#place || this.mode === "off";
     if (!this.#image) return;
@@ -199,6 +201,9 @@ export class View {
     for (const context of Object.values(this.layers)) {
       context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * x, ratio * y);
       context.lineCap = context.lineJoin = "round";
+      context.beginPath();
+      context.rect(0, 0, this.#image.width, this.#image.height);
+      context.clip(); // nothing is drawn beside the photograph
     }
     this.#placeMarker();
     this.#drawOutlines(this.layers.outlines);
@@ -343,12 +348,16 @@ export class View {
     if (this.#stroke?.pointer === event.pointerId) this.finish();
   }
 
-  /** End the stroke that is being drawn, if there is one, where it is. */
+  /** End the stroke that is being drawn, if there is one, where it is; one beside the photograph is none. */
   finish() {
     if (!this.#stroke) return;
     const { class: label, width, points } = this.#stroke;
     this.#stroke = null;
-    this.finished({ class: label, width, points });
+    const beside = [this.#image.width, this.#image.height].some((size, axis) => {
+      const along = points.map((point) => point[axis]);
+      return Math.max(...along) < -width / 2 || Math.min(...along) > size - 1 + width / 2;
+    });
+    if (!beside) this.finished({ class: label, width, points });
   }
 
   #cancel() {

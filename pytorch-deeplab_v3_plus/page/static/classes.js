@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 export class ClassList {
   #renaming = false;
 
-  /** @param act {choose(label), failed(error)} */
+  /** @param act {choose(label), failed(error, text), notice(about, line, kind)} */
   constructor(act) {
     this.act = act;
     $("add-class").onsubmit = async (event) => {
@@ -25,11 +25,12 @@ export class ClassList {
   }
 
   async #send(method, path, name) {
+    this.act.notice("notNamed", "");
     try {
       await request(method, path, { name });
       return true;
     } catch (error) {
-      this.act.failed(error);
+      this.act.failed(error, "notNamed");
       return false;
     }
   }
@@ -40,8 +41,7 @@ export class ClassList {
       this.wanted = undefined;
       return this.act.choose(added);
     }
-    if (this.#renaming) return;
-    renew($("class-list"), classes, () => classes.map(({ name, color }, label) => {
+    const items = () => classes.map(({ name, color }, label) => {
       const dot = element("i"), words = t("rename", { name });
       dot.style.background = visible(color);
       const choose = element("button", { className: "class", onclick: () => this.act.choose(label) }, dot,
@@ -51,26 +51,31 @@ export class ClassList {
       const item = element("li", {}, choose, rename);
       rename.onclick = () => this.#rename(item, name, label);
       return item;
-    }));
-    const buttons = $("class-list").querySelectorAll(".class");
-    buttons.forEach((button, label) => button.setAttribute("aria-pressed", label === current));
+    });
+    if (!this.#renaming) renew($("class-list"), classes, items);
+    for (const [label, item] of [...$("class-list").children].entries()) {
+      item.querySelector(".class")?.setAttribute("aria-pressed", label === current);
+    }
   }
 
   #rename(item, name, label) {
     const input = element("input", { value: name, maxLength: 60, ariaLabel: t("rename", { name }) });
-    const end = async (keep) => {
-      if (!this.#renaming) return;
+    let tried;
+    /** Give the class another name; where that is refused, the field stays with what was typed. */
+    const end = async (wanted) => {
+      tried = wanted;
+      if (!this.#renaming || (wanted !== name && !(await this.#send("PUT", `api/classes/${label}`, wanted)))) return;
       this.#renaming = false;
-      const wanted = input.value.trim();
-      if (keep && wanted && wanted !== name) await this.#send("PUT", `api/classes/${label}`, wanted);
+      this.act.notice("notNamed", "");
       renew($("class-list"), null, () => []); // the field makes room for the class again
       this.act.choose(label);
     };
     input.onkeydown = (event) => {
       if (event.isComposing) return; // Enter also ends the choice of characters
-      if (event.key === "Enter" || event.key === "Escape") end(event.key === "Enter");
+      if (event.key === "Enter") end(input.value.trim() || name);
+      if (event.key === "Escape") end(name);
     };
-    input.onblur = () => end(true);
+    input.onblur = () => input.value.trim() !== tried && end(input.value.trim() || name);
     item.replaceChildren(input);
     this.#renaming = true;
     input.select();

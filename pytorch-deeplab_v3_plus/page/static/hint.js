@@ -7,6 +7,11 @@ export function byUncertainty(images) {
   return images.filter((image) => image.uncertainty !== null).sort((one, other) => other.uncertainty - one.uncertainty);
 }
 
+/** The number of the last round that has a network, null where none has. */
+export function newestRound(rounds) {
+  return rounds.findLast(({ network }) => network)?.round ?? null;
+}
+
 /** The three most uncertain images, which are worth correcting. */
 export function uncertain(images) {
   return new Set(byUncertainty(images).slice(0, 3).map((image) => image.id));
@@ -15,17 +20,16 @@ export function uncertain(images) {
 /**
  * Return what the page's line says: {text, name, key, action}, with a text of texts.js, the class that it speaks of and
  * its key, and the name of what its button does.
- * @param image the image that is shown, or null.
+ * @param image the image that is shown, or null; label: the class that is chosen.
  */
-export function nextStep({ images, classes, training, rounds: all }, image) {
-  const rounds = all.filter(({ finished }) => finished);
+export function nextStep({ images, classes, training, rounds, shown }, image, label) {
   if (!images.length) return { text: "hintAddImages" };
   if (classes.length < 2) return { text: "hintAddClass" };
   if (training?.error) return { text: "hintError" };
   if (training?.running) return { text: "hintTraining" };
   const drawn = new Set(images.flatMap((each) => each.drawn));
-  const missing = [...classes.keys()].slice(1).find((label) => !drawn.has(label));
-  if (!rounds.length) {
+  if (shown === null) {
+    const missing = [label, ...classes.keys()].find((each) => each && !drawn.has(each));
     if (missing !== undefined) {
       const which = { name: classes[missing].name, key: missing };
       if (drawn.size) return { text: "hintClass", action: "toNext", ...which };
@@ -35,8 +39,8 @@ export function nextStep({ images, classes, training, rounds: all }, image) {
     const many = images.filter((each) => each.drawn.length).length >= Math.min(ENOUGH, images.length);
     return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
   }
-  const strokes = images.reduce((sum, each) => sum + each.strokes, 0);
-  if (strokes !== rounds.at(-1).strokes) return { text: "hintCorrected", action: "toTrain" };
+  if (shown !== newestRound(rounds)) return { text: "hintOlder", action: "toNewest" };
+  if (images.some(({ learned }) => learned === false)) return { text: "hintCorrected", action: "toTrain" };
   if (image && uncertain(images).has(image.id) && image.place) return { text: "hintLookHere", action: "toMostNext" };
   return { text: "hintLook", action: "toMost" };
 }

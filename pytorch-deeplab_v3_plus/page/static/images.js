@@ -4,20 +4,22 @@ import { imagePath, request } from "./api.js";
 import { element } from "./dom.js";
 import { byUncertainty, uncertain } from "./hint.js";
 import { visible } from "./labels.js";
-import { t } from "./texts.js";
+import { said, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 
 export class ImageList {
   chosen = new Set();
+  adding = 0; // photographs that are not on the disk yet
   #items = new Map();
   #images = [];
 
-  /** @param act {open(id), chosen(), reordered(), notice(line, kind)} */
+  /** @param act {open(id), chosen(), reordered(), added(id), notice(about, line, kind)} */
   constructor(act) {
     this.act = act;
     $("sort").onchange = $("filter").onchange = () => {
       this.render(this.state, this.current);
+      this.reveal(this.current);
       this.act.reordered();
     };
     $("files").onchange = async ({ target }) => {
@@ -41,17 +43,27 @@ export class ImageList {
     });
   }
 
-  /** Send photographs one by one; each that is refused leaves its line. */
+  /** Send photographs one by one, show the first, and say how many there are and why others were refused. */
   async add(files) {
+    const added = [], refused = [];
+    this.adding += files.length;
     for (const [index, file] of files.entries()) {
-      this.act.notice(t("adding", { done: index + 1, total: files.length }), "adding");
+      this.act.notice("add", t("adding", { done: index + 1, total: files.length }), "busy");
       try {
-        await request("POST", `api/images?name=${encodeURIComponent(file.name)}`, file, 0);
+        const answer = await request("POST", `api/images?name=${encodeURIComponent(file.name)}`, file, 0);
+        added.push((await answer.json()).id);
+        if (added.length === 1) {
+          $("filter").value = "all"; // where it is listed
+          this.act.added(added[0]);
+        }
       } catch (error) {
-        this.act.notice(t("errorNot", { name: file.name, line: error.message || t("away") }));
+        refused.push(`${file.name}: ${error.message ? said(error.message) : t("noAnswer")}`);
       }
+      this.adding--;
     }
-    this.act.notice("", "adding");
+    const lines = added.length ? [t("added", { count: added.length, total: files.length, image: added[0] })] : [];
+    if (refused.length) lines.push(t("notAdded"), ...refused);
+    this.act.notice("add", lines.join("\n"), refused.length ? "error" : "done");
   }
 
   /** The images that are listed, in the order of the list. */
@@ -82,19 +94,25 @@ export class ImageList {
 
   /** Bring an image's thumbnail into sight. */
   reveal(id) {
-    this.#items.get(id)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    const near = { block: "nearest", inline: "nearest" };
+    const show = () => id === this.current && this.#items.get(id)?.scrollIntoView(near);
+    show();
+    setTimeout(show, 100); // when the thumbnails that came into sight have got their height
   }
 
-  #item({ id, error, strokes, drawn, predicted }, classes, most) {
+  #item({ id, error, strokes, drawn, learned, predicted }, classes, most) {
     if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
     const item = this.#items.get(id);
     const words = [t(drawn.length ? "stateScribbles" : "stateNone")];
     if (strokes) words[0] = t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes });
-    if (predicted !== null) words.push(t(most.has(id) ? "stateUncertain" : "statePredicted"));
-    if (error) words.splice(0, 2, t("stateUnreadable"));
+    if (predicted !== null) words.push(t("stateMask"));
+    if (drawn.length && learned) words.push(t("stateLearned"));
+    if (predicted !== null && most.has(id)) words.push(t("stateUncertain"));
+    if (drawn.length && learned === false) words.push(t("stateNew"));
+    if (error) words.splice(0, words.length, t("stateUnreadable"));
     const [open, choose] = item.querySelectorAll("button, input");
     item.classList.toggle("unreadable", Boolean(error));
-    item.classList.toggle("uncertain", predicted !== null && most.has(id));
+    item.classList.toggle("uncertain", words.at(-1) === t("stateUncertain"));
     open.setAttribute("aria-current", id === this.current);
     item.querySelector(".state").textContent = words.at(-1);
     open.title = `${id}: ${words.join(", ")}`;

@@ -4,17 +4,18 @@ import { Away, get, imagePath, listen, request } from "./api.js";
 import { View } from "./canvas.js";
 import { ClassList } from "./classes.js";
 import { element, icon } from "./dom.js";
-import { byUncertainty, nextStep, uncertain } from "./hint.js";
+import { byUncertainty, newestRound, nextStep, uncertain } from "./hint.js";
 import { ImageList } from "./images.js";
 import { readLabels } from "./labels.js";
 import { Panel } from "./panel.js";
 import { ImageStrokes, Queue } from "./strokes.js";
-import { setLanguage, t } from "./texts.js";
+import { said, setLanguage, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 const NARROWEST = 0.001, WIDEST = 0.15; // widths of the brush, as shares of the photograph's longest side
 const LABELS_SHOWN = 4e6, BASE_SHOWN = 16e6; // pixels of a prediction and of scribbles that are kept for showing
 const LONGEST_NAME = 24; // letters of a class in the line on top
+const SECONDS_DONE = 6; // for which a line says that something is done
 const MODES = ["off", "fill", "outline"];
 
 let state = null; // the server's account of everything but strokes and masks
@@ -22,30 +23,37 @@ let current = null; // id of the image that is shown
 let strokes = null; // its ImageStrokes
 let queue = null;
 let mask = null; // address of the mask that is shown or on its way
-let round = null; // whose masks are shown; null: the last one's
+let round = null; // an older one whose masks are shown; null: the newest of each image
 let brush = 0.015; // width as a share of the longest side
 let away = false;
 let refusal = ""; // the server's line where it is there and will not talk
 let sending = { unsent: 0, away: false, line: "", refused: 0 };
+let added = null; // a photograph that is on its way to the list
 const opened = new Map(); // id -> ImageStrokes
 const helped = new Set(); // places that have got their stroke
 
 const view = new View($("view"), finished, viewed);
-const images = new ImageList({ open, chosen: () => panel.renderChoice(), reordered: renderTools, notice });
-const classes = new ClassList({ choose, failed });
+const images = new ImageList({
+  open,
+  chosen: () => panel.renderChoice(),
+  reordered: renderTools,
+  notice,
+  added: (id) => {
+    added = id;
+    refreshState();
+  },
+});
+const classes = new ClassList({ choose, failed, notice });
 const panel = new Panel({
   failed,
+  notice,
   refresh: () => refreshState(),
   chosen: () => [...images.chosen],
   chooseNone: () => {
     images.chosen.clear();
     render();
   },
-  round: (number) => {
-    round = number === state.rounds.at(-1)?.round ? null : number;
-    render();
-    showPrediction();
-  },
+  show: showRound,
 });
 
 // What the server says.
@@ -66,10 +74,16 @@ function once(work) {
 }
 
 const refreshState = once(async () => {
-  state = await get("api/state");
+  const asked = round, before = state?.rounds;
+  state = await get(`api/state${asked === null ? "" : `?round=${asked}`}`);
+  if (round === asked && state.shown !== asked) round = null; // it is gone
+  if (before && newestRound(before) !== newestRound(state.rounds)) showRound(null); // its masks, as they come
   if (!queue) start();
   view.setClasses(state.classes);
-  if (!imageOf(current)) open(firstImage());
+  if (imageOf(added)) {
+    open(added);
+    added = null;
+  } else if (!imageOf(current)) open(firstImage());
   render();
   if (maskOf(current) !== mask) showPrediction();
 });
@@ -101,7 +115,7 @@ function firstImage() {
 function maskOf(id) {
   const image = imageOf(id);
   if (!image || image.predicted === null) return null;
-  return `${imagePath(id, "prediction.png")}?round=${round ?? image.predicted}`;
+  return `${imagePath(id, "prediction.png")}?round=${image.predicted}`;
 }
 
 const showPrediction = once(async () => {
@@ -118,8 +132,12 @@ function changed(topics) {
   refreshState();
 }
 
-/** The first answer: the queue of this data set, and the image that was shown last. */
+/** The first answer: the queue of this data set, and the image, class, width and round that were shown last. */
 function start() {
+  const { label, width, shown } = JSON.parse(sessionStorage.getItem(`rloss-shown ${state.folder}`) ?? "{}");
+  view.label = label ?? view.label;
+  brush = width ?? brush;
+  if (shown) showRound(shown);
   queue = new Queue(state.folder, send, (status) => {
     sending = status;
     renderStatus();
@@ -128,6 +146,17 @@ function start() {
   const asked = state.images.find(({ id }) => `#${encodeURIComponent(id)}` === location.hash);
   open(asked?.id ?? firstImage());
   queue.flush();
+}
+
+/** Keep for a reload of this tab what the user has chosen. */
+function remember() {
+  if (!state) return;
+  const chosen = JSON.stringify({ label: view.label, width: brush, shown: round });
+  try {
+    sessionStorage.setItem(`rloss-shown ${state.folder}`, chosen);
+  } catch {
+    // Without room for it, a reload begins as a new tab does.
+  }
 }
 
 async function send(image, operation) {
@@ -145,7 +174,7 @@ function open(id) {
   strokes = image && !image.error ? opened.get(id) : null;
   if (id !== null) history.replaceState(null, "", `#${encodeURIComponent(id)}`);
   $("view").querySelector(".empty").hidden = !image?.error;
-  $("view").querySelector(".empty").textContent = image?.error ?? "";
+  $("view").querySelector(".empty").textContent = image?.error ? t("unreadable", { line: said(image.error) }) : "";
   document.body.dataset.tab = "draw";
   view.show(strokes && image, imagePath(id, "photo"), imagePath(id, "photo?size=256"));
   if (strokes) {
@@ -188,9 +217,16 @@ function finished(stroke) {
   showStrokes();
 }
 
+/** Show the masks of a round, of an older one until a newer is asked for. */
+function showRound(number) {
+  round = number === newestRound(state.rounds) ? null : number;
+  remember();
+  return refreshState();
+}
+
 /** Where a stroke helps most, until there is one. */
 function placeOf(id) {
-  const place = round === null ? imageOf(id)?.place : null;
+  const place = imageOf(id)?.place;
   return place && !helped.has(`${place} ${id}`) ? place : null;
 }
 
@@ -205,7 +241,9 @@ function choose(label) {
   view.label = label;
   if (view.tool !== "brush") setTool("brush");
   view.update();
+  remember();
   classes.render(state.classes, view.label);
+  renderHint();
 }
 
 function setTool(tool) {
@@ -216,6 +254,7 @@ function setTool(tool) {
 
 function setBrush(share) {
   brush = Math.min(WIDEST, Math.max(NARROWEST, share));
+  remember();
   renderTools();
 }
 
@@ -249,6 +288,7 @@ const ACTIONS = {
   toTrain: () => panel.train(),
   toMost: goToUncertain,
   toMostNext: goToUncertain,
+  toNewest: () => showRound(newestRound(state.rounds)),
 };
 
 // What is shown.
@@ -262,18 +302,24 @@ function render() {
   $("folder").title = state.folder;
   images.render(state, current);
   classes.render(state.classes, view.label);
-  panel.render(state, round ?? state.rounds.at(-1)?.round);
-  const { text, name, key, action } = nextStep(state, imageOf(current));
-  const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
-  const short = name?.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
-  const words = t(text, { name: short, key: hasKey ? t("hintKey", { key }) : "" });
-  if ($("hint-text").textContent !== words) $("hint-text").textContent = words; // it is read out when it is set
-  $("hint-action").hidden = !action;
-  if (action) $("hint-action").textContent = action === "toTrain" ? $("train").textContent : t(action);
-  $("hint-action").onclick = ACTIONS[action];
+  panel.render(state, round);
+  renderHint();
   if (strokes) showStrokes();
   renderTools();
   renderStatus();
+}
+
+/** The line on top: what to do next. */
+function renderHint() {
+  const { text, name, key, action } = nextStep(state, imageOf(current), view.label);
+  const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
+  const short = name?.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
+  const rounds = { round: state.shown, newest: newestRound(state.rounds) };
+  const words = t(text, { name: short, key: hasKey ? t("hintKey", { key }) : "", ...rounds });
+  if ($("hint-text").textContent !== words) $("hint-text").textContent = words; // it is read out when it is set
+  $("hint-action").hidden = !action;
+  if (action) $("hint-action").textContent = action === "toTrain" ? $("train").textContent : t(action, rounds);
+  $("hint-action").onclick = ACTIONS[action];
 }
 
 function renderTools() {
@@ -309,8 +355,10 @@ function renderStatus() {
   let line = "";
   if (queue?.fragile) line = t("unstored");
   else if (gone) line = t(sending.unsent ? "awayUnsent" : "away", sending);
-  else if (sending.refused) line = t("refused", sending);
-  else line = refusal || sending.line || state?.readonly_reason || "";
+  else if (sending.refused) line = t("refused", { ...sending, line: said(sending.line) });
+  else if (refusal) line = t("refusedPage", { line: said(refusal) });
+  else if (sending.line) line = t("notSaved", { line: said(sending.line) });
+  else if (state?.readonly_reason) line = t("trouble", { line: said(state.readonly_reason) });
   $("banner").hidden = !line;
   $("banner-text").textContent = line;
   $("banner-discard").hidden = !sending.refused || gone;
@@ -319,23 +367,28 @@ function renderStatus() {
   $("saved").className = sending.unsent && waits ? "bad" : "";
 }
 
-/** Show a line until it is closed; one of a kind takes the place of the one before, and an empty one ends it. */
-function notice(line, kind = "") {
-  if (kind) $("notices").querySelector(`[data-kind="${kind}"]`)?.remove();
-  if (!line || [...$("notices").children].some((item) => item.textContent === line)) return;
+/**
+ * Show a line in the place of the last one about the same thing. It is "busy", "done", which leaves by itself, or an
+ * "error", which stays until it is closed or the thing is tried again: nobody may be looking when it comes.
+ */
+function notice(about, line, kind) {
+  $("notices").querySelector(`[data-about="${about}"]`)?.remove();
+  if (!line) return;
   const close = element("button", { className: "quiet", ariaLabel: t("close") }, icon("close"));
   close.onclick = () => item.remove();
-  const item = element("p", { className: kind ? "" : "error" }, element("span", { textContent: line }), close);
-  item.dataset.kind = kind;
+  const item = element("p", { className: kind }, element("span", { textContent: line }), close);
+  item.dataset.about = about;
   $("notices").append(item);
+  if (kind === "done") setTimeout(close.onclick, SECONDS_DONE * 1000);
 }
 
-function failed(error) {
+/** Say that something did not work: a text of texts.js, with the server's line in it. */
+function failed(error, text = "notShown") {
   if (error instanceof Away) {
     away = true;
     return renderStatus();
   }
-  notice(error.message);
+  notice(text, t(text, { line: said(error.message) }), "error");
   if (!("status" in error)) console.error(error);
 }
 
@@ -370,7 +423,12 @@ const clicks = {
   "show-strokes": toggleStrokes, help, "banner-discard": () => queue.discard(),
 };
 for (const [id, click] of Object.entries(clicks)) $(id).onclick = click;
-for (const button of $("tabs").children) button.onclick = () => (document.body.dataset.tab = button.dataset.tab);
+for (const button of $("tabs").children) {
+  button.onclick = () => {
+    document.body.dataset.tab = button.dataset.tab;
+    images.reveal(current);
+  };
+}
 for (const button of document.querySelectorAll("dialog .close")) {
   button.onclick = () => button.closest("dialog").close();
 }
@@ -403,7 +461,7 @@ addEventListener("blur", () => (view.panning = false));
 // A button that was clicked must not take the space key that moves the image.
 addEventListener("click", ({ target, detail }) => detail && target.closest("button, label")?.blur());
 addEventListener("pagehide", () => view.finish());
-addEventListener("beforeunload", (event) => queue?.fragile && event.preventDefault());
+addEventListener("beforeunload", (event) => (queue?.fragile || images.adding) && event.preventDefault());
 
 $("language").onchange = ({ target }) => {
   localStorage.setItem("rloss-language", setLanguage(target.value));

@@ -2,7 +2,7 @@
 
 import { get, request } from "./api.js";
 import { element, renew } from "./dom.js";
-import { describe, t } from "./texts.js";
+import { describe, said, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 const PHASES = {
@@ -11,7 +11,11 @@ const PHASES = {
   "+ DenseCRF loss": "phaseCrf",
   predicting: "phasePredicting",
 };
-const SCORES = { miou: "roundMiou", miou_others: "roundMiouOthers" };
+const COMMANDS = {
+  check: "commandCheck", partial_ce: "phaseCe", densecrf: "phaseCrf", masks: "commandMasks", onnx: "onnx",
+};
+const NETWORKS = ["checkpoint", "onnx"];
+const SHARES = { changed: "roundChanged", miou: "roundMiou", miou_others: "roundMiouOthers" };
 
 /** A length of time in the page's language. */
 function duration(seconds) {
@@ -25,63 +29,59 @@ export class Panel {
   #posting = false;
   #stopping = false;
 
-  /** @param act {failed(error), refresh(), chosen() -> ids, chooseNone(), round(number)} */
+  /** @param act {failed(error, text), notice(about, line, kind), refresh(), chosen(), chooseNone(), show(round)} */
   constructor(act) {
     this.act = act;
     $("train").onclick = () => this.train();
     $("resume").onclick = () => this.#post("api/train/resume");
-    $("train-afresh").onclick = () => this.train(false);
+    $("train-afresh").onclick = () => this.train(null);
     $("stop").onclick = async () => {
       this.#stopping = await this.#post("api/train/stop");
-      this.render(this.state, this.shown);
+      this.render(this.state, this.older);
     };
     $("choose-none").onclick = () => act.chooseNone();
     $("commands").onclick = () => this.#commands();
     for (const button of document.querySelectorAll("[data-export]")) button.onclick = () => this.#export(button);
   }
 
-  /** Whether there is a network to train on. */
-  get #goesOn() {
-    return this.state.rounds.some(({ finished }) => finished);
-  }
-
-  /** Start a round: from the last one's network, where there is one, or from the bundled weights. */
-  train(goOn = this.#goesOn) {
-    return this.#post("api/train", { settings: this.#changed, go_on: goOn });
+  /** Start a round: from the network of the one that is shown, where there is one, or from the bundled weights. */
+  train(start = this.state.shown) {
+    return this.#post("api/train", { settings: this.#changed, start });
   }
 
   /** Ask for something, once for a double click; return whether it was granted. */
   async #post(path, body = {}) {
     if (this.#posting) return false;
     this.#posting = true;
+    this.act.notice("notTrained", "");
     try {
       await request("POST", path, body);
       await this.act.refresh();
       return true;
     } catch (error) {
-      this.act.failed(error);
+      this.act.failed(error, "notTrained");
       return false;
     } finally {
       this.#posting = false;
     }
   }
 
-  /** @param shown the round whose masks are shown. */
-  render(state, shown) {
-    Object.assign(this, { state, shown });
-    const { training } = state;
+  /** @param older the round whose masks are shown, null where those are the newest. */
+  render(state, older) {
+    Object.assign(this, { state, older });
+    const { training, shown } = state;
     const running = Boolean(training?.running);
     if (!running) this.#stopping = false;
     $("progress").hidden = !running;
     $("start").hidden = running;
-    $("train").textContent = t(this.#goesOn ? "trainOn" : "train");
+    $("train").textContent = shown === null ? t("train") : t("trainOn", { round: shown });
     $("resume").hidden = !training?.error;
-    $("train-afresh").hidden = !this.#goesOn;
+    $("train-afresh").hidden = shown === null;
     const drawn = new Set(state.images.flatMap((image) => image.drawn));
     $("train").disabled = $("train-afresh").disabled = drawn.size < 2;
     $("train").title = drawn.size < 2 ? t("tooFew") : "";
     $("training-error").hidden = !training?.error;
-    $("training-error").textContent = training?.error ?? "";
+    $("training-error").textContent = training?.error ? t("trainingEnded", { line: said(training.error) }) : "";
     if (running) this.#progress(training);
     this.#settings(state.settings);
     this.#table(state.rounds);
@@ -91,7 +91,7 @@ export class Panel {
   #progress({ phase, step, steps, progress, seconds_left: seconds, losses }) {
     $("phase").textContent = t(PHASES[phase] ?? "training");
     const parts = steps ? [t("step", { step, steps })] : [];
-    if (seconds !== null && phase !== "predicting") {
+    if (seconds && !this.#stopping) {
       if (seconds < 90) parts.push(t("seconds", { count: Math.ceil(seconds / 5) * 5 }));
       else parts.push(t("minutes", { count: Math.round(seconds / 60) }));
     }
@@ -151,9 +151,9 @@ export class Panel {
     }
     if (kind === "bool") field.checked = current;
     else field.value = current ?? "";
-    const label = element("label", { className: `field ${kind}`, title: help },
-      element("span", { textContent: name.replaceAll("_", " ") }), field,
-      element("small", { className: "muted", textContent: help }));
+    const label = element("label", { className: `field ${kind}` },
+      element("span", { textContent: help }), field,
+      element("small", { className: "muted", textContent: name.replaceAll("_", " ") }));
     const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== standard);
     field.onchange = () => {
       if (kind === "bool") this.#changed[name] = field.checked;
@@ -167,49 +167,69 @@ export class Panel {
 
   #table(rounds) {
     $("rounds").hidden = !rounds.length;
-    const scored = Object.keys(SCORES).filter((name) => rounds.some((round) => typeof round[name] === "number"));
-    const heads = ["round", "roundImages", "roundStrokes", "roundTime", ...scored.map((name) => SCORES[name])];
+    const { shown } = this.state;
+    const known = Object.keys(SHARES).filter((name) => rounds.some((round) => typeof round[name] === "number"));
+    const heads = ["round", "roundImages", "roundStrokes", "roundTime", ...known.map((name) => SHARES[name])];
     const [head] = $("rounds").querySelectorAll("thead tr"), [body] = $("rounds").querySelectorAll("tbody");
     const rows = rounds.map((round) => [
-      round.round, round.images, round.strokes, round.finished ? duration(round.seconds) : "…",
-      ...scored.map((name) => (typeof round[name] === "number" ? (100 * round[name]).toFixed(1) : "–")),
+      round.round, round.network, round.images, round.strokes, round.finished ? duration(round.seconds) : "…",
+      ...known.map((name) => (typeof round[name] === "number" ? (100 * round[name]).toFixed(1) : "–")),
     ]);
     renew(head, heads, () => heads.map((key) => element("th", { textContent: t(key), scope: "col" })));
-    renew(body, [rows, this.shown], () => rows.map(([round, ...cells]) => {
+    renew(body, [rows, shown], () => rows.map(([round, network, ...cells]) => {
       const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
-      show.setAttribute("aria-pressed", round === this.shown);
-      show.onclick = () => this.act.round(round);
-      return element("tr", { className: round === this.shown ? "shown" : "" }, element("td", {}, show),
+      show.setAttribute("aria-pressed", round === shown);
+      show.disabled = !network;
+      show.onclick = () => this.act.show(round);
+      return element("tr", { className: round === shown ? "shown" : "" }, element("td", {}, show),
         ...cells.map((cell) => element("td", { textContent: cell })));
     }));
-    const shown = rounds.find(({ round }) => round === this.shown);
-    const settings = Object.entries(shown?.settings ?? {}).filter(([, value]) => value !== "");
-    $("round-settings").textContent = shown
-      ? t("roundSettings", { round: shown.round, settings: settings.map((pair) => pair.join(" ")).join(", ") }) : "";
+    const several = rounds.filter(({ network }) => network).length > 1;
+    const words = [...(several ? ["roundsLong"] : []), ...known.map((name) => `${SHARES[name]}Long`)];
+    $("rounds-long").textContent = words.map((key) => t(key)).join(" ");
+    const one = rounds.find(({ round }) => round === shown);
+    $("round-settings").hidden = !one;
+    if (!one) return;
+    const [summary, text] = $("round-settings").children;
+    summary.textContent = t("roundSettings", one);
+    const settings = Object.entries(one.settings).filter(([, value]) => value !== "").map((pair) => pair.join(" "));
+    text.textContent = [t(one.start === null ? "roundAfresh" : "roundStart", one), ...settings].join(", ");
   }
 
   renderChoice() {
-    const count = this.act.chosen().length;
-    $("export-what").textContent = t(count ? (count === 1 ? "exportOne" : "exportChosen") : "exportAll", { count });
-    $("choose-none").hidden = !count;
-    const predicted = this.state.images.some((image) => image.predicted !== null);
-    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !predicted || button.ariaBusy;
+    const chosen = new Set(this.act.chosen()), { shown } = this.state;
+    const images = this.state.images.filter(({ id }) => !chosen.size || chosen.has(id));
+    const masks = images.map(({ predicted }) => predicted).filter((round) => round !== null);
+    const rounds = [...new Set(masks.length ? masks : [shown])].sort((one, other) => one - other);
+    const count = { count: images.length, masks: masks.length, round: rounds.join(", ") };
+    $("export-what").textContent = t(shown === null ? "exportNone" : chosen.size ? "exportChosen" : "exportAll", count);
+    $("choose-none").hidden = !chosen.size;
+    for (const button of document.querySelectorAll("[data-export]")) {
+      const kind = button.dataset.export;
+      button.disabled = button.ariaBusy || (NETWORKS.includes(kind) ? shown === null : !masks.length);
+      button.title = shown === null ? "" : t(`${kind}Long`, { round: NETWORKS.includes(kind) ? shown : count.round });
+    }
   }
 
   /** Fetch a file first, so that an error is a line in the page, and hand it to the browser then. */
   async #export(button) {
     const kind = button.dataset.export, chosen = this.act.chosen();
-    const query = chosen.length ? `?${chosen.map((id) => `images=${encodeURIComponent(id)}`).join("&")}` : "";
+    const round = NETWORKS.includes(kind) ? this.state.shown : this.older; // newer masks may be there of some images
+    const query = new URLSearchParams(chosen.map((id) => ["images", id]));
+    if (round !== null) query.append("round", round);
     button.disabled = button.ariaBusy = true;
     button.textContent = t("exporting");
+    this.act.notice("notExported", "");
     try {
-      const response = await request("GET", `api/export/${kind}${query}`, undefined, 0);
-      const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition"))?.[1] ?? kind;
+      const response = await request("GET", `api/export/${kind}?${query}`, undefined, 0);
+      const disposition = response.headers.get("content-disposition");
+      const name = decodeURIComponent(/filename\*?="?(?:utf-8'')?([^"]+)/.exec(disposition)[1]);
       const link = element("a", { href: URL.createObjectURL(await response.blob()), download: name });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      this.act.notice("exported", t("exported", { name }), "done");
     } catch (error) {
-      this.act.failed(error);
+      this.act.failed(error, "notExported");
     }
     button.disabled = false;
     button.ariaBusy = null;
@@ -219,9 +239,9 @@ export class Panel {
   async #commands() {
     let commands;
     try {
-      commands = await get("api/commands");
+      commands = await get(`api/commands${this.state.shown === null ? "" : `?round=${this.state.shown}`}`);
     } catch (error) {
-      return this.act.failed(error);
+      return this.act.failed(error, "notExported");
     }
     $("commands-box").querySelector(".list").replaceChildren(...commands.map(({ what, command }) => {
       const code = element("code", { textContent: command });
@@ -230,7 +250,7 @@ export class Panel {
         getSelection().selectAllChildren(code); // where the page may not write to the clipboard, Ctrl-C does
         await navigator.clipboard?.writeText(command).then(() => (copy.textContent = t("copied")), () => {});
       };
-      const head = element("div", { className: "line" }, element("span", { textContent: what }), copy);
+      const head = element("div", { className: "line" }, element("span", { textContent: t(COMMANDS[what]) }), copy);
       return element("div", { className: "command" }, head, element("pre", {}, code));
     }));
     $("commands-box").showModal();
