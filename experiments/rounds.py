@@ -84,7 +84,8 @@ METHODS = {NETWORK: "the page", FOREST: "forest"}
 SETS = {"drawn": "drawn on at first", "others": "never drawn on", "all": "all images"}
 COLOURS = {"uncertainty": "tab:blue", "random": "tab:orange"}
 LINES = {NETWORK: "-", FOREST: ":"}
-SETTINGS = ("steps", "crf_steps", "crop_size", "batch_size", "more")  # of a round, that the command line has
+# Settings of a round that the command line has.
+SETTINGS = ("steps", "crf_steps", "crop_size", "batch_size", "densecrfloss", "more")
 
 Scores = dict[str, Any]
 

@@ -100,7 +100,7 @@ STEPS = {"type": number(int, 1, high=100_000), "metavar": "N"}
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """How a round trains; the defaults are those of --preset 80."""
+    """How a round trains: as --preset 80 does, with a lower weight of the DenseCRF loss (docs/annotate.md)."""
 
     steps: int = option(90, "steps on the strokes alone (partial cross-entropy)", **STEPS)
     crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **STEPS)
@@ -108,7 +108,7 @@ class RoundSettings:
     crop_size: int = option(129, "short side, in pixels, at which the network sees the images", type=number(int, 33))
     batch_size: int = option(8, "images in a step", type=number(int, 2))
     lr: float = option(ADAMW_RATE, "learning rate", type=number(float, 0, above=True, high=1))
-    densecrfloss: float = option(5.0, "weight of refining borders (DenseCRF loss)", type=number(float, 0))
+    densecrfloss: float = option(2.0, "weight of refining borders (DenseCRF loss)", type=number(float, 0))
     sigma_rgb: float = option(6.0, "colours that count as alike, in grey levels", type=number(float, 0, above=True))
     sigma_xy: float = option(40.0, "distance over which they count, in pixels", type=number(float, 0, above=True))
     only_drawn: bool = switch("an image that is drawn on gets only the classes drawn there", default=True)
@@ -127,9 +127,9 @@ class RoundSettings:
 
     @classmethod
     def fitting(cls, sizes: list[tuple[int, int]]) -> "RoundSettings":
-        """Return the settings of the preset for images of these sizes (width, height)."""
+        """Return the settings for images of these sizes (width, height)."""
         name = preset_for(statistics.median(map(min, sizes))) if sizes else cls.preset
-        names = {field.name for field in fields(cls)}
+        names = {field.name for field in fields(cls)} - {"densecrfloss"}
         return cls(preset=name, **{key: value for key, value in PRESETS[name].items() if key in names})
 
     def words(self, folder: Path, stage: int, start: Path | None, run_root: Path) -> list[str]:
