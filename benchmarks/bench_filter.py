@@ -21,16 +21,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import bilateralfilter
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
 from common.arguments import number
 from common.errors import InputError, exit_status
 from figures.plotting import new_figure, save_figure
 from filtering import native, torch_lattice
 from measuring import IMAGES, Pictures, machine_line, peak_resident, seconds, shown, summary, synchronise, write_json
+
+import bilateralfilter
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
 SIGMA_RGB = 15.0
 PHASES = ("build", "splat", "blur", "slice")

@@ -16,13 +16,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-import torch
-
 from common.arguments import HelpFormatter, add_options, number, options_from
 from common.errors import exit_status
 from dataloaders.loaders import make_data_loader, usable_cpus
 from dataloaders.options import DataOptions
 from dataloaders.transforms import normalize
+
+import torch
 
 OPTIONS = ("dataset", "data_root", "classes", "workers", "crop_size", "base_size", "batch_size")
 

@@ -17,10 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from tqdm import tqdm
-
 from common.arguments import number
 from common.errors import exit_status
 from dataloaders.labels import UNLABELLED
@@ -40,6 +36,10 @@ from measuring import (
     usable_device,
     write_json,
 )
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
 
 FIRST = "densecrf=2e-9,sigma_xy=50"  # with which the others are compared
 OTHERS = (

@@ -13,14 +13,14 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
-
 from common.arguments import number
 from common.errors import exit_status
 from filtering import Lattice
 from filtering.mean_field import MeanField, gaussian_filter
 from measuring import CLASSES, IMAGES, Pictures, machine_line, seconds, shown, summary
+
+import torch
+import torch.nn.functional as F
 
 
 def main(argv: Sequence[str] | None = None) -> int:

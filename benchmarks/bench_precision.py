@@ -20,9 +20,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from tqdm import tqdm
-
 from common.arguments import SWITCH, number
 from common.devices import CPUINFO
 from common.errors import InputError, exit_status
@@ -40,6 +37,9 @@ from measuring import (
 )
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
+
+import torch
+from tqdm import tqdm
 
 LIMIT = "ONEDNN_MAX_CPU_ISA"
 SIZES = [(65, 8), (129, 8), (257, 4)]  # of the crop, and images

@@ -15,12 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from tqdm import tqdm
-
 from common.arguments import SWITCH, number
 from common.errors import exit_status
 from dataloaders.labels import UNLABELLED
@@ -43,6 +37,12 @@ from measuring import (
 )
 from modeling.network import Network, TrainingOutput
 from training.step import TrainingStep
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
 
 WAYS = ("in parts", "by autograd alone")
 

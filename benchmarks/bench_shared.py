@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-from bilateralfilter import bilateralfilter_batch
-from tqdm import tqdm
-
 from common.arguments import number
 from common.distributed import usable_cpus
 from common.errors import InputError, exit_status
 from measuring import CLASSES, Pictures, machine_line, random_batch, training_step, write_json
 from modeling.deeplab import DeepLab
+
+import torch
+from bilateralfilter import bilateralfilter_batch
+from tqdm import tqdm
 
 OWN = "as the scripts have it"
 DEFAULT = "GOMP_SPINCOUNT=300000"  # GCC's

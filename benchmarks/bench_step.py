@@ -15,9 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from common.arguments import SWITCH, number
 from common.errors import exit_status
 from DenseCRFLoss import DenseCRFLoss
@@ -37,6 +34,9 @@ from measuring import (
 )
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
+
+import torch
+from tqdm import tqdm
 
 WARM_UP = 2  # steps of each kind
 

@@ -12,12 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
-from tqdm import tqdm
-
 from common.errors import InputError
 from common.files import write_text
 from dataloaders.labels import UNLABELLED
@@ -25,6 +19,12 @@ from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.transforms import resize_short_side
 from losses.cross_entropy import PartialCrossEntropy
 from training.step import TrainingStep
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
 
 PICTURES = 12
 CLASSES = 21

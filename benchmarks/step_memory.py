@@ -13,14 +13,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from common.arguments import number
 from common.errors import InputError, exit_status
 from DenseCRFLoss import DenseCRFLoss
 from measuring import AMP, CLASSES, PICTURES, Pictures, machine_line, random_batch, training_step
 from modeling.backbone import BACKBONES
 from modeling.deeplab import DeepLab
+
+import torch
 
 SIZES = {64: 8, 128: 16, 256: 8, 513: 4}  # crops, and for each a batch size in addition to --batches
 

@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.axes import Axes
-
 from common.arguments import HelpFormatter, integers, number
 from common.errors import exit_status
 from common.files import write_text
@@ -31,6 +29,8 @@ from dataloaders.synthetic.scribbles import StrokeOptions
 from figures.plotting import new_figure, save_figure
 from preparation.simulation import simulate_folder
 from training.two_stages import Comparison, Results, gains, mean_and_spread, percents
+
+from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-
 from common.arguments import HelpFormatter
 from common.errors import exit_status
 from dataloaders.transforms import resize_short_side, to_tensor
@@ -27,6 +23,10 @@ from figures.plotting import new_figure, save_figure
 from losses import build_regulariser, parse_regulariser
 from losses.registry import apply_regulariser
 from photograph import draw_strokes, photographs
+
+import numpy as np
+import torch
+from PIL import Image
 
 NAME, SIDE = "coffee", 161
 SHOWN = {

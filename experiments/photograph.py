@@ -16,10 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-
 from common.arguments import HelpFormatter
 from common.errors import InputError, exit_status
 from common.logs import configure_logging
@@ -33,6 +29,10 @@ from modeling.checkpoint import load_network
 from prediction import segment
 from training.checkpoint import LAST
 from training.two_stages import Comparison
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
 
 logger = logging.getLogger(__name__)
 

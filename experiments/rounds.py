@@ -31,11 +31,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
 from common.arguments import HelpFormatter, add_options, integers, number
 from common.errors import InputError, exit_status
 from common.files import link_or_copy, make_folder, new_folder, write_text
@@ -74,6 +69,11 @@ from page.uncertainty import image_uncertainty, uncertainty_map
 from prediction.options import ImageOptions
 from prediction.predict import keep_scribbles, predict, probabilities, short_side
 from training.two_stages import mean_and_spread
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 

@@ -261,13 +261,13 @@ def test_labels_are_counted_in_little_memory():
 
 # What other programs want of the machine
 
-SHOW_AT_TORCH = """
+SHOW_AT_OPENMP = """
 import os, runpy, sys
 
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "torch":
+        if name in ("torch", "bilateralfilter"):
             print("spins", os.environ.get("GOMP_SPINCOUNT"), flush=True)
             os._exit(0)
 
@@ -276,17 +276,20 @@ sys.meta_path.insert(0, Finder())
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-WITHOUT_PYTORCH = {"check_dataset.py", "export_annotations.py", "import_scribbles.py", "simulate_scribbles.py"}
 UNSET = {name: value for name, value in ENVIRONMENT.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+FOLDERS = CODE, CODE.parent / "benchmarks", CODE.parent / "experiments"
+PROGRAMS = {path for folder in FOLDERS for path in folder.glob("*.py") if "main(" in path.read_text()}
+WITHOUT_PYTORCH = {"check_dataset.py", "export_annotations.py", "import_scribbles.py", "simulate_scribbles.py"}
 
 
 @pytest.mark.parametrize(
-    "script", sorted({path.name for path in CODE.glob("*.py") if "main(" in path.read_text()} - WITHOUT_PYTORCH)
+    "program", sorted(PROGRAMS - {CODE / name for name in WITHOUT_PYTORCH}), ids=lambda path: path.name
 )
-def test_every_script_sets_how_openmp_waits_before_it_imports_pytorch(script):
-    command = [sys.executable, "-c", SHOW_AT_TORCH, CODE / script]
-    shown = subprocess.run(command, env=UNSET, capture_output=True, text=True, check=True).stdout
-    assert "spins 1000\n" in shown
+def test_every_program_sets_how_openmp_waits_before_it_imports_pytorch_or_the_filter(program, tmp_path):
+    environment = {**UNSET, "PYTHONPATH": os.pathsep.join([str(CODE), str(program.parent)])}
+    command = [sys.executable, "-c", SHOW_AT_OPENMP, program]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "spins 1000\n" in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,8 @@
 #include <vector>
 
 #include "../bilateralfilter.hpp"
+#include "checking.hpp"
 #include "plain_filter.hpp"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace {
 
@@ -92,11 +89,6 @@ std::vector<float> filtered_plainly(const Case& wanted) {
     return outs;
 }
 
-[[noreturn]] void fail(const std::string& what) {
-    std::fprintf(stderr, "failed: %s\n", what.c_str());
-    std::exit(1);
-}
-
 void expect_equal(const Case& wanted, const std::vector<float>& found, const std::vector<float>& expected,
                   const std::string& how) {
     for (std::size_t i = 0; i < found.size(); ++i)
@@ -115,14 +107,6 @@ void expect_equal(const Case& wanted, const std::vector<float>& expected, const 
                         wanted.kernel.applied});
         expect_equal(wanted, outs, expected, instruction_set + " " + how);
     }
-}
-
-void set_threads(int threads) {
-#if defined(_OPENMP)
-    omp_set_num_threads(threads);
-#else
-    (void)threads;
-#endif
 }
 
 // Every instruction set and several thread counts against the plain filter.

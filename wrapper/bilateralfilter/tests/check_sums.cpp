@@ -18,28 +18,12 @@
 #include <vector>
 
 #include "../bilateralfilter.hpp"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "checking.hpp"
 
 namespace {
 
 using Numbers = std::vector<float>;
 using bilateral::Grid;
-
-[[noreturn]] void fail(const std::string& what) {
-    std::fprintf(stderr, "failed: %s\n", what.c_str());
-    std::exit(1);
-}
-
-void set_threads(int threads) {
-#if defined(_OPENMP)
-    omp_set_num_threads(threads);
-#else
-    (void)threads;
-#endif
-}
 
 bilateral::Input input(const char* name, const Numbers& numbers) { return {name, numbers.data(), numbers.size()}; }
 bilateral::Output output(const char* name, Numbers& numbers) { return {name, numbers.data(), numbers.size()}; }
