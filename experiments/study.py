@@ -139,6 +139,19 @@ STUDIES = {
         stage2_lr=2e-4,
         whole=True,
     ),
+    "photographs-40": Study(
+        65,
+        {
+            "weight 5, sigma xy 20, rgb 6": loss(5, 20, 6, NORMALISED),
+            "weight 2": loss(2, 20, 6, NORMALISED),
+            "weight 1": loss(1, 20, 6, NORMALISED),
+            "sigma xy 10": loss(5, 10, 6, NORMALISED),
+            "sigma rgb 12": loss(5, 20, 12, NORMALISED),
+        },
+        PRETRAINED,
+        (6, 6),
+        stage2_lr=2e-4,
+    ),
 }
 """By the images, or their size in pixels, and what differs from the first study of that size."""
 
