@@ -142,11 +142,13 @@ STUDIES = {
     "photographs-40": Study(
         65,
         {
-            "weight 5, sigma xy 20, rgb 6": loss(5, 20, 6, NORMALISED),
+            "weight 1, sigma xy 20, rgb 6": loss(1, 20, 6, NORMALISED),
+            "weight 0.5": loss(0.5, 20, 6, NORMALISED),
             "weight 2": loss(2, 20, 6, NORMALISED),
-            "weight 1": loss(1, 20, 6, NORMALISED),
-            "sigma xy 10": loss(5, 10, 6, NORMALISED),
-            "sigma rgb 12": loss(5, 20, 12, NORMALISED),
+            "weight 5": loss(5, 20, 6, NORMALISED),
+            "sigma xy 10": loss(1, 10, 6, NORMALISED),
+            "sigma rgb 12": loss(1, 20, 12, NORMALISED),
+            "plain kernel, weight 2, sigma xy 14, rgb 12": loss(2, 14, 12),
         },
         PRETRAINED,
         (6, 6),
