@@ -36,7 +36,8 @@ def sigterm_as_error() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    mine = threading.current_thread() is threading.main_thread() and "RANK" not in os.environ
+    launched = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    mine = threading.current_thread() is threading.main_thread() and not launched
     if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return

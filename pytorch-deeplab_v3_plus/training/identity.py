@@ -21,7 +21,7 @@ from typing import Any
 from common.errors import InputError
 from dataloaders import Loaders
 from dataloaders.datasets.pascal import Survey
-from modeling.checkpoint import load_checkpoint
+from modeling.checkpoint import is_identity, load_checkpoint
 from training.checkpoint import BEST, BEST_OF_RUNS, newest_first
 from training.options import TrainOptions
 from training.run_folder import IDENTITY, best_of_other_runs
@@ -50,7 +50,7 @@ def fingerprint(options: TrainOptions, data: Mapping[str, Any]) -> Identity:
 def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     ignored = HOUSEKEEPING if settings.get("lr_scheduler") == "step" else HOUSEKEEPING | {"lr_step"}
     kept = {name: value for name, value in settings.items() if name not in ignored}
-    return json.loads(json.dumps(kept))  # tuples become lists
+    return json.loads(json.dumps(kept, default=str))  # tuples become lists
 
 
 def data_facts(loaders: Loaders, surveys: Mapping[str, Survey]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def identity_in(folder: Path) -> Identity:
     """Return the fingerprint of a run's folder; of those of earlier versions, what a checkpoint in it says."""
     with contextlib.suppress(OSError, ValueError):
         identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        if isinstance(identity, dict) and all(isinstance(identity.get(part), dict) for part in ("data", "settings")):
+        if identity and is_identity(identity):
             return identity
     for path in (*newest_first(folder), folder / BEST):
         with contextlib.suppress(InputError):

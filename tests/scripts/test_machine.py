@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import check_dataset
 import evaluate
 import import_scribbles
 import inference
@@ -26,6 +27,7 @@ from modeling.checkpoint import load_checkpoint
 from modeling.deeplab import DeepLab
 from prediction.files import find_images
 from preparation.sources import files_in
+from training.checkpoint import newest_checkpoint, save_last
 
 SCRIPTS = {"evaluate": evaluate, "inference": inference}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -108,6 +110,10 @@ def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, na
     assert "out of memory; lower --" in line and ("--test-batch-size (4)" if name == "evaluate" else "--tile") in line
 
 
+class Fail(Exception):
+    """As onnxruntime's exceptions, which are no RuntimeError."""
+
+
 def test_a_worker_that_is_killed_in_another_script(voc, tmp_path, monkeypatch, capsys):
     """Regression: the advice was to lower an option that the script has not."""
     monkeypatch.setattr("preparation.simulation.read_label", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -115,6 +121,42 @@ def test_a_worker_that_is_killed_in_another_script(voc, tmp_path, monkeypatch, c
     line = one_line(capsys)
     assert "was killed; where memory is short, close other programs;" in line and "--workers" not in line
     assert not (tmp_path / "out").exists()
+
+
+NO_MEMORY = {
+    "python": MemoryError(),
+    "pillow": OSError("out of memory error when reading image file"),
+    "thread": RuntimeError("can't start new thread"),
+    "torch": RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    "onnxruntime": Fail("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 9"),
+}
+
+
+@pytest.mark.parametrize("kind", ["python", "pillow", "thread"])
+def test_memory_that_runs_out_in_a_check(voc, tmp_path, monkeypatch, capsys, kind):
+    """Regression: good photographs were called unreadable, and left out of the corrected copy."""
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: fail(NO_MEMORY[kind]))
+    out = "--output", tmp_path / "out", "--fix", tmp_path / "fixed"
+    assert call(check_dataset, voc, "--classes", tmp_path / "classes.txt", *out) == 2
+    assert one_line(capsys) == "error: out of memory; close other programs, or use smaller images"
+    assert not (tmp_path / "out").exists() and not (tmp_path / "fixed").exists()
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnxruntime", "python"])
+def test_memory_that_runs_out_in_an_export(checkpoint, tmp_path, monkeypatch, capsys, kind):
+    """Regression: the advice was to free space on the disk, or a traceback."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("prediction.export._export", lambda *_: fail(NO_MEMORY[kind]))
+    assert call(inference, "--checkpoint", checkpoint, "--output_directory", tmp_path, "--export", "onnx") == 2
+    assert "out of memory; lower --batch-size (1)" in one_line(capsys) and not list(tmp_path.glob("*onnx*"))
+
+
+def test_a_checkpoint_for_which_memory_is_short_is_not_damaged(tmp_path, monkeypatch, capsys):
+    """Regression: the advice was to delete the run's folder."""
+    save_last(tmp_path, {"state_dict": {"a": torch.ones(2)}})
+    monkeypatch.setattr(torch, "load", lambda *_, **__: fail(NO_MEMORY["torch"]))
+    assert exit_status(lambda: newest_checkpoint(tmp_path)) == 2
+    assert "out of memory; close other programs" in one_line(capsys)
 
 
 def test_memory_that_runs_out_in_another_script(tmp_path, monkeypatch, capsys):
@@ -319,11 +361,14 @@ def test_half_an_environment_counts_for_nothing(monkeypatch, name):
     ("environment", "said"),
     [
         ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE: expected an integer at least 1 in the environment, found"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "without MASTER_ADDR: start with torchrun, or unset them"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR expected, but not set); start with torchrun, or unset RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "do not find each other"),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK: expected less than WORLD_SIZE=1 in the environment, found '1'"),
     ],
 )
 def test_an_environment_that_cannot_be_is_one_line(voc, checkpoint, tmp_path, monkeypatch, capsys, environment, said):
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert call(evaluate, *words("evaluate", voc, checkpoint, tmp_path)) == 2
