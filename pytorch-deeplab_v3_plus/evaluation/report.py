@@ -64,7 +64,7 @@ def other_reports(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> lis
     others = []
     for title, about in reports.items():
         path = _stem(folder, title).with_suffix(".json")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             try:
                 there = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,37 +52,12 @@ def _whole(low: int, what: str) -> Expected:
     return f"{what}, at least {low}", lambda value: type(value) is int and value >= low
 
 
-def _every(kind: Any, what: str) -> Expected:
-    return what, lambda value: _all(kind, value)
+def _every(kind: type, what: str) -> Expected:
+    return what, lambda value: isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
 
 
 def _by_name(what: str) -> Expected:
     return f"{what} by name", lambda value: isinstance(value, dict)
-
-
-def _all(kind: Any, value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
-
-
-def _is_record(value: Any) -> bool:
-    """Return whether a value is a run's record of an epoch, as far as resuming reads it."""
-    if not isinstance(value, dict) or type(value.get("epoch")) is not int:
-        return False
-    scores = value.get("val") or {"miou": 0.0}
-    return isinstance(scores, dict) and _all(int | float, [value.get("lr", 0.0), scores.get("miou")])
-
-
-def _are_losses(value: Any) -> bool:
-    return isinstance(value, dict) and all(_all(int | float, column) for column in value.values())
-
-
-def is_identity(value: Any) -> bool:
-    """Return whether a value has the form of a fingerprint of training.identity, in which parts may be missing."""
-    if not isinstance(value, dict):
-        return False
-    data, settings, start = (value.get(part) or {} for part in ("data", "settings", "start"))
-    by_name = all(isinstance(part, dict) for part in (data, settings, start))
-    return by_name and _all(str, data.get("classes", [])) and (not start or start.keys() >= {"file", "weights"})
 
 
 # What a checkpoint may hold beside the weights, in itself and under `model`.
@@ -89,11 +65,9 @@ CONTENT: dict[str, Expected] = {
     "epoch": _whole(0, "a number of epochs"),
     "step": _whole(0, "a number of steps"),
     "best_pred": ("a score of at most 1", lambda value: isinstance(value, int | float) and -math.inf < value <= 1),
-    "history": ("records of epochs", lambda value: isinstance(value, list) and all(map(_is_record, value))),
+    "history": _every(dict, "records of epochs"),
     "random_states": _every(dict, "states of random numbers"),
-    "losses": ("lists of losses by name", _are_losses),
-    "identity": ("what a training is", is_identity),
-    **{name: _by_name(name) for name in ("optimizer", "options", "order")},
+    **{name: _by_name(name) for name in ("optimizer", "options", "identity", "losses", "order")},
 }
 SETTINGS: dict[str, Expected] = {
     "network": (f"one of {', '.join(NETWORKS)}", lambda value: value in list(NETWORKS)),
@@ -126,7 +100,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip():  # torch does not look at the check sums
                     raise ValueError("a check sum is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign files
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: expected tensors and numbers, found a damaged file or one with pickled code, which is not run"
@@ -136,7 +112,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         if lacks_memory(error):
             raise
-        reason = str(error).strip().split("\n")[0]
+        # PyTorch's words are about its own insides, or advise to run what the file says.
+        reason = why(path, error) if isinstance(error, OSError) else f"{path.stat().st_size:,} bytes"
         line = f"{path}: not an intact PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
         raise InputError(line) from None
     if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
@@ -276,8 +253,8 @@ def load_network(
     classifier = network_class(settings["network"]).classifier_keys[0]
     if classifier in weights:
         outputs = _outputs(weights[classifier])
-        expected = settings.setdefault("num_classes", max(2, outputs))
-        if outputs != expected:
+        if outputs < 2 or outputs != settings.setdefault("num_classes", outputs):
+            expected = settings.get("num_classes", "2 or more")
             raise InputError(f"{path}: expected a classifier of {expected} classes, found one of {outputs} in it")
     for name, option, asked in (("backbone", "--backbone", backbone), ("num_classes", "--n_class", num_classes)):
         if asked is not None and settings.setdefault(name, asked) != asked:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from common import distributed
 from common.errors import InputError
 from common.files import replace_file
@@ -29,6 +31,7 @@ from training.identity import (
     differences,
     identity_in,
     identity_of,
+    is_fingerprint,
     merged,
 )
 from training.options import TrainOptions
@@ -99,12 +102,15 @@ def _run_to_continue(options: TrainOptions, parent: Path, start: Start) -> Path 
         other = next((folder for folder, origin in origins.items() if origin and origin["file"] == file), None)
         if other and not runs:
             logger.warning("%s started from other weights, which %s had then: a new run begins", other, file)
-    reasons = []
+    reasons, begun = [], None  # begun: the newest that was killed before its first checkpoint
     for folder in runs:
         reason = _why_not(options, folder, start.identity)
-        if reason is None:
+        if reason is None and newest_first(folder):
             return folder
+        begun = begun or (folder if reason is None else None)
         reasons.append(reason)
+    if begun:
+        return begun
     if not runs:
         if not options.ft:
             logger.info("--resume auto: there is no run in %s yet: a new one begins", parent)
@@ -186,7 +192,11 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     _check_resumable(trainer, checkpoint, source)
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
     _restore_optimizer(trainer, checkpoint, source)
-    trainer.losses, trainer.history = EpochLosses(checkpoint.get("losses")), _history(checkpoint)
+    with _own_state(source, "losses"):
+        losses = checkpoint.get("losses", {})
+        trainer.losses = EpochLosses({name: [*map(float, values)] for name, values in losses.items()})
+    with _own_state(source, "history"):
+        trainer.history = _history(checkpoint)
     comparable = _report_changes(trainer, checkpoint, source)
     if comparable:
         trainer.best_before = float(checkpoint.get("best_pred", -1.0))
@@ -207,7 +217,7 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
 def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> bool:
     """Log in what the training differs from the one before; return whether its scores can be compared."""
     before, now = identity_of(checkpoint), trainer.identity
-    if "identity" not in checkpoint:
+    if not is_fingerprint(checkpoint.get("identity")):
         logger.warning("%s: an earlier version did not keep what its data were, so that they are not compared", source)
     changed = differences(before, now) + differences(before, now, CHANGEABLE)
     comparable = not differences(before, now, SCORE_FACTS)
@@ -255,6 +265,10 @@ def _restore_optimizer(trainer: Trainer, checkpoint: dict[str, Any], source: Pat
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     with _own_state(source, "optimizer"):
         optimizer.load_state_dict(checkpoint["optimizer"])
+        for weight, values in optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
+                    raise ValueError(f"{name} of {tuple(value.shape)} for a weight of {tuple(weight.shape)}")
     for group, settings in zip(optimizer.param_groups, own, strict=True):
         group.update(settings)
     if checkpoint.get("scaler"):
@@ -275,5 +289,8 @@ def _own_state(source: Path, name: str) -> Iterator[None]:
 def _history(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records of a checkpoint's epochs, numbered from 1 (earlier versions: from 0)."""
     history = checkpoint.get("history", [])
+    for record in history:  # what will be read of them, all numbers
+        scores = record.get("val") or {"miou": 0.0}
+        sum([record["epoch"], record["lr"], record["losses"]["cross_entropy"], scores["miou"]])
     shift = checkpoint["epoch"] - history[-1]["epoch"] if history else 0
     return [{**record, "epoch": record["epoch"] + shift} for record in history]
