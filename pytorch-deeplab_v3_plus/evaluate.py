@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(options)
     if processes := processes_to_launch(options, device):
         return distributed.launch([__file__, *(sys.argv[1:] if argv is None else argv)], processes)
-    lower = f"lower --test-batch-size ({options.test_batch_size}) or --crop-size, or use --no-cuda"
+    lower = f"lower --test-batch-size ({options.test_batch_size}) or --crop-size"
+    lower += ", or use --no-cuda" if device.type == "cuda" else ""
     with one_line_errors(lower, f"--workers ({data.workers})"), distributed.process_group(device):
         evaluate(options, data, device)
     return 0

@@ -148,7 +148,9 @@ def test_memory_that_runs_out_in_an_export(checkpoint, tmp_path, monkeypatch, ca
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("prediction.export._export", lambda *_: fail(NO_MEMORY[kind]))
     assert call(inference, "--checkpoint", checkpoint, "--output_directory", tmp_path, "--export", "onnx") == 2
-    assert "out of memory; lower --batch-size (1)" in one_line(capsys) and not list(tmp_path.glob("*onnx*"))
+    assert "out of memory; close other programs, or lower --crop_size" in one_line(capsys) and not list(
+        tmp_path.glob("*onnx*")
+    )
 
 
 def test_a_checkpoint_for_which_memory_is_short_is_not_damaged(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.errors import InputError
-from common.parallel import in_parallel
+from common.parallel import in_threads
 from dataloaders.class_names import check_class_names
 from dataloaders.images import check_sizes, file_digest, image_size, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
@@ -137,7 +136,7 @@ class VOCSegmentation(Dataset):
         digests = {name: hashlib.blake2b(digest_size=8) for name in ("list", "images", "labels")}
         digests["list"].update("\n".join(self.ids).encode())
         files = self.image_files, self.label_files
-        for found, image, values in in_parallel(ThreadPoolExecutor, look, *files, title="checking labels", unit="file"):
+        for found, image, values in in_threads(look, *files, title="checking labels", unit="file"):
             totals += found
             digests["images"].update(image)
             digests["labels"].update(values)
