@@ -12,6 +12,7 @@ from common.errors import InputError
 MEMORY = (
     *("can't allocate memory", "Cannot allocate memory", "not enough memory", "std::bad_alloc", "MemoryError"),
     *("out of memory", "Failed to allocate memory", "can't start new thread", "failed to map segment"),
+    "codec configuration error when writing",  # Pillow, of a PNG
     "could not create a primitive",  # oneDNN
     "STATUS_ALLOC_FAILED",  # cuDNN, cuBLAS
 )

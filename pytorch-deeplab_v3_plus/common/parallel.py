@@ -14,6 +14,7 @@ from threading import Thread
 
 from tqdm import tqdm
 
+tqdm.monitor_interval = 0  # no thread that looks after bars: one may not start, and processes are forked here
 MOST = 8  # workers at a time: each holds an image, and more of them read no faster
 
 

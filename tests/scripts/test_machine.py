@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ import inference
 import simulate_scribbles
 from common.distributed import is_main, rank, world_size
 from common.errors import exit_status
-from common.files import new_folder
+from common.files import make_folder, new_folder
+from common.parallel import in_processes
 from dataloaders.images import read_image, value_counts
 from helpers import CODE, ENVIRONMENT, call, data, message, one_line
 from modeling.checkpoint import load_checkpoint
@@ -161,6 +164,43 @@ def test_a_checkpoint_for_which_memory_is_short_is_not_damaged(tmp_path, monkeyp
     assert "out of memory; close other programs" in one_line(capsys)
 
 
+LITTLE_MEMORY = """
+import os, resource, sys
+import check_dataset, simulate_scribbles
+from common.errors import exit_status
+
+out, *words = sys.argv[1:]
+size = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+for script, target, most in ((check_dataset, "--output", 6), (simulate_scribbles, "--seed=1", 15)):
+    for more in range(0, most + 1, 3):
+        if not os.fork():
+            resource.setrlimit(resource.RLIMIT_AS, (1024 * int(size.split()[1]) + more * 2**20,) * 2)
+            os._exit(exit_status(lambda: script.main([*words, target, f"{out}/{script.__name__}{more}"])))
+        os.write(1, f"status {os.waitstatus_to_exitcode(os.wait()[1])}\\n".encode())
+"""
+
+
+def test_scripts_in_little_memory(voc, tmp_path):
+    """Regression: simulate_scribbles.py waited for ever, or ended in tracebacks, where no thread could start."""
+    command = [sys.executable, "-c", LITTLE_MEMORY, tmp_path, voc, "--classes", tmp_path / "classes.txt"]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
+    statuses = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("status")]
+    assert len(statuses) == 9 and set(statuses) <= {"0", "2"} and "2" in statuses[:3] and "2" in statuses[3:]
+    line = "error: out of memory; close other programs, or use smaller images"
+    assert result.stderr.splitlines() == [line] * statuses.count("2")
+
+
+def test_processes_give_their_results_in_turn_and_errors_with_their_place(monkeypatch):
+    monkeypatch.setattr("common.parallel.os.sched_getaffinity", lambda _: {0, 1})
+    assert list(in_processes(abs, range(-5, 0), "working", "number")) == [5, 4, 3, 2, 1]
+    with pytest.raises(TypeError) as caught:
+        list(in_processes(abs, [1, 2, "three"], "working", "number"))
+    assert "in _work" in str(caught.value.__cause__)  # the traceback of the process
+    with pytest.raises(BrokenProcessPool):
+        list(in_processes(os._exit, [0], "working", "number"))
+    assert not list(in_processes(abs, [], "working", "number")) and not active_children()
+
+
 def test_memory_that_runs_out_in_another_script(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(import_scribbles, "collect", lambda *_: bytearray(2**62))
     assert call(import_scribbles, "labelme", tmp_path, tmp_path / "data") == 2
@@ -217,6 +257,22 @@ def test_a_source_that_may_not_be_read_is_not_the_targets_fault(tmp_path):
 
     line = message(make)
     assert "target: cannot be made" in line and "'/source/i1.jpg'" in line and "change its permissions" in line
+
+
+def test_a_folder_that_takes_no_files_is_said_before_the_work(folder_of_another, monkeypatch):
+    """Regression: evaluate.py scored all images first."""
+    folder = folder_of_another / "results"
+    folder.mkdir(mode=0o555)
+    monkeypatch.setattr("os.access", lambda path, mode: path != folder)  # which root may write all the same
+    assert message(make_folder, folder, "choose another --output") == (
+        f"{folder}: cannot be written; change its permissions, or choose another --output"
+    )
+
+
+def test_an_image_with_a_long_name_is_told_to_be_renamed(voc, checkpoint, tmp_path, capsys):
+    (voc / "JPEGImages/i0.jpg").rename(voc / "JPEGImages" / ("\N{HIRAGANA LETTER A}" * 80 + ".jpg"))
+    assert call(inference, *words("inference", voc, checkpoint, tmp_path / "out")) == 2
+    assert "cannot be written (File name too long); shorten the name" in one_line(capsys)
 
 
 def test_mistakes_in_code_keep_their_traceback():
@@ -448,3 +504,5 @@ def test_looking_overwrites_nothing(voc, checkpoint, tmp_path, capsys):
         "evaluation_2/val_crop.json: is of other weights, data or settings; it is replaced" in capsys.readouterr().out
     )
     assert (tmp_path / "evaluation/val_crop.json").read_bytes() == first
+    (tmp_path / "evaluation_3/val_crop.json").write_text("null")  # regression: a traceback
+    assert score("--crop-size", 40) == ["evaluation", "evaluation_2", "evaluation_3", "evaluation_4"]
