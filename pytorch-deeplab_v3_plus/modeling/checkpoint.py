@@ -109,7 +109,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     except PermissionError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged, a file of PyTorch before 1.6 leads to nearly any
         if lacks_memory(error):
             raise
         # PyTorch's words are about its own insides, or advise to run what the file says.

@@ -106,6 +106,22 @@ def test_a_network_that_would_give_background_everywhere_is_refused(tmp_path, we
         load_network(path, "mobilenet")
 
 
+def test_a_damaged_file_in_the_format_of_the_authors_is_one_line(tmp_path):
+    """Regression: IndexError, AssertionError, TypeError and AttributeError, with tracebacks."""
+    content = {"state_dict": WEIGHTS, "epoch": 3, "optimizer": {"param_groups": [{"lr": 0.1}]}}
+    path, refused = tmp_path / "old.pth.tar", 0
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        path.write_bytes(whole[:at] + b"\x85" + whole[at + 1 :])
+        try:
+            load_checkpoint(path)
+        except InputError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    assert refused > len(whole) / 6
+
+
 @pytest.mark.parametrize("content", [b"", b"hello\n", bytes(1000), "folder", "link"])
 def test_what_is_no_checkpoint_is_said_plainly(tmp_path, content):
     """Regression: PyTorch's words followed, such as the advice to run the code in a file."""
