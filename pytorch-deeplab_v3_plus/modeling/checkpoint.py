@@ -193,9 +193,9 @@ def load_weights(
             f"{source}: its weights ({', '.join(list(state_dict)[:2])} ...) are of another project's network, which is "
             "not known here; weights of a backbone alone go to --pretrained"
         )
-    for key in own.keys() & state_dict.keys():
-        if own[key].is_floating_point() and not state_dict[key].is_floating_point():
-            raise InputError(f"{source}: expected floating-point weights, found {key} in {state_dict[key].dtype}")
+    for key, value in state_dict.items():
+        if key in own and own[key].is_floating_point() and not value.is_floating_point():
+            raise InputError(f"{source}: expected floating-point weights, found {key} in {value.dtype}")
     differing = [key for key in state_dict if key in own and own[key].shape != state_dict[key].shape]
     classifier = [key for key in differing if key in model.classifier_keys]
     if classifier and classifier == differing:

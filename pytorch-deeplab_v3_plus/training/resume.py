@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common import distributed
 from common.errors import InputError
+from common.faults import lacks_memory
 from common.files import replace_file
 from modeling.checkpoint import class_mismatch, load_checkpoint, weights_digest
 from training.checkpoint import (
@@ -107,7 +108,8 @@ def _run_to_continue(options: TrainOptions, parent: Path, start: Start) -> Path 
         reason = _why_not(options, folder, start.identity)
         if reason is None and newest_first(folder):
             return folder
-        begun = begun or (folder if reason is None else None)
+        if reason is None:
+            begun = begun or folder
         reasons.append(reason)
     if begun:
         return begun
@@ -282,6 +284,8 @@ def _own_state(source: Path, name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        if lacks_memory(error):
+            raise
         what = f"its '{name}' is not of this training ({type(error).__name__}: {error})".split("\n")[0]
         raise InputError(f"{source}: {what}; start from its weights with --ft") from None
 

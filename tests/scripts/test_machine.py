@@ -25,6 +25,7 @@ from common.errors import exit_status
 from common.files import make_folder, new_folder
 from common.parallel import in_processes
 from dataloaders.images import read_image, value_counts
+from evaluation import report_folder
 from helpers import CODE, ENVIRONMENT, call, data, message, one_line
 from modeling.checkpoint import load_checkpoint
 from modeling.deeplab import DeepLab
@@ -505,4 +506,5 @@ def test_looking_overwrites_nothing(voc, checkpoint, tmp_path, capsys):
     )
     assert (tmp_path / "evaluation/val_crop.json").read_bytes() == first
     (tmp_path / "evaluation_3/val_crop.json").write_text("null")  # regression: a traceback
-    assert score("--crop-size", 40) == ["evaluation", "evaluation_2", "evaluation_3", "evaluation_4"]
+    others = {"val crop": {"weights": "others", "labels": "", "description": ""}}
+    assert report_folder(tmp_path, others) == tmp_path / "evaluation_4"
