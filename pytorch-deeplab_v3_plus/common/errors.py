@@ -49,6 +49,22 @@ def sigterm_as_error() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Have SIGINT and SIGTERM wait for the end of the block, in which files that belong together get their places."""
+    came: list[int] = []
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if mine else ()
+    previous = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
 def lost_signals_again() -> Iterator[None]:
     """Send SIGINT and SIGTERM again whose exception Python drops, as it does where they come while a process forks."""
 

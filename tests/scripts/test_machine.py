@@ -30,6 +30,7 @@ from helpers import CODE, ENVIRONMENT, call, data, message, one_line
 from modeling.checkpoint import load_checkpoint
 from modeling.deeplab import DeepLab
 from prediction.files import find_images
+from preparation import importing
 from preparation.sources import files_in
 from training.checkpoint import newest_checkpoint, save_last
 
@@ -346,6 +347,23 @@ def test_a_signal_that_comes_while_a_process_forks_is_not_lost(number, said):
     )
     result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert (result.stderr, result.returncode) == (f"{said}\n", 128 + number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finds_a_data_set_whole_or_not_at_all(voc, tmp_path, monkeypatch, number, status):
+    """Regression: images without class names and lists stayed."""
+    for place, left in (("draw_label_maps", False), ("write_class_names", True)):
+        with monkeypatch.context() as struck:
+            strike = getattr(importing, place)
+            struck.setattr(
+                importing, place, lambda *a, strike=strike, **k: (os.kill(os.getpid(), number), strike(*a, **k))[1]
+            )
+            source, images = voc / "SegmentationClassAug", ("--images", voc / "JPEGImages")
+            words = ("masks", source, tmp_path / "data", *images, "--classes", tmp_path / "classes.txt")
+            assert call(import_scribbles, *words) == status
+        assert (tmp_path / "data").exists() == left
+    names = {path.name for path in (tmp_path / "data").iterdir()}
+    assert names == {"JPEGImages", "pascal_2012_scribble", "ImageSets", "classes.txt"}
 
 
 def test_labels_are_counted_in_little_memory():
