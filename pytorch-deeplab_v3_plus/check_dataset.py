@@ -8,6 +8,7 @@ that copy.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -44,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def folder_of_report(output: Path) -> Path | None:
+    """Return which folder the report in `output` is of, None where there is none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return Path(json.loads((output / "report.json").read_text(encoding="utf-8"))["folder"])
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Check as the command line says; return the exit status."""
     configure_logging()
@@ -58,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = report.as_text()
     logger.info("%s", text)
     make_folder(output, "choose another --output")
+    if (other := folder_of_report(output)) and other.resolve() != report.folder.resolve():
+        logger.warning("%s: held the report of %s, which is replaced", output, other)
     write_text(output / "report.txt", text + "\n")
     write_text(output / "report.json", json.dumps(report.as_json(), indent=1))
     rows = sheet_rows(report)

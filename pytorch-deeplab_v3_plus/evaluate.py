@@ -31,7 +31,7 @@ from common.logs import configure_logging
 from dataloaders.loaders import make_data_loader
 from dataloaders.options import DataOptions
 from dataloaders.sizes import DEFAULT_CROP
-from evaluation import describe, evaluate_and_report, other_reports, report_folder, score_table
+from evaluation import describe, evaluate_and_report, report_folder, score_table, warn_of_others
 from evaluation.options import EvaluationOptions
 from modeling.checkpoint import class_mismatch, load_network
 from prediction import short_side
@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(options)
     if processes := processes_to_launch(options, device):
         return distributed.launch([__file__, *(sys.argv[1:] if argv is None else argv)], processes)
-    lower = f"lower --test-batch-size ({options.test_batch_size}) or --crop-size, or use --no-cuda"
+    lower = f"lower --test-batch-size ({options.test_batch_size}) or --crop-size"
+    lower += ", or use --no-cuda" if device.type == "cuda" else ""
     with one_line_errors(lower, f"--workers ({data.workers})"), distributed.process_group(device):
         evaluate(options, data, device)
     return 0
@@ -88,9 +89,8 @@ def evaluate(options: EvaluationOptions, data: DataOptions, device: torch.device
     if distributed.is_main():
         reports = describe(options.checkpoint, network, loaders, splits, protocols)
         folder = folder if options.output else report_folder(folder, reports)
-        make_folder(folder)  # reported before the work where it cannot be made
-        for other in other_reports(folder, reports):
-            logger.warning("%s: is of other weights, data or settings; it is replaced", other)
+        make_folder(folder, "choose another --output")  # reported before the work where it takes no files
+        warn_of_others(folder, reports)
     network.to(device)
     logger.info("network: %s, on %s", options.checkpoint, describe_device(device))
     columns, files = evaluate_and_report(network, loaders, splits, protocols, folder, data.workers, reports)

@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(options)
     if processes := processes_to_launch(options, device):
         return distributed.launch([__file__, *(sys.argv[1:] if argv is None else argv)], processes)
-    lower = f"lower --batch-size ({options.batch_size}), --tile ({options.tile}) or --crop_size, or use --no-cuda"
+    lower = f"lower --batch-size ({options.batch_size}), --tile ({options.tile}) or --crop_size"
+    lower += ", or use --no-cuda" if device.type == "cuda" else ""
+    lower = lower if options.image_path else "close other programs, or lower --crop_size"  # an export runs on the CPU
     with one_line_errors(lower, f"--workers ({options.workers})"), distributed.process_group(device):
         return infer(options, args.preset, device)
 

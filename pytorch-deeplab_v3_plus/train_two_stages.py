@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from common import distributed
 from common.arguments import HelpFormatter, add_options, integers, option, options_from, switch
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
@@ -170,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line says; return the exit status."""
     configure_logging()
     own, rest = build_parser().parse_known_args(argv)
+    if distributed.world_size() > 1:
+        raise InputError("expected no torchrun: this script starts trainings itself, which --gpu-ids shares among GPUs")
     variants = variants_of(own)
     check_not_taken([*rest, *itertools.chain(*variants.values())])
     own.preset = own.preset or default_preset([*rest, *itertools.chain(*variants.values())])
@@ -182,8 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
     surveys = {"train": loaders.train.dataset.survey(), "val": loaders.val.dataset.survey()}
     data = data_facts(loaders, surveys)
+    truth = loaders.fill_in and loaders.fill_in.dataset
     if own.full:
         truth = make_data_loader(replace(options.data, supervision="full"), splits=("train",)).train.dataset
+    if truth:
         data["training truth"] = truth.survey().digests["labels"]
     stages = stages_of(own.preset, options)
     comparison = Comparison(

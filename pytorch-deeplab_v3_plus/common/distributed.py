@@ -42,7 +42,10 @@ def _read(name: str, otherwise: int, low: int) -> int:
 
 def rank() -> int:
     """Return the number of this process among all of them, from 0."""
-    return _read("RANK", 0, 0)
+    number, processes = _read("RANK", 0, 0), world_size()
+    if number >= processes:
+        raise InputError(f"RANK: expected less than WORLD_SIZE={processes} in the environment, found '{number}'")
+    return number
 
 
 def local_rank() -> int:
@@ -110,19 +113,21 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     use_cores()
-    if "MASTER_ADDR" not in os.environ:
-        place = f"RANK={rank()} and WORLD_SIZE={world_size()} without MASTER_ADDR"
-        raise InputError(f"expected the environment of torchrun, found {place}: start with torchrun, or unset them")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, dist.DistError) as error:
+        what = f"RANK={rank()} and WORLD_SIZE={world_size()}, but the processes do not find each other"
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{what} ({reason}); start with torchrun, or unset RANK and WORLD_SIZE") from None
     yield
     dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
 def end(status: int) -> NoReturn:
     """End this process; after an error at once, as with threads that wait for the others a regular exit aborts."""
-    if status and world_size() > 1:
+    if status and is_launched():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -36,7 +36,8 @@ def sigterm_as_error() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    mine = threading.current_thread() is threading.main_thread() and "RANK" not in os.environ
+    launched = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    mine = threading.current_thread() is threading.main_thread() and not launched
     if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -45,6 +46,22 @@ def sigterm_as_error() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Have SIGINT and SIGTERM wait for the end of the block, in which files that belong together get their places."""
+    came: list[int] = []
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if mine else ()
+    previous = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager

@@ -10,8 +10,11 @@ from common.errors import InputError
 
 # What errors say that have no type of their own, or have lost it on the way from a worker process.
 MEMORY = (
-    *("can't allocate memory", "not enough memory", "std::bad_alloc", "MemoryError", "out of memory"),
+    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "std::bad_alloc", "MemoryError"),
+    *("out of memory", "Failed to allocate memory", "can't start new thread", "failed to map segment"),
+    "codec configuration error when writing",  # Pillow, of a PNG
     "could not create a primitive",  # oneDNN
+    "STATUS_ALLOC_FAILED",  # cuDNN, cuBLAS
 )
 WORKER_DIED = "DataLoader worker (pid"
 PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
@@ -26,6 +29,7 @@ REFUSALS = {
     errno.ESTALE: "check the connection to the file server",
     errno.EMFILE: "lower --workers, or raise the limit (ulimit -n)",
     errno.ENFILE: "lower --workers, or raise the limit (ulimit -n)",
+    errno.ENAMETOOLONG: "shorten the name",
 }
 
 
@@ -42,13 +46,20 @@ def one_line_errors(lower: str = "", workers: str = "", then: str = "") -> Itera
     """
     try:
         yield
-    except (RuntimeError, MemoryError, OSError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # libraries have types of their own for want of memory
         if line := explained(error, lower, workers):
             raise InputError(line + then) from None
         raise
 
 
-def explained(error: RuntimeError | MemoryError | OSError, lower: str, workers: str) -> str | None:
+def lacks_memory(error: Exception) -> bool:
+    """Return whether memory, of the machine or of a GPU, ran out, and nothing is wrong with a file."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY)
+
+
+def explained(error: Exception, lower: str, workers: str) -> str | None:
     """Return what an error of the machine means and what to do about it, or None for another one."""
     text = str(error).strip()
     last = text.split("\n")[-1]  # of the traceback, where the error comes from a worker
@@ -56,15 +67,14 @@ def explained(error: RuntimeError | MemoryError | OSError, lower: str, workers: 
         remedy = f"lower {workers}" if workers else "close other programs"
         what = f"a process that loads images was killed; where memory is short, {remedy}"
         return f"{what}; in a container, give it shared memory (docker run --ipc=host)"
-    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        number, reason, file = error.errno, error.strerror, error.filename
-        if number is None and (found := re.search(r"\[Errno (\d+)\] ([^:]*)(?:: '(.*)')?", last)):
-            number, reason, file = int(found[1]), found[2], found[3]
-        if number != errno.ENOMEM:
+    if not lacks_memory(error):
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            number, reason, file = error.errno, error.strerror, error.filename
+            if number is None and (found := re.search(r"\[Errno (\d+)\] ([^:]*)(?:: '(.*)')?", last)):
+                number, reason, file = int(found[1]), found[2], found[3]
             return f"{file or 'a file'}: {reason}; {REFUSALS[number]}" if number in REFUSALS else None
-    elif not isinstance(error, MemoryError) and not any(words in text for words in MEMORY):
-        if any(words in text for words in PROCESS_DIED):
+        if isinstance(error, RuntimeError | ConnectionError) and any(words in text for words in PROCESS_DIED):
             return f"another process of this training has ended, and its own message says why ({text.splitlines()[0]})"
         return None
-    what = text.split(". ")[0] if text.startswith("CUDA") else "out of memory"
+    what = text.splitlines()[0].split(". ")[0] if text.startswith("CUDA") else "out of memory"
     return f"{what}; {lower or 'close other programs, or use smaller images'}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import InputError
-from common.faults import advice
+from common.faults import advice, lacks_memory
 
 
 def why(path: str | Path, error: Exception) -> str:
@@ -39,9 +39,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         synchronise(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        if lacks_memory(error):
+            raise
         reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
-        if "inline_container" in reason:  # and then positions in the file
-            reason = "the disk took only a part of it"
+        if "inline_container" in reason:  # and then why, or positions in the file
+            reason = reason.partition("strerror: ")[2] or "the disk took only a part of it"
         raise InputError(f"{path}: cannot be written ({reason}); {advice(error)}") from None
     finally:
         with contextlib.suppress(OSError):  # on a read-only file system, even of a file that is not there
@@ -54,11 +56,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(folder: Path, choose: str = "choose another folder") -> None:
-    """Make a folder for results if it is absent; raise InputError, with the advice `choose`, where that fails."""
+    """Make a folder for results if it is absent; raise InputError, with the advice `choose`, where it takes none."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); {choose}") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: cannot be written; change its permissions, or {choose}")
 
 
 def walk(folder: Path, followlinks: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -109,4 +113,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
             made.rename(folder)
     except OSError as error:
+        if lacks_memory(error):
+            raise
         raise InputError(f"{folder}: cannot be made ({error}); {advice(error)}") from None

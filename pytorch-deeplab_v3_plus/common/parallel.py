@@ -1,15 +1,20 @@
 """Work on many files at once."""
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from multiprocessing import parent_process
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import Pipe, Process, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback
 from multiprocessing.queues import Queue
 from threading import Thread
 
 from tqdm import tqdm
 
+tqdm.monitor_interval = 0  # no thread that looks after bars: one may not start, and processes are forked here
 MOST = 8  # workers at a time: each holds an image, and more of them read no faster
 
 
@@ -20,18 +25,59 @@ def usable_cpus() -> int:
     return max(1, cpus // max(1, int(text) if text.isdecimal() else 1))
 
 
-def in_parallel(pool_type: type[Executor], work: Callable, *items: Collection, title: str, unit: str) -> Iterator:
+def in_threads(work: Callable, *items: Collection, title: str, unit: str) -> Iterator:
     """Yield work(...) for the items in turn, several at a time, with a progress bar on a terminal.
 
-    An error cancels what has not begun. Threads are for decoding, which releases the GIL; for the rest, processes.
+    An error cancels what has not begun. It is for decoding, which releases the GIL.
     """
-    start = follow_the_parent if pool_type is ProcessPoolExecutor else None
-    pool = pool_type(max_workers=min(MOST, usable_cpus()), initializer=start)
+    pool = ThreadPoolExecutor(max_workers=min(MOST, usable_cpus()))
     try:
-        results = pool.map(work, *items, chunksize=4)
+        results = pool.map(work, *items)
         yield from tqdm(results, total=len(items[0]), desc=title, unit=unit, disable=None, leave=False)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_processes(work: Callable, items: Collection, title: str, unit: str) -> Iterator:
+    """Yield work(item) for the items in turn as in_threads does, for work that holds the GIL.
+
+    A pool of the standard library waits for ever where one of its threads cannot start for want of memory; here, the
+    main process has none. Raises BrokenProcessPool where a process is killed.
+    """
+    count = min(MOST, usable_cpus(), len(items))
+    shares = [list(items)[number::count] for number in range(count)]
+    workers: list[tuple[Process, Connection]] = []
+    try:
+        for share in shares:
+            results, sending = Pipe(duplex=False)
+            worker = Process(target=_work, args=(sending, work, share), daemon=True)
+            worker.start()
+            sending.close()  # here, so that the results end with the worker
+            workers.append((worker, results))
+        for index in tqdm(range(len(items)), desc=title, unit=unit, disable=None, leave=False):
+            try:
+                fine, result = workers[index % count][1].recv()
+            except (EOFError, OSError):
+                raise BrokenProcessPool(title) from None
+            if not fine:
+                raise result
+            yield result
+    finally:
+        for worker, results in workers:
+            worker.kill()
+            worker.join()
+            results.close()
+
+
+def _work(results: Connection, work: Callable, items: Sequence) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the main process's handler is for that alone
+    try:
+        follow_the_parent()
+        for item in items:
+            results.send((True, work(item)))
+    except Exception as error:
+        with contextlib.suppress(Exception):  # memory may not do for that either
+            results.send((False, ExceptionWithTraceback(error, error.__traceback__)))
 
 
 def follow_the_parent(*_: object) -> None:

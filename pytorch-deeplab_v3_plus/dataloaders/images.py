@@ -1,5 +1,6 @@
 """Read and write images and label maps; whatever is wrong with a file is one line that names it."""
 
+import hashlib
 import math
 import os
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from common.errors import InputError
+from common.faults import lacks_memory
 from common.files import why
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
@@ -162,6 +164,17 @@ def stored_size(path: str | Path) -> tuple[tuple[int, int], Image.Transpose | No
         raise _unreadable("an image", path, error) from None
 
 
+def file_digest(path: Path) -> bytes:
+    """Return a digest of a file: of its size, and its first and last half MiB, however large it is."""
+    half = 2**19
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.blake2b(file.read(half), digest_size=8, person=b"%d" % size)
+        file.seek(max(half, size - half))
+        digest.update(file.read(half))
+    return digest.digest()
+
+
 def read_label(path: str | Path, num_classes: int) -> np.ndarray:
     """Read a label map: a PNG of mode P or L, of at most 8 bits, whose values are 0..num_classes-1, 254 or 255.
 
@@ -225,6 +238,8 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
         )
 
 
-def _unreadable(expected: str, path: str | Path, error: BaseException) -> InputError:
+def _unreadable(expected: str, path: str | Path, error: Exception) -> InputError | MemoryError:
+    if lacks_memory(error):  # Pillow's OSError where a decoder has none
+        return MemoryError(str(error))
     advice = {FileNotFoundError: "", PermissionError: "; change its permissions"}.get(type(error), "; replace the file")
     return InputError(f"expected {expected}, cannot read {path}: {why(path, error)}{advice}")

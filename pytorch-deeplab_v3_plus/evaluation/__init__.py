@@ -1,7 +1,7 @@
 """Scores of a network on a data set, by the original's protocol and PASCAL VOC's, and their report."""
 
 from evaluation.protocols import Protocol, evaluate, evaluate_split
-from evaluation.report import describe, evaluate_and_report, other_reports, report_folder
+from evaluation.report import describe, evaluate_and_report, report_folder, warn_of_others
 from evaluation.scores import score_table
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "evaluate",
     "evaluate_and_report",
     "evaluate_split",
-    "other_reports",
     "report_folder",
     "score_table",
+    "warn_of_others",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,8 @@ from figures.matrices import save_confusion
 from figures.sheets import save_contact_sheet
 from modeling.checkpoint import weights_digest
 from prediction import evaluation_mode
+
+logger = logging.getLogger(__name__)
 
 SAME = ("weights", "labels", "description")  # entries that two reports of one evaluation have in common
 EXTREMES = 4  # of the worst images in the figure, and as many of the best
@@ -61,14 +64,20 @@ def other_reports(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> lis
     others = []
     for title, about in reports.items():
         path = _stem(folder, title).with_suffix(".json")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             try:
                 there = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 there = {}
-            if any(there.get(name) != about[name] for name in SAME):
+            if not isinstance(there, dict) or any(there.get(name) != about[name] for name in SAME):
                 others.append(path)
     return others
+
+
+def warn_of_others(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log which reports in a folder, of something else, are about to be replaced."""
+    for path in other_reports(folder, reports):
+        logger.warning("%s: is of other weights, data or settings; it is replaced", path)
 
 
 def _stem(folder: Path, title: str) -> Path:

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.faults import lacks_memory
+from common.files import why
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES
 from modeling.caffemodel import SUFFIX
 from modeling.networks import DEFAULT_NETWORK, NETWORKS, build_network, checkpoint_of_caffemodel, network_class
@@ -61,7 +64,7 @@ def _by_name(what: str) -> Expected:
 CONTENT: dict[str, Expected] = {
     "epoch": _whole(0, "a number of epochs"),
     "step": _whole(0, "a number of steps"),
-    "best_pred": ("a finite score", lambda value: isinstance(value, int | float) and math.isfinite(value)),
+    "best_pred": ("a score of at most 1", lambda value: isinstance(value, int | float) and -math.inf < value <= 1),
     "history": _every(dict, "records of epochs"),
     "random_states": _every(dict, "states of random numbers"),
     **{name: _by_name(name) for name in ("optimizer", "options", "identity", "losses", "order")},
@@ -85,8 +88,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     range than expected, and where a weight is infinite or not a number.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: expected a checkpoint, found a folder; name a file in it")
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
+        raise InputError(f"{path}: {why(path, FileNotFoundError('no such checkpoint file'))}")
     if path.suffix == SUFFIX:
         return checkpoint_of_caffemodel(path)
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
@@ -95,15 +100,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip():  # torch does not look at the check sums
                     raise ValueError("a check sum is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign files
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: expected tensors and numbers, found a damaged file or one with pickled code, which is not run"
         ) from None
     except PermissionError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # damaged, a file of PyTorch before 1.6 leads to nearly any
+        if lacks_memory(error):
+            raise
+        # PyTorch's words are about its own insides, or advise to run what the file says.
+        reason = why(path, error) if isinstance(error, OSError) else f"{path.stat().st_size:,} bytes"
         line = f"{path}: not an intact PyTorch checkpoint ({reason}); was it cut off or damaged in copying?"
         raise InputError(line) from None
     if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
@@ -127,14 +137,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _checked_weights(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return weights, which must be finite, without the prefixes that wrappers left in their names."""
+    """Return weights, which must be finite numbers, without the prefixes that wrappers left in their names."""
+    for key, value in weights.items():
+        if value.is_quantized or value.layout is not torch.strided or value.device.type != "cpu":
+            raise InputError(f"{path}: expected plain weights, found {key} quantised, sparse or without values")
     if key := not_finite(weights):
         raise InputError(
             f"{path}: expected finite weights, found {key} infinite or not a number: its training diverged; take an "
             "earlier checkpoint"
         )
     while prefix := next((one for one in PREFIXES if any(key.startswith(one) for key in weights)), None):
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+        named = {key.removeprefix(prefix): value for key, value in weights.items()}
+        if len(named) < len(weights):
+            raise InputError(f"{path}: has weights of one name with and without '{prefix}'; leave one of them in it")
+        weights = named
     return weights
 
 
@@ -149,7 +165,11 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 def not_finite(weights: dict[str, Tensor]) -> str | None:
     """Return the name of the first weight that is infinite or not a number, or None."""
-    return next((key for key, value in weights.items() if not value.isfinite().all()), None)
+
+    def finite(value: Tensor) -> bool:
+        return bool((value.float() if value.element_size() == 1 else value).isfinite().all())  # float8 has none itself
+
+    return next((key for key, value in weights.items() if not finite(value)), None)
 
 
 def _check(content: dict[str, Any], expected: dict[str, Expected], path: Path) -> None:
@@ -173,11 +193,14 @@ def load_weights(
             f"{source}: its weights ({', '.join(list(state_dict)[:2])} ...) are of another project's network, which is "
             "not known here; weights of a backbone alone go to --pretrained"
         )
+    for key, value in state_dict.items():
+        if key in own and own[key].is_floating_point() and not value.is_floating_point():
+            raise InputError(f"{source}: expected floating-point weights, found {key} in {value.dtype}")
     differing = [key for key in state_dict if key in own and own[key].shape != state_dict[key].shape]
     classifier = [key for key in differing if key in model.classifier_keys]
     if classifier and classifier == differing:
         if not new_classifier:
-            found, expected = (len(weights[classifier[0]]) for weights in (state_dict, own))
+            found, expected = (_outputs(weights[classifier[0]]) for weights in (state_dict, own))
             raise InputError(
                 f"{source}: trained for {found} classes, but {expected} are expected; --ft starts a new classifier"
             )
@@ -194,6 +217,10 @@ def load_weights(
         what = "--backbone" if model.has_backbone else "--network"
         raise InputError(f"{source}: does not fit this network; is {what} right? {problems}") from None
     return classifier
+
+
+def _outputs(weight: Tensor) -> int:
+    return len(weight) if weight.ndim else 0
 
 
 def class_mismatch(settings: dict[str, Any], class_names: Sequence[str]) -> str | None:
@@ -224,8 +251,11 @@ def load_network(
     weights = checkpoint["state_dict"]
     settings = {"network": DEFAULT_NETWORK, **checkpoint.get("model", {})}
     classifier = network_class(settings["network"]).classifier_keys[0]
-    if "num_classes" not in settings and classifier in weights:
-        settings["num_classes"] = len(weights[classifier])
+    if classifier in weights:
+        outputs = _outputs(weights[classifier])
+        if outputs < 2 or outputs != settings.setdefault("num_classes", outputs):
+            expected = settings.get("num_classes", "2 or more")
+            raise InputError(f"{path}: expected a classifier of {expected} classes, found one of {outputs} in it")
     for name, option, asked in (("backbone", "--backbone", backbone), ("num_classes", "--n_class", num_classes)):
         if asked is not None and settings.setdefault(name, asked) != asked:
             raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")

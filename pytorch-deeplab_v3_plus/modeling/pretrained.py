@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from common.faults import lacks_memory
 from modeling.backbone import BACKBONES, backbone_class
 from modeling.backbone.base import Backbone
 from modeling.caffemodel import SUFFIX, read_caffemodel
@@ -101,6 +102,8 @@ def _read(backbone: Backbone | Network, source: str | Path) -> tuple[str, Any]:
             return origin, torch.hub.load_state_dict_from_url(origin, **how)
         return origin, torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # network, disk, checksum, unpickling: too many kinds to list
+        if lacks_memory(error):
+            raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         if path.exists():
             what = "found a file that cannot be read as such"

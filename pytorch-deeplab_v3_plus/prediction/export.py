@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.faults import lacks_memory
 from common.files import replace_file
 from dataloaders.transforms import normalize
 from modeling.layers import IMAGENET_MEAN, IMAGENET_STD
@@ -48,6 +49,8 @@ def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size
         import onnx
         import onnxruntime  # noqa: F401
     except ImportError as error:
+        if lacks_memory(error):  # for the library itself
+            raise
         raise InputError(
             f"--export onnx writes and checks with onnx and onnxruntime ({error}): pip install onnx onnxruntime"
         ) from None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from common.errors import InputError
 from dataloaders.labels import PADDING
 from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
@@ -37,6 +38,8 @@ def predict(
         flip: whether each scale is also predicted mirrored, with the logits mirrored back.
         tile: a side longer than this is cut into tiles that overlap by a quarter or more; 0 for never.
         batch_size: how many tiles the network sees at a time. Images that need no tiles are seen all at once.
+
+    Raises InputError where a logit is infinite or not a number.
     """
     images = images.to(next(network.parameters()).device, non_blocking=True)
     for scale in scales:
@@ -44,9 +47,17 @@ def predict(
         if scale != 1:
             shape = [max(1, round(side * scale)) for side in images.shape[2:]]
             scaled = F.interpolate(images.float(), shape, mode="bilinear", align_corners=False, antialias=True)
-        yield _in_tiles(network, scaled, tile, batch_size)
+        yield _finite(_in_tiles(network, scaled, tile, batch_size))
         if flip:
-            yield _in_tiles(network, scaled.flip(3), tile, batch_size).flip(3)
+            yield _finite(_in_tiles(network, scaled.flip(3), tile, batch_size).flip(3))
+
+
+def _finite(logits: Tensor) -> Tensor:
+    # Finite weights may be too large, and each pixel would be background. A sum takes no memory.
+    if not logits.sum().isfinite():
+        what = "the network's scores are infinite or not a number"
+        raise InputError(f"{what}, as after a training that diverged; take an earlier checkpoint")
+    return logits
 
 
 def _in_tiles(network: nn.Module, images: Tensor, tile: int, batch_size: int) -> Tensor:

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from common.parallel import in_parallel
+from common.parallel import in_threads
 from dataloaders.class_names import is_background
 from dataloaders.images import EXIF_ORIENTATION, grey_bits, open_image, read_image, value_counts
 from dataloaders.inspection import classes_without_labels, object_is_255
@@ -61,7 +60,7 @@ def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
         return check_item(folder, found, Item(image_id), len(class_names))
 
     ids = [i for i in dict.fromkeys(lists["train"] + lists["val"]) if i in files[IMAGES]]
-    items = {item.id: item for item in in_parallel(ThreadPoolExecutor, check, ids, title="checking", unit="image")}
+    items = {item.id: item for item in in_threads(check, ids, title="checking", unit="image")}
     problems += [problem for item in items.values() for problem in item.problems]
     report = Report(folder, class_names, lists, items, problems)
     problems += set_problems(report)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.errors import InputError
+from common.errors import InputError, signals_held
 from common.faults import advice
 from dataloaders.images import check_name, id_of_file, image_size, stored_size, value_counts, write_label
 from dataloaders.labels import PADDING
@@ -59,10 +59,12 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
                 known = {name: list_files(folder, name) for name in (SCRIBBLES, TRUTH)}
                 known[kind] |= list_files(labels.parent, kind)
                 lists = choose_lists(folder, known[SCRIBBLES], known[TRUTH], options.val, options.seed)
-            move_into_place(images, labels, folder, present)
-        write_class_names(folder, collection.class_names)
+            with signals_held():
+                move_into_place(images, labels, folder, present)
+                write_class_names(folder, collection.class_names)
+                if lists:
+                    write_lists(folder, *lists)
         if lists:
-            write_lists(folder, *lists)
             logger.info("lists: %d images for training, %d for validation", *map(len, lists))
         else:
             unlisted = {item.id for item in items} - listed

@@ -5,14 +5,13 @@ import logging
 import os
 import shutil
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
 from common.files import link_or_copy, new_folder
-from common.parallel import in_parallel
+from common.parallel import in_processes
 from dataloaders.images import id_of_file, read_label, value_counts, write_label
 from dataloaders.layout import (
     CLASS_FILE,
@@ -46,7 +45,7 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, opt
     with new_folder(target) as made:
         (made / SCRIBBLES).mkdir()
         simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, options)
-        for some in in_parallel(ProcessPoolExecutor, simulate, truth.values(), title="simulating", unit="image"):
+        for some in in_processes(simulate, truth.values(), title="simulating", unit="image"):
             counts += some
         images = list_files(folder, IMAGES)
         for path in images.values():

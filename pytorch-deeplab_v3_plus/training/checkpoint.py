@@ -5,15 +5,17 @@ import logging
 import os
 import random
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.errors import InputError
 from common.files import replace_file, synchronise
-from modeling.checkpoint import load_checkpoint
+from modeling.checkpoint import load_checkpoint, not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +60,39 @@ def newest_first(folder: Path) -> list[Path]:
     return [path for path in (folder / LAST, folder / PREVIOUS, *by_epoch(folder)) if path.exists()]
 
 
+def load_training(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to train on from; InputError also where its optimizer is infinite or not a number."""
+    checkpoint = load_checkpoint(path)
+    if name := not_finite(optimizer_tensors(checkpoint.get("optimizer", {}))):
+        what = f"expected a finite optimizer, found its {name} infinite or not a number: its training diverged"
+        raise InputError(f"{path}: {what}; take an earlier checkpoint, or --ft to start from its weights alone")
+    return checkpoint
+
+
+def optimizer_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors in an optimizer's state dict, such as momenta, by name."""
+    by_parameter = state.get("state")
+    found = {}
+    for number, values in by_parameter.items() if isinstance(by_parameter, dict) else ():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, Tensor):
+                found[f"{name} of parameter {number}"] = value
+    return found
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest intact checkpoint of a run, None where it has saved none, or raise InputError."""
     problem = None
     for path in newest_first(folder):
         try:
-            load_checkpoint(path)
+            load_training(path)
             return path
         except InputError as error:
             logger.warning("%s; taking the checkpoint before it", error)
             problem = error
     if problem:
-        raise InputError(f"{folder}: expected an intact checkpoint to resume from, found none; delete the folder")
+        what = "expected an intact checkpoint to resume from, found none; move the folder away to begin anew"
+        raise InputError(f"{folder}: {what}")
     return None
 
 
@@ -77,7 +100,7 @@ def newest_good(folder: Path, *others: Path | None) -> Path | None:
     """Return the newest intact one of a run's checkpoints, then of the others, or None."""
     for path in [*newest_first(folder), *filter(None, others)]:
         with contextlib.suppress(InputError):
-            load_checkpoint(path)
+            load_training(path)
             return path
     return None
 

@@ -50,7 +50,7 @@ def fingerprint(options: TrainOptions, data: Mapping[str, Any]) -> Identity:
 def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     ignored = HOUSEKEEPING if settings.get("lr_scheduler") == "step" else HOUSEKEEPING | {"lr_step"}
     kept = {name: value for name, value in settings.items() if name not in ignored}
-    return json.loads(json.dumps(kept))  # tuples become lists
+    return json.loads(json.dumps(kept, default=str))  # tuples become lists
 
 
 def data_facts(loaders: Loaders, surveys: Mapping[str, Survey]) -> dict[str, Any]:
@@ -62,10 +62,19 @@ def data_facts(loaders: Loaders, surveys: Mapping[str, Survey]) -> dict[str, Any
     return facts
 
 
+def is_fingerprint(value: Any) -> bool:
+    """Return whether a value, as it was found in a file, has the form of a fingerprint."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in ("data", "settings")):
+        return False
+    classes, start = value["data"].get("classes", []), value.get("start") or {"file": "", "weights": ""}
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return named and isinstance(start, dict) and start.keys() >= {"file", "weights"}
+
+
 def identity_of(checkpoint: Mapping[str, Any]) -> Identity:
     """Return the fingerprint in a checkpoint; of those of earlier versions, what their settings say."""
-    if identity := checkpoint.get("identity"):
-        return identity
+    if is_fingerprint(checkpoint.get("identity")):
+        return checkpoint["identity"]
     model, settings = checkpoint.get("model", {}), checkpoint.get("options", {})
     shape = {name: value for name, value in model.items() if name in ("backbone", "crop_size")}
     data = {"classes": list(model["class_names"])} if "class_names" in model else {}
@@ -76,7 +85,7 @@ def identity_in(folder: Path) -> Identity:
     """Return the fingerprint of a run's folder; of those of earlier versions, what a checkpoint in it says."""
     with contextlib.suppress(OSError, ValueError):
         identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        if isinstance(identity, dict) and all(isinstance(identity.get(part), dict) for part in ("data", "settings")):
+        if is_fingerprint(identity):
             return identity
     for path in (*newest_first(folder), folder / BEST):
         with contextlib.suppress(InputError):
@@ -120,6 +129,10 @@ def differences(before: Identity, now: Identity, facts: Collection[str] | None =
             earlier = before.get(part, {}).get(name, value)
             if earlier != value and (name not in CHANGEABLE if facts is None else name in facts):
                 told.append(_difference(part, name, earlier, value))
+    if facts is None:  # a later version's
+        unknown = before.get("settings", {}).keys() - now.get("settings", {}).keys() - HOUSEKEEPING - CHANGEABLE
+        values = ((name.replace("_", "-"), before["settings"][name]) for name in sorted(unknown))
+        told += [f"--{name} was {value} and is not known here" for name, value in values]
     return told
 
 

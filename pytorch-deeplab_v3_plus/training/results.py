@@ -10,7 +10,7 @@ from torch import nn
 from common import distributed
 from dataloaders import Loaders
 from dataloaders.datasets.pascal import VOCSegmentation
-from evaluation import Protocol, describe, evaluate, evaluate_and_report, score_table
+from evaluation import Protocol, describe, evaluate, evaluate_and_report, score_table, warn_of_others
 from figures.colours import classes_in, scribble_picture
 from figures.curves import save_curves
 from figures.sheets import evenly_spaced, save_contact_sheet
@@ -62,6 +62,7 @@ def final_evaluation(
         scores["fill_in"] = evaluate(model, wrap(loaders.fill_in), loaders.num_classes, "fill-in")
         columns["fill-in crop"] = scores["fill_in"]
     reports = describe(folder.parent / LAST, model, loaders, ["val"], [full]) if distributed.is_main() else {}
+    warn_of_others(folder, reports)
     reported, _ = evaluate_and_report(model, loaders, ["val"], [full], folder, options.data.workers, reports, wrap)
     columns |= reported
     scores["val_full"] = reported["val full"]

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from common import distributed
 from common.errors import InputError
+from common.faults import lacks_memory
 from common.files import replace_file
 from modeling.checkpoint import class_mismatch, load_checkpoint, weights_digest
-from training.checkpoint import BEST, newest_checkpoint, newest_first, random_states, set_random_states
+from training.checkpoint import (
+    BEST,
+    load_training,
+    newest_checkpoint,
+    newest_first,
+    random_states,
+    set_random_states,
+)
 from training.identity import (
     CHANGEABLE,
     SCORE_FACTS,
@@ -20,6 +32,7 @@ from training.identity import (
     differences,
     identity_in,
     identity_of,
+    is_fingerprint,
     merged,
 )
 from training.options import TrainOptions
@@ -62,7 +75,8 @@ def find_start(options: TrainOptions, parent: Path, identity: Identity) -> Start
     if not options.resume:
         return start
     if options.resume != "auto":
-        path, checkpoint = Path(options.resume), load_checkpoint(options.resume)
+        path = Path(options.resume)
+        checkpoint = load_checkpoint(path) if options.ft else load_training(path)
         origin = identity_of(checkpoint).get("start")
         if options.ft:
             origin = {"file": str(path.resolve()), "weights": weights_digest(checkpoint["state_dict"])}
@@ -83,13 +97,22 @@ def _run_to_continue(options: TrainOptions, parent: Path, start: Start) -> Path 
     """Return the newest run in `parent` that is this training and can be continued, or None; say what the newest is."""
     runs = runs_in(parent)
     if options.ft:
-        runs = [folder for folder in runs if _same_origin(identity_in(folder).get("start"), start)]
-    reasons = []
+        origins = {folder: identity_in(folder).get("start") for folder in runs}
+        runs = [folder for folder, origin in origins.items() if _same_origin(origin, start)]
+        file = start.identity["start"]["file"]
+        other = next((folder for folder, origin in origins.items() if origin and origin["file"] == file), None)
+        if other and not runs:
+            logger.warning("%s started from other weights, which %s had then: a new run begins", other, file)
+    reasons, begun = [], None  # begun: the newest that was killed before its first checkpoint
     for folder in runs:
         reason = _why_not(options, folder, start.identity)
-        if reason is None:
+        if reason is None and newest_first(folder):
             return folder
+        if reason is None:
+            begun = begun or folder
         reasons.append(reason)
+    if begun:
+        return begun
     if not runs:
         if not options.ft:
             logger.info("--resume auto: there is no run in %s yet: a new one begins", parent)
@@ -106,13 +129,15 @@ def _run_to_continue(options: TrainOptions, parent: Path, start: Start) -> Path 
 def _why_not(options: TrainOptions, folder: Path, identity: Identity) -> str | None:
     """Return why the run in `folder` is not to be continued, None where it is; raise Ended where it has ended."""
     before, done = identity_in(folder), epochs_done(folder)
+    if not before:
+        return "does not say which training it is"
     if other := differences(before, identity):
         return f"is another training ({'; '.join(other)})"
     if final_scores(folder) is None:
         gone = not newest_first(folder) and (done or (folder / BEST).exists())
         return f"stopped after {done} epochs, and its checkpoints are gone" if gone else None
     newest = newest_checkpoint(folder) if done < options.epochs else None
-    epoch = load_checkpoint(newest)["epoch"] if newest else 0
+    epoch = load_checkpoint(newest).get("epoch", 0) if newest else 0
     if max(done, epoch) >= options.epochs:
         changed = "; ".join(differences(before, identity, CHANGEABLE - {"epochs"}))
         advice = f" with other settings ({changed}); another --checkname makes a new training" if changed else ""
@@ -169,7 +194,11 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     _check_resumable(trainer, checkpoint, source)
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
     _restore_optimizer(trainer, checkpoint, source)
-    trainer.losses, trainer.history = EpochLosses(checkpoint.get("losses")), _history(checkpoint)
+    with _own_state(source, "losses"):
+        losses = checkpoint.get("losses", {})
+        trainer.losses = EpochLosses({name: [*map(float, values)] for name, values in losses.items()})
+    with _own_state(source, "history"):
+        trainer.history = _history(checkpoint)
     comparable = _report_changes(trainer, checkpoint, source)
     if comparable:
         trainer.best_before = float(checkpoint.get("best_pred", -1.0))
@@ -183,13 +212,14 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
         replace_file(own, lambda temporary: shutil.copyfile(best, temporary))
     states = checkpoint.get("random_states", [])
     if distributed.rank() < len(states):
-        set_random_states(states[distributed.rank()], trainer.step.device)
+        with _own_state(source, "random_states"):
+            set_random_states(states[distributed.rank()], trainer.step.device)
 
 
 def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> bool:
     """Log in what the training differs from the one before; return whether its scores can be compared."""
     before, now = identity_of(checkpoint), trainer.identity
-    if "identity" not in checkpoint:
+    if not is_fingerprint(checkpoint.get("identity")):
         logger.warning("%s: an earlier version did not keep what its data were, so that they are not compared", source)
     changed = differences(before, now) + differences(before, now, CHANGEABLE)
     comparable = not differences(before, now, SCORE_FACTS)
@@ -207,6 +237,9 @@ def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) 
 def _check_resumable(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     if "epoch" not in checkpoint or "optimizer" not in checkpoint:
         raise InputError(f"{source}: holds weights but no training state to resume; start from them with --ft")
+    if checkpoint.get("step") and "order" not in checkpoint:
+        what = "its 'step' is of another program, without the order of the images"
+        raise InputError(f"{source}: {what}; start from its weights with --ft")
     before, now = checkpoint.get("options", {}).get("optimizer", "sgd"), trainer.options.optimizer
     if before != now:
         raise InputError(f"{source}: was trained with {before}; give --optimizer {before}, or start afresh with --ft")
@@ -232,18 +265,36 @@ def _restore_optimizer(trainer: Trainer, checkpoint: dict[str, Any], source: Pat
     optimizer = trainer.step.optimizer
     # The command line's settings, not the checkpoint's.
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    try:
+    with _own_state(source, "optimizer"):
         optimizer.load_state_dict(checkpoint["optimizer"])
-    except ValueError as error:
-        raise InputError(f"{source}: its optimizer state does not fit ({error}); use --ft to start it afresh") from None
+        for weight, values in optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
+                    raise ValueError(f"{name} of {tuple(value.shape)} for a weight of {tuple(weight.shape)}")
     for group, settings in zip(optimizer.param_groups, own, strict=True):
         group.update(settings)
     if checkpoint.get("scaler"):
-        trainer.step.scaler.load_state_dict(checkpoint["scaler"])
+        with _own_state(source, "scaler"):
+            trainer.step.scaler.load_state_dict(checkpoint["scaler"])
+
+
+@contextlib.contextmanager
+def _own_state(source: Path, name: str) -> Iterator[None]:
+    """Raise InputError where `name` in a checkpoint is not what this training has under that name."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        if lacks_memory(error):
+            raise
+        what = f"its '{name}' is not of this training ({type(error).__name__}: {error})".split("\n")[0]
+        raise InputError(f"{source}: {what}; start from its weights with --ft") from None
 
 
 def _history(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records of a checkpoint's epochs, numbered from 1 (earlier versions: from 0)."""
     history = checkpoint.get("history", [])
+    for record in history:  # what will be read of them, all numbers
+        scores = record.get("val") or {"miou": 0.0}
+        sum([record["epoch"], record["lr"], record["losses"]["cross_entropy"], scores["miou"]])
     shift = checkpoint["epoch"] - history[-1]["epoch"] if history else 0
     return [{**record, "epoch": record["epoch"] + shift} for record in history]

@@ -18,7 +18,15 @@ from common.errors import InputError
 from dataloaders import Loaders
 from evaluation import evaluate
 from modeling.checkpoint import not_finite
-from training.checkpoint import BEST, BY_EPOCH, keep_newest, newest_good, save_checkpoint, save_last
+from training.checkpoint import (
+    BEST,
+    BY_EPOCH,
+    keep_newest,
+    newest_good,
+    optimizer_tensors,
+    save_checkpoint,
+    save_last,
+)
 from training.faults import Stopped, StopRequest
 from training.identity import Identity, best_of_runs
 from training.journal import Journal
@@ -252,7 +260,7 @@ class Trainer:
         """Write the run's newest checkpoint, and the same to other places; all processes must call it."""
         self.read_losses()
         state = training_state(self)
-        if weight := not_finite(state["state_dict"]):
+        if weight := not_finite(state["state_dict"] | optimizer_tensors(state["optimizer"])):
             good = newest_good(self.journal.folder, self.origin) or "none yet"
             steps = self.epoch * self.steps_per_epoch + self.steps_done
             what = f"{weight} is infinite or not a number after {steps} steps"

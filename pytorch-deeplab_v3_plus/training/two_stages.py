@@ -30,7 +30,7 @@ from modeling.checkpoint import load_network
 from prediction import segment, short_side
 from training.checkpoint import LAST
 from training.identity import differences
-from training.run_folder import PREFIX, SCORES, final_scores
+from training.run_folder import final_scores, runs_in
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class Training(NamedTuple):
 
 
 def ended_run(root: Path, name: str) -> Path | None:
-    """Return the folder of the run `name` under `root` once it has ended, else None."""
-    runs = (path.parent for path in root.glob(f"*/{name}/{PREFIX}*/{SCORES}"))
+    """Return the folder of the newest run `name` under `root` that has ended, else None."""
+    runs = (run for parent in sorted(root.glob(f"*/{name}")) for run in runs_in(parent))
     return next((run for run in runs if final_scores(run) is not None), None)
 
 
@@ -127,20 +127,24 @@ class Comparison:
         """Make the folder; refuse one that holds another comparison."""
         settings = {"options": self.options, "variants": dict(self.variants), "stage_epochs": self.stage_epochs}
         text = json.dumps(settings | {"stage2_lr": self.stage2_lr, "data": dict(self.data)}, indent=1) + "\n"
-        path = self.folder / "comparison.json"
+        path, remedy = self.folder / "comparison.json", f"choose another --output, or delete the folder {self.folder}"
         make_folder(self.folder, "choose another --output")
-        if path.is_file():
+        if not path.exists() and any(self.folder.glob("seed_*")):
+            raise InputError(f"{path}: is missing, and says of which data and settings the runs there are; {remedy}")
+        if path.exists():
             try:
                 before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
             except ValueError:
-                raise InputError(f"{path}: is damaged; choose another --output, or delete it") from None
+                before = None
+            if not isinstance(before, dict) or not isinstance(before.get("data", {}), dict):
+                raise InputError(f"{path}: is damaged; {remedy}")
             if "data" not in before:
                 logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)
             other = differences({"data": before.pop("data", {})}, {"data": now.pop("data")})
             other += ["other settings"] if before != now else []
             if other:
                 what = f"this folder holds a comparison of another kind ({'; '.join(other)})"
-                raise InputError(f"{path}: {what}; choose another --output, or delete it")
+                raise InputError(f"{path}: {what}; {remedy}")
         write_text(path, text)
 
 

@@ -226,6 +226,10 @@ def test_the_script_reports_and_draws(voc, capsys):
     assert call(voc, "--output", out) == 1
     printed = capsys.readouterr().out
     assert "found 9 (6 pixels, the first at x=2, y=4)" in printed and "JPEGImages/i0: of the train list" in printed
+    assert "which is replaced" not in printed
+    other = shutil.copytree(voc, voc.parent / "other" / voc.name)
+    assert call(other, "--output", out) == 1
+    assert f"WARNING: {out}: held the report of {voc}, which is replaced" in capsys.readouterr().out
 
 
 def test_classes_are_those_of_voc_where_nothing_says_otherwise(voc, capsys):

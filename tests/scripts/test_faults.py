@@ -143,14 +143,39 @@ def test_a_checkpoint_of_another_backbone(voc, tmp_path, capsys):
     assert "drn.pth.tar: does not fit this network; is --backbone right?" in line and not run_folder(voc).exists()
 
 
-def test_cpu_memory(voc, monkeypatch, capsys):
-    def forward(*_):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+NO_GPU_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"
 
-    monkeypatch.setattr(TrainingStep, "terms", forward)
-    assert train(voc, "--epochs", 1, "--no-val") == 2
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
+        (torch.cuda.OutOfMemoryError(NO_GPU_MEMORY), "CUDA out of memory"),
+        (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), "CUDA error: out of memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out of memory"),
+    ],
+)
+def test_memory_that_runs_out_is_said_with_what_takes_less(error, said):
+    with pytest.raises(InputError) as caught, faults.one_line_errors(TrainOptions().resolved()):
+        raise error
+    assert str(caught.value).startswith(f"{said}; lower --batch-size (4), --crop-size (513) or --rloss-scale (1)")
+
+
+def test_gpu_memory_that_runs_out_leaves_what_was_saved(voc, monkeypatch, capsys):
+    step = Trainer.train_step
+
+    def fails(self, batch):
+        if self.steps_done == 1:
+            raise torch.cuda.OutOfMemoryError(NO_GPU_MEMORY)
+        step(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", fails)
+    assert train(voc, "--epochs", 1, "--no-val", "--save-steps", 1) == 2
     line = one_line(capsys)
-    assert "out of memory; lower --batch-size (2)" in line and "raise --accumulate (1)" in line
+    assert line.startswith("error: CUDA out of memory; lower --batch-size (2)") and "raise --accumulate (1)" in line
+    assert line.endswith("--resume auto continues from the last checkpoint")
+    assert load_checkpoint(run_folder(voc) / "checkpoint_last.pth.tar")["step"] == 1
 
 
 def test_other_errors_keep_their_traceback():

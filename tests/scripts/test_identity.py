@@ -15,7 +15,7 @@ from common.errors import InputError
 from dataloaders import make_data_loader
 from helpers import SMALL, call, custom, data, one_line, run_folder, train, write_label
 from training.checkpoint import save_checkpoint, save_last
-from training.identity import best_of_runs, data_facts, differences, fingerprint
+from training.identity import SCORE_FACTS, best_of_runs, data_facts, differences, fingerprint, identity_of
 from training.journal import Journal
 from training.options import parse_options
 from training.resume import Ended, Start, find_start, runs_in
@@ -183,6 +183,12 @@ def spoil_image(voc):
     path.write_bytes((voc / "JPEGImages/i2.jpg").read_bytes() + b"\0")
 
 
+def spoil_pixels(voc):
+    """Pixels in a file that stays as large as it was."""
+    path = voc / "JPEGImages/i1.jpg"
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+
+
 def recompress(voc):
     """The same labels in another file, and the whole data set in another place."""
     path = voc / "pascal_2012_scribble/i0.png"
@@ -198,6 +204,7 @@ def recompress(voc):
         (relabel, [], ["other training labels"]),
         (spoil_list, [], ["other training list", "other training images", "other training labels"]),
         (spoil_image, [], ["other training images"]),
+        (spoil_pixels, [], ["other training images"]),
         (recompress, ["--crop-size", 65], ["--crop-size was 513 and is 65"]),
         (recompress, ["--supervision", "full"], ["--supervision was scribble and is full"]),
         (recompress, ["--densecrfloss", 2e-9], ["--densecrfloss was 0.0 and is 2e-09"]),
@@ -219,8 +226,14 @@ def test_auto_takes_the_newest_run_of_this_very_training(tmp_path, voc, caplog):
     mine = write_run(tmp_path, 1, ours, 3)
     write_run(tmp_path, 2, theirs, 4)
     (tmp_path / "experiment_7").write_text("a file of the user's")
+    write_run(tmp_path, 3, ours, 0)
+    (tmp_path / "experiment_3" / "checkpoint_last.pth.tar").unlink()  # stopped before its first checkpoint
+    (tmp_path / "experiment_9").mkdir()  # the user's
     assert find_start(auto, tmp_path, ours).path == mine / "checkpoint_last.pth.tar"
+    shutil.rmtree(tmp_path / "experiment_9")
     shutil.rmtree(old), shutil.rmtree(mine)
+    assert find_start(auto, tmp_path, ours) == Start(ours, tmp_path / "experiment_3")
+    shutil.rmtree(tmp_path / "experiment_3")
     with caplog.at_level("WARNING"):
         assert find_start(auto, tmp_path, ours).folder is None
     assert "experiment_2 is another training (--supervision was full and is scribble)" in caplog.text
@@ -230,6 +243,42 @@ def test_auto_takes_the_newest_run_of_this_very_training(tmp_path, voc, caplog):
     classes = {**ours, "data": {**ours["data"], "classes": ["background", "cat", "dog", "fox"]}}
     with pytest.raises(InputError, match="experiment_3: was trained with 3 classes, but here are 4; .* --checkname"):
         find_start(auto, tmp_path, classes)
+
+
+@pytest.mark.parametrize(
+    "damage", ["null", "{}", '{"data": {"classes": 7}, "settings": {}}', '{"data": [], "settings": {}}']
+)
+def test_a_damaged_identity_is_that_of_the_checkpoint(tmp_path, voc, damage):
+    """Regression: some were a traceback."""
+    ours = identity(voc)
+    folder = write_run(tmp_path, 0, ours, 3)
+    (folder / "identity.json").write_text(damage)
+    assert find_start(options("--resume", "auto", "--epochs", 5), tmp_path, ours).identity == ours
+    assert (
+        identity_of({"identity": json.loads(damage), "options": {"seed": 3, "device": Path("x")}})["settings"]["seed"]
+        == 3
+    )
+
+
+def test_settings_of_a_later_version_are_named(voc):
+    """Regression: nothing was said, and the training went on without them."""
+    ours = identity(voc)
+    later = {**ours, "settings": {**ours["settings"], "mixup": 0.5}}
+    assert differences(later, ours) == ["--mixup was 0.5 and is not known here"] and not differences(
+        ours, later, SCORE_FACTS
+    )
+
+
+def test_fine_tuning_from_a_file_of_other_weights_is_another_run(tmp_path, voc, caplog):
+    ours, model = identity(voc), tmp_path / "model.pth.tar"
+    tune = options("--resume", model, "--ft")
+    save_checkpoint(model, {"state_dict": {"a": torch.zeros(2)}})
+    tuned = write_run(tmp_path, 0, find_start(tune, tmp_path, ours).identity, 1)
+    assert find_start(tune, tmp_path, ours).folder == tuned
+    save_checkpoint(model, {"state_dict": {"a": torch.ones(2)}})
+    with caplog.at_level("WARNING"):
+        assert find_start(tune, tmp_path, ours).folder is None
+    assert f"{tuned} started from other weights, which {model} had then: a new run begins" in caplog.text
 
 
 def test_damaged_files_of_a_run_do_not_stop_it(tmp_path, voc):
@@ -285,11 +334,22 @@ def test_a_comparison_of_earlier_labels_is_not_shown_again(voc, capsys):
         for _ in range(2):
             assert call(train_two_stages, *words) == 2
             assert "trained" in one_line(capsys)
-        (voc.parent / "two" / "comparison.json").rename(voc.parent / "kept")
-        (voc.parent / "two" / "comparison.json").write_text("{")
+        file = voc.parent / "two" / "comparison.json"
+        kept = file.read_bytes()
+        for damage in ("{", "null", '{"data": []}'):
+            file.write_text(damage)
+            assert call(train_two_stages, *words) == 2
+            assert "comparison.json: is damaged; choose another --output" in one_line(capsys)
+        for kind, said in (("SegmentationClassAug", "training truth"), ("pascal_2012_scribble", "training labels")):
+            file.write_bytes(kept)  # the truth: the table shows it as fill-in
+            relabel(voc, kind)
+            assert call(train_two_stages, *words) == 2
+            assert f"(other {said}" in (line := one_line(capsys))
+            assert line.endswith(f"choose another --output, or delete the folder {voc.parent / 'two'}")
+        file.unlink()  # regression: as the message might be understood, and the old table was printed
+        (voc.parent / "two" / "seed_1").mkdir()
         assert call(train_two_stages, *words) == 2
-        assert "comparison.json: is damaged; choose another --output" in one_line(capsys)
-        (voc.parent / "kept").rename(voc.parent / "two" / "comparison.json")
-        relabel(voc)
+        assert "comparison.json: is missing" in one_line(capsys)
+        patch.setenv("RANK", "0"), patch.setenv("WORLD_SIZE", "2")
         assert call(train_two_stages, *words) == 2
-        assert "(other training labels); choose another --output" in one_line(capsys)
+        assert "expected no torchrun: this script starts trainings itself" in one_line(capsys)

@@ -7,25 +7,32 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import check_dataset
 import evaluate
 import import_scribbles
 import inference
 import simulate_scribbles
 from common.distributed import is_main, rank, world_size
 from common.errors import exit_status
-from common.files import new_folder
+from common.files import make_folder, new_folder
+from common.parallel import in_processes
 from dataloaders.images import read_image, value_counts
+from evaluation import report_folder
 from helpers import CODE, ENVIRONMENT, call, data, message, one_line
 from modeling.checkpoint import load_checkpoint
 from modeling.deeplab import DeepLab
 from prediction.files import find_images
+from preparation import importing
 from preparation.sources import files_in
+from training.checkpoint import newest_checkpoint, save_last
 
 SCRIPTS = {"evaluate": evaluate, "inference": inference}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -108,6 +115,10 @@ def test_memory_that_runs_out(voc, checkpoint, tmp_path, monkeypatch, capsys, na
     assert "out of memory; lower --" in line and ("--test-batch-size (4)" if name == "evaluate" else "--tile") in line
 
 
+class Fail(Exception):
+    """As onnxruntime's exceptions, which are no RuntimeError."""
+
+
 def test_a_worker_that_is_killed_in_another_script(voc, tmp_path, monkeypatch, capsys):
     """Regression: the advice was to lower an option that the script has not."""
     monkeypatch.setattr("preparation.simulation.read_label", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -115,6 +126,81 @@ def test_a_worker_that_is_killed_in_another_script(voc, tmp_path, monkeypatch, c
     line = one_line(capsys)
     assert "was killed; where memory is short, close other programs;" in line and "--workers" not in line
     assert not (tmp_path / "out").exists()
+
+
+NO_MEMORY = {
+    "python": MemoryError(),
+    "pillow": OSError("out of memory error when reading image file"),
+    "thread": RuntimeError("can't start new thread"),
+    "torch": RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    "onnxruntime": Fail("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 9"),
+}
+
+
+@pytest.mark.parametrize("kind", ["python", "pillow", "thread"])
+def test_memory_that_runs_out_in_a_check(voc, tmp_path, monkeypatch, capsys, kind):
+    """Regression: good photographs were called unreadable, and left out of the corrected copy."""
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: fail(NO_MEMORY[kind]))
+    out = "--output", tmp_path / "out", "--fix", tmp_path / "fixed"
+    assert call(check_dataset, voc, "--classes", tmp_path / "classes.txt", *out) == 2
+    assert one_line(capsys) == "error: out of memory; close other programs, or use smaller images"
+    assert not (tmp_path / "out").exists() and not (tmp_path / "fixed").exists()
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnxruntime", "python"])
+def test_memory_that_runs_out_in_an_export(checkpoint, tmp_path, monkeypatch, capsys, kind):
+    """Regression: the advice was to free space on the disk, or a traceback."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("prediction.export._export", lambda *_: fail(NO_MEMORY[kind]))
+    assert call(inference, "--checkpoint", checkpoint, "--output_directory", tmp_path, "--export", "onnx") == 2
+    assert "out of memory; close other programs, or lower --crop_size" in one_line(capsys) and not list(
+        tmp_path.glob("*onnx*")
+    )
+
+
+def test_a_checkpoint_for_which_memory_is_short_is_not_damaged(tmp_path, monkeypatch, capsys):
+    """Regression: the advice was to delete the run's folder."""
+    save_last(tmp_path, {"state_dict": {"a": torch.ones(2)}})
+    monkeypatch.setattr(torch, "load", lambda *_, **__: fail(NO_MEMORY["torch"]))
+    assert exit_status(lambda: newest_checkpoint(tmp_path)) == 2
+    assert "out of memory; close other programs" in one_line(capsys)
+
+
+LITTLE_MEMORY = """
+import os, resource, sys
+import check_dataset, simulate_scribbles
+from common.errors import exit_status
+
+out, *words = sys.argv[1:]
+size = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+for script, target, most in ((check_dataset, "--output", 6), (simulate_scribbles, "--seed=1", 15)):
+    for more in range(0, most + 1, 3):
+        if not os.fork():
+            resource.setrlimit(resource.RLIMIT_AS, (1024 * int(size.split()[1]) + more * 2**20,) * 2)
+            os._exit(exit_status(lambda: script.main([*words, target, f"{out}/{script.__name__}{more}"])))
+        os.write(1, f"status {os.waitstatus_to_exitcode(os.wait()[1])}\\n".encode())
+"""
+
+
+def test_scripts_in_little_memory(voc, tmp_path):
+    """Regression: simulate_scribbles.py waited for ever, or ended in tracebacks, where no thread could start."""
+    command = [sys.executable, "-c", LITTLE_MEMORY, tmp_path, voc, "--classes", tmp_path / "classes.txt"]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
+    statuses = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("status")]
+    assert len(statuses) == 9 and set(statuses) <= {"0", "2"} and "2" in statuses[:3] and "2" in statuses[3:]
+    line = "error: out of memory; close other programs, or use smaller images"
+    assert result.stderr.splitlines() == [line] * statuses.count("2")
+
+
+def test_processes_give_their_results_in_turn_and_errors_with_their_place(monkeypatch):
+    monkeypatch.setattr("common.parallel.os.sched_getaffinity", lambda _: {0, 1})
+    assert list(in_processes(abs, range(-5, 0), "working", "number")) == [5, 4, 3, 2, 1]
+    with pytest.raises(TypeError) as caught:
+        list(in_processes(abs, [1, 2, "three"], "working", "number"))
+    assert "in _work" in str(caught.value.__cause__)  # the traceback of the process
+    with pytest.raises(BrokenProcessPool):
+        list(in_processes(os._exit, [0], "working", "number"))
+    assert not list(in_processes(abs, [], "working", "number")) and not active_children()
 
 
 def test_memory_that_runs_out_in_another_script(tmp_path, monkeypatch, capsys):
@@ -173,6 +259,22 @@ def test_a_source_that_may_not_be_read_is_not_the_targets_fault(tmp_path):
 
     line = message(make)
     assert "target: cannot be made" in line and "'/source/i1.jpg'" in line and "change its permissions" in line
+
+
+def test_a_folder_that_takes_no_files_is_said_before_the_work(folder_of_another, monkeypatch):
+    """Regression: evaluate.py scored all images first."""
+    folder = folder_of_another / "results"
+    folder.mkdir(mode=0o555)
+    monkeypatch.setattr("os.access", lambda path, mode: path != folder)  # which root may write all the same
+    assert message(make_folder, folder, "choose another --output") == (
+        f"{folder}: cannot be written; change its permissions, or choose another --output"
+    )
+
+
+def test_an_image_with_a_long_name_is_told_to_be_renamed(voc, checkpoint, tmp_path, capsys):
+    (voc / "JPEGImages/i0.jpg").rename(voc / "JPEGImages" / ("\N{HIRAGANA LETTER A}" * 80 + ".jpg"))
+    assert call(inference, *words("inference", voc, checkpoint, tmp_path / "out")) == 2
+    assert "cannot be written (File name too long); shorten the name" in one_line(capsys)
 
 
 def test_mistakes_in_code_keep_their_traceback():
@@ -247,6 +349,23 @@ def test_a_signal_that_comes_while_a_process_forks_is_not_lost(number, said):
     assert (result.stderr, result.returncode) == (f"{said}\n", 128 + number)
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finds_a_data_set_whole_or_not_at_all(voc, tmp_path, monkeypatch, number, status):
+    """Regression: images without class names and lists stayed."""
+    for place, left in (("draw_label_maps", False), ("write_class_names", True)):
+        with monkeypatch.context() as struck:
+            strike = getattr(importing, place)
+            struck.setattr(
+                importing, place, lambda *a, strike=strike, **k: (os.kill(os.getpid(), number), strike(*a, **k))[1]
+            )
+            source, images = voc / "SegmentationClassAug", ("--images", voc / "JPEGImages")
+            words = ("masks", source, tmp_path / "data", *images, "--classes", tmp_path / "classes.txt")
+            assert call(import_scribbles, *words) == status
+        assert (tmp_path / "data").exists() == left
+    names = {path.name for path in (tmp_path / "data").iterdir()}
+    assert names == {"JPEGImages", "pascal_2012_scribble", "ImageSets", "classes.txt"}
+
+
 def test_labels_are_counted_in_little_memory():
     import tracemalloc
 
@@ -319,11 +438,14 @@ def test_half_an_environment_counts_for_nothing(monkeypatch, name):
     ("environment", "said"),
     [
         ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE: expected an integer at least 1 in the environment, found"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "without MASTER_ADDR: start with torchrun, or unset them"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR expected, but not set); start with torchrun, or unset RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "do not find each other"),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK: expected less than WORLD_SIZE=1 in the environment, found '1'"),
     ],
 )
 def test_an_environment_that_cannot_be_is_one_line(voc, checkpoint, tmp_path, monkeypatch, capsys, environment, said):
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert call(evaluate, *words("evaluate", voc, checkpoint, tmp_path)) == 2
@@ -401,3 +523,6 @@ def test_looking_overwrites_nothing(voc, checkpoint, tmp_path, capsys):
         "evaluation_2/val_crop.json: is of other weights, data or settings; it is replaced" in capsys.readouterr().out
     )
     assert (tmp_path / "evaluation/val_crop.json").read_bytes() == first
+    (tmp_path / "evaluation_3/val_crop.json").write_text("null")  # regression: a traceback
+    others = {"val crop": {"weights": "others", "labels": "", "description": ""}}
+    assert report_folder(tmp_path, others) == tmp_path / "evaluation_4"

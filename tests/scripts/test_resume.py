@@ -14,9 +14,11 @@ import torch
 from common.distributed import STOPPED
 from common.errors import InputError
 from helpers import ENVIRONMENT, SMALL, data, one_line, run_folder, state, train
-from training import checkpoint
+from training import build_trainer, checkpoint
 from training.checkpoint import keep_newest, newest_checkpoint, save_last
 from training.journal import Journal
+from training.options import parse_options
+from training.resume import restore, training_state
 from training.trainer import Trainer
 
 TIMES = ("images_per_second", "regulariser_ms", "waiting_for_data")
@@ -131,6 +133,31 @@ def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):
             Journal(run_folder(voc).parent, {}, run_folder(voc))
         finally:
             first.close()
+
+
+def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
+    """Regression: each was a traceback, or was taken."""
+    options = parse_options([*SMALL, *data(voc), "--run-root", str(tmp_path), "--epochs", "3"])
+    trainer = build_trainer(options)
+    kept, source = training_state(trainer), tmp_path / "last.pth.tar"
+    record = {"epoch": 0, "lr": 0.1, "losses": {"cross_entropy": 1.0}, "val": {"miou": 0.5}}
+    restore(trainer, {**kept, "history": [record]}, source)
+    other_shape = {**kept["optimizer"], "state": {0: {"momentum_buffer": torch.ones(3)}}}
+    for change in (
+        {"step": 1, "order": None},
+        {"history": [{"epoch": 1}]},
+        {"history": [{**record, "lr": "high"}]},
+        {"history": [{**record, "val": 3}]},
+        {"losses": {"cross_entropy": ["low"]}},
+        {"random_states": [{}]},
+        {"optimizer": {}},
+        {"optimizer": {"state": {}, "param_groups": []}},
+        {"optimizer": other_shape},
+    ):
+        changed = {name: value for name, value in {**kept, **change}.items() if value is not None}
+        with pytest.raises(InputError, match=f"{source}: its '{next(iter(change))}' is .*; start from its weights"):
+            restore(trainer, changed, source)
+    trainer.close()
 
 
 # Files

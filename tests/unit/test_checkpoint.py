@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.errors import InputError
-from helpers import one_line, run_folder, train
-from modeling.checkpoint import load_checkpoint, load_weights
+from helpers import message, one_line, run_folder, train
+from modeling.checkpoint import load_checkpoint, load_network, load_weights
 from modeling.deeplab import DeepLab
 from training.checkpoint import keep_newest, newest_checkpoint, newest_good, save_last
 from training.run_folder import new_run
@@ -29,11 +29,15 @@ def saved(path: Path, content) -> Path:
         ({"state_dict": WEIGHTS | {"a": torch.tensor([1.0, math.nan])}}, "expected finite weights, found a infinite"),
         ({"state_dict": WEIGHTS | {"a": torch.tensor(math.inf)}}, "expected finite weights, found a infinite"),
         ({"state_dict": {"a": 3}}, "expected weights by name"),
+        ({"state_dict": {"a": torch.ones(2).to_sparse()}}, "expected plain weights, found a quantised, sparse or"),
+        ({"state_dict": {"a": torch.ones(2, device="meta")}}, "expected plain weights, found a quantised, sparse or"),
+        ({"state_dict": {"a": WEIGHTS["conv.weight"], "module.a": torch.zeros(2)}}, "with and without 'module.'"),
         ({"epoch": "7"}, "expected a number of epochs, at least 0 as 'epoch', found '7'"),
         ({"epoch": -1}, "as 'epoch', found -1"),
         ({"epoch": 2.5}, "as 'epoch', found 2.5"),
-        ({"best_pred": "high"}, "expected a finite score as 'best_pred', found 'high'"),
-        ({"best_pred": math.nan}, "expected a finite score as 'best_pred', found nan"),
+        ({"best_pred": "high"}, "expected a score of at most 1 as 'best_pred', found 'high'"),
+        ({"best_pred": math.nan}, "expected a score of at most 1 as 'best_pred', found nan"),
+        ({"best_pred": 69.4}, "expected a score of at most 1 as 'best_pred', found 69.4"),
         ({"history": [1, 2]}, "expected records of epochs as 'history'"),
         ({"optimizer": [1]}, "expected optimizer by name as 'optimizer'"),
         ({"model": ["mobilenet"]}, "and 'model' a dict of settings"),
@@ -73,12 +77,65 @@ def test_another_projects_network_is_called_that():
         load_weights(DeepLab(3, "mobilenet"), {"classifier.aspp.weight": torch.zeros(1)}, "best.pth")
 
 
-def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path, caplog):
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path, caplog, where):
     for number, value in enumerate((1.0, 2.0, math.nan)):
-        save_last(tmp_path, {"epoch": number, "state_dict": {"a": torch.tensor(value)}})
+        weight, momentum = torch.tensor([value, 1.0] if where == "weights" else [1.0, value])
+        optimizer = {"state": {7: {"momentum_buffer": momentum}}, "param_groups": []}
+        save_last(tmp_path, {"epoch": number, "state_dict": {"a": weight}, "optimizer": optimizer})
     previous = tmp_path / "checkpoint_previous.pth.tar"
     assert newest_checkpoint(tmp_path) == previous == newest_good(tmp_path)
-    assert "found a infinite or not a number" in caplog.text
+    what = {"weights": "a", "optimizer": "its momentum_buffer of parameter 7"}[where]
+    assert f"found {what} infinite or not a number" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (lambda old: old.to(torch.int8), "expected floating-point weights, found .* in torch.int8"),
+        (lambda old: old[:1], "expected a classifier of 2 or more classes, found one of 1 in it"),
+        (lambda old: old.sum(), "expected a classifier of 2 or more classes, found one of 0 in it"),
+    ],
+)
+def test_a_network_that_would_give_background_everywhere_is_refused(tmp_path, weights, said):
+    """Regression: whole numbers were loaded as weights, and one output was a network of one class."""
+    classifier = "decoder.last_conv.8.weight"
+    state = DeepLab(3, "mobilenet").state_dict()
+    path = saved(tmp_path, state | {classifier: weights(state[classifier])})
+    with pytest.raises(InputError, match=said):
+        load_network(path, "mobilenet")
+
+
+def test_a_damaged_file_in_the_format_of_the_authors_is_one_line(tmp_path):
+    """Regression: IndexError, AssertionError, TypeError and AttributeError, with tracebacks."""
+    content = {"state_dict": WEIGHTS, "epoch": 3, "optimizer": {"param_groups": [{"lr": 0.1}]}}
+    path, refused = tmp_path / "old.pth.tar", 0
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        path.write_bytes(whole[:at] + b"\x85" + whole[at + 1 :])
+        try:
+            load_checkpoint(path)
+        except InputError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    assert refused > len(whole) / 6
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", bytes(1000), "folder", "link"])
+def test_what_is_no_checkpoint_is_said_plainly(tmp_path, content):
+    """Regression: PyTorch's words followed, such as the advice to run the code in a file."""
+    path = tmp_path / "model.pth.tar"
+    if content == "folder":
+        path.mkdir()
+        said = "expected a checkpoint, found a folder; name a file in it"
+    elif content == "link":
+        path.symlink_to(tmp_path / "nothing")
+        said = f"it is a link to {tmp_path / 'nothing'}, where nothing is (fetch that file)"
+    else:
+        path.write_bytes(content)
+        said = f"not an intact PyTorch checkpoint ({len(content):,} bytes); was it cut off or damaged in copying?"
+    assert message(load_checkpoint, path) == f"{path}: {said}"
 
 
 def test_weights_that_are_not_finite_are_not_saved(voc, monkeypatch, capsys):

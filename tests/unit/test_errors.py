@@ -1,6 +1,7 @@
 """What a script says when something is wrong, and with which status it ends."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -33,6 +34,14 @@ def test_with_rloss_debug_the_traceback_is_shown_as_well(capsys, monkeypatch):
 def test_a_missing_package_is_one_line(capsys):
     assert exit_status(fails(ModuleNotFoundError("No module named 'tqdm'", name="tqdm"))) == 2
     assert capsys.readouterr().err == "error: No module named 'tqdm'; is everything installed? (make setup)\n"
+
+
+def test_rank_alone_does_not_keep_sigterm_from_being_handled(monkeypatch, capsys):
+    """Regression: a variable that another program left behind had SIGTERM leave half a file."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert exit_status(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert capsys.readouterr().err == "terminated\n"
 
 
 @pytest.mark.parametrize(

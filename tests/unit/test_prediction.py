@@ -1,5 +1,6 @@
 """Prediction: which files, tiles, scales and mirroring, and back to the image's size; ONNX."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from common.errors import InputError
 from dataloaders.transforms import normalize
+from helpers import message
 from modeling.deeplab import DeepLab
 from prediction import export, predict, probabilities, segment
 from prediction.files import find_images, network_view, output_names
@@ -157,6 +159,15 @@ class FirstChannels(nn.Module):
         assert not self.training
         self.seen.append(tuple(image.shape))
         return self.weight * image[:, :2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_no_background(value):
+    """Regression: finite weights that were too large gave `background 100 %`."""
+    network = Mean()
+    network.forward = lambda image: image.new_full((len(image), 3, 4, 5), value)
+    line = message(segment, network, Image.new("RGB", (5, 4)), 0)
+    assert line.startswith("the network's scores are infinite or not a number")
 
 
 def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
@@ -14,9 +13,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.errors import InputError
-from common.parallel import in_parallel
+from common.parallel import in_threads
 from dataloaders.class_names import check_class_names
-from dataloaders.images import check_sizes, image_size, read_image, read_label, value_counts
+from dataloaders.images import check_sizes, file_digest, image_size, read_image, read_label, value_counts
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import (
     CLASS_FILE,
@@ -51,7 +50,7 @@ class Survey(NamedTuple):
     """What a look at every label map of a split finds."""
 
     counts: np.ndarray  # how many pixels have each value, int64 (256,), before any transform
-    digests: dict[str, str]  # of the 'list' of ids, the 'images' (sizes of their files) and the values of the 'labels'
+    digests: dict[str, str]  # of the 'list' of ids, the 'images' (their files) and the values of the 'labels'
 
 
 class VOCSegmentation(Dataset):
@@ -131,15 +130,15 @@ class VOCSegmentation(Dataset):
             counts = value_counts(label)
             found = np.stack([counts, counts > 0, thinned_out(label, self.short_side)])
             values = hashlib.blake2b(label, digest_size=8, person=b"%dx%d" % label.shape).digest()
-            return found, b"%d " % image_file.stat().st_size, values
+            return found, file_digest(image_file), values
 
         totals = np.zeros((3, 256), dtype=np.int64)
         digests = {name: hashlib.blake2b(digest_size=8) for name in ("list", "images", "labels")}
         digests["list"].update("\n".join(self.ids).encode())
         files = self.image_files, self.label_files
-        for found, size, values in in_parallel(ThreadPoolExecutor, look, *files, title="checking labels", unit="file"):
+        for found, image, values in in_threads(look, *files, title="checking labels", unit="file"):
             totals += found
-            digests["images"].update(size)
+            digests["images"].update(image)
             digests["labels"].update(values)
         counts, labelled, thinned = totals
         if self.split == "train" and (thin := thin_classes(thinned, labelled, self.class_names, self.short_side)):

@@ -5,14 +5,14 @@ import json
 import logging
 import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from common.parallel import in_parallel
+from common.faults import lacks_memory
+from common.parallel import in_processes
 from dataloaders.images import write_label
 from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, write_class_names, write_lists
 from dataloaders.synthetic.objects import OBJECTS
@@ -57,6 +57,8 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
     except OSError as error:
         if read_stamp(folder) == stamp:
             return
+        if lacks_memory(error):
+            raise
         raise InputError(
             f"cannot draw the synthetic data set into {folder}: {error}; free or choose another folder "
             "(--data-root, or RLOSS_SYNTHETIC_ROOT)"
@@ -70,7 +72,7 @@ def draw_pictures(folder: Path, seed: int, train: int, val: int) -> None:
     train_ids, val_ids = [f"train_{n:04d}" for n in range(train)], [f"val_{n:04d}" for n in range(val)]
     ids, draw = train_ids + val_ids, functools.partial(draw_picture, folder, seed)
     if len(ids) > 32:
-        list(in_parallel(ProcessPoolExecutor, draw, ids, title="drawing the synthetic data set", unit="picture"))
+        list(in_processes(draw, ids, title="drawing the synthetic data set", unit="picture"))
     else:
         list(map(draw, ids))
     write_lists(folder, train_ids, val_ids)
