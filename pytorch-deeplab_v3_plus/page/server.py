@@ -286,8 +286,8 @@ class Page:
             {name: stroke[name] for name in ("id", "class", "width", "points")}
             for stroke in self.strokes.drawn(image_id).live()
         ]
-        base = f"{request.url.path.removesuffix('/strokes')}/base.png" if self.strokes.base(image_id) else None
-        return {"strokes": strokes, "base": base}
+        path, base = self.strokes.base(image_id), f"{request.url.path.removesuffix('/strokes')}/base.png"
+        return {"strokes": strokes, "base": f"{base}?{stamp(path)}" if path else None}
 
     def add_stroke(self, request: Request, body: bytes) -> Answer:
         """Put an operation on the disk."""

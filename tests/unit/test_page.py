@@ -173,6 +173,9 @@ def test_scribbles_of_any_palette_are_shown_in_the_colours_of_the_classes(folder
     colours = [one["color"] for one in page.get("/api/state").json()["classes"]]
     assert f"#{bytes(shown.getpixel((5, 3))).hex()}" == colours[2]
     assert np.array_equal(np.array(Image.open(io.BytesIO(page.get(base).content))), grey)
+    Image.fromarray(grey[::-1]).save(folder / SCRIBBLES / "c.png")  # the page asks again where the address is another
+    os.utime(folder / SCRIBBLES / "c.png", ns=(later := time.time_ns() + 10**9, later))
+    assert page.get("/api/images/c/strokes").json()["base"] != base
 
 
 def test_a_clock_that_is_put_back_loses_no_stroke(folder):
@@ -283,12 +286,14 @@ def test_uploads_are_photographs_within_limits(folder, page):
         "x.png": bytes(bomb),
         "y.png": b"no picture",
         "z.exe": png((8, 6)),
+        "i.heic": b"no photograph",
         "a.jpg": png((8, 6)),
         "": png((8, 6)),
     }
     for name, content in refused.items():
         answer = page.post(f"/api/images?name={name}", content=content)
         assert answer.status_code == 400 and "\n" not in answer.json()["error"], name
+        assert ".upload" not in answer.json()["error"], name
     assert sorted(path.name for path in (folder / IMAGES).iterdir()) == ["a.png", "b.png", "c.png", "new one.png"]
     assert not list(folder.glob(".upload*"))
 
