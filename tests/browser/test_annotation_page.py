@@ -131,6 +131,11 @@ def test_strokes_of_a_killed_server_arrive_when_it_is_back(server, open_tab):
     tab.page.wait_for_selector("#banner", state="hidden")
     tab.wait_saved()
     assert [each["op"] for each in operations(server, "d")].count("stroke") == 3
+    tab.page.route("**/api/commands", lambda route: route.abort())  # one answer is lost, and not the events
+    tab.page.click("#commands")
+    tab.page.wait_for_selector("#banner:has-text('does not answer')")
+    tab.draw((10, 80), (60, 80))
+    tab.page.wait_for_selector("#banner", state="hidden")
     tab.reload()
     for y in (10, 30, 50):
         tab.wait_ink(30, y)
@@ -256,8 +261,10 @@ def test_every_text_is_there_in_both_languages(open_tab):
         assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", texts["ja"][key])), key
     static = CODE / "page/static"
     used = set(re.findall(r'data-(?:text|title|label|placeholder)="(\w+)"', (static / "index.html").read_text()))
-    used |= {key for path in static.glob("*.js") for key in re.findall(r'\bt\("(\w+)"', path.read_text())}
-    assert used <= texts["en"].keys()
+    scripts = "".join(path.read_text() for path in static.glob("*.js") if path.name != "texts.js")
+    assert used | set(re.findall(r'\bt\("(\w+)"', scripts)) <= texts["en"].keys()
+    named = used | set(re.findall(r'"(\w+)"', scripts)) | {"checkpoint", "masks", "onnx", "overlays"}
+    assert {key.removesuffix("Long") for key in texts["en"]} <= {key.removesuffix("Long") for key in named}
     sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py"]
     sources = "".join(path.read_text() for path in sources)
     lines = tab.page.evaluate("import('/static/texts.js').then((module) => module.LINES)")
@@ -290,8 +297,10 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
         )
 
     wait_shown(2, 1)  # green
-    tab.page.click("#rounds tbody button:text-is('1')")
+    tab.page.focus("#rounds tbody button:text-is('1')")
+    tab.key("Enter")
     wait_shown(1, 0)  # red
+    assert tab.page.inner_text(":focus") == "1"
     assert "round 1: 1 of" in tab.page.inner_text("#export-what")
     with tab.page.expect_download() as download:
         tab.page.click("[data-export=masks]")
@@ -305,6 +314,16 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     tab.draw((20, 60), (40, 60))
     tab.page.wait_for_selector("#thumbnails [aria-current=true] .state:text-is('new strokes')")
     tab.page.wait_for_selector("#hint-text:has-text('Corrected?')")
+    tab.page.click("#settings-box summary")
+    steps = tab.page.locator("label.field:has(small:text-is('steps')) input")
+    usual = steps.input_value()
+    steps.fill("")
+    steps.blur()
+    assert steps.input_value() == usual
+    tab.page.route("**/prediction.png*", lambda route: route.abort())
+    tab.key("ArrowLeft")
+    tab.page.wait_for_selector("#banner:has-text('does not answer')")
+    assert not tab.page.locator("#notices .error").count()
     shutil.rmtree(server.data / "rounds")
 
 

@@ -357,7 +357,8 @@ export class View {
       const along = points.map((point) => point[axis]);
       return Math.max(...along) < -width / 2 || Math.min(...along) > size - 1 + width / 2;
     });
-    if (!beside) this.finished({ class: label, width, points });
+    if (beside) this.#redraw(); // what its light edge has left on the photograph
+    else this.finished({ class: label, width, points });
   }
 
   #cancel() {
