@@ -180,18 +180,30 @@ def test_fingers_draw_and_zoom_and_leave_drawing_to_a_pen(server, open_tab):
     touch("End")
     tab.wait_ink(40, 20)
     wait_label(server, "f", 40, 20, 1)
-    for kind, x in (("Pressed", 20), ("Moved", 40), ("Released", 60)):
-        place = dict(zip("xy", tab.on_screen(x, 60), strict=True))
-        pen = {"type": f"mouse{kind}", "button": "left", "buttons": 1, "clickCount": 1, "pointerType": "pen"}
-        session.send("Input.dispatchMouseEvent", pen | place)
-    tab.wait_ink(40, 60)
+
+    def pen(kind: str, x: float, y: float) -> None:
+        place = dict(zip("xy", tab.on_screen(x, y), strict=True))
+        event = {"type": f"mouse{kind}", "button": "left", "buttons": 1, "clickCount": 1, "pointerType": "pen"}
+        session.send("Input.dispatchMouseEvent", event | place)
+
+    for y, hand in ((60, None), (70, "before"), (80, "while")):  # a hand comes down before the pen, or while it draws
+        if hand == "before":
+            touch("Start", (110, 85))
+        pen("Pressed", 20, y)
+        if hand == "while":
+            touch("Start", (110, 85))
+        pen("Moved", 40, y)
+        pen("Released", 60, y)
+        if hand:
+            touch("End")
+        tab.wait_ink(40, y)
     left = tab.page.locator(".world").bounding_box()["x"]
     touch("Start", (60, 45))
     touch("Move", (30, 45))
     touch("End")
     tab.page.wait_for_function("left => document.querySelector('.world').getBoundingClientRect().x < left", arg=left)
     tab.wait_saved()
-    assert len(operations(server, "f")) == 2
+    assert len(operations(server, "f")) == 4
 
 
 def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_path):
