@@ -139,8 +139,7 @@ export class Panel {
   }
 
   #field(setting) {
-    const { name, value, default: standard, kind, choices } = setting, help = describe(setting);
-    const current = this.#changed[name] ?? value;
+    const { name, value, kind, choices } = setting, current = this.#changed[name] ?? value;
     let field;
     if (kind === "choice") {
       field = element("select", {}, ...choices.map((choice) => element("option", { textContent: choice })));
@@ -149,15 +148,15 @@ export class Panel {
       field = element("input", { type, step: kind === "int" ? 1 : "any" });
     }
     if (kind === "bool") field.checked = current;
-    else field.value = current ?? "";
+    else field.value = current;
     const label = element("label", { className: `field ${kind}` },
-      element("span", { textContent: help }), field,
+      element("span", { textContent: describe(setting) }), field,
       element("small", { className: "muted", textContent: name.replaceAll("_", " ") }));
-    const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== standard);
+    const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== value);
     field.onchange = () => {
       if (kind === "bool") this.#changed[name] = field.checked;
       else if (kind === "choice" || kind === "text") this.#changed[name] = field.value;
-      else this.#changed[name] = Number((field.value ||= standard)); // what is no number gives the default again
+      else this.#changed[name] = Number((field.value ||= value)); // what is no number gives the default again
       mark();
     };
     mark();
