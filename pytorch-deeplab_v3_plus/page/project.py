@@ -171,7 +171,7 @@ class Project:
                     path.write_bytes(made())
                 read_image(path)
             except InputError as error:
-                raise InputError(str(error).replace(f"{workshop}{os.sep}", "")) from None
+                raise InputError(str(error).replace(f"{path.parent}{os.sep}", "")) from None
             (image_id,) = listing(Path(workshop), IMAGE_SUFFIXES) or [name]
             if image_id in self.files():
                 raise InputError(
