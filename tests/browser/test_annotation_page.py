@@ -277,7 +277,7 @@ def test_every_text_is_there_in_both_languages(open_tab):
     assert used | set(re.findall(r'\bt\("(\w+)"', scripts)) <= texts["en"].keys()
     named = used | set(re.findall(r'"(\w+)"', scripts)) | {"checkpoint", "masks", "onnx", "overlays"}
     assert {key.removesuffix("Long") for key in texts["en"]} <= {key.removesuffix("Long") for key in named}
-    sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py"]
+    sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py", CODE / "common/faults.py"]
     sources = "".join(path.read_text() for path in sources)
     lines = tab.page.evaluate("import('/static/texts.js').then((module) => module.LINES)")
     assert all(f'"{start}' in sources for translated in lines.values() for start in translated)
