@@ -128,13 +128,13 @@ def _losses(entry: dict[str, Any]) -> list[float | None]:
 
 
 def describe_settings(settings: RoundSettings) -> list[dict[str, Any]]:
-    """Return the settings as the page offers them, with the defaults of `settings`."""
+    """Return the settings as the page offers them, with the values of `settings`."""
     kinds = {bool: "bool", int: "int", float: "float", str: "text"}
     found = []
     for field in fields(settings):
         value, choices = getattr(settings, field.name), field.metadata.get("choices")
         kind = "choice" if choices else kinds[type(value)]
-        entry = {"name": field.name, "value": value, "default": value, "help": field.metadata["help"], "kind": kind}
+        entry = {"name": field.name, "value": value, "help": field.metadata["help"], "kind": kind}
         found.append(entry | ({"choices": list(choices)} if choices else {}))
     return found
 

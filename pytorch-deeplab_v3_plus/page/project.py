@@ -164,14 +164,14 @@ class Project:
         with tempfile.TemporaryDirectory(prefix=".upload-", dir=self.folder) as workshop:
             path = Path(workshop) / name
             path.write_bytes(content)
-            final, made = data_set_image(path)
-            if not isinstance(made, Path):
-                path = path.with_name(final)
-                path.write_bytes(made())
             try:
+                final, made = data_set_image(path)
+                if not isinstance(made, Path):
+                    path = path.with_name(final)
+                    path.write_bytes(made())
                 read_image(path)
             except InputError as error:
-                raise InputError(str(error).replace(str(path), name)) from None
+                raise InputError(str(error).replace(f"{path.parent}{os.sep}", "")) from None
             (image_id,) = listing(Path(workshop), IMAGE_SUFFIXES) or [name]
             if image_id in self.files():
                 raise InputError(

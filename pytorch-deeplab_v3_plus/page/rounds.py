@@ -323,7 +323,7 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
             scribbles = read_label(drawn[image_id], num_classes) if image_id in drawn else None
             mask, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
             true = read_label(truth[image_id], num_classes) if image_id in truth else None
-            old = read_label(before[image_id], num_classes) if image_id in before.keys() - drawn.keys() else None
+            old = read_label(before[image_id], PADDING) if image_id in before.keys() - drawn.keys() else None
         except InputError as error:
             logger.warning("%s", error)
             continue

@@ -30,7 +30,7 @@ from common.errors import InputError
 from common.faults import explained
 from dataloaders.images import listing, read_label, write_label
 from dataloaders.labels import PADDING, voc_palette
-from dataloaders.layout import CLASS_FILE, TRUTH, list_files
+from dataloaders.layout import CLASS_FILE
 from page import exports, process
 from page.project import Photograph, Project, picture, stamp
 from page.rounds import (
@@ -41,7 +41,6 @@ from page.rounds import (
     RECORD,
     ROUNDS,
     RoundSettings,
-    add_to_record,
     new_round,
     read_record,
     rounds_in,
@@ -154,11 +153,12 @@ class Page:
         Masks, and what is known from them, are the newest of each image, or those of the `round` that is asked for.
         """
         palette, data = voc_palette(), self.project.folder
-        truth, rounds = list_files(data, TRUTH), rounds_in(data)
+        rounds = rounds_in(data)
         with_network = [folder for folder in rounds if (folder / MODEL).is_file()]
         wanted = [folder for folder in with_network if folder.name == request.query_params.get("round")]
         shown, predicted = (wanted or with_network or [None])[-1], self._predicted(wanted or rounds)
-        logs = read_record(shown).get("logs", {}) if shown else {}
+        logs = read_record(shown).get("logs") if shown else None
+        trained = listing(shown / DRAWN, (".png",)) if shown else {}
         return {
             "folder": str(data),
             "classes": [
@@ -166,7 +166,7 @@ class Page:
                 for number, name in enumerate(self.project.class_names)
             ],
             "images": [
-                self._image(one, one.id in truth, predicted.get(one.id), logs) for one in self.project.photographs()
+                self._image(one, predicted.get(one.id, {}), logs, trained) for one in self.project.photographs()
             ],
             "shown": int(shown.name) if shown else None,
             "training": process.progress(rounds[-1], process.is_running(data)) if rounds else None,
@@ -176,9 +176,9 @@ class Page:
         }
 
     def _image(
-        self, photograph: Photograph, truth: bool, predicted: dict[str, Any] | None, logs: dict[str, int]
+        self, photograph: Photograph, predicted: dict[str, Any], logs: dict[str, int] | None, trained: Container[str]
     ) -> dict[str, Any]:
-        image_id, predicted, error = photograph.id, predicted or {}, photograph.error
+        image_id, error = photograph.id, photograph.error
         try:
             strokes, drawn = self.strokes.count(image_id), self.strokes.classes(image_id)
         except InputError as damaged:
@@ -190,18 +190,21 @@ class Page:
             "error": error,
             "strokes": strokes,
             "drawn": drawn,
-            "learned": self._learned(image_id, logs) if logs and not error else None,
+            "learned": None if error or logs is None else self._learned(image_id, logs.get(image_id, 0), trained),
             "predicted": predicted.get("round"),
             "uncertainty": predicted.get("uncertainty"),
             "place": predicted.get("place"),
-            "truth": truth,
         }
 
-    def _learned(self, image_id: str, logs: dict[str, int]) -> bool | None:
-        """Whether a round, by the lengths of its images' logs, has trained on what is drawn now; None: on nothing."""
-        if image_id in logs:
-            return logs[image_id] == self.strokes.drawn(image_id).length
-        return False if self.strokes.count(image_id) else None  # what others have drawn may be left out
+    def _learned(self, image_id: str, length: int, trained: Container[str]) -> bool | None:
+        """Whether a round knew what is drawn on an image now; None where it has not trained on it, nor would now.
+
+        `length` is that of the image's log at the time of the round, which `trained` on these images.
+        """
+        known = self.strokes.drawn(image_id).length == length
+        if image_id in trained:
+            return known
+        return False if self.strokes.count(image_id) and not known else None
 
     def _round(self, folder: Path) -> dict[str, Any]:
         record = read_record(folder)
@@ -283,8 +286,8 @@ class Page:
             {name: stroke[name] for name in ("id", "class", "width", "points")}
             for stroke in self.strokes.drawn(image_id).live()
         ]
-        base = f"{request.url.path.removesuffix('/strokes')}/base.png" if self.strokes.base(image_id) else None
-        return {"strokes": strokes, "base": base}
+        path, base = self.strokes.base(image_id), f"{request.url.path.removesuffix('/strokes')}/base.png"
+        return {"strokes": strokes, "base": f"{base}?{stamp(path)}" if path else None}
 
     def add_stroke(self, request: Request, body: bytes) -> Answer:
         """Put an operation on the disk."""
@@ -338,9 +341,7 @@ class Page:
             self.strokes.draw_all()
             drawn = self.strokes.drawn_here()
             strokes = sum(self.strokes.count(image_id) for image_id in drawn)
-            made = new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes)
-            add_to_record(made, logs={one: logs.get(one, 0) for one in listing(made / DRAWN, (".png",))})
-            process.start(made)
+            process.start(new_round(data, settings, start, drawn_in_page=drawn, strokes=strokes, logs=logs))
         return {"ok": True}
 
     def stop(self, request: Request, body: bytes) -> Answer:

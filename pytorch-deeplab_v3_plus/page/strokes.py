@@ -181,8 +181,8 @@ class Strokes:
         return sum(stroke["class"] is not None for stroke in self.drawn(image_id).live())
 
     def lengths(self) -> dict[str, int]:
-        """Return the length of each log, in bytes, which grows with all that is drawn, undone and redone."""
-        return {image_id: self.drawn(image_id).length for image_id in self.project.files()}
+        """Return the length of each log that is there, in bytes: it grows with all that is drawn, undone and redone."""
+        return {image_id: length for image_id in self.project.files() if (length := self.drawn(image_id).length)}
 
     def drawn_here(self) -> set[str]:
         """Return the images that have strokes of the page."""

@@ -131,6 +131,11 @@ def test_strokes_of_a_killed_server_arrive_when_it_is_back(server, open_tab):
     tab.page.wait_for_selector("#banner", state="hidden")
     tab.wait_saved()
     assert [each["op"] for each in operations(server, "d")].count("stroke") == 3
+    tab.page.route("**/api/commands", lambda route: route.abort())  # one answer is lost, and not the events
+    tab.page.click("#commands")
+    tab.page.wait_for_selector("#banner:has-text('does not answer')")
+    tab.draw((10, 80), (60, 80))
+    tab.page.wait_for_selector("#banner", state="hidden")
     tab.reload()
     for y in (10, 30, 50):
         tab.wait_ink(30, y)
@@ -175,18 +180,30 @@ def test_fingers_draw_and_zoom_and_leave_drawing_to_a_pen(server, open_tab):
     touch("End")
     tab.wait_ink(40, 20)
     wait_label(server, "f", 40, 20, 1)
-    for kind, x in (("Pressed", 20), ("Moved", 40), ("Released", 60)):
-        place = dict(zip("xy", tab.on_screen(x, 60), strict=True))
-        pen = {"type": f"mouse{kind}", "button": "left", "buttons": 1, "clickCount": 1, "pointerType": "pen"}
-        session.send("Input.dispatchMouseEvent", pen | place)
-    tab.wait_ink(40, 60)
+
+    def pen(kind: str, x: float, y: float) -> None:
+        place = dict(zip("xy", tab.on_screen(x, y), strict=True))
+        event = {"type": f"mouse{kind}", "button": "left", "buttons": 1, "clickCount": 1, "pointerType": "pen"}
+        session.send("Input.dispatchMouseEvent", event | place)
+
+    for y, hand in ((60, None), (70, "before"), (80, "while")):  # a hand comes down before the pen, or while it draws
+        if hand == "before":
+            touch("Start", (110, 85))
+        pen("Pressed", 20, y)
+        if hand == "while":
+            touch("Start", (110, 85))
+        pen("Moved", 40, y)
+        pen("Released", 60, y)
+        if hand:
+            touch("End")
+        tab.wait_ink(40, y)
     left = tab.page.locator(".world").bounding_box()["x"]
     touch("Start", (60, 45))
     touch("Move", (30, 45))
     touch("End")
     tab.page.wait_for_function("left => document.querySelector('.world').getBoundingClientRect().x < left", arg=left)
     tab.wait_saved()
-    assert len(operations(server, "f")) == 2
+    assert len(operations(server, "f")) == 4
 
 
 def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_path):
@@ -256,9 +273,11 @@ def test_every_text_is_there_in_both_languages(open_tab):
         assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", texts["ja"][key])), key
     static = CODE / "page/static"
     used = set(re.findall(r'data-(?:text|title|label|placeholder)="(\w+)"', (static / "index.html").read_text()))
-    used |= {key for path in static.glob("*.js") for key in re.findall(r'\bt\("(\w+)"', path.read_text())}
-    assert used <= texts["en"].keys()
-    sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py"]
+    scripts = "".join(path.read_text() for path in static.glob("*.js") if path.name != "texts.js")
+    assert used | set(re.findall(r'\bt\("(\w+)"', scripts)) <= texts["en"].keys()
+    named = used | set(re.findall(r'"(\w+)"', scripts)) | {"checkpoint", "masks", "onnx", "overlays"}
+    assert {key.removesuffix("Long") for key in texts["en"]} <= {key.removesuffix("Long") for key in named}
+    sources = [*(CODE / "page").glob("*.py"), CODE / "dataloaders/class_names.py", CODE / "common/faults.py"]
     sources = "".join(path.read_text() for path in sources)
     lines = tab.page.evaluate("import('/static/texts.js').then((module) => module.LINES)")
     assert all(f'"{start}' in sources for translated in lines.values() for start in translated)
@@ -290,8 +309,10 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
         )
 
     wait_shown(2, 1)  # green
-    tab.page.click("#rounds tbody button:text-is('1')")
+    tab.page.focus("#rounds tbody button:text-is('1')")
+    tab.key("Enter")
     wait_shown(1, 0)  # red
+    assert tab.page.inner_text(":focus") == "1"
     assert "round 1: 1 of" in tab.page.inner_text("#export-what")
     with tab.page.expect_download() as download:
         tab.page.click("[data-export=masks]")
@@ -305,6 +326,16 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     tab.draw((20, 60), (40, 60))
     tab.page.wait_for_selector("#thumbnails [aria-current=true] .state:text-is('new strokes')")
     tab.page.wait_for_selector("#hint-text:has-text('Corrected?')")
+    tab.page.click("#settings-box summary")
+    steps = tab.page.locator("label.field:has(small:text-is('steps')) input")
+    usual = steps.input_value()
+    steps.fill("")
+    steps.blur()
+    assert steps.input_value() == usual
+    tab.page.route("**/prediction.png*", lambda route: route.abort())
+    tab.key("ArrowLeft")
+    tab.page.wait_for_selector("#banner:has-text('does not answer')")
+    assert not tab.page.locator("#notices .error").count()
     shutil.rmtree(server.data / "rounds")
 
 

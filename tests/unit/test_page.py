@@ -26,7 +26,7 @@ from helpers import call, finish_round, message, write_grey_png
 from page import process
 from page.process import progress
 from page.project import Project, open_project
-from page.rounds import RoundSettings, new_round, read_record, rounds_in, run_round, scaled_strokes
+from page.rounds import RoundSettings, add_to_record, new_round, read_record, rounds_in, run_round, scaled_strokes
 from page.security import Gate
 from page.server import Page
 from page.strokes import Strokes, checked, read_log
@@ -173,6 +173,9 @@ def test_scribbles_of_any_palette_are_shown_in_the_colours_of_the_classes(folder
     colours = [one["color"] for one in page.get("/api/state").json()["classes"]]
     assert f"#{bytes(shown.getpixel((5, 3))).hex()}" == colours[2]
     assert np.array_equal(np.array(Image.open(io.BytesIO(page.get(base).content))), grey)
+    Image.fromarray(grey[::-1]).save(folder / SCRIBBLES / "c.png")  # the page asks again where the address is another
+    os.utime(folder / SCRIBBLES / "c.png", ns=(later := time.time_ns() + 10**9, later))
+    assert page.get("/api/images/c/strokes").json()["base"] != base
 
 
 def test_a_clock_that_is_put_back_loses_no_stroke(folder):
@@ -283,12 +286,14 @@ def test_uploads_are_photographs_within_limits(folder, page):
         "x.png": bytes(bomb),
         "y.png": b"no picture",
         "z.exe": png((8, 6)),
+        "i.heic": b"no photograph",
         "a.jpg": png((8, 6)),
         "": png((8, 6)),
     }
     for name, content in refused.items():
         answer = page.post(f"/api/images?name={name}", content=content)
         assert answer.status_code == 400 and "\n" not in answer.json()["error"], name
+        assert ".upload" not in answer.json()["error"], name
     assert sorted(path.name for path in (folder / IMAGES).iterdir()) == ["a.png", "b.png", "c.png", "new one.png"]
     assert not list(folder.glob(".upload*"))
 
@@ -561,8 +566,13 @@ def test_which_strokes_a_round_has_trained_on(folder, page, monkeypatch):
     page.post("/api/images/a/strokes", json={"id": "4", "op": "remove", "stroke": "1"})
     page.post("/api/images/a/strokes", json=stroke("5", 2))
     assert learned() == [False, False, None]
+    page.post("/api/images/c/strokes", json=stroke("6"))
+    page.post("/api/images/c/strokes", json=stroke("7", None, 200))  # nothing is left of it
+    assert learned() == [False, False, False]
     assert page.post("/api/train", json={"start": 1}).status_code == 200
-    assert learned() == [True, True, None] and learned("?round=1") == [False, False, None]
+    assert learned() == [True, True, None] and learned("?round=1") == [False, False, False]
+    add_to_record(folder / "rounds/2", logs=None)
+    assert learned() == [None, None, None]
 
 
 @pytest.mark.slow
@@ -600,13 +610,16 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     assert page.get("/api/export/masks?images=x").status_code == 404
     # A class more, and on from the network.
     page.post("/api/classes", json={"name": "bird"})
+    gone = np.full((HEIGHT, WIDTH), 9)  # a class that is no more
+    gone = np.full((HEIGHT, WIDTH), 9, np.uint8)  # a class that is no more
+    write_label(folder / "rounds/1/predictions/b.png", gone)
     run_round(again := new_round(folder, QUICK, folder / "rounds/1/model.pth.tar"))
     assert again.name == "2" and (record := read_record(again))["phase"] == "finished"
-    masks = [[read_label(folder / f"rounds/{n}/predictions/{one}.png", 4) for one in "bc"] for n in (1, 2)]
+    masks = [[read_label(folder / f"rounds/{n}/predictions/{one}.png", 10) for one in "bc"] for n in (1, 2)]
     assert record["changed"] == (np.array(masks[0]) != masks[1]).mean()
     assert read_record(folder / "rounds/1")["changed"] is None
     run_round(again)
     assert read_record(again) == record
-    assert page.get("/api/state").json()["images"][0]["predicted"] == 2
+    assert [image["predicted"] for image in page.get("/api/state").json()["images"]] == [2, 2, 2]
     content = torch.load(again / "model.pth.tar", weights_only=True)
     assert content["model"]["class_names"] == ["background", "cat", "dog", "bird"]

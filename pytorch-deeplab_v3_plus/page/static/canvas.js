@@ -288,11 +288,16 @@ export class View {
 
   #down(event) {
     if (!this.#image || (event.pointerType === "mouse" && this.#pointers.size)) return;
+    if (event.pointerType === "touch" && this.#pen && this.#stroke) return; // the hand that draws with the pen
     document.activeElement?.blur(); // keys belong to the image again
     event.preventDefault();
     this.root.setPointerCapture(event.pointerId);
+    if (event.pointerType === "pen") {
+      this.#pen = true;
+      this.#pointers.clear(); // the hand is on the screen already
+      if (this.#stroke) this.#cancel();
+    }
     this.#pointers.set(event.pointerId, this.#point(event));
-    if (event.pointerType === "pen") this.#pen = true;
     const eraser = Boolean(event.buttons & 32); // the other end of the pen
     const moves = this.#panning || this.tool === "pan" || (event.button !== 0 && !eraser) ||
       (event.pointerType === "touch" && this.#pen);
@@ -357,7 +362,8 @@ export class View {
       const along = points.map((point) => point[axis]);
       return Math.max(...along) < -width / 2 || Math.min(...along) > size - 1 + width / 2;
     });
-    if (!beside) this.finished({ class: label, width, points });
+    if (beside) this.#redraw(); // what its light edge has left on the photograph
+    else this.finished({ class: label, width, points });
   }
 
   #cancel() {

@@ -1,5 +1,7 @@
 /** Label maps in the browser: from a PNG in the palette's colours to classes, and from these to areas and outlines. */
 
+import { Away } from "./api.js";
+
 const UNLABELLED = 255;
 
 /** The colour of a class on the page: the palette's, which is dark, brought to where it is seen on a photograph. */
@@ -14,7 +16,9 @@ function channels(colour) {
 
 /** Read a label map, made smaller where it has more than `limit` pixels: {width, height, labels: Uint8Array}. */
 export async function readLabels(url, classes, limit) {
-  const response = await fetch(url, { cache: "no-cache" });
+  const response = await fetch(url, { cache: "no-cache" }).catch(() => {
+    throw new Away();
+  });
   if (!response.ok) return null;
   const bitmap = await createImageBitmap(await response.blob(), { colorSpaceConversion: "none" });
   const scale = Math.min(1, Math.sqrt(limit / (bitmap.width * bitmap.height)));

@@ -76,6 +76,7 @@ function once(work) {
 const refreshState = once(async () => {
   const asked = round, before = state?.rounds;
   state = await get(`api/state${asked === null ? "" : `?round=${asked}`}`);
+  away = false;
   if (round === asked && state.shown !== asked) round = null; // it is gone
   if (before && newestRound(before) !== newestRound(state.rounds)) showRound(null); // its masks, as they come
   if (!queue) start();

@@ -126,7 +126,6 @@ export class Panel {
   }
 
   #settings(settings) {
-    $("settings-box").hidden = !settings.length;
     renew($("settings"), [settings, this.#resets], () => {
       const reset = element("button", { type: "button", className: "link", textContent: t("reset") });
       reset.onclick = () => {
@@ -140,8 +139,7 @@ export class Panel {
   }
 
   #field(setting) {
-    const { name, value, default: standard, kind, choices } = setting, help = describe(setting);
-    const current = this.#changed[name] ?? value;
+    const { name, value, kind, choices } = setting, current = this.#changed[name] ?? value;
     let field;
     if (kind === "choice") {
       field = element("select", {}, ...choices.map((choice) => element("option", { textContent: choice })));
@@ -150,15 +148,15 @@ export class Panel {
       field = element("input", { type, step: kind === "int" ? 1 : "any" });
     }
     if (kind === "bool") field.checked = current;
-    else field.value = current ?? "";
+    else field.value = current;
     const label = element("label", { className: `field ${kind}` },
-      element("span", { textContent: help }), field,
+      element("span", { textContent: describe(setting) }), field,
       element("small", { className: "muted", textContent: name.replaceAll("_", " ") }));
-    const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== standard);
+    const mark = () => label.classList.toggle("changed", (this.#changed[name] ?? value) !== value);
     field.onchange = () => {
       if (kind === "bool") this.#changed[name] = field.checked;
       else if (kind === "choice" || kind === "text") this.#changed[name] = field.value;
-      else this.#changed[name] = field.value === "" ? null : Number(field.value);
+      else this.#changed[name] = Number((field.value ||= value)); // what is no number gives the default again
       mark();
     };
     mark();
@@ -176,14 +174,16 @@ export class Panel {
       ...known.map((name) => (typeof round[name] === "number" ? (100 * round[name]).toFixed(1) : "–")),
     ]);
     renew(head, heads, () => heads.map((key) => element("th", { textContent: t(key), scope: "col" })));
-    renew(body, [rows, shown], () => rows.map(([round, network, ...cells]) => {
+    renew(body, rows, () => rows.map(([round, network, ...cells]) => {
       const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
-      show.setAttribute("aria-pressed", round === shown);
       show.disabled = !network;
       show.onclick = () => this.act.show(round);
-      return element("tr", { className: round === shown ? "shown" : "" }, element("td", {}, show),
-        ...cells.map((cell) => element("td", { textContent: cell })));
+      return element("tr", {}, element("td", {}, show), ...cells.map((cell) => element("td", { textContent: cell })));
     }));
+    for (const [index, row] of [...body.children].entries()) {
+      row.classList.toggle("shown", rounds[index].round === shown);
+      row.querySelector("button").setAttribute("aria-pressed", rounds[index].round === shown);
+    }
     const several = rounds.filter(({ network }) => network).length > 1;
     const words = [...(several ? ["roundsLong"] : []), ...known.map((name) => `${SHARES[name]}Long`)];
     $("rounds-long").textContent = words.map((key) => t(key)).join(" ");
