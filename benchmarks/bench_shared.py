@@ -142,7 +142,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     what = "a setting beside GCC's default and the scripts' own; repeatable (default: OMP_WAIT_POLICY=passive)"
     parser.add_argument("--setting", type=setting, action="append", metavar="NAME=VALUE", help=what)
-    parser.add_argument("--rounds", type=number(int, 2), default=7, metavar="N", help="measurements of each [7]")
+    parser.add_argument("--rounds", type=number(int, 1), default=7, metavar="N", help="measurements of each [7]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 

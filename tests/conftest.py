@@ -18,6 +18,13 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes that test at the 
     torch.set_num_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the programs that are started
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes test: one more than there are cores, as tests wait for disks and other processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 

@@ -70,7 +70,7 @@ def test_mean_field():
 @pytest.mark.slow
 def test_shared(tmp_path):
     figures, setting = tmp_path / "shared.json", "OMP_WAIT_POLICY=passive"
-    result = run("bench_shared.py", "--setting", setting, "--rounds", "2", "--json", str(figures))
+    result = run("bench_shared.py", "--setting", setting, "--rounds", "1", "--json", str(figures))
     if usable_cpus() < 2:
         assert result.returncode == 2 and result.stderr.startswith("error: expected two cores or more")
         return
@@ -79,7 +79,7 @@ def test_shared(tmp_path):
     assert len(found) == 3 and all(result.stdout.count(kind) == 3 for kind in found)
     for by_setting in found.values():
         assert list(by_setting) == ["GOMP_SPINCOUNT=300000", "as the scripts have it", setting]
-        assert all(len(times) == 2 and min(times) > 0 for one in by_setting.values() for times in one.values())
+        assert all(len(times) == 1 and times[0] > 0 for one in by_setting.values() for times in one.values())
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_step(tmp_path):
 @pytest.mark.slow
 def test_scores(tmp_path):
     figures = tmp_path / "scores.json"
-    sizes = ("--crop", "129", "--batch", "26", "--repeats", "2", "--precision", "bfloat16")  # more than one part
+    sizes = ("--crop", "129", "--batch", "26", "--repeats", "1", "--precision", "bfloat16")  # more than one part
     result = run("bench_scores.py", "--device", "cpu", *sizes, "--json", str(figures))
     assert result.returncode == 0, result.stderr
     rows = json.loads(figures.read_text())["rows"]
@@ -174,18 +174,17 @@ def test_step_memory_grows_with_the_batch():
 def test_annotation(voc, monkeypatch):
     shutil.copy(voc.parent / "classes.txt", voc)
     few = annotation.Annotation("few strokes", annotation.StrokeOptions(points=True), images=3)
-    compared = {"all": annotation.ANNOTATIONS["all"], "few": few}
-    monkeypatch.setattr(annotation, "ANNOTATIONS", compared)
+    monkeypatch.setattr(annotation, "ANNOTATIONS", {"few": few})
     monkeypatch.setattr(annotation, "STEPS", (1, 1))
     monkeypatch.setattr(annotation, "BATCH", 3)
     out = voc.parent / "annotation"
     words = ["--data-root", str(voc), "--seeds", "2", "--output", str(out)]
     assert annotation.main([*words, "--crop-size", "33", "--base-size", "33"]) == 0
     rows = [line.split(" | ") for line in (out / "annotation.md").read_text().splitlines()[2:]]
-    assert [row[0] for row in rows] == ["| every stroke", "| few strokes"]
-    assert [row[1] for row in rows] == ["5", "3"]
-    every, few = (float(row[2].split()[0]) for row in rows)
-    assert few < 0.9 * every
+    ((title, images, share, *_),) = rows
+    assert (title, images) == ("| few strokes", "3")
+    own = np.mean([np.asarray(Image.open(path)) < 255 for path in voc.glob("pascal_2012_scribble/*.png")])
+    assert 0 < float(share.split()[0]) < 100 * own
     assert (out / "data/few/ImageSets/SegmentationAug/train.txt").read_text() == "i0\ni1\ni2\n"
     with Image.open(out / "annotation.png") as image:
         assert image.width > 500
