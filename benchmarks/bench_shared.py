@@ -2,9 +2,10 @@
 
     PYTHONPATH=pytorch-deeplab_v3_plus python benchmarks/bench_shared.py
 
-Each setting of the environment has a process of its own. They take turns, with and without another process that keeps
-the first core busy, so that a disturbance affects all of them. The filter is the C++ module; the step is the trainer's
-own, of mobilenet with random weights and partial cross-entropy alone.
+Each setting of the environment has a process of its own, a new one in each round, since where its memory lies changes
+its times by several per cent. They take turns, with and without another process that keeps the first core busy, so that
+a disturbance affects all of them. The filter is the C++ module; the step is the trainer's own, of mobilenet with random
+weights and partial cross-entropy alone.
 """
 
 from __future__ import annotations
@@ -107,21 +108,21 @@ def busy_core(wanted: bool) -> Iterator[None]:
 
 def measure(settings: Sequence[str], rounds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Return the seconds of each round by kind of work, by setting, and by whether the first core was busy."""
-    servers = {name: start(name) for name in settings}
-    for server in servers.values():
-        server.recv()  # it is ready
     found = {kind: {name: {"quiet": [], "shared": []} for name in settings} for kind in CALLS}
     for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
+        servers = {name: start(name) for name in settings}
+        for server in servers.values():
+            server.recv()  # it is ready
         for state in ("quiet", "shared"):
             with busy_core(state == "shared"):
                 for kind, by_setting in found.items():
                     for name, times in by_setting.items():
                         servers[name].send(kind)
                         times[state].append(servers[name].recv())
-    for server in servers.values():
-        server.close()
-    for process in multiprocessing.active_children():
-        process.join()
+        for server in servers.values():
+            server.close()
+        for process in multiprocessing.active_children():
+            process.join()
     return found
 
 

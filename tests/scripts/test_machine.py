@@ -412,7 +412,7 @@ def test_every_program_sets_how_openmp_waits_before_it_imports_pytorch_or_the_fi
 
 
 @pytest.mark.parametrize(
-    ("own", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "7"}, 7), ({"OMP_WAIT_POLICY": "passive"}, 0)]
+    ("own", "spins"), [({}, 5000), ({"GOMP_SPINCOUNT": "7"}, 7), ({"OMP_WAIT_POLICY": "passive"}, 0)]
 )
 def test_openmp_follows_it_and_the_users_own_setting_wins(own, spins):
     library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
