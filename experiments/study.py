@@ -148,7 +148,6 @@ STUDIES = {
             "weight 5": loss(5, 20, 6, NORMALISED),
             "sigma xy 10": loss(1, 10, 6, NORMALISED),
             "sigma rgb 12": loss(1, 20, 12, NORMALISED),
-            "plain kernel, weight 2, sigma xy 14, rgb 12": loss(2, 14, 12),
         },
         PRETRAINED,
         (6, 6),

@@ -130,7 +130,9 @@ class RoundSettings:
         """Return the settings for images of these sizes (width, height)."""
         name = preset_for(statistics.median(map(min, sizes))) if sizes else cls.preset
         names = {field.name for field in fields(cls)} - {"densecrfloss"}
-        return cls(preset=name, **{key: value for key, value in PRESETS[name].items() if key in names})
+        weight = min(cls.densecrfloss, PRESETS[name]["densecrfloss"])
+        preset = {key: value for key, value in PRESETS[name].items() if key in names}
+        return cls(preset=name, densecrfloss=weight, **preset)
 
     def words(self, folder: Path, stage: int, start: Path | None, run_root: Path) -> list[str]:
         """Return the options of train_withdensecrfloss.py for a stage of the round in `folder`.

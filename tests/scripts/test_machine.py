@@ -408,7 +408,7 @@ def test_every_program_sets_how_openmp_waits_before_it_imports_pytorch_or_the_fi
     environment = {**UNSET, "PYTHONPATH": os.pathsep.join([str(CODE), str(program.parent)])}
     command = [sys.executable, "-c", SHOW_AT_OPENMP, program]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert "spins 1000\n" in run.stdout
+    assert "spins 5000\n" in run.stdout
 
 
 @pytest.mark.parametrize(
