@@ -143,7 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", type=number(float, 0, above=True, high=1), default=0.5, help="of the loss's input")
     parser.add_argument("--precision", choices=AMP, default="float32", help="of the scores")
     parser.add_argument("--channels-last", default=False, help="scores in channels-last memory", **SWITCH)
-    parser.add_argument("--repeats", type=number(int, 1), default=5, help="timed runs of each")
+    parser.add_argument("--repeats", type=number(int, 2), default=5, help="timed runs of each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 
