@@ -170,6 +170,13 @@ def test_scores_that_are_not_finite_are_no_background(value):
     assert line.startswith("the network's scores are infinite or not a number")
 
 
+def test_logits_of_half_precision_may_have_a_sum_beyond_its_range():
+    network = Mean()
+    network.forward = lambda image: torch.full((len(image), 3, 100, 100), -10.0, dtype=torch.float16)
+    (logits,) = predict(network, torch.zeros(1, 3, 100, 100), batch_size=1)
+    assert logits.sum().isinf() and (logits == -10).all()
+
+
 def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
     image = Image.new("RGB", (9, 5))
     assert network_view(image, 0)[1].shape == (3, 5, 9)
