@@ -53,8 +53,8 @@ def predict(
 
 
 def _finite(logits: Tensor) -> Tensor:
-    # Finite weights may be too large, and each pixel would be background. A sum takes no memory; in half precision its own
-    # range would end at 65504.
+    # Finite weights may be too large, and each pixel would be background. A sum takes no memory; that of half precision
+    # would itself end at 65504.
     if not logits.sum(dtype=torch.float32).isfinite():
         what = "the network's scores are infinite or not a number"
         raise InputError(f"{what}, as after a training that diverged; take an earlier checkpoint")
