@@ -34,7 +34,8 @@ from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
 
-STEPS = (190, 190)  # about those of `make train-small`
+RECIPE = ("--preset", "80", "--densecrfloss", "5")  # that of `make train-small`
+STEPS = (190, 190)  # about as there
 BATCH = 8
 SHOWN = {"regularised": ("+ DenseCRF loss", "tab:blue"), "partial_ce": ("partial CE", "tab:orange")}
 STROKES = 1  # seed of the simulated scribbles: the shorter ones are parts of the longer
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder=args.output / name,
             seeds=tuple(args.seeds),
             stage_epochs=tuple(max(1, round(steps / steps_per_epoch)) for steps in STEPS),
-            options=("--preset", "80", "--data-root", str(folder), "--batch-size", str(BATCH), "--workers", "0", *more),
+            options=(*RECIPE, "--data-root", str(folder), "--batch-size", str(BATCH), "--workers", "0", *more),
             variants={"regularised": ()},
             full=False,
             stage2_lr=2e-4,

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # which the original's rows for 40 and 80 pixels do not (docs/small_images.md).
 SMALL = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", batch_size=8, amp="auto")
 SMALL |= dict(scale_range=(0.9, 1.3), ce_reduction="mean", channels_last=True)
-SMALL |= dict(densecrfloss=5.0, size_free=True, normalised_kernel=True, rloss_scale=1.0, sigma_rgb=6.0)
+SMALL |= dict(densecrfloss=3.0, size_free=True, normalised_kernel=True, rloss_scale=1.0, sigma_rgb=6.0)
 ORIGINAL = dict(backbone="mobilenet", lr=0.01, densecrfloss=2e-9)
 PRESETS: dict[str, dict[str, Any]] = {
     "40": dict(SMALL, crop_size=65, base_size=65, densecrfloss=0.5, sigma_xy=20.0),
