@@ -144,11 +144,11 @@ download-data: ## download PASCAL VOC and the scribbles into DATA_ROOT (gigabyte
 	@data/VOC2012/fetchVOC2012.sh
 	@data/pascal_scribble/fetchPascalScribble.sh
 
-# No processes that load images: these are small, and three trainings share the cores. The drawn images take a higher
-# weight of the loss than photographs, for which the preset is.
+# No processes that load images: these are small, and three trainings share the cores. Drawn images take a higher
+# weight of the loss than photographs, on which that of the preset was chosen.
 .PHONY: train-small
 train-small: setup ## train in two stages on small images from the bundled weights: minutes on a laptop; ends with a table
-	@$(IN) python $(CODE)/train_two_stages.py --preset 80 --densecrfloss 5 $(DATA_OPTION) --workers 0 \
+	@$(IN) python $(CODE)/train_two_stages.py --preset 80 $(if $(filter-out synthetic,$(DATASET)),,--densecrfloss 5) $(DATA_OPTION) --workers 0 \
 	  --stage1-epochs 5 --stage2-epochs 5 \
 	  --seeds $(SEEDS) --jobs $(JOBS) $(if $(filter-out 0,$(FULL)),--full) --output run/train-small $(OPTIONS)
 	@echo "next:  make inference IMAGE_PATH=/path/to/image.jpg   segment an image with this network (README: your own images)"

@@ -104,7 +104,7 @@ class LossOptions(DenseCRFOptions):
     )
     use_balanced_weights: bool = switch("weight classes by 1 / ln(1.02 + frequency)")
     densecrfloss: float = option(
-        0.0, "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 1 with --size-free, 0 for off", type=WEIGHT
+        0.0, "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 2 with --size-free, 0 for off", type=WEIGHT
     )
     rloss_scale: float = option(1.0, "scale of the DenseCRF loss's input: below 1 it is faster", type=SHARE)
     exact_gradient: bool = switch("exact gradient of the lattice filter instead of the original's")
