@@ -7,8 +7,9 @@ one without the DenseCRF loss and one for each of its settings. Both stages also
 bound. Fill-in is the mIoU on the training images against their full truth, which training on scribbles never sees.
 FOLDER is any data set with full truth; the numbers of epochs suit about sixty training images of 40 pixels and thirty
 of 128. The studies `drawn` (for a set of dataloaders.synthetic) and `photographs` start from ImageNet weights and suit
-hundreds. It writes study.md (table), study.png and study.json to --output; repeated, it keeps the trainings that have
-ended. docs/small_images.md and docs/results.md show what it found.
+hundreds; `losses` and `losses-photographs` compare the other regularised losses on the same data. Writes study.md
+(table), study.png and study.json to --output; repeated, it keeps the trainings that have ended. docs/small_images.md,
+docs/results.md and docs/losses.md show what it found.
 """
 
 from __future__ import annotations
@@ -53,6 +54,14 @@ COMMON = (
 RANDOM = ("--pretrained", "none", "--lr", "0.01", "--scale-range", "0.9", "1.3")
 PRETRAINED = ("--pretrained", "bundled", "--optimizer", "adamw", "--scale-range", "0.75", "1.5")
 NORMALISED = "--normalised-kernel"
+KERNEL = ",sigma_xy=40,sigma_rgb=6"
+OTHERS = {
+    "normalized_cut": KERNEL,
+    "kernel_cut": f"{KERNEL},crf=1,cut=0.3",  # equal gradients after stage 1
+    "gated_crf": ",rloss_scale=0.5",
+    "tree_energy": ",rloss_scale=0.5",
+}
+"""Settings of the other losses where they are not their own."""
 SCORES = {"fill_in": "fill-in", "val": "val", "val_full": "val full", "boundary": "boundary", "refined": "with a CRF"}
 """Titles of the scores, of which a table has those that are known."""
 SHARED = {"fill_in", "val_full"}
@@ -88,6 +97,14 @@ class Study:
 def loss(weight: float, sigma_xy: float, sigma_rgb: float, *more: str) -> tuple[str, ...]:
     """Return the options of a DenseCRF loss."""
     return ("--densecrfloss", str(weight), "--sigma-xy", str(sigma_xy), "--sigma-rgb", str(sigma_rgb), *more)
+
+
+def others(**weights: float) -> dict[str, tuple[str, ...]]:
+    """Return variants of the other regularised losses, given their weights."""
+    return {
+        f"{name}, weight {weight:g}": ("--regulariser", f"{name}={weight:g}{OTHERS.get(name, '')}")
+        for name, weight in weights.items()
+    }
 
 
 STUDIES = {
@@ -129,6 +146,18 @@ STUDIES = {
         },
         (*PRETRAINED, "--scale-range", "0.9", "1.3"),
         (5, 5),
+        stage2_lr=2e-4,
+    ),
+    "losses": Study(
+        129,
+        {
+            "densecrf, normalised kernel, weight 5": loss(5, 40, 6, NORMALISED),
+            "densecrf, weight 4": loss(4, 40, 6),
+            **others(normalized_cut=0.3, kernel_cut=2, gated_crf=0.15, potts=2.2, tree_energy=4, size=10, entropy=1),
+        },
+        (*PRETRAINED, "--scale-range", "0.9", "1.3"),
+        (5, 5),
+        full=False,
         stage2_lr=2e-4,
     ),
     "photographs": Study(

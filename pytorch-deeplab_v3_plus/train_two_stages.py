@@ -32,7 +32,7 @@ from dataloaders.images import image_size
 from dataloaders.loaders import make_data_loader
 from dataloaders.options import DataOptions
 from training.checkpoint import LAST
-from training.identity import data_facts
+from training.identity import data_facts, file_facts
 from training.options import HOW_MANY, LARGEST, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
 from training.options import build_parser as training_parser
 from training.two_stages import (
@@ -146,7 +146,7 @@ def default_preset(words: Sequence[str]) -> str | None:
     """
     if any(word.split("=")[0] in ("--densecrfloss", "--regulariser") for word in words):
         return None
-    data = options_from(DataOptions, training_parser().parse_args(words))
+    data = options_from(DataOptions, training_parser(allow_abbrev=False).parse_args(words))
     files = make_data_loader(replace(data, batch_size=2, test_batch_size=1)).train.dataset.image_files
     side = statistics.median(min(image_size(file)) for file in files)
     name = preset_for(side)
@@ -177,20 +177,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_not_taken([*rest, *itertools.chain(*variants.values())])
     own.preset = own.preset or default_preset([*rest, *itertools.chain(*variants.values())])
     rest = ["--preset", own.preset, *rest] if own.preset else rest
+    options = parse_options(rest, allow_abbrev=False)  # of all trainings
+    files: dict[str, str] = {}
     for name, words in variants.items():
-        options = parse_options([*rest, *words])
-        if not options.regularisers:
+        regularised = parse_options([*rest, *words], allow_abbrev=False) if words else options
+        files |= file_facts(regularised)
+        if not regularised.regularisers:
             what = "--densecrfloss" if name == REGULARISED else f"--regulariser among the options of --variant {name}"
             raise InputError(f"there is nothing to compare: give the regulariser a weight with {what}")
     loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
     surveys = {"train": loaders.train.dataset.survey(), "val": loaders.val.dataset.survey()}
-    data = data_facts(loaders, surveys)
+    data = data_facts(loaders, surveys) | files
     truth = loaders.fill_in and loaders.fill_in.dataset
     if own.full:
         truth = make_data_loader(replace(options.data, supervision="full"), splits=("train",)).train.dataset
     if truth:
         data["training truth"] = truth.survey().digests["labels"]
     stages = stages_of(own.preset, options)
+    rate_given = any(word.split("=")[0] == "--lr" for word in rest)
+    rate = stages.lr if stages and stages.optimizer == options.optimizer and not rate_given else None
     comparison = Comparison(
         folder=Path(own.output),
         seeds=tuple(own.seeds),
@@ -199,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants=variants,
         data=data,
         full=own.full,
-        stage2_lr=own.stage2_lr or (stages.lr if stages and stages.optimizer == options.optimizer else None),
+        stage2_lr=own.stage2_lr or rate,
     )
     comparison.train(own.jobs)
     first = next(iter(variants))

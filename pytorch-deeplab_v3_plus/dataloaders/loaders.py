@@ -63,7 +63,7 @@ def make_data_loader(
 
     train = fill_in = None
     if "train" in splits:
-        dataset, needed = open_split("train"), max(2, min_images * world_size)
+        dataset, needed = open_split("train"), min_images * world_size
         _check_batches(dataset, len(dataset) * options.repeat, options.batch_size, needed)
         train = loader(dataset, options.batch_size, shuffle=True, min_images=needed, repeat=options.repeat)
     val = open_split("val")

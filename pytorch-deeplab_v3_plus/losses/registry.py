@@ -124,6 +124,8 @@ def parse_regulariser(text: str) -> RegulariserOptions:
         if setting not in known:
             names = ", ".join(known) or "none"
             raise InputError(f"{name} has no setting {setting!r}; it has: {names} (in {text!r})")
+        if setting in settings:
+            raise InputError(f"expected each setting once, found {setting} twice in {text!r}")
         settings[setting] = _value(value, known[setting], text)
     missing = [setting for setting, default in known.items() if default is Parameter.empty and setting not in settings]
     if missing:

@@ -12,7 +12,7 @@ from common.distributed import DifferentiableSum, sum_over_processes, world_size
 def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """Return `network` such that backward leaves in every process the mean of all processes' gradients.
 
-    Where batch norms are not synchronised, every process takes over the running statistics of rank 0.
+    Where batch norms are not synchronised, every forward pass of training begins with the running statistics of rank 0.
     """
     if world_size() == 1:
         return network
@@ -22,6 +22,13 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = SyncBatchNormOnCPU
     return DistributedDataParallel(network)
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Have every process take over the running statistics of rank 0, which are those that checkpoints hold."""
+    if world_size() > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def without_reduction(network: nn.Module) -> contextlib.AbstractContextManager:

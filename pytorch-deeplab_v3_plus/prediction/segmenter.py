@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,10 @@ class Segmenter:
         if self.options.center_crop:
             raise InputError("--scribbles goes with whole images: leave out --center-crop")
         scribbles = listing(Path(self.options.scribbles), (".png",))
-        known = sum(id_of_file(file.name) in scribbles for file in files)
+        names = Counter(id_of_file(file.name) for file in files)
+        if twice := next((name for name, count in names.items() if count > 1 and name in scribbles), None):
+            raise InputError(f"--scribbles: several images are called {twice}; segment their folders one by one")
+        known = len(names.keys() & scribbles.keys())
         if not known:
             raise InputError(
                 f"expected scribbles named like the images, such as {files[0].stem}.png, found none in "

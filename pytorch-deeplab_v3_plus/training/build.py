@@ -36,7 +36,7 @@ from training.advice import (
 from training.identity import data_facts, fingerprint
 from training.journal import Journal, SilentJournal
 from training.options import BASE_RATE, IMAGES_PER_DEVICE, TrainOptions, default_rate
-from training.resume import Start, find_start, restore
+from training.resume import Start, check_resumable, find_start, restore
 from training.step import TrainingStep
 from training.trainer import Trainer
 
@@ -62,6 +62,8 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     label_counts = torch.from_numpy(surveys["train"].counts)
     if options.steps:
         options = replace(options, epochs=math.ceil(options.steps / len(loaders.train)))
+    if options.start_epoch >= options.epochs:
+        raise InputError(f"--start_epoch {options.start_epoch}: nothing is left of {options.epochs} epochs")
     parent = Path(options.run_root) / loaders.name / options.checkname
     start = find_start(options, parent, fingerprint(options, data_facts(loaders, surveys)))
     settings = {
@@ -77,6 +79,8 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     model, notes = build_model(options, settings, pretrained, start, device)
     class_counts = label_counts[: loaders.num_classes]
     step = build_step(options, model, class_counts, regularisers or {})
+    if start.resumes and not options.benchmark:
+        check_resumable(options, loaders, step, start)
     journal = open_journal(options, parent, start)
     try:
         log_data(options, loaders, label_counts, device)
@@ -163,6 +167,8 @@ def build_step(
         options.loss_type, ignore_index=UNLABELLED, class_weights=weights, reduction=options.ce_reduction
     ).to(device)
     named = {wanted.name: build_regulariser(wanted, options.settings()) for wanted in options.regularisers}
+    if twice := {*named, "cross_entropy"} & regularisers.keys():
+        raise InputError(f"expected regularisers with names of their own, found {', '.join(sorted(twice))} twice")
     named = {name: module.to(device) for name, module in {**named, **regularisers}.items()}
     optimizer = build_optimizer(options, model.parameter_groups(options.head_rate))
     network = data_parallel(torch.compile(model) if options.compile else model, device)
@@ -234,7 +240,9 @@ def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: Training
     batch = f"batch {options.data.batch_size}" + f" in {options.accumulate} micro-batches" * (options.accumulate > 1)
     batch += f" over {processes} processes" * (processes > 1)
     steps = f"{options.steps or epochs * steps_per_epoch} steps ({epochs} epochs of {steps_per_epoch})"
-    rates = f"learning rate {options.lr:g} (head {options.head_rate * options.lr:g}), {options.lr_scheduler}"
+    head = f" (head {options.head_rate * options.lr:g})"
+    head *= any(group["lr_scale"] == options.head_rate for group in step.optimizer.param_groups)
+    rates = f"learning rate {options.lr:g}{head}, {options.lr_scheduler}"
     if options.optimizer == "sgd" and math.isclose(options.lr, default_rate(options.data.batch_size, options.devices)):
         devices = f"{options.devices} device{'s' * (options.devices > 1)}"
         rule = f"{BASE_RATE} x batch {options.data.batch_size} / ({IMAGES_PER_DEVICE} x {devices})"

@@ -2,7 +2,8 @@
 
 A fingerprint is a plain dict, fit for JSON and checkpoints:
 
-    data      the class names, and digests of the lists, images and label maps for training and validation
+    data      the class names, and digests of the lists, images and label maps for training and validation, and of files
+              that the settings name
     settings  the options that decide what is learned, by name
     start     the file whose weights --ft started from, and their digest, or None
 
@@ -21,6 +22,7 @@ from typing import Any
 from common.errors import InputError
 from dataloaders import Loaders
 from dataloaders.datasets.pascal import Survey
+from dataloaders.images import file_digest
 from modeling.checkpoint import load_checkpoint
 from training.checkpoint import BEST, BEST_OF_RUNS, newest_first
 from training.options import TrainOptions
@@ -44,7 +46,14 @@ SCORE_FACTS = {"classes", "validation list", "validation images", "validation la
 
 def fingerprint(options: TrainOptions, data: Mapping[str, Any]) -> Identity:
     """Return the fingerprint of a training from its resolved options and its data_facts."""
-    return {"data": dict(data), "settings": _deciding(options.settings()), "start": None}
+    return {"data": {**data, **file_facts(options)}, "settings": _deciding(options.settings()), "start": None}
+
+
+def file_facts(options: TrainOptions) -> dict[str, str]:
+    """Return digests of the files that settings name: the weights to start from, and those of regularisers."""
+    values = [options.pretrained, *(value for one in options.regularisers for value in one.settings.values())]
+    paths = [Path(value) for value in values if isinstance(value, str)]
+    return {f"content of {path}": file_digest(path).hex() for path in paths if path.is_file()}
 
 
 def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

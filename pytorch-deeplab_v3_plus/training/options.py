@@ -211,9 +211,6 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
     def __post_init__(self) -> None:
         check_values(self.data)
         check_values(self)
-        epochs = self.epochs or EPOCHS_OF_A_RUN
-        if self.start_epoch >= epochs and not (self.ft or self.steps):
-            raise InputError(f"--start_epoch {self.start_epoch}: nothing is left of --epochs {epochs}")
         if self.backbone and not self.architecture.has_backbone:
             raise InputError(f"--network {self.network} has no --backbone, found {self.backbone}")
         if self.nesterov and not self.momentum:
@@ -348,23 +345,23 @@ def parse_with_preset(
     return parser.parse_args(argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the training script."""
+def build_parser(allow_abbrev: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of the training script; it may take an option by the beginning of its name."""
     about = "Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss."
-    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=allow_abbrev)
     add_preset(parser, "a recipe for images of this size")
     add_options(parser, DataOptions)
     add_options(parser, TrainOptions)
     return parser
 
 
-def parse_options(argv: Sequence[str] | None = None) -> TrainOptions:
+def parse_options(argv: Sequence[str] | None = None, allow_abbrev: bool = True) -> TrainOptions:
     """Parse the command line of training and fill in what follows from other options.
 
     Raises InputError for options that contradict each other, and SystemExit for a value out of its range (status 2) and
     after --help and --regulariser help (status 0).
     """
-    parser = build_parser()
+    parser = build_parser(allow_abbrev)
     namespace = parse_with_preset(parser, argv)
     if namespace.steps and namespace.epochs:
         raise InputError(f"give either --steps or --epochs, found {namespace.steps} and {namespace.epochs}")

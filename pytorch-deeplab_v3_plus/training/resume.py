@@ -16,6 +16,7 @@ from common import distributed
 from common.errors import InputError
 from common.faults import lacks_memory
 from common.files import replace_file
+from dataloaders import Loaders
 from modeling.checkpoint import class_mismatch, load_checkpoint, weights_digest
 from training.checkpoint import (
     BEST,
@@ -37,7 +38,7 @@ from training.identity import (
 )
 from training.options import TrainOptions
 from training.run_folder import BEST_SCORE, epochs_done, final_scores, runs_in
-from training.step import EpochLosses
+from training.step import EpochLosses, TrainingStep
 
 if TYPE_CHECKING:
     from training.trainer import Trainer
@@ -72,7 +73,7 @@ def find_start(options: TrainOptions, parent: Path, identity: Identity) -> Start
     Ended where nothing is left to do, and InputError where a checkpoint cannot be used.
     """
     start = Start(identity)
-    if not options.resume:
+    if not options.resume or (options.resume == "auto" and options.benchmark):  # which continues no run
         return start
     if options.resume != "auto":
         path = Path(options.resume)
@@ -81,9 +82,17 @@ def find_start(options: TrainOptions, parent: Path, identity: Identity) -> Start
         if options.ft:
             origin = {"file": str(path.resolve()), "weights": weights_digest(checkpoint["state_dict"])}
         start = Start({**identity, "start": origin}, None, path, checkpoint, weights_only=options.ft)
-        if not options.ft:
+        if not options.ft or options.benchmark:
             return start
-    folder = distributed.from_main(_run_to_continue(options, parent, start) if distributed.is_main() else None)
+    folder = None
+    if distributed.is_main():
+        try:
+            folder = _run_to_continue(options, parent, start)
+        except Ended as ended:
+            folder = ended
+    folder = distributed.from_main(folder)
+    if isinstance(folder, Ended):  # for every process
+        raise folder
     if folder is None:
         return start
     newest = distributed.from_main(newest_checkpoint(folder) if distributed.is_main() else None)
@@ -163,7 +172,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     return {
         "epoch": trainer.epoch,
         "step": trainer.steps_done,
-        "order": image_order(trainer),
+        "order": image_order(trainer.options, trainer.loaders, trainer.step),
         "state_dict": trainer.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "scaler": step.scaler.state_dict(),
@@ -177,21 +186,19 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def image_order(trainer: Trainer) -> dict[str, int | str]:
+def image_order(options: TrainOptions, loaders: Loaders, step: TrainingStep) -> dict[str, int | str]:
     """Return what decides, with the epoch and the step, which images come next, and which losses they have."""
-    data, dataset = trainer.options.data, trainer.loaders.train.dataset
-    losses = ", ".join(["cross_entropy", *sorted(trainer.step.regularisers)])
-    order = {"--seed": data.seed, "--batch-size": data.batch_size, "training images": len(dataset)}
-    return order | {"losses": losses}
+    losses = ", ".join(["cross_entropy", *sorted(step.regularisers)])
+    order = {"--seed": options.data.seed, "--batch-size": options.data.batch_size}
+    return order | {"training images": len(loaders.train.dataset), "losses": losses}
 
 
 def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     """Have a trainer continue where `checkpoint`, read from `source`, stopped; its weights are loaded already.
 
     What differs from the training before is logged; where its scores are not comparable, the best starts anew. Raises
-    InputError where the checkpoint holds no training, or one that cannot be continued with these options.
+    InputError where the checkpoint's parts do not fit (see check_resumable for the rest).
     """
-    _check_resumable(trainer, checkpoint, source)
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
     _restore_optimizer(trainer, checkpoint, source)
     with _own_state(source, "losses"):
@@ -208,8 +215,12 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     journal.rewind(trainer.history, source.parent, trainer.epoch * per_epoch + trainer.steps_done, per_epoch)
     journal.write(BEST_SCORE, f"{trainer.best}\n")
     best, own = source.parent / BEST, journal.folder / BEST
-    if comparable and distributed.is_main() and best.is_file() and best != own:
-        replace_file(own, lambda temporary: shutil.copyfile(best, temporary))
+    if comparable and distributed.is_main() and best != own and best.is_file():
+        # That run may have gone on and found a better one.
+        if load_checkpoint(best).get("best_pred") == checkpoint.get("best_pred"):
+            replace_file(own, lambda temporary: shutil.copyfile(best, temporary))
+        else:
+            logger.warning("%s is of later than %s: it is not taken over as the best so far", best, source.name)
     states = checkpoint.get("random_states", [])
     if distributed.rank() < len(states):
         with _own_state(source, "random_states"):
@@ -234,31 +245,37 @@ def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) 
     return comparable
 
 
-def _check_resumable(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
+def check_resumable(options: TrainOptions, loaders: Loaders, step: TrainingStep, start: Start) -> None:
+    """Raise InputError where a checkpoint holds no training, or one that cannot be continued with these options."""
+    checkpoint, source = start.checkpoint, start.path
     if "epoch" not in checkpoint or "optimizer" not in checkpoint:
         raise InputError(f"{source}: holds weights but no training state to resume; start from them with --ft")
     if checkpoint.get("step") and "order" not in checkpoint:
         what = "its 'step' is of another program, without the order of the images"
         raise InputError(f"{source}: {what}; start from its weights with --ft")
-    before, now = checkpoint.get("options", {}).get("optimizer", "sgd"), trainer.options.optimizer
+    before, now = checkpoint.get("options", {}).get("optimizer", "sgd"), options.optimizer
     if before != now:
         raise InputError(f"{source}: was trained with {before}; give --optimizer {before}, or start afresh with --ft")
     # In its own folder a run may still lack its end.
-    if checkpoint["epoch"] >= trainer.options.epochs and source.parent != trainer.journal.folder:
+    if checkpoint["epoch"] >= options.epochs and source.parent != start.folder:
         raise InputError(
-            f"{source}: has {checkpoint['epoch']} epochs already and --epochs is {trainer.options.epochs}; ask for "
-            "more, or start afresh from its weights with --ft"
+            f"{source}: has {checkpoint['epoch']} epochs already and --epochs is {options.epochs}; ask for more, or "
+            "start afresh from its weights with --ft"
         )
-    done = checkpoint["epoch"] * trainer.steps_per_epoch + checkpoint.get("step", 0)
-    if checkpoint.get("step") and done > trainer.steps:
-        raise InputError(f"{source}: has {done} steps already and --steps is {trainer.steps}; ask for more")
-    for name, value in image_order(trainer).items() if checkpoint.get("step") else ():
+    within, per_epoch = checkpoint.get("step", 0), len(loaders.train)
+    steps, done = options.steps or options.epochs * per_epoch, checkpoint["epoch"] * per_epoch + within
+    if within and done > steps:
+        raise InputError(f"{source}: has {done} steps already, of {steps} in all; ask for more --steps or --epochs")
+    for name, value in image_order(options, loaders, step).items() if within else ():
         before = checkpoint["order"].get(name, value)  # earlier versions did not keep the losses
         if before != value:
             raise InputError(
                 f"{source}: stopped within an epoch of other batches or losses: {name} was {before} and is {value}; "
                 "give the earlier value, or start afresh from its weights with --ft"
             )
+    if within > per_epoch:  # of fewer processes, a small last batch counted
+        what = f"stopped after {within} steps of an epoch, which has {per_epoch} here"
+        raise InputError(f"{source}: {what}; resume with as many processes as before")
 
 
 def _restore_optimizer(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:

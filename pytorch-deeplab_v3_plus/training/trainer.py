@@ -18,6 +18,7 @@ from common.errors import InputError
 from dataloaders import Loaders
 from evaluation import evaluate
 from modeling.checkpoint import not_finite
+from modeling.data_parallel import share_statistics
 from training.checkpoint import (
     BEST,
     BY_EPOCH,
@@ -128,6 +129,7 @@ class Trainer:
                     raise Stopped
                 if self.options.save_steps and self.steps_done % self.options.save_steps == 0:
                     self.save()
+        share_statistics(self.model)
         regularisers = sum(self.step.clock.seconds.get(name, 0.0) for name in self.step.regularisers)
         return {
             "epoch": epoch,

@@ -98,7 +98,8 @@ class Comparison:
         for seed in self.seeds:
             for arm, options in self.arms.items():
                 start = self.run_folder(seed, "stage1_full" if arm == "full" else "stage1")
-                options = (*options, "--resume", str(start / LAST), "--ft", *rate)
+                # A variant may have its own rate.
+                options = (*rate, *options, "--resume", str(start / LAST), "--ft")
                 trainings.append(self._training(seed, arm, ARMS.get(arm, arm), 1, options))
         return trainings
 

@@ -163,6 +163,17 @@ def options(*words):
     return parse_options(["--backbone", "mobilenet", "--no-cuda", *map(str, words)])
 
 
+def test_the_files_that_settings_name_belong_to_a_training(voc, tmp_path):
+    """Regression: a training with other bounds went on as if they were the same."""
+    bounds, words = tmp_path / "bounds.txt", ["--regulariser", f"size=1,bounds={tmp_path / 'bounds.txt'}"]
+    bounds.write_text("1 0.05 0.3\n")
+    before = identity(voc, *words)
+    assert differences(before, identity(voc, *words)) == []
+    bounds.write_text("1 0.50 0.9\n")
+    (difference,) = differences(before, identity(voc, *words))
+    assert str(bounds) in difference
+
+
 def write_run(parent: Path, number: int, identity: dict, epochs: int, ended: bool = False) -> Path:
     folder = parent / f"experiment_{number}"
     folder.mkdir(parents=True)

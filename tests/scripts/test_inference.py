@@ -1,5 +1,6 @@
 """The inference script: settings, files written, refused input, ONNX."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -208,9 +209,10 @@ def test_running_out_of_gpu_memory_says_what_to_lower(checkpoint, tmp_path, caps
 def test_export_and_images_in_one_call(checkpoint, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
+    checkpoint = shutil.copyfile(checkpoint, tmp_path / "v1.5.pth.tar")
     assert segment(checkpoint, tmp_path / "out", "--export", "onnx", "--image_path", draw(tmp_path / "a.png")) == 0
-    assert (tmp_path / "out/model_best.onnx").is_file() and (tmp_path / "out/a_prediction.png").is_file()
-    assert "model_best.onnx: logits within" in capsys.readouterr().out
+    assert (tmp_path / "out/v1.5.onnx").is_file() and (tmp_path / "out/a_prediction.png").is_file()
+    assert "v1.5.onnx: logits within" in capsys.readouterr().out
 
 
 def test_a_file_that_gives_other_logits_is_not_kept(checkpoint, tmp_path, capsys, monkeypatch):
@@ -275,3 +277,7 @@ def test_scribbles_that_do_not_fit_are_refused(checkpoint, tmp_path, capsys):
     assert "30x20" in line and str(folder / "a.png") in line
     assert segment(checkpoint, tmp_path / "out", *words, "--center-crop") == 2
     assert "--center-crop" in error_lines(capsys)[-1]
+    (tmp_path / "other").mkdir()
+    twice = ("--image_path", image, draw(tmp_path / "other/a.png"), "--scribbles", folder)
+    assert segment(checkpoint, tmp_path / "out", *twice) == 2
+    assert "several images are called a" in error_lines(capsys)[-1]

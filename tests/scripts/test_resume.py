@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -18,7 +19,7 @@ from training import build_trainer, checkpoint
 from training.checkpoint import keep_newest, newest_checkpoint, save_last
 from training.journal import Journal
 from training.options import parse_options
-from training.resume import restore, training_state
+from training.resume import Start, check_resumable, restore, training_state
 from training.trainer import Trainer
 
 TIMES = ("images_per_second", "regulariser_ms", "waiting_for_data")
@@ -90,7 +91,10 @@ def test_a_length_in_steps_that_is_already_exceeded_is_refused(voc, stop_after, 
     assert train(voc, *words, "--steps", 6) == STOPPED
     capsys.readouterr()
     assert train(voc, *words, "--steps", 4, "--resume", "auto") == 2
-    assert "has 5 steps already and --steps is 4" in one_line(capsys)
+    assert "has 5 steps already, of 4 in all" in one_line(capsys)
+    assert train(voc, *words, "--steps", 6, "--start_epoch", 50) == 2
+    assert "nothing is left of 2 epochs" in one_line(capsys)
+    assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
 
 
 def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
@@ -126,6 +130,8 @@ def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):
     assert train(voc, "--epochs", 1, "--no-val", "--resume", "auto") == 0
     assert "this training has ended after 1 epochs" in capsys.readouterr().out
     assert last.stat().st_mtime_ns == written
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", "auto", "--benchmark", 1) == 0
+    assert "whole step" in capsys.readouterr().out
     assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
     with pytest.raises(InputError, match="another process is training in this folder"):
         first = Journal(run_folder(voc).parent, {}, run_folder(voc))
@@ -133,6 +139,17 @@ def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):
             Journal(run_folder(voc).parent, {}, run_folder(voc))
         finally:
             first.close()
+
+
+def test_a_later_network_of_another_run_is_not_the_best_so_far(voc, capsys):
+    """Regression: resumed from an earlier epoch, a run had another's later network as its best."""
+    assert train(voc, "--epochs", 2, "--eval-interval", 1, "--save-interval", 1) == 0
+    best = run_folder(voc) / "checkpoint.pth.tar"
+    torch.save({**torch.load(best, weights_only=True), "best_pred": 0.99}, best)
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", run_folder(voc) / "checkpoint_epoch_1.pth.tar") == 0
+    assert f"{best} is of later than checkpoint_epoch_1.pth.tar" in capsys.readouterr().out
+    own = torch.load(run_folder(voc, number=1) / "checkpoint.pth.tar", weights_only=True)
+    assert own["best_pred"] < 0.99
 
 
 def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
@@ -143,8 +160,18 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
     record = {"epoch": 0, "lr": 0.1, "losses": {"cross_entropy": 1.0}, "val": {"miou": 0.5}}
     restore(trainer, {**kept, "history": [record]}, source)
     other_shape = {**kept["optimizer"], "state": {0: {"momentum_buffer": torch.ones(3)}}}
+    for change, said in {
+        "optimizer": "holds weights but no training state",
+        "order": "its 'step' is of another program",
+        "step": "stopped after 99 steps of an epoch, which has 2 here",
+    }.items():
+        changed = {**kept, "step": 1, **({"step": 99} if change == "step" else {change: None})}
+        changed = {name: value for name, value in changed.items() if value is not None}
+        options = trainer.options if change != "step" else replace(trainer.options, epochs=99)
+        with pytest.raises(InputError, match=f"{source}: {said}"):
+            start = Start(trainer.identity, path=source, checkpoint=changed)
+            check_resumable(options, trainer.loaders, trainer.step, start)
     for change in (
-        {"step": 1, "order": None},
         {"history": [{"epoch": 1}]},
         {"history": [{**record, "lr": "high"}]},
         {"history": [{**record, "val": 3}]},

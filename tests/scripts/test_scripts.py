@@ -565,6 +565,9 @@ def comparison_of(monkeypatch, words: list) -> two_stages.Comparison:
         ([], (300, 300), 2e-4),  # two steps an epoch
         (["--pretrained", "none"], (675, 180), 0.003),
         (["--optimizer", "sgd"], (300, 300), None),
+        (["--lr", "0.001"], (300, 300), None),
+        (["--variant", "b=--regulariser potts=1 --batch-size 5 --optimizer sgd"], (20, 10), None),  # without a preset
+        (["--preset", "80", "--variant", "b=--densecrfloss 1 --batch-size 5 --optimizer sgd"], (300, 300), 2e-4),
         (["--stage1-epochs", "2", "--stage2-lr", "0.5"], (2, 300), 0.5),
         (["--preset", "513", "--batch-size", "3"], (20, 10), None),
     ],
@@ -572,6 +575,23 @@ def comparison_of(monkeypatch, words: list) -> two_stages.Comparison:
 def test_two_stages_follow_the_preset(voc, monkeypatch, words, epochs, rate):
     comparison = comparison_of(monkeypatch, [*data(voc), "--batch-size", "3", "--workers", "0", *words])
     assert (comparison.stage_epochs, comparison.stage2_lr) == (epochs, rate)
+
+
+def test_a_variant_may_have_a_rate_of_its_own(voc, monkeypatch):
+    """Regression: that of the preset took its place."""
+    words = ["--preset", "80", "--variant", "slow=--densecrfloss 1 --lr 1e-5", "--variant", "usual=--densecrfloss 1"]
+    comparison = comparison_of(monkeypatch, [*data(voc), *words])
+    monkeypatch.setattr(two_stages.Comparison, "run_folder", lambda self, seed, name: voc)
+    rates = {training.name: parse_options(training.options).lr for training in comparison.second_stage()}
+    assert rates == {"partial_ce": 2e-4, "slow": 1e-5, "usual": 2e-4}
+
+
+@pytest.mark.parametrize("words", [["--reg", "potts=1"], ["--variant", "x=--reg potts=1"], ["--epoch", "3"]])
+def test_the_comparison_takes_no_shortened_option(voc, capsys, words):
+    """Regression: it reached the arm without a regulariser too."""
+    with pytest.raises(SystemExit) as ended:
+        train_two_stages.main([*data(voc), "--preset", "80", *words])
+    assert ended.value.code == 2 and "unrecognized arguments: --" in capsys.readouterr().err
 
 
 def test_full_supervision_without_truth_is_refused_before_any_training(voc, capsys):
@@ -685,6 +705,7 @@ def test_variants_that_cannot_be_compared(voc, capsys, variants, said):
         (["--data-root", "absent", "--classes", "{voc}/../classes.txt"], "which does not exist"),
         (["--data-root", "{voc}", "--classes", "absent"], "cannot read absent"),
         (["{data}", "--resume", "absent.pth.tar"], "absent.pth.tar: no such checkpoint file"),
+        (["{data}", "--start_epoch", "1"], "nothing is left of 1 epochs"),
         (["{data}", "--pretrained", "absent.pth"], "absent.pth"),
         (["{data}", "--run-root", "{voc}/JPEGImages/i1.jpg"], "cannot be written"),
     ],

@@ -138,6 +138,35 @@ def test_a_training_of_two_processes(voc):
     frequency = final["val"]["frequency"]
     assert frequency[1] == pytest.approx(frequency[2]) and sum(frequency) == pytest.approx(1)
     assert len(torch.load(run_folder(voc) / "checkpoint_last.pth.tar", weights_only=True)["random_states"]) == 2
+    again = [*words, "--densecrfloss", 1, "--size-free", "--resume", "auto"]
+    result = launch(2, CODE / "train_withdensecrfloss.py", *again)
+    assert result.returncode == 0, result.stderr  # regression: the second process failed
+    assert "this training has ended after 1 epochs" in result.stdout
+
+
+STATISTICS = """
+import sys, torch
+from common import distributed
+from training import build_trainer
+from training.options import parse_options
+
+with distributed.process_group(torch.device("cpu")):
+    trainer = build_trainer(parse_options(sys.argv[1:]))
+    trainer.train_epoch()
+    trainer.close()
+    buffers = [buffer.double().sum().item() for buffer in trainer.model.buffers()]
+    first, second = distributed.gather(buffers)
+    assert len(first) > 100 and first == second
+"""
+
+
+def test_processes_score_the_network_that_is_saved(voc, tmp_path):
+    """Regression: without synchronised batch norms each kept its own running statistics of the last step."""
+    script = tmp_path / "one_epoch.py"
+    script.write_text(STATISTICS)
+    words = [*SMALL, "--batch-size", 4, *data(voc), "--run-root", tmp_path / "run", "--sync-bn", "False", "--no-val"]
+    result = launch(2, script, *words)
+    assert result.returncode == 0, result.stderr
 
 
 DYING = """

@@ -110,6 +110,7 @@ def test_settings_are_the_keywords_of_the_constructor(disc):
         ("disc", "expected a number, found '' in 'disc'"),
         ("disc=-1", "a weight of 0 or more, found 'disc=-1'"),
         ("disc=1,size=3", "disc has no setting 'size'; it has: radius, sigma_rgb, wrap"),
+        ("disc=1,radius=3,radius=4", "expected each setting once, found radius twice"),
         ("disc=1,radius=3.5", "expected an integer, found '3.5'"),
         ("disc=1,wrap=maybe", "expected True or False, found 'maybe'"),
     ],

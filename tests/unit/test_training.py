@@ -261,7 +261,6 @@ def test_bad_values_end_with_status_2(words, capsys):
         ["--ft"],
         ["--classes", "x"],
         ["--data-root", "x", "--classes", "y", "--dataset", "pascal"],
-        ["--start_epoch", "50"],
         ["--scale-range", "2", "0.5"],
         ["--base-size", "1"],
         ["--batch-size", "1"],
