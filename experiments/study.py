@@ -168,6 +168,18 @@ STUDIES = {
         stage2_lr=2e-4,
         whole=True,
     ),
+    "losses-photographs": Study(
+        129,
+        {
+            "densecrf, normalised kernel, weight 3": loss(3, 40, 6, NORMALISED),
+            "densecrf, weight 4": loss(4, 40, 6),
+            **others(normalized_cut=0.1, kernel_cut=2, gated_crf=0.15, potts=2.2, tree_energy=1, size=10, entropy=0.25),
+        },
+        PRETRAINED,
+        (6, 2),
+        full=False,
+        stage2_lr=2e-4,
+    ),
     "photographs-40": Study(
         65,
         {
