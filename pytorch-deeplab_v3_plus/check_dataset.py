@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in rows.values():
             if row["scribbles"] is not None and row["scribbles"].shape == row["image"].size[::-1]:
                 row["scribbles"] = scribble_picture(row["image"], row["scribbles"])
-        title = f"{report.folder.name}, from the top: {', '.join(rows)}"
+        title = f"{report.folder.resolve().name}, from the top: {', '.join(rows)}"
         save_contact_sheet(output / "sheet.png", list(rows.values()), class_names, title, classes=drawn)
     logger.info("report and pictures: %s", output)
     return 1 if report.count(ERROR) else 0

@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="folder of inference.py's results")
     parser.add_argument("--format", required=True, choices=tuple(WRITERS), help="what to write")
     parser.add_argument("--images", required=True, metavar="FOLDER", type=Path, help="the photographs")
+    parser.add_argument("--crf", action="store_true", help="the predictions that --crf of inference.py refined")
     parser.add_argument(
         "--classes",
         metavar="FILE",
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     class_names = find_class_names(args.images.resolve().parent, args.classes)
     target = args.output or args.predictions / args.format
-    number = export_annotations(args.predictions, args.images, target, args.format, class_names)
+    number = export_annotations(args.predictions, args.images, target, args.format, class_names, args.crf)
     logger.info("%s: the annotations of %d photographs as %s", target, number, args.format)
     return 0
 

@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Import as the command line says; return the exit status."""
     configure_logging()
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_intermixed_args(argv)
     own = args.data / CLASS_FILE
     options = options_from(ImportOptions, args, classes=args.classes or (own if os.path.lexists(own) else None))
     with unpacked(args.source) as source:

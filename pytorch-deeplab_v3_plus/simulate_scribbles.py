@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", metavar="DATA", type=Path, help="data set with SegmentationClassAug/")
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder for the data set with simulated scribbles")
     classes = "class names, one a line, background first (default: DATA/classes.txt, otherwise those of PASCAL VOC)"
-    parser.add_argument("--classes", metavar="FILE", help=classes)
+    parser.add_argument("--classes", metavar="FILE", type=Path, help=classes)
     add_options(parser, StrokeOptions)
     parser.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="chooses the strokes")
     return parser
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     class_names = find_class_names(args.data, args.classes, VOC_CLASSES)
     options = options_from(StrokeOptions, args)
-    counts = simulate_folder(args.data, args.out, len(class_names), args.seed, options)
+    counts = simulate_folder(args.data, args.out, len(class_names), args.seed, options, args.classes)
     logger.info("%s: %.3f %% of the pixels labelled", args.out, 100 * counts[:PADDING].sum() / counts.sum())
     return 0
 

@@ -35,6 +35,11 @@ def switch(help: str, *names: str, default: bool | None = False) -> Any:
     return option(default, help, *names, **SWITCH)
 
 
+def flag(help: str) -> Any:
+    """Return a boolean option that takes no value, and so may stand before a positional argument."""
+    return option(False, help, action="store_true")
+
+
 def add_options(parser: argparse.ArgumentParser, options: type, *, only: Collection[str] | None = None) -> None:
     """Add the options that a dataclass and its bases declare (all, or `only` those fields).
 

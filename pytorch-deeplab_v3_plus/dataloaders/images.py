@@ -159,7 +159,9 @@ def stored_size(path: str | Path) -> tuple[tuple[int, int], Image.Transpose | No
     """Return (width, height) before an EXIF rotation, and that rotation, None where there is none."""
     try:
         with open_image(path, LARGEST_SHRUNK) as image:
-            return image.size, TURNS.get(image.getexif().get(EXIF_ORIENTATION))
+            turn = TURNS.get(image.getexif().get(EXIF_ORIENTATION))
+            # Pillow may have swapped the sides of a turned TIFF already, and turns its pixels when it reads them.
+            return (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size, turn
     except READ_ERRORS as error:
         raise _unreadable("an image", path, error) from None
 

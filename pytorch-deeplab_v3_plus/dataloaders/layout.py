@@ -139,7 +139,7 @@ def find_class_names(
         logger.info("%s does not exist: taking the class names of PASCAL VOC", own)
         return tuple(otherwise)
     if not Path(folder).is_dir():
-        raise InputError(f"expected a data set, found no folder {folder}: correct --data-root")
+        raise InputError(f"expected a data set, found no folder {folder}: correct its name")
     raise InputError(
         f"expected the class names in {own}, which does not exist: write one name a line there, the background first, "
         "or name another file with --classes FILE"

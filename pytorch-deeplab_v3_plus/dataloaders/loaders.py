@@ -72,6 +72,8 @@ def make_data_loader(
     elif "fill_in" in splits:
         dataset = open_split("fill_in")
         fill_in = loader(dataset, options.test_batch_size) if len(dataset) else None
+        if not fill_in:
+            logger.info("%s: no training image has ground truth: there is no fill-in score", val.folder)
     return Loaders(name, train, loader(val, options.test_batch_size), fill_in, val.class_names)
 
 

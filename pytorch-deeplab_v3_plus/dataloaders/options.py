@@ -71,6 +71,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         for name in ("scale_range", "scales"):  # argparse makes them lists
             object.__setattr__(self, name, getattr(self, name) and tuple(getattr(self, name)))
+        if self.data_root == "":
+            raise InputError("--data-root: expected a folder, found an empty word (a variable that is not set?)")
         if self.classes and not self.data_root:
             raise InputError("--classes FILE goes with --data-root FOLDER, which is missing")
         if self.data_root and self.dataset:

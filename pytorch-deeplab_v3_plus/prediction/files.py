@@ -18,6 +18,8 @@ from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 logger = logging.getLogger(__name__)
 
+UNREAD = (".heic", ".heif", ".avif", ".gif")  # photographs that are not read
+
 
 def find_images(words: Sequence[str]) -> list[Path]:
     """Return the files that `words` name (files, folders and patterns), each file once, without opening them.
@@ -27,13 +29,24 @@ def find_images(words: Sequence[str]) -> list[Path]:
     """
     files: dict[Path, Path] = {}
     for word in words:
+        if not word:
+            raise InputError(
+                "--image_path: expected files and folders, found an empty word (a variable that is not set?)"
+            )
         path = Path(word)
         if path.is_dir():
-            found = []
-            for folder, folders, names in walk(path):
+            found, seen, unread = [], set(), []
+            for folder, folders, names in walk(path, followlinks=True):
+                if (place := Path(folder).resolve()) in seen:  # a link that leads back
+                    folders.clear()
+                    continue
+                seen.add(place)
+                unread += (name for name in names if name.lower().endswith(UNREAD))
                 folders[:] = (name for name in folders if name[0] != ".")
                 found += (Path(folder, name) for name in names if name[0] != "." and _is_image(Path(folder, name)))
             found.sort()
+            if unread:
+                logger.warning("%s: %d files are of kinds that are not read, first %s", path, len(unread), unread[0])
             if not found:
                 raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")
         elif glob.has_magic(word) and not path.exists():

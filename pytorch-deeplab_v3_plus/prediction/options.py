@@ -1,10 +1,11 @@
 """The options of inference, and those that it shares with evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from common.arguments import number, option, switch
 from common.devices import DeviceOptions
+from common.errors import InputError
 from dataloaders.sizes import DEFAULT_CROP
 from filtering.mean_field import MeanField
 from losses.options import DenseCRFOptions
@@ -56,6 +57,9 @@ class RefinementOptions:
     def mean_field(self) -> MeanField | None:
         """Return the DenseCRF that the options ask for; None without --crf."""
         if not self.crf:
+            idle = [f.name for f in fields(RefinementOptions) if f.name != "crf" and getattr(self, f.name) != f.default]
+            if idle:
+                raise InputError(f"--{idle[0].replace('_', '-')} goes with --crf, which is missing")
             return None
         appearance = self.crf_weight, self.crf_sigma_xy, self.crf_sigma_rgb
         return MeanField(self.crf_iterations, *appearance, self.crf_smooth_weight, self.crf_smooth_sigma)

@@ -12,7 +12,7 @@ from PIL import Image
 from common.errors import InputError
 from common.parallel import in_threads
 from dataloaders.class_names import is_background
-from dataloaders.images import EXIF_ORIENTATION, grey_bits, open_image, read_image, value_counts
+from dataloaders.images import EXIF_ORIENTATION, TURNS, grey_bits, open_image, read_image, stored_size, value_counts
 from dataloaders.inspection import classes_without_labels, object_is_255
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import (
@@ -171,7 +171,8 @@ def look_at_image(file: Path, item: Item, found: Callable[..., None]) -> tuple[t
             found("16 bits", file, f"the upper 8 of {item.bits} in use" if item.bits > 8 else "the lower 8")
         if raw.has_transparency_data and np.asarray(raw.convert("RGBA"))[..., 3].min() < 255:
             found("transparency", file)
-        return raw.size, raw.getexif().get(EXIF_ORIENTATION, 1)
+        orientation = raw.getexif().get(EXIF_ORIENTATION, 1)
+    return stored_size(file)[0], orientation if orientation in TURNS else 1  # 0, which some programs write: unknown
 
 
 def look_for_pages(file: Path, found: Callable[..., None]) -> None:
@@ -213,7 +214,8 @@ def set_problems(report: Report) -> list[Problem]:
     # Where strokes are on 0, a map of nothing but 0 is an image that nobody scribbled on, not pure background.
     if any(problem.kind == "0 for unlabelled" for problem in report.problems):
         zeros = [i.id for i in items if i.scribbles is not None and i.scribbles[0] == i.scribbles.sum()]
-        problems += [Problem("0 for unlabelled", f"{SCRIBBLES}/{i}.png", "nothing but 0", i) for i in zeros]
+        files = find_files(report.folder, SCRIBBLES)
+        problems += [Problem("0 for unlabelled", f"{SCRIBBLES}/{files[i].name}", "nothing but 0", i) for i in zeros]
     if not is_background(report.class_names[0]):
         problems.append(Problem("class 0", "", f"'{report.class_names[0]}'"))
     for kind, counts in ((SCRIBBLES, sum(report.scribbles, np.zeros(256, dtype=np.int64))), (TRUTH, report.truth)):
@@ -250,13 +252,16 @@ def split_problems(lists: dict[str, list[str]], items: dict[str, Item]) -> list[
     train, val = ([items[i] for i in lists[name] if i in items and items[i].digest] for name in ("train", "val"))
     if not train:
         return []
-    by_digest = {item.digest: item.id for item in train}
+    by_digest: dict[bytes, list[str]] = {}
+    for item in train:
+        by_digest.setdefault(item.digest, []).append(item.id)
     pictures = np.array([item.thumbnail.ravel() for item in train], dtype=np.float32)
     lengths, problems = (pictures**2).sum(1), []
     for item in val:
-        if other := by_digest.get(item.digest):
+        for other in (same := by_digest.get(item.digest, [])):
             detail = "" if other == item.id else f"as '{item.id}' in the val list"
             problems.append(Problem("train and val", f"{IMAGES}/{other}", detail, other))
+        if same:
             continue
         picture = item.thumbnail.ravel().astype(np.float32)
         squared = lengths - 2 * (pictures @ picture) + picture @ picture

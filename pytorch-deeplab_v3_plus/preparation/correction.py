@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import link_or_copy, new_folder
-from dataloaders.images import open_image, read_image, write_label
+from dataloaders.images import read_image, stored_size, write_label
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, find_files, write_class_names, write_lists
 from preparation.label_maps import look_at_label
@@ -49,13 +49,20 @@ def write_corrected(report: Report, target: Path) -> Counter:
     return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fix)
 
 
+TURNED_BACK = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270}
+TURNED_BACK |= {back: turn for turn, back in TURNED_BACK.items()}  # the other turns undo themselves
+
+
 def write_image(source: Path, folder: Path, kinds: set[str]) -> None:
     """Write an image without its EXIF rotation where that is a problem; link it where nothing is."""
     turned, unturned = "EXIF rotation" in kinds, "EXIF rotation, labels not turned" in kinds
     if not turned and not unturned:
         link_or_copy(source, folder / source.name)
         return
-    image = read_image(source) if turned else open_image(source).convert("RGB")
+    image = read_image(source)
+    if not turned:
+        turn = stored_size(source)[1]
+        image = image.transpose(TURNED_BACK.get(turn, turn))
     Image.fromarray(np.asarray(image)).save(folder / f"{source.stem}.png")  # an array has no EXIF tags
 
 

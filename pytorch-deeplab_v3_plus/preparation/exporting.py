@@ -4,6 +4,7 @@ What import_scribbles.py --truth makes of each of them is the label map again, p
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,13 @@ import numpy as np
 from common.errors import InputError
 from common.files import new_folder
 from dataloaders.class_names import is_background
-from dataloaders.images import read_label, write_label
+from dataloaders.images import check_sizes, image_size, read_label, write_label
 from dataloaders.labels import voc_palette
 from preparation.sources import Photographs, files_in
 
-PREDICTION = "_prediction.png"  # how inference.py calls its label maps
+logger = logging.getLogger(__name__)
+
+PREDICTION, REFINED = "_prediction.png", "_crf.png"  # how inference.py calls its label maps
 
 
 class LabelMap(NamedTuple):
@@ -30,27 +33,44 @@ class LabelMap(NamedTuple):
     label: np.ndarray  # class numbers, uint8 (H, W)
 
 
-def export_annotations(predictions: Path, images: Path, target: Path, name: str, class_names: tuple[str, ...]) -> int:
-    """Write the predictions in a folder (ID_prediction.png, or ID.png) in the format `name`; return their number.
+def export_annotations(
+    predictions: Path, images: Path, target: Path, name: str, class_names: tuple[str, ...], refined: bool = False
+) -> int:
+    """Write the predictions in a folder in the format `name`; return their number.
 
-    Raises InputError where the format needs a background and there is none, where there is no prediction, where one is
-    no label map of these classes or has no photograph in `images`, or where `target` holds something already.
+    They are ID_prediction.png or, if there is none, ID.png; the `refined` ones, by a DenseCRF, are ID_crf.png. Raises
+    InputError where the format needs a background and there is none, where there is no prediction, where one is no
+    label map of these classes or does not fit its photograph in `images`, where two are of the same photograph, or
+    where `target` holds something already.
     """
     if name != "masks" and not is_background(class_names[0]):
         raise InputError(
             f"expected a background, which {name} has where nothing is drawn, found the classes "
             f"{', '.join(class_names)}: use --format masks"
         )
-    files = [path for path in files_in(predictions) if path.name.endswith(PREDICTION)]
-    files = files or [path for path in files_in(predictions) if path.suffix.lower() == ".png"]
+    there = files_in(predictions)
+    by_ending = {end: [path for path in there if path.name.endswith(end)] for end in (REFINED, PREDICTION)}
+    ending = REFINED if refined else PREDICTION
+    files = by_ending[ending]
+    if not refined:
+        if by_ending[REFINED]:
+            logger.warning("%s: there are refined predictions too (*%s): --crf exports these", predictions, REFINED)
+        files = files or [path for path in there if path.suffix.lower() == ".png"]
     if not files:
-        raise InputError(f"expected label maps, called ID{PREDICTION} or ID.png, found none in {predictions}")
+        names = f"ID{ending}" if refined else f"ID{ending} or ID.png"
+        raise InputError(f"expected label maps, called {names}, found none in {predictions}")
     photographs = Photographs(images, files_in(images))
-    found = [photographs.find(path.name.removesuffix(PREDICTION).removesuffix(".png"), path) for path in files]
+    found: dict[Path, Path] = {}
+    for path in files:
+        photograph = photographs.find(path.name.removesuffix(ending).removesuffix(".png"), path)
+        if other := found.get(photograph):
+            raise InputError(f"expected one prediction of each photograph, found {other} and {path}: remove one")
+        found[photograph] = path
 
     def label_maps() -> Iterator[LabelMap]:
-        for photograph, path in zip(found, files, strict=True):
+        for photograph, path in found.items():
             label = read_label(path, len(class_names))
+            check_sizes(photograph, image_size(photograph), path, label)
             if label.max() >= len(class_names):
                 raise InputError(f"expected a class at every pixel, found {label.max()} in {path}")
             yield LabelMap(photograph, label)

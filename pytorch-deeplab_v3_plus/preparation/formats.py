@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.arguments import PIXELS, number, option, switch
+from common.arguments import PIXELS, flag, number, option
 from common.errors import InputError
 from dataloaders.class_names import arranged
 from dataloaders.images import id_of_file
@@ -92,7 +92,7 @@ class ImportOptions:
         action="append",
         metavar="VALUE",
     )
-    ignore_unknown: bool = switch("for masks: colours that are not in --colours are unlabelled")
+    ignore_unknown: bool = flag("for masks: colours that are not in --colours are unlabelled")
     attribute: str | None = option(
         None, "for via: the attribute of the regions that holds the class (default: the only one)", metavar="NAME"
     )
@@ -101,7 +101,7 @@ class ImportOptions:
         "width of strokes and dots, in pixels of the photograph (default: a 150th of its short side, at least 3)",
         **PIXELS,
     )
-    truth: bool = switch(
+    truth: bool = flag(
         "the labels are the full ground truth, to measure with or to simulate scribbles from; what lies outside the "
         "shapes is background"
     )
@@ -113,8 +113,8 @@ class ImportOptions:
         metavar="SHARE",
     )
     seed: int = option(1, "chooses the images held out for validation", type=number(int, 0), metavar="N")
-    new_lists: bool = switch("replace the lists that DATA has")
-    overwrite: bool = switch("replace labels and images of SOURCE that DATA has already; the others stay")
+    new_lists: bool = flag("replace the lists that DATA has")
+    overwrite: bool = flag("replace labels and images of SOURCE that DATA has already; the others stay")
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, signals_held
 from common.faults import advice
-from dataloaders.images import check_name, id_of_file, image_size, stored_size, value_counts, write_label
+from dataloaders.images import check_name, check_sizes, id_of_file, image_size, stored_size, value_counts, write_label
 from dataloaders.labels import PADDING
 from dataloaders.layout import (
     CLASS_FILE,
@@ -53,7 +53,7 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
             images, labels = (Path(workshop) / name for name in (IMAGES, kind))
             present = list_files(folder, IMAGES)
-            counts = draw_label_maps(items, images, labels, kept=set() if options.overwrite else present.keys())
+            counts = draw_label_maps(items, images, labels, kept={} if options.overwrite else present)
             lists = None
             if not keeps_lists:
                 known = {name: list_files(folder, name) for name in (SCRIBBLES, TRUTH)}
@@ -110,7 +110,7 @@ def ids_in_lists(folder: Path) -> set[str]:
     return {line for path in (folder / LISTS).rglob("*.txt") for line in read_lines(path, "a list of images")}
 
 
-def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept: Set[str]) -> np.ndarray:
+def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept: Mapping[str, Path]) -> np.ndarray:
     """Draw all label maps into the folder `labels`, and put their images into `images` unless they are `kept`.
 
     Returns how many pixels have each value, int64 (256,).
@@ -124,7 +124,9 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
         by_turning[turned].append(item)
         counts += value_counts(label)
         write_label(labels / f"{item.id}.png", label)
-        if item.id not in kept:
+        if item.id in kept:
+            check_sizes(kept[item.id], image_size(kept[item.id]), item.source, label)
+        else:
             (images / item.name).write_bytes(item.image.read_bytes() if content is None else content)
     if turned := by_turning[True]:
         number = f"{len(turned)} photographs carry an EXIF rotation"
@@ -169,9 +171,16 @@ def choose_lists(
 ) -> tuple[list[str], list[str]]:
     """Choose the images for training and for validation: for the latter, where there is ground truth, only with it.
 
-    Both come as the files by id; raises InputError where there are too few for the data set in `folder`.
+    Those with ground truth and without scribbles, which cannot be trained on, validate first. Both come as the files by
+    id; raises InputError where there are too few for the data set in `folder`.
     """
     labels = scribbles or truth
+    only = sorted(truth.keys() - labels.keys())
+    wanted = val_share * (len(labels) + len(only)) - len(only)
+    if only:
+        logger.info("%d images have ground truth and no scribbles: they are for validation", len(only))
+        if wanted < 1 and len(labels) > 1:
+            return sorted(labels), only
     candidates = sorted(labels.keys() & truth.keys()) if truth else sorted(labels)
     if len(labels) < 3 or len(candidates) < 2:
         raise InputError(
@@ -183,15 +192,15 @@ def choose_lists(
         with Image.open(labels[image_id]) as label:
             classes[image_id] = set(np.flatnonzero(label.histogram()[:PADDING]).tolist())
     # The share is of all images, even where only some can be used for validation.
-    _, val = stratified_split(classes, min(0.9, val_share * len(labels) / len(candidates)), seed)
-    return sorted(labels.keys() - set(val)), val
+    _, val = stratified_split(classes, min(0.9, wanted / len(candidates)), seed)
+    return sorted(labels.keys() - set(val)), sorted([*val, *only])
 
 
 def stratified_split(classes: dict[str, set[int]], share: float, seed: int) -> tuple[list[str], list[str]]:
     """Split ids for training and validation so that each class goes to both in the same proportion.
 
     The classes are distributed one after the other, the rarest first, because it has the least choice (Sechidis,
-    Tsoumakas and Vlahavas 2011). A class of a single image goes to training.
+    Tsoumakas and Vlahavas 2011). A class of a single image goes to training, unless most images are for validation.
 
     `classes` has the classes in each image, by id, of at least two; `share`, in (0, 1), of them is held out for
     validation; `seed` chooses which. Returns training ids and validation ids, each in order, neither empty.

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from dataloaders.class_names import arranged, is_unlabelled, tidy
+from dataloaders.class_names import arranged, is_background, is_unlabelled, same_name, tidy
 from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, open_image, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
@@ -31,6 +31,7 @@ OPTIONS = ("colours", "ignore_unknown", "map", "unlabelled")
 
 Colour = tuple[int, int, int]
 
+_RGB_LINE = re.compile(r"(.*:)?\d+[\s,]+\d+[\s,]+\d+\b")  # colours, not Roboflow's levels of grey
 _TABLES = ("labelmap.txt", "_classes.csv")  # of CVAT and of Roboflow
 # Folders of masks, beside those of photographs: those of CVAT and PASCAL VOC, and what people call them.
 _MASK_FOLDER = re.compile(r"segmentationclass(aug|png)?|masks?|labels?|annotations?|gt|ground[ _-]?truth")
@@ -54,7 +55,7 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
     """
     pairs = pair_up(files, photographs, bool(options.images))
     table = options.colours or find_table(files)
-    numbers = table is None or table.suffix.lower() == ".csv"
+    numbers = table is None or not any(map(_RGB_LINE.match, read_lines(table, "a table of classes")))
     class_names, values = read_values(table, options)
 
     def draw(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -131,6 +132,8 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
     """
     if table:
         class_names, colours = read_colours(table)
+        if options.classes:
+            class_names, colours = renumbered(class_names, colours, options, table)
         values = {int(_code(np.array(colour))): value for colour, value in colours.items()}
     elif options.classes:
         class_names, values = class_values(dict(enumerate(read_class_lines(options.classes))), options.classes)
@@ -145,6 +148,20 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
                     f"{len(class_names) - 1} ({', '.join(class_names)}), found {found}={value}"
                 )
     return class_names, values | chosen
+
+
+def renumbered(
+    names: tuple[str, ...], values: dict[Any, int], options: ImportOptions, table: Path
+) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """Return the classes of --classes, and the values of a table whose classes are `names`, numbered by them."""
+    wanted = options.class_names
+    known = {same_name(name): value for value, name in enumerate(wanted)}
+    both = is_background(names[0]) and is_background(wanted[0])
+    places = [0 if both and not at else known.get(same_name(name)) for at, name in enumerate(names)]
+    if None in places:
+        lost = names[places.index(None)]
+        raise InputError(f"expected the classes of {options.classes} in {table}, found '{lost}': add it to the former")
+    return wanted, {found: value if value == UNLABELLED else places[value] for found, value in values.items()}
 
 
 def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:

@@ -31,8 +31,12 @@ from dataloaders.synthetic.scribbles import StrokeOptions, simulate_scribbles
 logger = logging.getLogger(__name__)
 
 
-def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, options: StrokeOptions) -> np.ndarray:
+def simulate_folder(
+    folder: Path, target: Path, num_classes: int, seed: int, options: StrokeOptions, classes: Path | None = None
+) -> np.ndarray:
     """Write a copy of a data set with scribbles simulated from its ground truth; its images are hard links.
+
+    Its class names are those in the file `classes`, or in the data set's own, if it has one.
 
     The strokes of an image depend on its id, the options and the seed (not negative) alone. Returns how many pixels of
     the scribbles have each value, int64 (256,); raises InputError where there is no truth, a label map is wrong, or the
@@ -61,8 +65,8 @@ def simulate_folder(folder: Path, target: Path, num_classes: int, seed: int, opt
             shutil.copytree(folder / LISTS, made / LISTS)
             if without:
                 write_lists(made, *lists)
-        if os.path.lexists(folder / CLASS_FILE):  # a link that leads nowhere is an error
-            write_class_names(made, read_class_names(folder / CLASS_FILE))
+        if classes or os.path.lexists(folder / CLASS_FILE):  # a link that leads nowhere is an error
+            write_class_names(made, read_class_names(classes or folder / CLASS_FILE))
     return counts
 
 

@@ -52,6 +52,9 @@ def unpacked(source: Path) -> Iterator[Path]:
                 if needed > free:
                     raise OSError(f"it holds {needed:,} bytes, {free:,} are free in {tempfile.gettempdir()}")
                 for file in files:
+                    if not file.flag_bits & 0x800:  # macOS writes UTF-8 without saying so
+                        with contextlib.suppress(UnicodeError):
+                            file.filename = file.filename.encode("cp437").decode("utf-8")
                     file.filename = file.filename.replace("\\", "/")  # packed under Windows
                     place = archive.extract(file, folder)  # never above the folder
                     if place in places and not file.is_dir():

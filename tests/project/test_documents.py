@@ -205,13 +205,15 @@ def command_lines(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
 def test_documented_commands_parse(path, monkeypatch, capsys):
-    parse_args = argparse.ArgumentParser.parse_args
+    def stopping(parse):
+        def stop(self, *args, **kwargs):
+            parse(self, *args, **kwargs)
+            raise Parsed
 
-    def stop(self, *args, **kwargs):
-        parse_args(self, *args, **kwargs)
-        raise Parsed
+        return stop
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
     for line in command_lines(text_of(path)):
         words = [word for word in shlex.split(line) if word != "..."]
         if "-m" in words:

@@ -147,6 +147,24 @@ def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsy
     assert "cannot unpack" in run(source)
 
 
+def test_a_zip_that_does_not_say_that_its_names_are_utf_8(run, photos, tmp_path):
+    """Regression: as macOS packs them, names of photographs were unreadable."""
+    (photos / "p1.png").rename(photos / "\u00e9t\u00e9.png")
+    table, source = (TOOLS / "datumaro/cvat/train.xml").read_text(), tmp_path / "export.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("annotations.xml", table.replace("p1", "\u00e9t\u00e9"))
+        for path in photos.iterdir():
+            archive.write(path, path.name)
+    content = source.read_bytes()
+    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # where the flags are in the headers
+        for start in range(len(content)):
+            if content.startswith(signature, start):
+                flags = int.from_bytes(content[start + at : start + at + 2], "little") & ~0x800
+                content = content[: start + at] + flags.to_bytes(2, "little") + content[start + at + 2 :]
+    source.write_bytes(content)
+    assert "\u00e9t\u00e9" in run(source)
+
+
 def test_what_is_wrong_with_a_zip_is_said_of_the_zip(run, tmp_path):
     """Regression: an empty file was said to hold itself, messages named the folder into which a ZIP was unpacked."""
     source = tmp_path / "export.zip"
@@ -849,3 +867,33 @@ def test_what_cannot_be_exported_is_said(photos, tmp_path, capsys):
     write_label(tmp_path / "predictions/p0_prediction.png", np.ones((HEIGHT, WIDTH)))
     assert call(export_annotations, *words[:2], "masks", *words[3:]) == 2
     assert "found 'bolt: M8'" in one_line(capsys)
+
+
+def test_refined_predictions_are_exported_on_demand(photos, tmp_path, capsys):
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    (tmp_path / "classes.txt").write_text("background\nbolt\n")
+    write_label(predictions / "p0_prediction.png", np.zeros((HEIGHT, WIDTH)))
+    write_label(predictions / "p0_crf.png", np.ones((HEIGHT, WIDTH)))
+    words = [predictions, "--format", "masks", "--images", photos, "--output"]
+    assert call(export_annotations, *words, tmp_path / "plain") == 0
+    assert "refined predictions too (*_crf.png): --crf exports these" in capsys.readouterr().out
+    assert call(export_annotations, *words, tmp_path / "refined", "--crf") == 0
+    masks = [np.array(Image.open(tmp_path / f"{name}/SegmentationClass/p0.png")) for name in ("plain", "refined")]
+    assert len(np.unique(masks[0])) == len(np.unique(masks[1])) == 1 and not np.array_equal(*masks)
+
+
+def test_predictions_that_do_not_fit_are_not_exported(photos, tmp_path, capsys):
+    """Regression: an older one in a sub-folder won, and the size was not looked at."""
+    predictions = tmp_path / "predictions"
+    (predictions / "old").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("background\nbolt\n")
+    words = [predictions, "--format", "labelme", "--images", photos]
+    for folder in (predictions, predictions / "old"):
+        write_label(folder / "p0_prediction.png", np.ones((HEIGHT, WIDTH)))
+    assert call(export_annotations, *words) == 2
+    assert "expected one prediction of each photograph" in one_line(capsys)
+    shutil.rmtree(predictions / "old")
+    write_label(predictions / "p0_prediction.png", np.ones((HEIGHT, HEIGHT)))
+    assert call(export_annotations, *words) == 2
+    assert f"{WIDTH}x{HEIGHT}" in one_line(capsys)

@@ -302,6 +302,30 @@ def test_label_maps_of_other_formats_are_rewritten(voc, capsys):
     assert len(VOCSegmentation(DataOptions(), out, "train", NAMES)) == 5
 
 
+def test_all_training_copies_of_a_validation_image_are_found(voc):
+    """Regression: only the last was, and --fix left the others."""
+    for name in ("i0", "i1"):
+        shutil.copyfile(voc / IMAGES / "i5.jpg", voc / IMAGES / f"{name}.jpg")
+    copies = [problem.file for problem in check_dataset(voc, NAMES).problems if problem.kind == "train and val"]
+    assert copies == [f"{IMAGES}/i0", f"{IMAGES}/i1"]
+
+
+def test_an_unknown_orientation_is_none(voc):
+    """Regression: photographs with EXIF orientation 0 were rewritten."""
+    save_turned(voc, "i3.jpg", 0, (WIDTH, HEIGHT))
+    assert not [problem for problem in check_dataset(voc, NAMES).problems if "EXIF" in problem.kind]
+
+
+def test_maps_without_strokes_are_corrected_whatever_their_suffix(voc):
+    thin_strokes_on_zero(voc)
+    relabel(voc / SCRIBBLES / "i2.png", lambda v: v * 0)
+    (voc / SCRIBBLES / "i2.png").rename(voc / SCRIBBLES / "i2.PNG")
+    out = voc.parent / "fixed"
+    call(voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report", "--fix", out)
+    (corrected,) = (out / SCRIBBLES).glob("i2.*")
+    assert (label(corrected) == UNLABELLED).all()
+
+
 def test_no_correction_leaves_a_list_empty(voc, capsys):
     (voc / TRAIN_LIST).write_text("a\nb\n")
     out = voc.parent / "fixed"

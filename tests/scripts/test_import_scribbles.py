@@ -15,7 +15,7 @@ import import_scribbles
 import simulate_scribbles as simulate_script
 from common.errors import InputError
 from dataloaders.datasets.pascal import VOCSegmentation
-from dataloaders.images import read_image
+from dataloaders.images import image_size, read_image, stored_size
 from dataloaders.labels import UNLABELLED, VOC_CLASSES
 from dataloaders.layout import read_class_names, write_class_names
 from dataloaders.options import DataOptions
@@ -333,6 +333,19 @@ def test_labels_are_drawn_on_the_upright_photograph(photos):
     assert covered(imported(photos)).shape == (HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_of_a_turned_photograph_is_that_which_is_read(tmp_path, suffix, orientation):
+    """Regression: a turned TIFF's sides were swapped twice."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path, exif=exif)
+    upright = (HEIGHT, WIDTH) if 5 <= orientation <= 8 else (WIDTH, HEIGHT)
+    assert image_size(path) == read_image(path).size == upright
+    assert stored_size(path)[0] == (WIDTH, HEIGHT)
+
+
 def with_exif(photos: Path, number: int, orientation: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -448,6 +461,39 @@ def test_truth_beside_scribbles(photos, capsys):
     assert call(import_scribbles, "labelme", photos, data, "--truth", "--overwrite", "--new-lists") == 0
     val = (data / "ImageSets/SegmentationAug/val.txt").read_text().split()
     assert len(val) == 1 and val[0] in {"p0", "p1", "p2"}
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.2, 1), (0.4, 2)])
+def test_images_that_cannot_be_trained_on_validate_first(photos, capsys, share, expected):
+    """Regression: those with truth and without scribbles were in no list."""
+    (photos / "p4.json").unlink()
+    data = imported(photos)
+    for number in range(5):
+        annotate(photos, number, shape("cat", "rectangle", (2, 2), (6, 6)), shape("dog", "point", (9, 8)))
+    words = ["--truth", "--new-lists", "--val", share]
+    assert call(import_scribbles, "labelme", photos, data, *words) == 0
+    assert "1 images have ground truth and no scribbles" in capsys.readouterr().out
+    lists = [(data / f"ImageSets/SegmentationAug/{name}.txt").read_text().split() for name in ("train", "val")]
+    assert sorted(lists[0] + lists[1]) == [f"p{number}" for number in range(5)]
+    assert len(lists[1]) == expected and "p4" in lists[1]
+
+
+def test_labels_have_to_fit_the_photographs_that_a_data_set_has(photos, capsys):
+    """Regression: the truth of another size was taken without a word."""
+    data = imported(photos)
+    for number in range(5):
+        Image.new("RGB", (2 * WIDTH, 2 * HEIGHT)).save(photos / f"p{number}.jpg")
+        annotate(photos, number, *STROKES, imageWidth=2 * WIDTH, imageHeight=2 * HEIGHT)
+    assert call(import_scribbles, "labelme", photos, data, "--truth") == 2
+    assert f"{data / 'JPEGImages/p'}" in one_line(capsys) and not (data / "SegmentationClassAug").exists()
+
+
+@pytest.mark.parametrize("order", ["{truth} labelme {photos} {data}", "labelme {photos} {val} {data} {truth}"])
+def test_options_may_stand_anywhere(photos, order):
+    """Regression: a switch took the next word for its value, and an option between the folders was an error."""
+    data, words = photos.parent / "data", {"truth": "--truth", "val": "--val 0.2"}
+    assert call(import_scribbles, *order.format(photos=photos, data=data, **words).split()) == 0
+    assert (data / "SegmentationClassAug/p0.png").is_file()
 
 
 def test_overwriting_leaves_the_labels_of_other_images(photos, capsys):
@@ -603,6 +649,33 @@ def test_labelmaps_of_cvat(masks):
     (masks.parent / "colours.txt").write_text(text)
     assert import_masks(masks, "--truth") == 0
     assert np.array_equal(label(masks.parent / "data/SegmentationClassAug/p0.png"), MEANT)
+
+
+def test_a_list_of_classes_numbers_those_of_a_colour_table(masks, capsys):
+    """Regression: it was ignored, or its data set refused."""
+    names = masks.parent / "names.txt"
+    names.write_text("red house\ntree\nSky\n")
+    assert import_masks(masks, "--classes", names) == 0
+    assert np.array_equal(covered(masks.parent / "data"), np.choose(np.minimum(MEANT, 2), [2, 0, U]))
+    assert import_masks(masks, "--truth") == 0  # the classes are those of DATA
+    assert read_class_names(masks.parent / "data/classes.txt") == ("red house", "tree", "Sky")
+    names.write_text("tree\nsky\n")
+    assert import_masks(masks, "--classes", names, "--overwrite") == 2
+    assert "found 'red house'" in one_line(capsys)
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ", "])
+def test_a_colour_table_may_be_a_csv_file(masks, separator):
+    """Regression: the numbers of a palette were taken for levels of grey."""
+    table = masks.parent / "colours.csv"
+    lines = (separator.join([*line.split()[:3], " ".join(line.split()[3:])]) for line in TABLE.strip().split("\n"))
+    table.write_text("\n".join(lines))
+    palette = Image.fromarray((2 - NUMBERS).astype(np.uint8))
+    palette.putpalette(COLOURS[::-1].tobytes())
+    palette.save(masks / "p1.png")
+    assert import_masks(masks, "--colours", table) == 0
+    for name in ("p0", "p1"):
+        assert np.array_equal(covered(masks.parent / "data", name), MEANT)
 
 
 def test_the_background_of_a_colour_table_becomes_class_0(masks, capsys):
@@ -789,6 +862,8 @@ def test_the_simulation_of_a_folder(voc, capsys):
         assert (full != U).any() and ((half != U) <= (full != U)).all() and (full == truth)[full != U].all()
     assert (again / "ImageSets/SegmentationAug/val.txt").read_text() == "i5\ni6\n"
     assert (out / "JPEGImages/i0.jpg").samefile(voc / "JPEGImages/i0.jpg")
+    assert read_class_names(out / "classes.txt") == ("background", "cat", "dog")
+    assert call(simulate_script, "--points", voc, voc.parent / "points", *words) == 0
     capsys.readouterr()
     assert call(simulate_script, voc, out, *words) == 2
     assert "found other files in" in one_line(capsys)

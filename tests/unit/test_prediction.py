@@ -11,11 +11,13 @@ from PIL import Image
 from torch import nn
 
 from common.errors import InputError
+from dataloaders.options import DataOptions
 from dataloaders.transforms import normalize
 from helpers import message
 from modeling.deeplab import DeepLab
 from prediction import export, predict, probabilities, segment
 from prediction.files import find_images, network_view, output_names
+from prediction.options import RefinementOptions
 from prediction.predict import keep_scribbles, labels_and_confidence, labels_on_scribbles, tile_starts
 
 NAMES = ["background", "cat", "dog"]
@@ -42,6 +44,29 @@ def test_files_folders_and_patterns_name_each_image_once(tmp_path):
     for word, said in (("empty", "none in the folder"), ("*.gif", "no file that matches")):
         with pytest.raises(InputError, match=said):
             found(word)
+
+
+def test_folders_are_searched_behind_links_and_what_is_not_read_is_said(tmp_path, caplog):
+    """Regression: linked folders, and photographs in HEIC, were left out without a word."""
+    for name in ("photos/a.jpg", "photos/b.HEIC", "elsewhere/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "photos/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "photos")
+    names = [file.name for file in find_images([str(tmp_path / "photos")])]
+    assert names == ["a.jpg", "c.jpg"]
+    assert "1 files are of kinds that are not read, first b.HEIC" in caplog.text
+
+
+def test_a_variable_that_is_not_set_is_no_folder():
+    """Regression: it was the current one, or another data set."""
+    assert "--image_path" in message(find_images, [""])
+    assert "--data-root" in message(DataOptions, data_root="")
+
+
+def test_settings_of_the_refinement_need_it():
+    assert "--crf-iterations goes with --crf" in message(RefinementOptions(crf_iterations=3).mean_field)
+    assert RefinementOptions(crf=True, crf_iterations=3).mean_field().iterations == 3
 
 
 def test_no_two_results_share_a_name():

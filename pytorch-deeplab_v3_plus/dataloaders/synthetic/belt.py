@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from common.arguments import number
 from common.errors import InputError, exit_status
 from common.faults import advice
 from dataloaders.synthetic.objects import Figure, scrap, twig
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = "Draw photographs of parts on a belt, with labelme files."
     parser = argparse.ArgumentParser("python -m dataloaders.synthetic.belt", description=description)
     parser.add_argument("folder", type=Path, help="folder to write to")
-    parser.add_argument("--seed", type=int, default=1, help="chooses the pictures (default: 1)")
+    parser.add_argument("--seed", type=number(int, 0), default=1, help="chooses the pictures (default: 1)")
     args = parser.parse_args(argv)
     draw_photographs(args.folder, args.seed)
     return 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.arguments import number, option, switch
+from common.arguments import flag, number, option
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import pillow_stroke
 
@@ -36,7 +36,7 @@ class StrokeOptions:
         type=number(float, 0),
         metavar="PIXELS",
     )
-    points: bool = switch("a dot on each object instead of strokes")
+    points: bool = flag("a dot on each object instead of strokes")
 
 
 USUAL = StrokeOptions()
