@@ -189,7 +189,7 @@ evaluate: network setup ## score CHECKPOINT on the validation images
 annotate: MADE = $(if $(DATA),$(shell test -d "$(DATA)/JPEGImages" || echo "$(patsubst %/,%,$(DATA))-rloss"))
 annotate: MOUNTS = -p $(ADDRESS):$(PORT):$(PORT) $(if $(DATA),$(call mount,$(DATA))) $(if $(MADE),$(call mount,$(MADE)))
 annotate: setup $(APP) ## draw strokes on DATA, train, look and correct, in the browser
-	@$(if $(MADE),test ! -d "$(DATA)" || mkdir -p "$(MADE)")
+	@$(if $(filter docker,$(WHERE)),$(if $(MADE),test ! -d "$(DATA)" || mkdir -p "$(MADE)"))
 	@$(IN) python $(CODE)/annotate.py --address $(LISTEN) --port $(PORT) $(if $(CLASSES),--classes "$(CLASSES)") \
 	  $(if $(filter local,$(WHERE)),,--no-browser) $(OPTIONS) $(if $(DATA),"$(DATA)")
 

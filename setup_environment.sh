@@ -23,7 +23,7 @@ for option in "$@"; do
   case $option in
     --cpu) cpu=yes ;;
     --no-apt) apt='' ;;
-    -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
+    -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]##*/}"; exit ;;
     *) die "expected --cpu, --no-apt or --help, found '$option'" ;;
   esac
 done

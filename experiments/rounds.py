@@ -33,7 +33,7 @@ from typing import Any
 
 from common.arguments import HelpFormatter, add_options, integers, number
 from common.errors import InputError, exit_status
-from common.files import link_or_copy, make_folder, new_folder, write_text
+from common.files import link_or_copy, make_folder, new_folder, replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.class_names import is_background
 from dataloaders.images import image_size, listing, read_image, read_label, value_counts, write_label
@@ -164,7 +164,12 @@ def draw_on(data: Path, image_id: str, seed: int) -> None:
     """Draw strokes on an image, as preparation/simulation.py does: the same for the same seed."""
     rng = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
     label = read_label(data / TRUTH / f"{image_id}.png", PADDING)
-    write_label(data / SCRIBBLES / f"{image_id}.png", simulate_scribbles(label, rng))
+    write_scribbles(data, image_id, simulate_scribbles(label, rng))
+
+
+def write_scribbles(data: Path, image_id: str, label: np.ndarray) -> None:
+    """Write the scribbles of an image into a new file: the one before may be that of another order too, by a link."""
+    replace_file(data / SCRIBBLES / f"{image_id}.png", lambda path: write_label(path, label))
 
 
 def wrong_part(truth: np.ndarray, mask: np.ndarray, place: Sequence[int] | None) -> tuple[np.ndarray, int] | None:
@@ -211,7 +216,7 @@ def correct(data: Path, folder: Path, order: str, seed: int) -> None:
             stroke = next(component_strokes(*found, USUAL.share * truth.size, rng))
             label = read_label(drawn[image_id], PADDING)
             label[pillow_stroke(stroke.path, stroke.width, label.shape) & stroke.room] = stroke.value
-            write_label(data / SCRIBBLES / f"{image_id}.png", label)
+            write_scribbles(data, image_id, label)
             corrected += 1
 
 

@@ -6,6 +6,7 @@ Prints one line per check and exits with status 1 if one fails. `note` marks wha
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -213,12 +214,13 @@ def shared_memory() -> str:
 
 def checks() -> dict[str, Callable[[], str]]:
     """Return the checks by the name of their line."""
-    from dataloaders.catalogue import data_set_names
-
     found = {"Python": python, "packages": packages, "processor": processor, "GPU": graphics}
     found |= {"filter's build": filter_build, "filter": filter_numbers, "DenseCRF loss": loss_numbers}
     found |= {"GPU and CPU": gpu_numbers}
-    found |= {f"data: {name}": functools.partial(data_set, name) for name in data_set_names()}
+    with contextlib.suppress(ImportError):  # the line of the packages says which one is missing
+        from dataloaders.catalogue import data_set_names
+
+        found |= {f"data: {name}": functools.partial(data_set, name) for name in data_set_names()}
     return found | {"disk": disk, "shared memory": shared_memory}
 
 
@@ -238,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     as_json = parser.parse_args(argv).json
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = max(40, min(shutil.get_terminal_size().columns, 100))
     results = []
     for name, check in checks().items():
         status, text = run(check)

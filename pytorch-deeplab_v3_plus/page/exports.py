@@ -83,12 +83,14 @@ def commands(data: Path, number: str | None = None) -> list[dict[str, str]]:
     def line(what: str, *words: Any) -> dict[str, str]:
         return {"what": what, "command": f"cd {shlex.quote(str(CODE))} && python {shlex.join(map(str, words))}"}
 
-    data, run = data.resolve(), Path("run")
+    data = data.resolve()
     found = [line("check", "check_dataset.py", data)]
     if not any((folder / MODEL).is_file() for folder in rounds_in(data)):
         return found
     network = network_of(data, number)
-    folder, output = network.parent, run / "annotate"
+    folder = network.parent
+    run = Path("run") / f"{data.name}-round-{folder.name}"  # its own, so that experiment_0 is of this round
+    output = run / "masks"
     record = read_record(folder)
     settings, start = RoundSettings(**record["settings"]), record["start"] and Path(record["start"])
     for stage, name in enumerate(STAGES):

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -116,7 +117,11 @@ def why_ended(folder: Path) -> str:
         lines = []
     last = next((line for line in reversed(lines) if line.strip()), "")
     _, said, line = last.partition("error: ")
-    return line if said else "the round was interrupted: resume it"
+    if said:
+        return line
+    if re.match(r"[\w.]+(Error|Exception)\b", last):  # of a traceback
+        return f"the round's program failed ({last}): see {folder / LOG}"
+    return "the round was interrupted: resume it"
 
 
 def _steps(parent: Path) -> list[dict[str, Any]]:

@@ -70,8 +70,8 @@ def open_project(source: Path, output: Path | None, class_names: Sequence[str]) 
 
     Photographs get a second place in the data set (`output`, by default a folder beside theirs), as links, or copies
     where the file system has none. The next start adds new ones. Class names go into a data set that has none yet.
-    Raises InputError where there are no photographs, two have one name, the data set has other classes, or its classes
-    or label maps cannot be read.
+    Raises InputError where there are no photographs, two have one name, or the data set's classes or label maps cannot
+    be read.
     """
     if not source.is_dir():
         raise InputError(f"expected a folder of photographs or a data set, found no folder {source}")
@@ -89,10 +89,7 @@ def open_project(source: Path, output: Path | None, class_names: Sequence[str]) 
             raise InputError(f"expected the names of the classes in {folder / CLASS_FILE}, found none: give --classes")
         write_class_names(folder, names)
     elif names != (there := read_class_names(folder / CLASS_FILE)) and class_names:
-        raise InputError(
-            f"expected the classes of {folder / CLASS_FILE} ({', '.join(there)}), found {', '.join(names)}: leave out "
-            "--classes, and add or rename classes in the page"
-        )
+        logger.warning("--classes: %s has classes already, which stay: %s", folder, ", ".join(there))
     return folder
 
 
@@ -158,7 +155,7 @@ class Project:
 
         Raises InputError for a name that is taken or no photograph's, and content that cannot be read as one.
         """
-        name = PurePath(name.replace("\\", "/")).name
+        name = PurePath(name.replace("\\", "/")).name.lstrip(".")  # hidden files are no part of a data set
         if PurePath(name).suffix.lower() not in PHOTOGRAPH_SUFFIXES or not name.isprintable() or len(name) > 200:
             raise InputError(f"expected a photograph ({', '.join(PHOTOGRAPH_SUFFIXES)}), found {name[:200]!r}")
         with tempfile.TemporaryDirectory(prefix=".upload-", dir=self.folder) as workshop:

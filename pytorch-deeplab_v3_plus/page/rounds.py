@@ -69,7 +69,7 @@ from prediction.predict import (
 )
 from training import build_trainer
 from training.checkpoint import LAST
-from training.faults import Stopped, one_line_errors
+from training.faults import Stopped, StopRequest, one_line_errors
 from training.options import ADAMW_RATE, LARGEST, PRESETS, parse_options, preset_for
 from training.resume import Ended
 from training.run_folder import runs_in
@@ -94,6 +94,8 @@ TAKEN = (
     "--ft",
     "--steps",
     "--epochs",
+    "--benchmark",
+    "--help",
 )
 STEPS = {"type": number(int, 1, high=100_000), "metavar": "N"}
 
@@ -225,7 +227,7 @@ def new_round(
             make_folder(made / name)
         for image_id in ids:
             image, scribbles = files[IMAGES][image_id], files[SCRIBBLES][image_id]
-            link_or_copy(scribbles, made / DRAWN / f"{image_id}.png")
+            shutil.copyfile(scribbles, made / DRAWN / f"{image_id}.png")  # a link would change with the scribbles
             snapshot(image, scribbles, made / "drawn", LARGER * settings.crop_size)
         shutil.copyfile(data / CLASS_FILE, made / "drawn" / CLASS_FILE)
         write_lists(made / "drawn", ids, ids[:1])
@@ -238,7 +240,7 @@ def snapshot(image_file: Path, label_file: Path, folder: Path, short_side: int) 
     size = image_size(image_file)
     if min(size) <= short_side:
         link_or_copy(image_file, folder / IMAGES / image_file.name)
-        link_or_copy(label_file, folder / SCRIBBLES / label_file.name)
+        shutil.copyfile(label_file, folder / SCRIBBLES / label_file.name)
         return
     image = resize_short_side(read_image(image_file), short_side)
     image.save(folder / IMAGES / f"{label_file.stem}.png")
@@ -275,7 +277,9 @@ def run_round(folder: Path) -> None:
         if stage >= done:
             replace_file(folder / MODEL, lambda temporary, start=start: save_weights(start, temporary))
             add_to_record(folder, phase="predicting", seconds=time.time() - begun)
-            scores = predict_all(folder, settings.only_drawn)
+            with StopRequest() as asked:  # these masks are made, and no further part begins
+                scores = predict_all(folder, settings.only_drawn)
+            stopped = stopped or bool(asked)
         if stopped:
             break
     add_to_record(folder, phase="finished", stopped=stopped, seconds=time.time() - begun, **scores)
@@ -304,6 +308,15 @@ def save_weights(checkpoint: Path, path: Path) -> None:
     torch.save({name: content[name] for name in ("epoch", "state_dict", "model", "identity")}, path)
 
 
+def readable(path: Path | None, num_classes: int) -> np.ndarray | None:
+    """Return a label map, None where there is none, or, with a line in the log, where it cannot be read."""
+    try:
+        return path and read_label(path, num_classes)
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
+
+
 def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
     """Predict every image with the network of a round, those that it was trained on first.
 
@@ -324,8 +337,6 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
             image = read_image(images[image_id])
             scribbles = read_label(drawn[image_id], num_classes) if image_id in drawn else None
             mask, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
-            true = read_label(truth[image_id], num_classes) if image_id in truth else None
-            old = read_label(before[image_id], PADDING) if image_id in before.keys() - drawn.keys() else None
         except InputError as error:
             logger.warning("%s", error)
             continue
@@ -334,6 +345,8 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
         line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place, "seconds": seconds}
         with open(folder / PREDICTED, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
+        true = readable(truth.get(image_id), num_classes)
+        old = None if image_id in drawn else readable(before.get(image_id), PADDING)
         if true is not None and true.shape == mask.shape:
             tally = tallies["miou" if image_id in drawn else "miou_others"]
             tally.update(torch.from_numpy(true), torch.from_numpy(mask))

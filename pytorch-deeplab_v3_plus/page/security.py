@@ -2,10 +2,10 @@
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -71,7 +71,8 @@ class Gate:
         if not self._right(given):
             return _refused("expected the token: open the address that the program has printed")
         answer = RedirectResponse(scope["path"], 303)
-        answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
+        # Not strict: it would not be sent where the link to the token's address is in another page.
+        answer.set_cookie(self.cookie, self.token, httponly=True, samesite="lax")
         return answer
 
     def _right(self, given: str) -> bool:
@@ -84,11 +85,7 @@ def _refused(line: str) -> Response:
 
 def _cookie(scope: Scope, name: str) -> str:
     for header, value in scope["headers"]:
-        if header == b"cookie":
-            try:
-                found = SimpleCookie(value.decode("latin-1")).get(name)
-            except CookieError:
-                continue
-            if found:
-                return found.value
+        # http.cookies would drop them all where one, of another program, is odd.
+        if header == b"cookie" and (found := cookie_parser(value.decode("latin-1")).get(name)):
+            return found
     return ""

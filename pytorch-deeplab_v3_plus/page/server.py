@@ -6,7 +6,6 @@ loses nothing.
 
 import asyncio
 import contextlib
-import functools
 import io
 import json
 import logging
@@ -141,7 +140,7 @@ class Page:
             Route("/api/commands", endpoint(self.commands)),
             Route("/api/classes", endpoint(self.add_class), methods=["POST"]),
             Route("/api/classes/{number:int}", endpoint(self.rename_class), methods=["PUT"]),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount("/static", CurrentFiles(directory=STATIC)),
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: refusal, Exception: failure})
 
@@ -410,18 +409,34 @@ class Page:
         return {"ok": True}
 
 
+class CurrentFiles(StaticFiles):
+    """Files that a browser asks for again each time, lest it mix those of two versions; mostly they are unchanged."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Return the answer with a file, or that it is the one that the browser has."""
+        answer = super().file_response(*args, **kwargs)
+        answer.headers["cache-control"] = "no-cache"
+        return answer
+
+
 def _ids(text: str, known: Container[str]) -> list[str]:
     """Return the ids that are separated by commas, which an id may have too."""
     return [text] if text in known else text.split(",")
 
 
-@functools.lru_cache(maxsize=1000)
+_predicted: dict[Path, tuple[str, dict[str, dict[str, Any]]]] = {}  # the version of each round that was read last
+
+
 def _predicted_in(folder: Path, version: str) -> dict[str, dict[str, Any]]:
     """Return the last line about each image in a round, with the numbers of the round and of the line."""
+    known, found = _predicted.get(folder, ("", {}))
+    if known == version:
+        return found
     found = {}
     with contextlib.suppress(FileNotFoundError):
         for number, line in enumerate((folder / PREDICTED).read_text(encoding="utf-8").split("\n")):
             with contextlib.suppress(ValueError):  # a torn last line
                 entry = json.loads(line)
                 found[entry["id"]] = entry | {"round": int(folder.name), "line": number}
+    _predicted[folder] = version, found
     return found

@@ -39,7 +39,9 @@ def serve(folder: Path, address: str, port: int, open_browser: bool) -> None:
     with only_one(folder, url):
         app = Gate(Page(folder).app(), address, port, token)
         logger.info("data set: %s", folder)
-        logger.info("open %s (Ctrl-C ends the page; a training continues)", url)
+        stays = "RLOSS_CONTAINER" not in os.environ  # where all programs end with the first
+        training = "a training continues" if stays else "a training can be resumed"
+        logger.info("open %s (Ctrl-C ends the page; %s)", url, training)
         if open_browser and (sys.platform == "darwin" or DISPLAYS & os.environ.keys()):
             webbrowser.open(url)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)

@@ -206,6 +206,11 @@ class Strokes:
             except OSError as error:
                 self.trouble = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
                 raise NotWritten(self.trouble) from None
+            except InputError as error:  # of the imported scribbles' copy
+                if not os.path.exists(self._scribble(image_id)):  # a link that leads nowhere, which no time mends
+                    raise
+                self.trouble = str(error)
+                raise NotWritten(self.trouble) from None
             self.trouble = None
 
     def _write(self, image_id: str, operation: Operation) -> None:

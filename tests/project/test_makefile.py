@@ -274,8 +274,11 @@ def test_annotate_takes_photographs_and_can_be_reached_from_this_machine_only(ma
     words = inside(call)
     assert values(words, "--address") == ["0.0.0.0"] and values(words, "--classes") == ["cat, dog"]
     assert words[-1] == str(photographs) and "--no-browser" in words
+    made.rmdir()
+    machine.make("annotate", "RUNTIME=local", f"DATA={photographs}")
+    assert not made.exists()  # annotate.py makes it, or what --output names
     machine.make("annotate", "RUNTIME=local", "PORT=9000")
-    (words,) = machine.calls("python")
+    words = machine.calls("python")[-1]
     assert words[1:] == ["pytorch-deeplab_v3_plus/annotate.py", "--address", "127.0.0.1", "--port", "9000"]
 
 

@@ -87,7 +87,7 @@ class Machine:
         (self.folder / "log").write_text("")
         environment = {"PATH": str(self.folder / "bin"), "MACHINE": str(self.folder), "HOME": str(self.folder)}
         return subprocess.run(
-            [self.code / "setup_environment.sh", *options],
+            [Path(os.path.relpath(self.code, self.folder), "setup_environment.sh"), *options],  # from another folder
             env=environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,

@@ -27,6 +27,13 @@ def by_name(capsys) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
 
 
+def test_a_narrow_terminal_and_a_missing_package_are_no_traceback(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setitem(sys.modules, "dataloaders.catalogue", None)  # importing it fails
+    assert check_environment.main([]) in (0, 1)
+    assert not any(line.startswith("data: ") for line in capsys.readouterr().out.splitlines())
+
+
 def test_a_sound_environment_passes(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert check_environment.main([]) == 0

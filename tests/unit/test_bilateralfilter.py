@@ -591,6 +591,29 @@ def test_working_memory():
     assert int(run.stdout) < 24_000  # KB, beyond inputs and output
 
 
+CONVERSION_PROGRAM = """
+import re, resource
+import numpy as np
+from bilateralfilter import bilateralfilter_batch
+side = 3000
+images = np.zeros((1, 3, side, side), np.uint8)
+values = np.zeros((1, 1, side, side), np.float32)
+used = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1])
+resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20,) * 2)
+try:
+    bilateralfilter_batch(images, values, values, 1, 1, side, side, 15.0, 50.0)
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_without_memory_for_a_conversion(tmp_path):
+    """Regression: Python was aborted."""
+    run = subprocess.run([sys.executable, "-c", CONVERSION_PROGRAM], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "images: not enough memory\n"), run.stderr
+
+
 # Threads and processes
 
 HASH_PROGRAM = """

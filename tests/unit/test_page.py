@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import time
 import zipfile
 from dataclasses import replace
@@ -19,11 +20,12 @@ from starlette.testclient import TestClient
 
 import import_scribbles
 import inference
+from common.errors import InputError
 from dataloaders.images import read_label, write_label
 from dataloaders.labels import UNLABELLED
-from dataloaders.layout import IMAGES, SCRIBBLES, read_class_names
+from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, read_class_names
 from helpers import call, finish_round, message, write_grey_png
-from page import process
+from page import process, rounds, server
 from page.process import progress
 from page.project import Project, open_project
 from page.rounds import RoundSettings, add_to_record, new_round, read_record, rounds_in, run_round, scaled_strokes
@@ -210,6 +212,21 @@ def test_a_stroke_that_cannot_be_written_is_said_at_once_and_can_be_sent_again(f
     assert page.get("/api/state").json()["readonly_reason"] is None
 
 
+def test_a_full_disk_is_no_refusal_where_scribbles_were_imported(folder, page, monkeypatch):
+    """Regression: the page offered to discard the stroke."""
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    write_label(folder / SCRIBBLES / "a.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+
+    def full(self, image_id):
+        raise InputError("cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Strokes, "_take_base", full)
+        assert page.post("/api/images/a/strokes", json=stroke("1")).status_code == 507
+    assert "No space left" in page.get("/api/state").json()["readonly_reason"]
+    assert page.post("/api/images/a/strokes", json=stroke("1")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -278,7 +295,7 @@ def png(size: tuple[int, int]) -> bytes:
 
 
 def test_uploads_are_photographs_within_limits(folder, page):
-    assert page.post("/api/images?name=../../new one.png", content=png((8, 6))).json() == {"id": "new one"}
+    assert page.post("/api/images?name=../../.new one.png", content=png((8, 6))).json() == {"id": "new one"}
     assert (folder / IMAGES / "new one.png").is_file() and not (folder.parent / "new one.png").exists()
     bomb = bytearray(png((8, 6)))
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # its header says 3.6 gigapixels
@@ -316,12 +333,13 @@ def test_classes_are_added_and_renamed(folder, page):
     assert page.put("/api/classes/9", json={"name": "x"}).status_code == 404
 
 
-def test_a_data_set_of_photographs(tmp_path, folder):
+def test_a_data_set_of_photographs(tmp_path, folder, caplog):
     photographs = tmp_path / "photographs"
     Image.new("RGB", (9, 9)).save(photographs / "later.png")
     assert open_project(photographs, folder, []) == folder  # the next start
     assert (folder / IMAGES / "later.png").is_file()
-    assert "found background, cow" in message(open_project, photographs, folder, ["cow"])
+    assert open_project(photographs, folder, ["cow"]) == folder
+    assert f"{folder} has classes already, which stay: background, cat, dog" in caplog.text
     (photographs / "more").mkdir()
     Image.new("RGB", (9, 9)).save(photographs / "more/a.jpg")
     assert "one photograph of each name" in message(open_project, photographs, folder, [])
@@ -334,6 +352,29 @@ def test_a_data_set_of_photographs(tmp_path, folder):
     write_label(folder / SCRIBBLES / "a.png", np.full((HEIGHT, WIDTH), 2, np.uint8))
     assert "give --classes" in message(open_project, folder, None, [])
     assert open_project(folder, None, ["cat", "dog"]) == folder
+
+
+def test_a_copy_that_is_interrupted_is_no_photograph(tmp_path, folder, monkeypatch):
+    """Regression: half a file stayed, and counted as there."""
+
+    def no_link(source, target):
+        raise OSError("another file system")
+
+    def interrupted(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:9])
+        raise KeyboardInterrupt
+
+    photograph = tmp_path / "photographs/later.png"
+    Image.new("RGB", (9, 9)).save(photograph)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", no_link)
+        patch.setattr(shutil, "copyfile", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_project(photograph.parent, folder, [])
+    assert sorted(path.name for path in (folder / IMAGES).iterdir()) == ["a.png", "b.png", "c.png"]
+    monkeypatch.setattr(os, "link", no_link)
+    open_project(photograph.parent, folder, [])
+    assert (folder / IMAGES / "later.png").read_bytes() == photograph.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["classes.txt", "pascal_2012_scribble", "SegmentationClassAug"])
@@ -395,8 +436,11 @@ def test_other_addresses_need_the_token(folder):
     answer = page.get("/?token=sesame", follow_redirects=False)
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     cookie = answer.headers["set-cookie"].lower()
-    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert "httponly" in cookie and "samesite=lax" in cookie
     assert page.get("/api/state").status_code == 200  # with the cookie
+    for other in ('prefs={"theme":"dark"}', "a=b c", "grafana[x]=1", "x=\u65e5".encode("utf-8").decode("latin-1")):
+        headers = {"cookie": f"{other}; rloss-8000=sesame".encode("latin-1")}  # of another program on this host
+        assert gate(folder, "192.168.0.9", "sesame").get("/api/state", headers=headers).status_code == 200, other
     assert page.get("/api/state", headers={"host": "127.0.0.1:8000"}).status_code == 403
 
 
@@ -448,6 +492,7 @@ def test_settings_that_are_none(page):
         ({"more": "'"}, "No closing quotation"),
         ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
         ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
+        ({"more": "--help"}, "--help is set by the round itself"),
     ):
         answer = page.post("/api/train", content=json.dumps({"settings": settings}))
         assert answer.status_code == 400 and expected in answer.json()["error"], settings
@@ -551,6 +596,61 @@ def test_an_older_round_is_shown_exported_and_trained_on(folder, two_rounds, mon
     assert "found '3'" in page.post("/api/train", json={"start": 3}).json()["error"]
 
 
+def test_what_a_round_trained_on_does_not_change_with_the_scribbles(folder, two_rounds):
+    """Regression: they were links to one file."""
+    kept = (folder / "rounds/1/scribbles/a.png", folder / "rounds/1/drawn" / SCRIBBLES / "a.png")
+    before = [path.read_bytes() for path in kept]
+    (folder / SCRIBBLES / "a.png").write_bytes(b"another program's")
+    assert [path.read_bytes() for path in kept] == before
+
+
+def test_the_commands_of_two_rounds_do_not_meet(folder, two_rounds):
+    """Regression: those of the second trained on from the first one's network."""
+    page = TestClient(Page(folder).app())
+    found = [json.dumps(page.get(f"/api/commands?round={number}").json()) for number in (1, 2)]
+    assert "run/data-round-1/drawn/" in found[0] and "run/data-round-1/" not in found[1]
+
+
+def test_stopped_while_masks_are_made(folder, two_rounds, monkeypatch):
+    """Regression: it ended without them, and its second part began when it was resumed."""
+    made = new_round(folder, RoundSettings(), two_rounds[1] / "model.pth.tar")
+    trained = []
+    monkeypatch.setattr(rounds, "train", lambda words: (trained.append(words) or made / "last", False))
+    monkeypatch.setattr(rounds, "save_weights", lambda checkpoint, path: path.write_text("weights"))
+
+    def predict_all(folder, only_drawn):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"miou": None}
+
+    monkeypatch.setattr(rounds, "predict_all", predict_all)
+    run_round(made)
+    record = read_record(made)
+    assert (record["phase"], record["stopped"], len(trained)) == ("finished", True, 1)
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("error: lower --lr", "lower --lr"),
+        ("ImportError: libcudnn.so.9: cannot open", "program failed (ImportError: libcudnn.so.9: cannot open)"),
+        ("epoch 1/1: cross-entropy 0.1", "interrupted: resume it"),
+    ],
+)
+def test_why_a_round_has_ended(folder, two_rounds, last, expected):
+    (two_rounds[1] / "log.txt").write_text(f"begins\n{last}\n\n")
+    assert expected in process.why_ended(two_rounds[1])
+
+
+def test_one_version_of_the_predictions_is_held(folder, two_rounds):
+    """Regression: while masks were made, every version was."""
+    page = TestClient(Page(folder).app())
+    for number in range(3):
+        with open(two_rounds[1] / "images.jsonl", "a") as lines:
+            lines.write(json.dumps({"id": "a", "uncertainty": number / 10, "seconds": 0.4}) + "\n")
+        assert page.get("/api/state").json()["images"][0]["uncertainty"] == number / 10
+    assert len([path for path in server._predicted if path.is_relative_to(folder)]) == 2
+
+
 def test_which_strokes_a_round_has_trained_on(folder, page, monkeypatch):
     def learned(query: str = "") -> list[bool | None]:
         return [image["learned"] for image in page.get(f"/api/state{query}").json()["images"]]
@@ -613,6 +713,8 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     gone = np.full((HEIGHT, WIDTH), 9)  # a class that is no more
     gone = np.full((HEIGHT, WIDTH), 9, np.uint8)  # a class that is no more
     write_label(folder / "rounds/1/predictions/b.png", gone)
+    (folder / TRUTH).mkdir(exist_ok=True)
+    (folder / TRUTH / "c.png").write_bytes(b"junk")  # regression: there was no mask then
     run_round(again := new_round(folder, QUICK, folder / "rounds/1/model.pth.tar"))
     assert again.name == "2" and (record := read_record(again))["phase"] == "finished"
     masks = [[read_label(folder / f"rounds/{n}/predictions/{one}.png", 10) for one in "bc"] for n in (1, 2)]

@@ -40,7 +40,7 @@ class FloatBuffer {
     ~FloatBuffer() { release(); }
 
     // These set a Python error and return false if the object does not fit.
-    bool acquire_input(PyObject* object, const char* name) {
+    bool acquire_input(PyObject* object, const char* name) try {
         if (PyList_Check(object) || PyTuple_Check(object)) return append_numbers(object, name);
         if (!acquire(object, name)) return false;
         if (is_float32() && PyBuffer_IsContiguous(&view_, 'C')) return true;
@@ -55,6 +55,9 @@ class FloatBuffer {
         if (!converted && PyErr_Occurred() == nullptr)
             wrong_type(name, "a float32 array, or one of float16, bool or integers of 8 or 16 bits");
         return converted;
+    } catch (const std::bad_alloc&) {
+        PyErr_Format(PyExc_MemoryError, "%s: not enough memory", name);
+        return false;
     }
 
     bool acquire_output(PyObject* object, const char* name) {

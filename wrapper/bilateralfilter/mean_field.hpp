@@ -42,7 +42,7 @@ BILATERAL_INLINE Floats exp_of_negative(Floats x) {
     for (const float coefficient : {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f, 1.0f, 1.0f})
         sum = sum * r + coefficient;
     const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-    return vanishes ? Floats{} : sum * reinterpret_cast<const Floats&>(power);
+    return vanishes ? Floats{} : sum * load<Floats>(&power);
 }
 
 // The greatest of the lanes, and their sum.

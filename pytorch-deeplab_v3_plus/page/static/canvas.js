@@ -301,7 +301,7 @@ export class View {
     const eraser = Boolean(event.buttons & 32); // the other end of the pen
     const moves = this.#panning || this.tool === "pan" || (event.button !== 0 && !eraser) ||
       (event.pointerType === "touch" && this.#pen);
-    if (this.#pointers.size === 2) this.#cancel(); // the first finger was one of two
+    if (this.#pointers.size > 1) this.#cancel(); // the first finger was one of several
     else if (!moves) this.#begin(event, eraser);
   }
 

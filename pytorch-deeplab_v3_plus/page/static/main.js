@@ -418,10 +418,14 @@ const help = () => {
   ]));
   $("help-box").showModal();
 };
+const discard = () => {
+  const refused = queue.discard();
+  for (const one of opened.values()) one.forget(refused);
+};
 const clicks = {
   undo, redo, previous: () => go(-1), next: () => go(1),
   "zoom-in": () => view.zoom(1.5), "zoom-out": () => view.zoom(1 / 1.5), fit: () => view.fit(),
-  "show-strokes": toggleStrokes, help, "banner-discard": () => queue.discard(),
+  "show-strokes": toggleStrokes, help, "banner-discard": discard,
 };
 for (const [id, click] of Object.entries(clicks)) $(id).onclick = click;
 for (const button of $("tabs").children) {

@@ -27,7 +27,7 @@ export class Queue {
    * @param report ({unsent, away, line, refused}) is called after each change.
    */
   constructor(folder, send, report) {
-    this.#prefix = `rloss-unsent ${folder} `;
+    this.#prefix = `rloss-unsent ${encodeURIComponent(folder)} `; // without a space, and so no other folder's beginning
     this.send = send;
     this.report = report;
     addEventListener("storage", ({ key }) => key?.startsWith(this.#prefix) && this.#tell());
@@ -94,10 +94,12 @@ export class Queue {
     return trouble;
   }
 
-  /** Forget the operations that the server will not take. */
+  /** Forget the operations that the server will not take, and return their ids. */
   discard() {
-    for (const [key, entry] of this.#entries) if (entry.refused) this.#forget(key);
+    const refused = [...this.#entries].filter(([, entry]) => entry.refused);
+    for (const [key] of refused) this.#forget(key);
     this.flush();
+    return new Set(refused.map(([, entry]) => entry.operation.id));
   }
 
   #forget(key) {
@@ -181,6 +183,12 @@ export class ImageStrokes {
 
   redo() {
     this.#move(this.undone, this.done, "restore");
+  }
+
+  /** Forget strokes that the server will never have. */
+  forget(ids) {
+    this.done = this.done.filter((id) => !ids.has(id));
+    this.undone = this.undone.filter((id) => !ids.has(id));
   }
 
   #move(from, to, op) {
