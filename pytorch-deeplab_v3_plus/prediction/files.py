@@ -46,7 +46,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
                 found += (Path(folder, name) for name in names if name[0] != "." and _is_image(Path(folder, name)))
             found.sort()
             if unread:
-                logger.warning("%s: %d files are of kinds that are not read, first %s", path, len(unread), unread[0])
+                logger.warning("%s: files of kinds that are not read: %d, first %s", path, len(unread), unread[0])
             if not found:
                 raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")
         elif glob.has_magic(word) and not path.exists():

@@ -216,15 +216,20 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     journal.write(BEST_SCORE, f"{trainer.best}\n")
     best, own = source.parent / BEST, journal.folder / BEST
     if comparable and distributed.is_main() and best != own and best.is_file():
-        # That run may have gone on and found a better one.
-        if load_checkpoint(best).get("best_pred") == checkpoint.get("best_pred"):
+        if _best_score(best) == checkpoint.get("best_pred"):
             replace_file(own, lambda temporary: shutil.copyfile(best, temporary))
-        else:
-            logger.warning("%s is of later than %s: it is not taken over as the best so far", best, source.name)
+        else:  # that run has gone on and found a better one, or the file is damaged
+            logger.warning("%s is not the best that %s knew of: it is not taken over", best, source.name)
     states = checkpoint.get("random_states", [])
     if distributed.rank() < len(states):
         with _own_state(source, "random_states"):
             set_random_states(states[distributed.rank()], trainer.step.device)
+
+
+def _best_score(path: Path) -> float | None:
+    with contextlib.suppress(InputError):
+        return load_checkpoint(path).get("best_pred")
+    return None
 
 
 def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> bool:

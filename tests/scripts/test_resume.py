@@ -147,7 +147,7 @@ def test_a_later_network_of_another_run_is_not_the_best_so_far(voc, capsys):
     best = run_folder(voc) / "checkpoint.pth.tar"
     torch.save({**torch.load(best, weights_only=True), "best_pred": 0.99}, best)
     assert train(voc, "--epochs", 2, "--no-val", "--resume", run_folder(voc) / "checkpoint_epoch_1.pth.tar") == 0
-    assert f"{best} is of later than checkpoint_epoch_1.pth.tar" in capsys.readouterr().out
+    assert f"{best} is not the best that checkpoint_epoch_1.pth.tar knew of" in capsys.readouterr().out
     own = torch.load(run_folder(voc, number=1) / "checkpoint.pth.tar", weights_only=True)
     assert own["best_pred"] < 0.99
 

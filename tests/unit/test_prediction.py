@@ -55,7 +55,7 @@ def test_folders_are_searched_behind_links_and_what_is_not_read_is_said(tmp_path
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "photos")
     names = [file.name for file in find_images([str(tmp_path / "photos")])]
     assert names == ["a.jpg", "c.jpg"]
-    assert "1 files are of kinds that are not read, first b.HEIC" in caplog.text
+    assert "files of kinds that are not read: 1, first b.HEIC" in caplog.text
 
 
 def test_a_variable_that_is_not_set_is_no_folder():
