@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from common.arguments import number
 from common.errors import InputError, exit_status
+from common.faults import lacks_memory
 from DenseCRFLoss import DenseCRFLoss
 from measuring import AMP, CLASSES, PICTURES, Pictures, machine_line, random_batch, training_step
 from modeling.backbone import BACKBONES
@@ -33,7 +34,9 @@ def peak(pictures: Pictures, backbone: str, crop: int, batch: int, precision: st
         for _ in range(3):  # the first has no momentum yet
             torch.cuda.reset_peak_memory_stats()
             step(images)
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
         return "-"
     return f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
 

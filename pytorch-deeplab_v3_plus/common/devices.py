@@ -5,6 +5,7 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,11 +71,15 @@ def describe_precision(device: torch.device, amp: str) -> str:
     network = {"off": "float32", "bf16": "bfloat16 where safe (autocast)", "fp16": "float16 where safe (autocast)"}[amp]
     if device.type != "cuda":
         return f"{network}, losses in float32"
-    tf32 = {True: "on", False: "off"}
-    return (
-        f"{network}, losses in float32; TF32 {tf32[torch.backends.cudnn.allow_tf32]} in convolutions, "
-        f"{tf32[torch.backends.cuda.matmul.allow_tf32]} in matrix products"
-    )
+    convolutions, products = _tf32(torch.backends.cudnn), _tf32(torch.backends.cuda.matmul)
+    return f"{network}, losses in float32; TF32 {convolutions} in convolutions, {products} in matrix products"
+
+
+def _tf32(backend: Any) -> str:
+    try:
+        return "on" if backend.allow_tf32 else "off"
+    except RuntimeError:  # set by PyTorch's newer names, which exclude the older ones
+        return "as fp32_precision says"
 
 
 def peak_memory(device: torch.device) -> float:

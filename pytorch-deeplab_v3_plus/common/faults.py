@@ -17,7 +17,8 @@ MEMORY = (
     "STATUS_ALLOC_FAILED",  # cuDNN, cuBLAS
 )
 WORKER_DIED = "DataLoader worker (pid"
-PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "NCCL")
+PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")
+PROCESS_DIED += ("ncclRemoteError", "NCCL communicator was aborted", "Watchdog caught collective")
 # What a system refuses, and what helps.
 REFUSALS = {
     errno.EACCES: "change its permissions, or choose another folder",
@@ -75,6 +76,9 @@ def explained(error: Exception, lower: str, workers: str) -> str | None:
             return f"{file or 'a file'}: {reason}; {REFUSALS[number]}" if number in REFUSALS else None
         if isinstance(error, RuntimeError | ConnectionError) and any(words in text for words in PROCESS_DIED):
             return f"another process of this training has ended, and its own message says why ({text.splitlines()[0]})"
+        if isinstance(error, RuntimeError) and "NCCL error" in text:
+            cause = " ".join(text.splitlines()[1:]) or text
+            return f"the GPUs cannot exchange data ({cause}); NCCL_DEBUG=INFO says more; in a container, --ipc=host"
         return None
     what = text.splitlines()[0].split(". ")[0] if text.startswith("CUDA") else "out of memory"
     return f"{what}; {lower or 'close other programs, or use smaller images'}"

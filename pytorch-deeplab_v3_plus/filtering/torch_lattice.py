@@ -71,7 +71,7 @@ class Lattices:
 
     def filter(self, values: Tensor, transpose: bool = False, symmetric: bool = False) -> Tensor:
         """Filter as `filtering.Lattice.filter` does."""
-        if not values.isfinite().all():
+        if not torch.stack(values.aminmax()).isfinite().all():  # which pass NaN on, and make nothing of that size
             raise _non_finite("values", values)
         return self.filter_finite(values, transpose, symmetric)
 

@@ -44,8 +44,10 @@ class PartialCrossEntropy(nn.Module):
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the sum of the (weighted) cross-entropies of the labelled pixels."""
-        logits = logits.to(torch.float32)
-        return F.cross_entropy(logits, labels, self.class_weights, ignore_index=self.ignore_index, reduction="sum")
+        # The sum of a GPU is not deterministic, and PyTorch refuses it where it has to be.
+        reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
+        how = {"ignore_index": self.ignore_index, "reduction": reduction}
+        return F.cross_entropy(logits.to(torch.float32), labels, self.class_weights, **how).sum()
 
     def of_total(self, total: Tensor, size: Tensor) -> Tensor:
         """Return the loss of what `total` gives, over all parts together or for a batch's part."""

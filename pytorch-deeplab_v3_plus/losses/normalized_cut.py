@@ -48,7 +48,8 @@ class LatticeEnergy(Function):
         else:
             filtered = lattice.filter(values, symmetric=exact_gradient)
         a_s, degrees = filtered[:, :k], filtered[:, k:]
-        b = torch.bmm(s.flatten(2), degrees.flatten(2).transpose(1, 2)).squeeze(2)
+        with torch.autocast(s.device.type, enabled=False):  # it would overflow float16
+            b = torch.bmm(s.flatten(2), degrees.flatten(2).transpose(1, 2)).squeeze(2)
         mass = (degrees * rois).flatten(1).sum(1, keepdim=True)
         a = s.mul_(a_s).flatten(2).sum(2)  # overwritten, as it has served
         b = (b + EPSILON * mass).clamp_min_(1e-20)  # an empty region has none

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common import distributed
 from losses.cross_entropy import focal
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def report_shares(terms: dict[str, Tensor], scores: Tensor) -> None:
     """Log the share of the regularisers in the loss and in its gradient at the scores, and warn where it is odd."""
     sizes = {name: abs(term.item()) for name, term in terms.items()}
     slopes = {name: slope(term, scores) for name, term in terms.items()}
-    if not all(map(math.isfinite, slopes.values())):  # too large for float16, as terms are scaled there
+    # Too large for float16, as terms are scaled there: in all processes or none, as backward passes exchange data.
+    if distributed.any_process(not all(map(math.isfinite, slopes.values()))):
         slopes = {name: slope(term * 2.0**-16, scores) for name, term in terms.items()}
     for name in list(terms)[1:]:
         of_loss = sizes[name] / (sum(sizes.values()) or 1.0)

@@ -70,7 +70,7 @@ class TrainingStep:
         return next(self.network.parameters()).device
 
     def __call__(self, batch: dict[str, Any]) -> Terms:
-        """Take the step; return what this process's share adds to each loss, without waiting for the device.
+        """Take the step; return what this process's share adds to each loss. Only with fp16 it waits for the device.
 
         Of `batch` it takes 'image', uint8 (n, 3, H, W), and 'label', uint8 (n, H, W). Raises NotFinite where a
         regulariser refuses what the network gives because the cross-entropy is not finite.

@@ -130,13 +130,14 @@ class Trainer:
                 if self.options.save_steps and self.steps_done % self.options.save_steps == 0:
                     self.save()
         share_statistics(self.model)
-        regularisers = sum(self.step.clock.seconds.get(name, 0.0) for name in self.step.regularisers)
+        seconds = sum(self.step.clock.seconds.get(name, 0.0) for name in self.step.regularisers)
+        on_gpu = self.step.device.type == "cuda"  # where the clock would measure the wait for the network
         return {
             "epoch": epoch,
             "lr": self.set_rate(total - 1),
             "losses": self.losses.means(),
             "images_per_second": round(self.step.images / self.step.clock.total, 2),
-            "regulariser_ms": round(1000 * regularisers / max(1, total - first), 2),
+            "regulariser_ms": None if on_gpu else round(1000 * seconds / max(1, total - first), 2),
         }
 
     def train_step(self, batch: dict[str, Any]) -> None:

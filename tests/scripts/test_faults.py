@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.devices import describe_precision
 from common.errors import InputError
 from dataloaders.datasets.pascal import VOCSegmentation
 from helpers import one_line, run_folder, train, write_label
@@ -176,6 +177,30 @@ def test_gpu_memory_that_runs_out_leaves_what_was_saved(voc, monkeypatch, capsys
     assert line.startswith("error: CUDA out of memory; lower --batch-size (2)") and "raise --accumulate (1)" in line
     assert line.endswith("--resume auto continues from the last checkpoint")
     assert load_checkpoint(run_folder(voc) / "checkpoint_last.pth.tar")["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("NCCL error in: a.cpp:1, unhandled system error\nLast error:\nError while creating shared memory", "creating"),
+        ("[Rank 0] Watchdog caught collective operation timeout", "another process of this training has ended"),
+    ],
+)
+def test_what_keeps_gpus_from_exchanging_data_is_said(error, said):
+    """Regression: every process said that another had ended."""
+    with pytest.raises(InputError, match=said), faults.one_line_errors(TrainOptions().resolved()):
+        raise RuntimeError(error)
+
+
+def test_the_precision_is_described_whichever_names_pytorch_has_for_it(monkeypatch):
+    class Newer:
+        @property
+        def allow_tf32(self):
+            raise RuntimeError("fp32_precision was set")
+
+    assert "TF32 o" in describe_precision(torch.device("cuda:0"), "off")
+    monkeypatch.setattr(torch.backends, "cudnn", Newer())
+    assert "as fp32_precision says in convolutions" in describe_precision(torch.device("cuda:0"), "off")
 
 
 def test_other_errors_keep_their_traceback():

@@ -54,6 +54,24 @@ def test_half_precision_logits_are_computed_in_float32():
     assert PartialCrossEntropy(ignore_index=255)(LOGITS.half(), LABELS).dtype == torch.float32
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([3.0, 1.0])])
+def test_where_it_has_to_be_deterministic_no_sum_is_taken_that_a_gpu_refuses(weights, monkeypatch):
+    expected = loss(class_weights=weights)
+    reductions, cross_entropy = [], torch.nn.functional.cross_entropy
+
+    def watched(*args, reduction, **how):
+        reductions.append(reduction)
+        return cross_entropy(*args, reduction=reduction, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert loss(class_weights=weights) == pytest.approx(expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert reductions == ["none"]
+
+
 def test_balanced_weights_are_the_originals():
     weights = balanced_class_weights(torch.tensor([90, 10, 0]))
     assert weights.tolist() == pytest.approx([1 / math.log(1.92), 1 / math.log(1.12), 1 / math.log(1.02)])
