@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 
 import dataloaders.datasets
+import train_withdensecrfloss
 from dataloaders.labels import UNLABELLED
 from helpers import HEIGHT, WIDTH, write_label
+from training import two_stages
+from training.trainer import Trainer
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes that test at the same time share the cores
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
@@ -27,6 +30,33 @@ def pytest_xdist_auto_num_workers() -> int:
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(request):
+    """Trainings in this process draw no curves and sheets, which takes longer than they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "pictures" not in request.keywords:
+            patch.setattr(Trainer, "draw", lambda self: None)
+        yield
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Comparisons train in this process: PyTorch takes longer to import than they do."""
+
+    def train_all(trainings, jobs):
+        for one in trainings:
+            if not two_stages.ended_run(one.root, one.name):
+                words = ("--run-root", one.root, "--checkname", one.name, *one.options)
+                assert train_withdensecrfloss.main([str(word) for word in words]) == 0
+
+    monkeypatch.setattr(two_stages, "train_all", train_all)
 
 
 @pytest.fixture

@@ -88,6 +88,10 @@ def state(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+for name in list(os.environ):  # what a user's shell has must not decide
+    if (name.startswith("RLOSS_") and name != "RLOSS_CONTAINER") or name in ("DATA_ROOT", "RANK", "WORLD_SIZE"):
+        del os.environ[name]
+
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",

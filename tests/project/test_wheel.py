@@ -20,6 +20,10 @@ CAN_BUILD = importlib.util.find_spec("setuptools.command.bdist_wheel") and (
 @pytest.mark.skipif(not CAN_BUILD, reason="needs setuptools 70.1 and SWIG")
 def test_the_wheel_works_in_a_bare_environment(tmp_path):
     source = shutil.copytree(FILTER, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    setup = source / "setup.py"
+    content = setup.read_text()
+    assert content.count('"-O3"') == 1
+    setup.write_text(content.replace('"-O3"', '"-O0"'))  # which compiles in a third of the time
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("bilateralfilter-*.whl")

@@ -1,4 +1,4 @@
-"""Every command of docs/worked_example.md, in order; only the training is shorter."""
+"""Every command of docs/worked_example.md, in order; there are fewer photographs, and the training is shorter."""
 
 import importlib
 import re
@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from common.errors import exit_status
+from dataloaders.synthetic import belt
 
 PAGE = Path(__file__).parents[2] / "docs" / "worked_example.md"
 EPOCHS = 1
+SIZE = ["--crop-size", "65", "--base-size", "65"]
+PHOTOGRAPHS, NEW = 20, 2
 
 
 def commands() -> list[list[str]]:
@@ -26,12 +29,17 @@ def run(words: list[str]) -> None:
     name, *options = words[1:] if words[0] == "-m" else words
     if "--epochs" in options:
         options[options.index("--epochs") + 1] = str(EPOCHS)
+        options += SIZE
     script = importlib.import_module(name.removesuffix(".py"))
     assert exit_status(lambda: script.main(options)) == 0, shlex.join(words)
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
+    assert (belt.PHOTOGRAPHS, belt.NEW) == (60, 6)  # as the page says
+    monkeypatch.setattr(belt, "PHOTOGRAPHS", PHOTOGRAPHS)
+    monkeypatch.setattr(belt, "NEW", NEW)
     monkeypatch.chdir(tmp_path)  # the page runs them in the code's folder, and all that they write goes to run/
     printed: dict[str, str] = {}
     for words in commands():
@@ -46,14 +54,14 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
         "inference.py",
         "simulate_scribbles.py",
     ]
-    assert "48 training and 12 validation images, 200x150 pixels" in printed["check_dataset.py"]
+    assert "16 training and 4 validation images, 200x150 pixels" in printed["check_dataset.py"]
     assert "0 errors, 0 warnings, 0 notes" in printed["check_dataset.py"]
     assert "see check_dataset.py" not in printed["train_withdensecrfloss.py"]
     assert (tmp_path / "run/parts/deeplab-mobilenet/experiment_0/validation.png").is_file()
     for name in ("bolt", "gear", "nut", "mIoU"):
         assert name in printed["evaluate.py"]
 
-    for number in range(60, 66):
+    for number in range(PHOTOGRAPHS, PHOTOGRAPHS + NEW):
         segmented = tmp_path / "run/belt/segmented" / f"part_{number:03d}_prediction.png"
         assert Image.open(segmented).size == (200, 150)
         for kind in ("colour", "overlay"):

@@ -171,7 +171,7 @@ def test_step_memory_grows_with_the_batch():
 
 
 @pytest.mark.slow
-def test_annotation(voc, monkeypatch):
+def test_annotation(voc, trained_here, monkeypatch):
     shutil.copy(voc.parent / "classes.txt", voc)
     few = annotation.Annotation("few strokes", annotation.StrokeOptions(points=True), images=3)
     monkeypatch.setattr(annotation, "ANNOTATIONS", {"few": few})
@@ -191,7 +191,7 @@ def test_annotation(voc, monkeypatch):
 
 
 @pytest.mark.slow
-def test_study(voc, monkeypatch, capsys):
+def test_study(voc, trained_here, monkeypatch, capsys):
     monkeypatch.setitem(
         study.STUDIES,
         "40",
@@ -250,7 +250,7 @@ def test_the_studys_table_by_hand():
 
 
 @pytest.mark.slow
-def test_photograph(tmp_path, monkeypatch):
+def test_photograph(tmp_path, trained_here, monkeypatch):
     for name, value in {"STEPS": (1, 1), "SIZE": 65, "SIGMA_XY": 20.0}.items():
         monkeypatch.setattr(photograph, name, value)
     assert photograph.main(["--output", str(tmp_path)]) == 0

@@ -24,11 +24,6 @@ from training.trainer import Trainer
 # Whole trainings
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch):
-    monkeypatch.setattr(Trainer, "draw", lambda self: None)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 

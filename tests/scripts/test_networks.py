@@ -53,7 +53,7 @@ def test_every_program_takes_every_network(voc, network, capsys):
     out = voc.parent / "out"
     capsys.readouterr()
     how = ["--checkpoint", last, "--no-cuda", "--workers", 0]
-    assert call(evaluate, *how, *data(voc), "--output", out) == 0
+    assert call(evaluate, *how, *data(voc), "--protocol", "crop", "--output", out) == 0
     assert "mIoU" in capsys.readouterr().out
     export = ["--export", "onnx"] if network in ("largefov", "resnet101_v2") else []  # which takes as long as the rest
     assert call(inference, *how, *export, "--image_path", voc / "JPEGImages/i5.jpg", "--output_directory", out) == 0
@@ -72,7 +72,7 @@ def test_every_program_takes_every_network(voc, network, capsys):
 
 
 @pytest.mark.slow
-def test_two_stages_compare_other_networks(voc):
+def test_two_stages_compare_other_networks(voc, trained_here):
     out, network = voc.parent / "two", "msc_largefov"
     words = ["--network", network, "--pretrained", "none", *TINY, *data(voc), "--output", out]
     assert call(train_two_stages, *words, "--stage1-epochs", 1, "--stage2-epochs", 1) == 0

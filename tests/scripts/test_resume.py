@@ -100,27 +100,24 @@ def test_a_length_in_steps_that_is_already_exceeded_is_refused(voc, stop_after, 
 def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
     """With workers, an interval that the stop cuts in two, and a file named on the command line, into a new folder."""
     words = ["--epochs", 2, "--batch-size", 2, "--no-val", "--workers", 1, "--log-interval", 2]
-    with monkeypatch.context() as without:
-        without.setattr(Trainer, "draw", lambda self: None)
-        assert train(voc, *words) == 0
-        whole = run_folder(voc)
-        stop_after(3)
-        assert train(voc, *words) == STOPPED
-        stopped = run_folder(voc, number=1)
-        assert "stopped and saved; --resume auto" in capsys.readouterr().out
-        monkeypatch.undo()
-        without.setattr(Trainer, "draw", lambda self: None)
-        last = stopped / "checkpoint_last.pth.tar"
-        content = torch.load(last, weights_only=True)
-        assert (content["epoch"], content["step"]) == (1, 1) and len(content["losses"]["cross_entropy"]) == 1
-        assert train(voc, *words, "--resume", last, "--batch-size", 4) == 2
-        line = one_line(capsys)
-        assert str(last) in line and "--batch-size was 2 and is 4" in line
-        assert train(voc, *words, "--resume", last) == 0
-        resumed = max(whole.parent.glob("experiment_*"))
-        a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
-        assert all(torch.equal(a[key], b[key]) for key in a)
-        assert records(whole, "steps.jsonl") == records(resumed, "steps.jsonl")
+    assert train(voc, *words) == 0
+    whole = run_folder(voc)
+    stop_after(3)
+    assert train(voc, *words) == STOPPED
+    stopped = run_folder(voc, number=1)
+    assert "stopped and saved; --resume auto" in capsys.readouterr().out
+    monkeypatch.undo()
+    last = stopped / "checkpoint_last.pth.tar"
+    content = torch.load(last, weights_only=True)
+    assert (content["epoch"], content["step"]) == (1, 1) and len(content["losses"]["cross_entropy"]) == 1
+    assert train(voc, *words, "--resume", last, "--batch-size", 4) == 2
+    line = one_line(capsys)
+    assert str(last) in line and "--batch-size was 2 and is 4" in line
+    assert train(voc, *words, "--resume", last) == 0
+    resumed = max(whole.parent.glob("experiment_*"))
+    a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert records(whole, "steps.jsonl") == records(resumed, "steps.jsonl")
 
 
 def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):

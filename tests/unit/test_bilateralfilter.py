@@ -549,22 +549,37 @@ def test_buffers_are_released_after_an_error_too():
     assert len(memory) == 481
 
 
+LEAK_PROGRAM = """
+import resource
+import numpy as np
+from bilateralfilter import bilateralfilter_batch
+y, x = np.mgrid[0:64, 0:64]
+image = [127 + 100 * np.sin(x / 4), 127 + 100 * np.cos(y / 3), 127 + 60 * np.sin(x / 5 + y / 4)]
+images, values = np.array([image] * 2, np.float32), np.ones((2, 8, 64, 64), np.float32)
+bad, out = values.copy(), np.empty_like(values)
+bad[-1, -1, -1, -1] = np.nan
+
+def call(times):
+    for _ in range(times):
+        bilateralfilter_batch(images, values, out, 2, 8, 64, 64, 15.0, 20.0)
+        try:
+            bilateralfilter_batch(images, bad, out, 2, 8, 64, 64, 15.0, 20.0)
+        except ValueError:
+            continue
+        raise SystemExit("no error")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+before = call(20)
+print(call(60) - before)
+"""
+
+
 def test_no_memory_is_lost():
-    resource = pytest.importorskip("resource")
-    images, values = random_problem(18, 2, 8, 64, 64)
-    bad = spoiled(values, values.size - 1, np.nan)
-
-    def call(times):
-        for _ in range(times):
-            apply(images, values)
-            with pytest.raises(ValueError):
-                apply(images, bad)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    before = call(20)
-    after = call(60)
+    pytest.importorskip("resource")
+    run = subprocess.run([sys.executable, "-c", LEAK_PROGRAM], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
     # A lost lattice would be about 400 KB a call. ru_maxrss is in KB (on macOS in bytes).
-    assert after - before < 8000 * (1024 if sys.platform == "darwin" else 1)
+    assert int(run.stdout) < 8000 * (1024 if sys.platform == "darwin" else 1)
 
 
 MEMORY_PROGRAM = """
@@ -672,22 +687,15 @@ def test_other_python_threads_run_meanwhile():
         done.set()
 
     thread = threading.Thread(target=work)
-    interval = sys.getswitchinterval()
-    gaps = []
-    started = time.perf_counter()
+    turns = 0
     thread.start()
     running.wait(30)
-    last = time.perf_counter()
     while not done.is_set():
         time.sleep(0.0005)
-        now = time.perf_counter()
-        gaps.append(now - last)
-        last = now
+        turns += 1
     thread.join()
-    duration = time.perf_counter() - started
-    assert interval < duration
-    # With the GIL held, one gap would be as long as the whole call.
-    assert len(gaps) >= 5 and max(gaps) < 0.7 * duration, (len(gaps), max(gaps), duration)
+    # With the GIL held, this thread would have a turn at most before and after the call.
+    assert turns >= 5
 
 
 def _filter_in_child(queue, images, values):

@@ -65,7 +65,7 @@ def test_scores_are_the_originals(filled):
     with torch.no_grad():
         output, logits = network(image_for(network, bgr), for_training=True), network(image_for(network, bgr))
     expected = [reference[key] for key in reference.files if key.startswith("scores_train")]
-    assert [relative_error(ours, theirs) < 1e-5 for ours, theirs in zip(output.scores, expected, strict=True)]
+    assert all(relative_error(ours, theirs) < 1e-5 for ours, theirs in zip(output.scores, expected, strict=True))
     assert relative_error(output.logits[:, :, ::8, ::8], expected[0]) < 1e-5
     assert relative_error(logits[:, :, ::4, ::4], reference["scores_test"]) < 1e-5
     assert logits.mean().item() == pytest.approx(float(reference["full_mean"]), rel=1e-3)

@@ -1,6 +1,7 @@
 """Several processes: the same loss and gradients as one, each image once, and a process that dies ends them all."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_synchronised_batch_norm_is_torchs_where_there_is_one_process():
 @pytest.fixture
 def two_hosts():
     """Two network namespaces, joined by a cable, in the place of two machines."""
-    names = ["rloss-a", "rloss-b"]
+    names = [f"rloss{os.getpid()}{end}" for end in "ab"]  # an interface's name has at most 15 characters
     commands = [f"ip netns add {name}" for name in names]
     commands += [f"ip link add {names[0]} netns {names[0]} type veth peer name {names[1]} netns {names[1]}"]
     for number, name in enumerate(names, 1):
@@ -105,6 +106,7 @@ def two_hosts():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_two_hosts_have_the_loss_and_the_gradients_of_one_process(two_hosts, tmp_path):
     case = "size-free, in two parts"
     hosts = [

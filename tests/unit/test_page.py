@@ -710,7 +710,6 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     assert page.get("/api/export/masks?images=x").status_code == 404
     # A class more, and on from the network.
     page.post("/api/classes", json={"name": "bird"})
-    gone = np.full((HEIGHT, WIDTH), 9)  # a class that is no more
     gone = np.full((HEIGHT, WIDTH), 9, np.uint8)  # a class that is no more
     write_label(folder / "rounds/1/predictions/b.png", gone)
     (folder / TRUTH).mkdir(exist_ok=True)
