@@ -201,7 +201,8 @@ STUDIES = {
 def table(results: Results) -> str:
     """Return a Markdown table: of every arm each score, its gain, and the share of the gap that it closes."""
     scores = [score for score in SCORES if all(score in final for finals in results.values() for final in finals)]
-    heads = [(SCORES[score], "gain", *(["of the gap"] if score in SHARED else [])) for score in scores]
+    shared = SHARED if "full" in results else set()
+    heads = [(SCORES[score], "gain", *(["of the gap"] if score in shared else [])) for score in scores]
     titles = [title for head in heads for title in head]
     lines = ["| | " + " | ".join(titles) + " |", "| --- " * (len(titles) + 1) + "|"]
     for arm in results:
@@ -209,9 +210,8 @@ def table(results: Results) -> str:
         for score in scores:
             gain = mean_and_spread(gains(results, arm, score), sign="+")
             cells += [mean_and_spread(percents(results, arm, score)), "" if arm == "partial_ce" else gain]
-            if score in SHARED:
-                share = "full" in results and arm not in ("partial_ce", "full")
-                cells.append(share_of_gap(results, arm, score) if share else "")
+            if score in shared:
+                cells.append("" if arm in ("partial_ce", "full") else share_of_gap(results, arm, score))
         lines.append(f"| {ARMS.get(arm, arm)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
