@@ -246,7 +246,7 @@ def test_the_studys_table_by_hand():
         ["full supervision", "71.0 ± 1.4", "+10.0 ± 0.0", "", "25.0 ± 0.0", "+5.0 ± 0.0"],
     ]
     del results["full"]
-    assert "| weight 2 | 64.0 ± 0.0 | +3.0 ± 1.4 |  | 21.0 ± 0.0 | +1.0 ± 0.0 |" in study.table(results)
+    assert "| weight 2 | 64.0 ± 0.0 | +3.0 ± 1.4 | 21.0 ± 0.0 | +1.0 ± 0.0 |" in study.table(results)
 
 
 @pytest.mark.slow
