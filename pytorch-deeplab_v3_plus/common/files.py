@@ -65,13 +65,19 @@ def make_folder(folder: Path, choose: str = "choose another folder") -> None:
         raise InputError(f"{folder}: cannot be written; change its permissions, or {choose}")
 
 
-def walk(folder: Path, followlinks: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk a folder as os.walk does, but raise the OSError of a folder that cannot be read, which that leaves out."""
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder as os.walk does, linked folders too, each once; raise the OSError of one that cannot be read."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error
 
-    return os.walk(folder, onerror=refuse, followlinks=followlinks)
+    seen: set[str] = set()
+    for path, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (place := os.path.realpath(path)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(place)
+        yield path, folders, names
 
 
 def synchronise(path: Path) -> None:

@@ -35,12 +35,8 @@ def find_images(words: Sequence[str]) -> list[Path]:
             )
         path = Path(word)
         if path.is_dir():
-            found, seen, unread = [], set(), []
-            for folder, folders, names in walk(path, followlinks=True):
-                if (place := Path(folder).resolve()) in seen:  # a link that leads back
-                    folders.clear()
-                    continue
-                seen.add(place)
+            found, unread = [], []
+            for folder, folders, names in walk(path):
                 unread += (name for name in names if name.lower().endswith(UNREAD))
                 folders[:] = (name for name in folders if name[0] != ".")
                 found += (Path(folder, name) for name in names if name[0] != "." and _is_image(Path(folder, name)))

@@ -5,7 +5,6 @@ import functools
 import io
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -79,16 +78,12 @@ def files_in(source: Path) -> list[Path]:
     if not source.is_dir():
         raise InputError(f"expected a file, a folder or a ZIP of annotations, found nothing at {source}")
     found: list[Path] = []
-    seen: set[str] = set()
-    for folder, folders, names in walk(source, followlinks=True):
-        path, place = Path(folder), os.path.realpath(folder)
-        made = path != source and {SCRIBBLES, TRUTH} & set(folders)
-        if made:
+    for folder, folders, names in walk(source):
+        path = Path(folder)
+        if path != source and {SCRIBBLES, TRUTH} & set(folders):
             logger.info("left out: the data set in %s", path)
-        if made or place in seen:
             folders.clear()
             continue
-        seen.add(place)
         for link in (path / name for name in names if "." not in name):  # that of a file is found when it is read
             if link.is_symlink() and not link.exists():
                 raise InputError(f"expected a folder or a file, found {link}, a link that leads nowhere: remove it")
