@@ -77,7 +77,8 @@ class Tab:
 
     def on_screen(self, x: float, y: float) -> tuple[float, float]:
         """Where a place of the photograph is in the window."""
-        self.page.wait_for_function("document.querySelector('.photo').naturalWidth > 0")  # it is loaded
+        # A function: the page's policy refuses to evaluate an expression at each poll.
+        self.page.wait_for_function("() => document.querySelector('.photo').naturalWidth > 0")  # it is loaded
         box = self.page.locator(".world").bounding_box()
         scale = box["width"] / self.page.locator(".photo").evaluate("photo => photo.naturalWidth")
         return box["x"] + (x + 0.5) * scale, box["y"] + (y + 0.5) * scale
