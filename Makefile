@@ -31,6 +31,9 @@ DOCKER_OPTIONS ?=# further options of docker run, as -v /folder:/folder
 CODE := pytorch-deeplab_v3_plus
 FILTER := wrapper/bilateralfilter
 DATA_OPTION = $(if $(DATASET),--dataset $(DATASET))
+# Not empty where a training draws its images: nobody asks for others, and VOC is not where mypath.py looks for it.
+VOC = $(or $(RLOSS_PASCAL_ROOT),$(DATA_ROOT)/VOCdevkit/VOC2012)
+DRAWN = $(if $(DATASET)$(findstring --data-root,$(OPTIONS)),$(filter synthetic,$(DATASET)),$(shell test -d "$(VOC)" || echo yes))
 SETTINGS = $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile)
 
 ifeq ($(wildcard $(FILTER)/setup.py),)
@@ -148,7 +151,7 @@ download-data: ## download PASCAL VOC and the scribbles into DATA_ROOT (gigabyte
 # weight of the loss than photographs, on which that of the preset was chosen.
 .PHONY: train-small
 train-small: setup ## train in two stages on small images from the bundled weights: minutes on a laptop; ends with a table
-	@$(IN) python $(CODE)/train_two_stages.py --preset 80 $(if $(filter-out synthetic,$(DATASET)),,--densecrfloss 5) $(DATA_OPTION) --workers 0 \
+	@$(IN) python $(CODE)/train_two_stages.py --preset 80 $(if $(DRAWN),--densecrfloss 5) $(DATA_OPTION) --workers 0 \
 	  --stage1-epochs 5 --stage2-epochs 5 \
 	  --seeds $(SEEDS) --jobs $(JOBS) $(if $(filter-out 0,$(FULL)),--full) --output run/train-small $(OPTIONS)
 	@echo "next:  make inference IMAGE_PATH=/path/to/image.jpg   segment an image with this network (README: your own images)"

@@ -27,7 +27,9 @@ TRAIN_AND_VAL = "the same picture is used for training and for validation: the s
 def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray) -> list[str]:
     """Return a line for each thing that training would silently get wrong; `counts` are of train.survey()."""
     missing, first = classes_without_labels(counts, train.class_names), train.class_names[0]
-    lines = [f"{NO_BACKGROUND if is_background(name) else CLASS_NEVER} ('{name}')" for name in missing]
+    lines = [f"{NO_BACKGROUND} ('{name}')" for name in missing if is_background(name)]
+    if never := [name for name in missing if not is_background(name)]:
+        lines.append(f"{CLASS_NEVER} ({', '.join(map(repr, never))})")
     if not is_background(first):
         lines.append(f"{CLASS_0} ('{first}')")
     if train.label_kind == "scribbles" and not counts[UNLABELLED] and counts[0] > 0.5 * counts.sum():

@@ -216,9 +216,10 @@ def read_mask(
         grey = code < _COLOUR
         found = code if grey else (code >> 16 & 255, code >> 8 & 255, code & 255)
         advice = f"say what it means with --map={code}=CLASS or --unlabelled {code}" if grey else "add it to the table"
+        others = f"{len(unknown)} other{'s' * (len(unknown) != 1)}"
         raise InputError(
-            f"expected values of the table of classes, found {len(unknown)} others in {path}, mostly {found} ({count} "
-            f"pixels): {advice}, or leave such pixels unlabelled with --ignore-unknown (soft edges, JPEG noise)"
+            f"expected values of the table of classes, found {others} in {path}, mostly {found} ({count} pixels): "
+            f"{advice}, or leave such pixels unlabelled with --ignore-unknown (soft edges, JPEG noise)"
         )
     return label
 

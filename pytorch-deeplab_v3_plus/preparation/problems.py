@@ -182,8 +182,10 @@ class Report:
             )
         for kind in content["problems"]:
             files = kind["files"]
-            lines += ["", f"{kind['level'].upper()}: {kind['meaning']} ({len(files):,}x)"]
-            lines += [f"    {': '.join(filter(None, entry.values()))}" for entry in files[:EXAMPLES]]
+            places = list(filter(None, (": ".join(filter(None, entry.values())) for entry in files)))
+            times = f" ({len(files):,}x)" if places else ""  # what concerns the whole folder has no place
+            lines += ["", f"{kind['level'].upper()}: {kind['meaning']}{times}"]
+            lines += [f"    {place}" for place in places[:EXAMPLES]]
             lines += [f"    ... and {len(files) - EXAMPLES:,} more"] if len(files) > EXAMPLES else []
             lines += [f"    -> {kind['advice']}" + (f"; --fix: {kind['fix']}" if kind["fix"] else "")]
         counts = [(self.count(level), level) for level in (ERROR, WARNING, NOTE)]

@@ -35,12 +35,14 @@ logger = logging.getLogger(__name__)
 SMALL = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", batch_size=8, amp="auto")
 SMALL |= dict(scale_range=(0.9, 1.3), ce_reduction="mean", channels_last=True)
 SMALL |= dict(densecrfloss=3.0, size_free=True, normalised_kernel=True, rloss_scale=1.0, sigma_rgb=6.0)
-ORIGINAL = dict(backbone="mobilenet", lr=0.01, densecrfloss=2e-9)
+ORIGINAL = dict(backbone="mobilenet", densecrfloss=2e-9)
 PRESETS: dict[str, dict[str, Any]] = {
     "40": dict(SMALL, crop_size=65, base_size=65, densecrfloss=0.5, sigma_xy=20.0),
     "80": dict(SMALL, crop_size=SMALL_CROP, base_size=SMALL_CROP, sigma_xy=40.0),
     "40-original": dict(
-        ORIGINAL, crop_size=64, base_size=64, batch_size=32, rloss_scale=0.25, sigma_xy=20.0, sigma_rgb=10.0
+        ORIGINAL,
+        **dict(crop_size=64, base_size=64, batch_size=32, lr=0.01, epochs=80),
+        **dict(rloss_scale=0.25, sigma_xy=20.0, sigma_rgb=10.0),
     ),
     "80-original": dict(ORIGINAL, crop_size=128, base_size=128, batch_size=16, rloss_scale=0.5, sigma_xy=40.0),
     "256": dict(crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0),

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import textwrap
+from collections import Counter
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -123,6 +124,18 @@ def figures(text: str) -> list[list[str]]:
     return [[cell if re.fullmatch(r"[\d\s.,±+*()-]+(s/it\) )?", cell) else "" for cell in row] for row in rows]
 
 
+def numbers(text: str) -> Counter:
+    """Count the figures in the sentences."""
+    return Counter(re.findall(r"\d+(?:\.\d+)?", re.sub(r"\]\([^)]*\)", "", prose_of(text))))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOME)))
+def test_weights_near_1_go_with_the_size_free_form(path):
+    for line in commands(text_of(path)):
+        if any(float(weight) > 1e-3 for weight in re.findall(r"densecrfloss[= ]([\d.e-]+)", line)):
+            assert re.search(r"size.free|--preset|rounds.py", line), line
+
+
 @pytest.mark.parametrize(("english", "japanese"), TWINS, ids=lambda path: str(path.relative_to(HOME)))
 def test_twins_hold_the_same(english, japanese):
     here, there = sections(text_of(english)), sections(text_of(japanese))
@@ -132,6 +145,7 @@ def test_twins_hold_the_same(english, japanese):
         assert sorted(set(spans(ours))) == sorted(set(spans(theirs)))
         assert options(ours) == options(theirs)
         assert figures(ours) == figures(theirs)
+        assert not numbers(ours) - numbers(theirs)  # Japanese writes some words as figures
         assert len(blocks(ours, "mermaid")) == len(blocks(theirs, "mermaid"))
 
 

@@ -129,6 +129,17 @@ def test_train_small_compares_with_a_regulariser_and_the_upper_bound():
     assert "--full" not in command("train-small", "train_two_stages.py", "FULL=0")
 
 
+def test_train_small_takes_the_higher_weight_for_drawn_images_alone(tmp_path):
+    (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)
+    voc, none = f"DATA_ROOT={tmp_path}", f"DATA_ROOT={tmp_path}/none"
+    drawn = [none], [voc, "DATASET=synthetic"]
+    elsewhere = f"RLOSS_PASCAL_ROOT={tmp_path}"
+    photographs = [voc], [none, elsewhere], [none, "DATASET=pascal"], [none, "OPTIONS=--data-root=."]
+    for settings in (*drawn, *photographs):
+        given = "--densecrfloss" in command("train-small", "train_two_stages.py", *settings)
+        assert given == (settings in drawn), settings
+
+
 def test_train_standard_is_the_published_recipe():
     args = parse_options(command("train-standard", "train_withdensecrfloss.py"))
     data = args.data

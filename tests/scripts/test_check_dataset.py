@@ -182,8 +182,10 @@ def test_few_background_scribbles_and_no_truth(voc):
         relabel(voc / f"{SCRIBBLES}/i{number}.png", lambda v: np.where(v == 0, UNLABELLED, v))
     for path in (voc / TRUTH).iterdir():
         path.unlink()
-    problems = {p.kind: p.detail for p in check_dataset(voc, NAMES).problems}
-    assert problems["background in few"] == "3 of 5 images" and "no truth" in problems
+    report = check_dataset(voc, NAMES)
+    problems = {p.kind: p.detail for p in report.problems}
+    assert problems["background in few"] == "3 of 5 images"
+    assert "NOTE: there is no ground truth\n    -> " in report.as_text()
 
 
 def test_a_folder_without_lists_is_split_as_training_splits_it(voc):
@@ -363,6 +365,13 @@ def test_training_does_the_quick_part(voc, capsys):
     assert "WARNING: a class is never labelled: the network cannot learn it ('dog')" in printed
     same = "the same picture is used for training and for validation: the scores are too good"
     assert f"WARNING: {same} (1 of the images, first 'i6')" in printed
+
+
+def test_the_quick_part_names_all_classes_without_labels_at_once(voc):
+    every(voc, SCRIBBLES, lambda v: np.where(v == 2, UNLABELLED, v))
+    train, val = (VOCSegmentation(DataOptions(), voc, split, [*NAMES, "cow"]) for split in ("train", "val"))
+    (line,) = quick_check(train, val, train.survey().counts)
+    assert line.endswith("('dog', 'cow')")
 
 
 def test_the_quick_part_sees_zeros_for_unlabelled(voc):

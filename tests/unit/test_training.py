@@ -477,6 +477,10 @@ DOCUMENTED = [
 ]
 
 
+def test_a_preset_has_the_settings_of_the_documented_command():
+    assert options("--preset", "40-original").settings() == options(*DOCUMENTED[1].split()).settings()
+
+
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_documented_commands_parse(command):
     words = command.split()
