@@ -7,7 +7,7 @@ import numpy as np
 
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, make_shape, mask_from_runs, turned
-from preparation.sources import Photographs, json_or_none, read_json, reading
+from preparation.sources import Photographs, json_or_none, read_json, reading, within
 
 SUFFIXES = (".json",)
 
@@ -39,13 +39,14 @@ def read_coco(path: Path) -> list[Annotation]:
             key, category = str(annotation["image_id"]), str(annotation["category_id"])
             if key not in images or category not in names:
                 raise ValueError(f"an annotation of image {key} and category {category}, of which one is not listed")
-            outline = annotation.get("segmentation")
-            if isinstance(outline, dict):
-                height, width = outline["size"]
-                sizes[key] = sizes[key] or (width, height)
-                if (width, height) != sizes[key]:
-                    raise ValueError(f"run lengths for {width}x{height} pixels on an image of {sizes[key]}")
-            shapes[key] += _shapes(names[category]["name"], annotation)
+            with within(images[key].get("file_name")):
+                outline = annotation.get("segmentation")
+                if isinstance(outline, dict):
+                    height, width = outline["size"]
+                    sizes[key] = sizes[key] or (width, height)
+                    if (width, height) != sizes[key]:
+                        raise ValueError(f"run lengths for {width}x{height} pixels on an image of {sizes[key]}")
+                shapes[key] += _shapes(names[category]["name"], annotation)
         return [
             Annotation(path, str(image["file_name"]), sizes[key], tuple(shapes[key])) for key, image in images.items()
         ]

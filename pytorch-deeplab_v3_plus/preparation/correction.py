@@ -33,6 +33,7 @@ def write_corrected(report: Report, target: Path) -> Counter:
             f"expected images that can be kept in both lists, found {len(train)} for training and {len(val)} for "
             f"validation in {report.folder}: nothing was written; correct first what the check without --fix says"
         )
+    unchanged = set()
     with new_folder(target) as made:
         for name in (IMAGES, SCRIBBLES, TRUTH):
             for image_id, source in find_files(report.folder, name).items():
@@ -42,11 +43,11 @@ def write_corrected(report: Report, target: Path) -> Counter:
                     continue
                 if name == IMAGES:
                     write_image(source, made / name, kinds)
-                else:
-                    write_label_map(source, made / name / f"{image_id}.png", kinds, len(report.class_names))
+                elif not write_label_map(source, made / name / f"{image_id}.png", kinds, len(report.class_names)):
+                    unchanged.add(f"{name}/{source.name}")
         write_lists(made, train, val)
         write_class_names(made, report.class_names)
-    return Counter(problem.kind for problem in report.problems if KINDS[problem.kind].fix)
+    return Counter(p.kind for p in report.problems if KINDS[p.kind].fix and p.file not in unchanged)
 
 
 TURNED_BACK = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270}
@@ -66,14 +67,15 @@ def write_image(source: Path, folder: Path, kinds: set[str]) -> None:
     Image.fromarray(np.asarray(image)).save(folder / f"{source.stem}.png")  # an array has no EXIF tags
 
 
-def write_label_map(source: Path, target: Path, kinds: set[str], num_classes: int) -> None:
-    """Write a corrected label map, or a copy, no link, because label maps are what people edit."""
+def write_label_map(source: Path, target: Path, kinds: set[str], num_classes: int) -> bool:
+    """Write a corrected label map, or a copy, no link, because label maps are what people edit; return which it is."""
     label = None
     if kinds & {"label file", "label mode, plain", "0 for unlabelled"}:
         label = look_at_label(source, num_classes)[0]
     if label is None:
         shutil.copyfile(source, target.with_suffix(source.suffix))
-        return
+        return False
     if "0 for unlabelled" in kinds:
         label = np.where(label == 0, np.uint8(UNLABELLED), label)
     write_label(target, label)
+    return True

@@ -41,6 +41,10 @@ FORMATS = {  # what a source of each format holds
 }
 
 
+_BESIDE_MASKS = (".md", ".db", ".ini")  # and text files, but for those called as a picture, as YOLO's are
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+
+
 def value_map(text: str) -> dict[int, int]:
     """Parse 'VALUE=CLASS', several separated by commas."""
     try:
@@ -160,7 +164,11 @@ def collect(source: Path, options: ImportOptions, name: str | None = None) -> Co
     files = files_in(source)
     modules = {known: importlib.import_module(f"preparation.{known}") for known in FORMATS}
     found, unknown = recognise(files, modules)
-    name = name or choose(found, unknown, files, source)
+    folder = options.images or (source if source.is_dir() else source.parent)
+    photographs = Photographs(folder, files if folder == source else files_in(folder))
+    pictures = found.get("masks", [])
+    told_apart = bool(pictures and modules["masks"].tell_apart(pictures, photographs)[0])
+    name = name or choose(found, unknown, files, source, told_apart)
     module = modules[name]
     for field in fields(options):
         users = [known for known in FORMATS if field.name in getattr(modules[known], "OPTIONS", ())]
@@ -179,8 +187,7 @@ def collect(source: Path, options: ImportOptions, name: str | None = None) -> Co
     if not own:
         names = ", ".join(f"*{suffix}" for suffix in module.SUFFIXES)
         raise InputError(f"expected {FORMATS[name]}, files {names}, found none in {source}")
-    folder = options.images or (source if source.is_dir() else source.parent)
-    return module.collect(own, Photographs(folder, files if folder == source else files_in(folder)), options)
+    return module.collect(own, photographs, options)
 
 
 def recognise(files: list[Path], modules: dict[str, ModuleType]) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -197,21 +204,30 @@ def recognise(files: list[Path], modules: dict[str, ModuleType]) -> tuple[dict[s
     return found, unknown
 
 
-def choose(found: dict[str, list[Path]], unknown: list[Path], files: list[Path], source: Path) -> str:
-    """Return the format of a source with these files; pictures are masks only where nothing else is found."""
+def choose(found: dict[str, list[Path]], unknown: list[Path], files: list[Path], source: Path, told_apart: bool) -> str:
+    """Return the format of a source with these files.
+
+    Pictures are masks only where nothing else is found, beside files that no format reads (a ZIP, YOLO's text files)
+    only where `told_apart` says that some are masks by their names or folders.
+    """
     names = [name for name in found if name != "masks"]
     if len(names) > 1:
         first = ", ".join(f"{name} ({found[name][0]})" for name in names)
         raise InputError(f"expected annotations of one format, found {first}: name the one to read before SOURCE")
     documents = [path for path in unknown if path.suffix.lower() != ".csv" or "masks" not in found]
+    if "masks" in found and not told_apart:
+        stems, others = {path.stem for path in found["masks"]}, set(files).difference(unknown, *found.values())
+        others = [path for path in sorted(others) if path.suffix.lower() not in _BESIDE_MASKS]
+        documents += [path for path in others if path.suffix.lower() != ".txt" or path.stem in stems]
     if names or ("masks" in found and not documents):
         return names[0] if names else "masks"
     for path in documents:
         read = {".xml": read_xml, ".json": read_json, ".geojson": read_json}.get(path.suffix.lower())
         if read:
             read(path)  # says so where it is damaged
-    packed = [path for path in files if path.suffix.lower() == ".zip"]
-    advice = f"unpack it, and name the ZIP in it, {packed[0]}" if packed else "export one of these from the tool"
+    packed = [path for path in files if path.name.lower().endswith(_ARCHIVES)]
+    what = "the ZIP in it" if packed and packed[0].suffix.lower() == ".zip" else "the folder that comes out of it"
+    advice = f"unpack it, and name {what}, {packed[0]}" if packed else "export one of these from the tool"
     advice = "put 'masks' before SOURCE to read the pictures, or " + advice if "masks" in found else advice
     raise InputError(
         f"expected annotations, found {documents[0] if documents else f'none in {source}'}: {advice}: "

@@ -86,13 +86,18 @@ def check_target(folder: Path, kind: str, collection: Collection, overwrite: boo
             f"{folder / kind} exists already: --overwrite replaces the labels of these images and adds new ones; or "
             "choose another folder"
         )
-    sources: dict[str, Path] = {}
+    sources: dict[str, Labelled] = {}
     for item in collection.items:
-        if item.id in sources:
-            both = f"{sources[item.id]} and {item.source}"
-            raise InputError(f"expected one image of each name, found '{item.id}' in {both}: rename one")
+        if other := sources.get(item.id):
+            if item.image == other.image:
+                raise InputError(
+                    f"expected all labels of an image in one place, found those of '{item.name}' in {other.source} and "
+                    f"again in {item.source}: keep one, or join them (of masks of one class each: into one picture)"
+                )
+            both = " and ".join(str(one.image if isinstance(one.image, Path) else one.source) for one in (other, item))
+            raise InputError(f"expected one image of each name, found '{item.id}' twice, {both}: rename one")
         check_name(item.name, item.source)
-        sources[item.id] = item.source
+        sources[item.id] = item
     present = [(name, *file) for name in (SCRIBBLES, TRUTH) for file in list_files(folder, name).items()]
     others = [path for name, image_id, path in present if name != kind or image_id not in sources]
     if has_lists(folder) and not (folder / LISTS).is_dir():

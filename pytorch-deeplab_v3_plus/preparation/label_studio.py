@@ -15,7 +15,7 @@ from common.files import why
 from dataloaders.images import LARGEST, READ_ERRORS, open_image, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
-from preparation.sources import Photographs, json_or_none, read_json, reading
+from preparation.sources import Photographs, json_or_none, read_json, reading, within
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,16 @@ def read_tasks(path: Path) -> list[Annotation]:
             if results is None:
                 unseen += 1
                 continue
+            images = {r["to_name"] for r in results if "original_width" in r and "to_name" in r}
+            if len(images) > 1:
+                raise ValueError(f"regions on several images, {', '.join(sorted(images))}, in task {number}")
             sizes = {(r["original_width"], r["original_height"]) for r in results if "original_width" in r}
             if len(sizes) > 1:
                 raise ValueError(f"sizes of one image that differ, {sizes}, in task {number}")
-            shapes = tuple(_region(result, labels, number) for result, labels in _regions(results))
-            annotations.append(Annotation(path, _image_name(task), next(iter(sizes), None), shapes))
+            name = _image_name(task)
+            with within(name):
+                shapes = tuple(_region(result, labels, number) for result, labels in _regions(results))
+            annotations.append(Annotation(path, name, next(iter(sizes), None), shapes))
     if unseen:
         logger.info("left out: %d tasks that nobody has annotated", unseen)
     return annotations

@@ -3,7 +3,7 @@
 import base64
 import functools
 import io
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
@@ -34,25 +34,32 @@ def recognises(path: Path) -> bool:
 
 
 def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
-    """Read the files; photographs are those that the files name or carry, or those called as the files.
+    """Read the files; photographs are those that they name or carry, with --images first those called as the files.
 
     Raises InputError where a file is no labelme file, has no photograph, or uses a label that is no class.
     """
-    annotations = [read_labelme(path, by_stem=options.images is not None) for path in files]
+    annotations = []
+    for path in files:
+        found = read_labelme(path)
+        named = PurePath(found.image_name or path.stem).name
+        if photographs.differ(named, path.stem):
+            raise InputError(
+                f"expected one photograph of {path}, found {named}, its imagePath, and one that is called as the file: "
+                "correct the imagePath, or rename the file"
+            )
+        apart = options.images is not None and photographs.has(path.stem)
+        annotations.append(found._replace(image_name=None) if apart else found)
     return collect_shapes(annotations, photographs, options, options.class_names)
 
 
-def read_labelme(path: Path, by_stem: bool = False) -> Annotation:
-    """Read a JSON file of labelme (versions 3 to 6) or X-AnyLabeling: what it draws, and its image.
-
-    With `by_stem` the image is the one called as the file, whatever the file says.
-    """
+def read_labelme(path: Path) -> Annotation:
+    """Read a JSON file of labelme (versions 3 to 6) or X-AnyLabeling: what it draws, and its image."""
     content = read_json(path)
     with reading("a JSON file of labelme", path, ": save it again in labelme, or remove it"):
         shapes = tuple(_labelme_shape(shape) for shape in content["shapes"])
         size = content.get("imageWidth"), content.get("imageHeight")
         name, carried = content.get("imagePath"), bool(content.get("imageData"))
-    name = None if by_stem or not name else str(name).replace("\\", "/")  # annotated under Windows
+    name = None if not name else str(name).replace("\\", "/")  # annotated under Windows
     image = functools.partial(_carried_image, path) if carried else None
     return Annotation(path, name, size if all(size) else None, shapes, image)
 

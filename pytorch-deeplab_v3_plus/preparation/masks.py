@@ -136,7 +136,9 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
             class_names, colours = renumbered(class_names, colours, options, table)
         values = {int(_code(np.array(colour))): value for colour, value in colours.items()}
     elif options.classes:
-        class_names, values = class_values(dict(enumerate(read_class_lines(options.classes))), options.classes)
+        lines = read_class_lines(options.classes)
+        first = -1 if lines[:1] == ["__ignore__"] else 0  # so labelme numbers its labels.txt
+        class_names, values = class_values(dict(enumerate(lines, first)), options.classes)
     else:
         need("masks", options, colours="the class of each colour, or, where numbers stand for classes, --classes FILE")
     chosen: dict[int, int] = {}
@@ -165,7 +167,7 @@ def renumbered(
 
 
 def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
-    """Read a colour table: one class a line, as ``R G B name`` or, from CVAT, ``name:R,G,B::``.
+    """Read a colour table: one class a line, as ``R G B name``, ``#rrggbb name`` or, from CVAT, ``name:R,G,B::``.
 
     Roboflow's ``value, name``, below a headline, stands for a level of grey.
 
@@ -175,6 +177,8 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
     named: dict[Colour, str] = {}
     for line in read_lines(path, "a colour table"):
+        if re.match(r"#[0-9a-fA-F]{6}[\s,]", line):
+            line = f"{' '.join(map(str, bytes.fromhex(line[1:7])))} {line[8:]}"
         if line.startswith(("#", "Pixel Value")):
             continue
         match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>[^:]+):{rgb}:.*", line)
@@ -242,17 +246,23 @@ def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray
             signed = image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
             image.load()
             mode = image.mode
+            lossy = image.format in ("JPEG", "MPO")
     except Image.UnidentifiedImageError as error:
         pixels = _pixels_of_64_bits(path, error)
         check_size(path, pixels.shape[::-1], size)
         return pixels
     except READ_ERRORS as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
+    if lossy and numbers:
+        raise InputError(
+            f"expected class numbers, found a JPEG, which changes them, {path}: export it as PNG, or say what its "
+            "colours mean with --colours FILE and leave those between unlabelled with --ignore-unknown"
+        )
     if pages > 1:
         raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")
     if ("16" in raw and mode in ("RGB", "RGBA", "LA")) or raw.endswith(("L;I", "2I", "4I", "1;I")):
         raise InputError(
-            f"expected class numbers, or colours of 8 bits, found the format {raw} in {path}: save it as PNG"
+            f"expected class numbers, or colours of 8 bits, found the format {raw} in {path}: save it as PNG of 8 bits"
         )
     if mode == "F" or mode.startswith("I"):
         pixels = np.asarray(image)

@@ -42,6 +42,12 @@ class Annotation(NamedTuple):
     shapes: tuple[Shape, ...]
     carried: Callable[[], bytes] | None = None  # reads the image file itself, where the source carries it
 
+    @property
+    def place(self) -> str:
+        """The source, and the image where that is called otherwise, for messages: many tools write one file for all."""
+        name = self.image_name
+        return f"{self.source}, image '{name}'" if name and Path(name).stem != self.source.stem else str(self.source)
+
 
 MIN_POINTS = {"point": 1, "line": 2, "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 
@@ -117,7 +123,7 @@ def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]
             return UNLABELLED
         return 0 if is_background(label) and is_background(class_names[0]) else known.get(same_name(label))
 
-    drawn = [(shape.label, annotation.source) for annotation in annotations for shape in annotation.shapes]
+    drawn = [(shape.label, annotation.place) for annotation in annotations for shape in annotation.shapes]
     times = Counter(label for label, _ in drawn if value_of(label) is None)
     if times:
         label, count = times.most_common(1)[0]
@@ -143,7 +149,7 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
             if not (is_background(name) or is_unlabelled(name)) and names.setdefault(same_name(name), name) != name:
                 raise InputError(
                     f"expected one spelling of each class, found '{names[same_name(name)]}' and '{name}' (in "
-                    f"{annotation.source}): give the right names with --classes FILE"
+                    f"{annotation.place}): give the right names with --classes FILE"
                 )
     others = [name for _, name in sorted(names.items())]
     if not 1 <= len(others) < PADDING:
@@ -202,7 +208,7 @@ def collect_shapes(
 
     def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         if annotation.size:
-            check_size(annotation.source, annotation.size, size)
+            check_size(annotation.place, annotation.size, size)
         label, nowhere = np.full(size[::-1], outside, dtype=np.uint8), []
         for shape in annotation.shapes:  # later ones over earlier ones
             try:
@@ -211,13 +217,13 @@ def collect_shapes(
             except ValueError as error:
                 raise InputError(
                     f"expected shapes on the {size[0]}x{size[1]} pixels of the photograph, found {error} of "
-                    f"'{shape.label}' in {annotation.source}: correct or remove it"
+                    f"'{shape.label}' in {annotation.place}: correct or remove it"
                 ) from None
             label[pixels] = values[shape.label]
             if not pixels.any():
                 nowhere.append(f"a {shape.kind} of '{shape.label}'")
         if nowhere:
-            logger.warning("%s: %d shapes cover no pixel, first %s", annotation.source, len(nowhere), nowhere[0])
+            logger.warning("%s: %d shapes cover no pixel, first %s", annotation.place, len(nowhere), nowhere[0])
         return label
 
     if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
@@ -270,7 +276,7 @@ class WrongSize(InputError):
     found = (0, 0)
 
 
-def check_size(source: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:
+def check_size(source: Path | str, found: tuple[int, int], expected: tuple[int, int]) -> None:
     """Raise WrongSize unless an annotation has the size of its image."""
     if tuple(found) != tuple(expected):
         error = WrongSize(

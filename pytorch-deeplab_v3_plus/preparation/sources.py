@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 HEIC_SUFFIXES = (".heic", ".heif")
 PHOTOGRAPH_SUFFIXES = IMAGE_SUFFIXES + HEIC_SUFFIXES
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that was uploaded
+_DROPPED = re.compile(r"[^-\w.]")  # what it leaves out of such a name, where spaces become underscores
 DOCUMENT_SUFFIXES = (".json", ".geojson", ".xml", ".csv", ".txt", ".zip")
 
 
@@ -141,6 +142,15 @@ def reading(expected: str, path: Path, advice: str = "") -> Iterator[None]:
         raise InputError(f"expected {expected}, found {reason} in {path}{advice}") from None
 
 
+@contextlib.contextmanager
+def within(image: object) -> Iterator[None]:
+    """Say of what is wrong on the way through a file of many images which of them it is about."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"{f'no {error}' if isinstance(error, KeyError) else error}, image '{image}',") from None
+
+
 def json_or_none(path: Path) -> Any:
     """Return the content of a JSON file, None where it is none."""
     with contextlib.suppress(InputError):
@@ -177,9 +187,21 @@ class Photographs:
             elif suffix not in DOCUMENT_SUFFIXES:
                 self.others.setdefault(plain(path.stem), path)
 
+    @functools.cached_property
+    def _by_upload(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = defaultdict(list)
+        for path in self.files:
+            name = unicodedata.normalize("NFC", path.name).strip().replace(" ", "_")
+            found[plain(_DROPPED.sub("", name))].append(path)
+        return found
+
     def has(self, name: str) -> bool:
         """Whether there is a photograph of this name, with its suffix or without."""
         return bool(self.by_stem.get(_stem(name)))
+
+    def differ(self, name: str, other: str) -> bool:
+        """Whether two names are those of two photographs, which both are there."""
+        return self.has(name) and self.has(other) and _stem(name) != _stem(other)
 
     def find(self, name: str, source: Path) -> Path:
         """Return the photograph that is called `name` in the file `source`: with folders or not, with a suffix or not.
@@ -189,8 +211,8 @@ class Photographs:
         wanted = Path(unicodedata.normalize("NFC", name.replace("\\", "/")))
         found = self.by_stem.get(_stem(wanted.name))
         if not found and _UPLOAD.match(wanted.name):
-            wanted = wanted.with_name(_UPLOAD.sub("", wanted.name))
-            found = self.by_stem.get(_stem(wanted.name))
+            wanted = wanted.with_name(_UPLOAD.sub("", wanted.name, count=1))
+            found = self.by_stem.get(_stem(wanted.name)) or self._by_upload.get(plain(wanted.name))
         if not found:
             raise InputError(self._none(wanted.name, source))
         ranks = [(_agreement(path, wanted), path) for path in found]
@@ -207,7 +229,8 @@ class Photographs:
         other = self.others.get(plain(name)) or self.others.get(plain(Path(name).stem))
         if other:
             return f"{expected} {other}, whose kind is not read: save it as {', '.join(IMAGE_SUFFIXES)}"
-        return f"{expected} none called '{name}' in {self.folder}: name the folder of the photographs with --images"
+        advice = "put it there, or name the folder of the photographs with --images"
+        return f"{expected} none called '{name}' in {self.folder}: {advice}"
 
 
 def _stem(name: str) -> str:

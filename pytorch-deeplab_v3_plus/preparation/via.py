@@ -11,7 +11,7 @@ import numpy as np
 from common.files import read_text, why
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, ellipse_outline, make_shape, turned
-from preparation.sources import Photographs, json_or_none, read_json, reading
+from preparation.sources import Photographs, json_or_none, read_json, reading, within
 
 SUFFIXES = (".json", ".csv")
 OPTIONS = ("attribute",)
@@ -23,7 +23,8 @@ def recognises(path: Path) -> bool:
     """Whether a file is a project or an export of VIA."""
     if path.suffix.lower() == ".csv":
         try:
-            return set(next(csv.reader(io.StringIO(read_text(path), newline="")), [])) >= _HEADER
+            # The first name is '#filename' in VIA 1.0.
+            return set(next(csv.reader(io.StringIO(read_text(path).removeprefix("#"), newline="")), [])) >= _HEADER
         except (OSError, ValueError, csv.Error):
             return False
     content = json_or_none(path)
@@ -47,7 +48,7 @@ def read_via(path: Path, attribute: str | None = None) -> list[Annotation]:
     """Read the regions of each image in the order of the file."""
     with reading("regions of VIA 1 or 2", path):
         entries = _csv_entries(path) if path.suffix.lower() == ".csv" else _json_entries(path)
-        for name in entries:
+        for name, _ in entries:
             if not isinstance(name, str) or not name:
                 raise ValueError(f"the file name {name!r}")
         regions = [region for found in entries.values() for region in found]
@@ -59,35 +60,37 @@ def read_via(path: Path, attribute: str | None = None) -> list[Annotation]:
                 else "regions without attributes: give them a class in VIA"
             )
         chosen = attribute or (names[0] if names else "")
-        return [
-            Annotation(path, name, None, tuple(_shape(region, chosen) for region in found))
-            for name, found in entries.items()
-        ]
+        annotations = []
+        for (name, _), found in entries.items():
+            with within(name):
+                annotations.append(Annotation(path, name, None, tuple(_shape(region, chosen) for region in found)))
+        return annotations
 
 
-def _json_entries(path: Path) -> dict[str, list[dict]]:
+def _json_entries(path: Path) -> dict[tuple[str, str], list[dict]]:
+    """Return the regions of each image, by its name and the size of its file: names from two folders may agree."""
     content = read_json(path)
     if {"project", "metadata", "view"} <= content.keys():
         raise ValueError("a project of VIA 3 (draw in VIA 2, or export COCO)")
-    entries: dict[str, list[dict]] = {}
+    entries: dict[tuple[str, str], list[dict]] = {}
     for entry in content.get("_via_img_metadata", content).values():
         regions = entry["regions"]
         regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 numbers them
-        entries.setdefault(entry["filename"], []).extend(regions)
+        entries.setdefault((entry["filename"], str(entry.get("size"))), []).extend(regions)
     return entries
 
 
-def _csv_entries(path: Path) -> dict[str, list[dict]]:
-    entries: dict[str, list[dict]] = {}
+def _csv_entries(path: Path) -> dict[tuple[str, str], list[dict]]:
+    entries: dict[tuple[str, str], list[dict]] = {}
     try:
         text = read_text(path)
     except OSError as error:
         raise ValueError(why(path, error)) from None
-    for row in csv.DictReader(io.StringIO(text, newline="")):
+    for row in csv.DictReader(io.StringIO(text.removeprefix("#"), newline="")):
         region: dict[str, Any] = {
             name: json.loads(row[name] or "{}") for name in ("region_shape_attributes", "region_attributes")
         }
-        regions = entries.setdefault(row["filename"].lstrip("#"), [])
+        regions = entries.setdefault((row["filename"], str(row.get("file_size"))), [])
         if region["region_shape_attributes"]:
             regions.append({"shape_attributes": region.pop("region_shape_attributes"), **region})
     return entries
@@ -109,12 +112,12 @@ def _shape(region: dict, attribute: str) -> Shape:
         points = np.column_stack([found["all_points_x"], found["all_points_y"]])
         return make_shape(label, {"polygon": "polygon", "polyline": "line"}[kind], points)
     if kind == "rect":
-        x, y, width, height = (found[name] for name in ("x", "y", "width", "height"))
+        x, y, width, height = (float(found[name]) for name in ("x", "y", "width", "height"))
         return make_shape(label, "rectangle", [(x, y), (x + width, y + height)])
     if kind == "point":
         return make_shape(label, "point", [(found["cx"], found["cy"])])
     if kind == "circle":
-        x, y, radius = found["cx"], found["cy"], found["r"]
+        x, y, radius = (float(found[name]) for name in ("cx", "cy", "r"))
         return make_shape(label, "circle", [(x, y), (x + radius, y)])
     if kind == "ellipse":
         x, y = found["cx"], found["cy"]

@@ -897,3 +897,90 @@ def test_predictions_that_do_not_fit_are_not_exported(photos, tmp_path, capsys):
     write_label(predictions / "p0_prediction.png", np.ones((HEIGHT, HEIGHT)))
     assert call(export_annotations, *words) == 2
     assert f"{WIDTH}x{HEIGHT}" in one_line(capsys)
+
+
+@pytest.mark.parametrize("form", ["via2", "csv"])
+def test_two_photographs_of_one_name_in_via(run, photos, tmp_path, form):
+    """Regression: what was drawn on both landed on one. VIA knows no folders, only names and sizes of files."""
+    file = via(form, tmp_path, {"part": "bolt"})
+    text, json_entry = file.read_text(), '"p1.png123": {"filename": "p1.png", "size": 123'
+    text = text.replace(json_entry, '"p0.png124": {"filename": "p0.png", "size": 124').replace(
+        "p1.png,123", "p0.png,124"
+    )
+    file.write_text(text)
+    assert "found those of 'p0.png'" in run(file, "--images", photos)
+
+
+def test_the_csv_of_via_1_0(run, photos, tmp_path):
+    file = via("csv", tmp_path, {"part": "bolt"})
+    file.write_text("#" + file.read_text())
+    assert len(run(file, "--images", photos)) == 3
+
+
+def test_numbers_by_the_labels_of_labelme(masks, tmp_path):
+    """Regression: labelme numbers __ignore__ as -1, so that every class was taken for the one before it."""
+    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\nbolt\nnut\n")
+    found = masks(lambda path: Image.fromarray(NUMBERS).save(path), "--classes", tmp_path / "labels.txt")
+    assert np.array_equal(found["p0"], NUMBERS)
+
+
+def test_numbers_in_a_jpeg_are_refused(masks):
+    """Regression: along every edge, the compression made other classes."""
+    assert "found a JPEG, which changes them" in masks(lambda path: Image.fromarray(NUMBERS).save(path), suffix="jpg")
+
+
+@pytest.mark.parametrize("name", ["all.ndjson", "p0.txt", "export.zip", "p0.npy"])
+@pytest.mark.parametrize("named", [False, True])
+def test_photographs_beside_annotations_that_are_not_read(run, photos, name, named):
+    """Regression: the photographs were taken for masks, and their folder asked for."""
+    (photos / name).write_text("x")
+    line = run(photos, *(["--images", photos] if named else []))
+    assert f"found {photos / name}" in line and ("export one of these" in line or "unpack it" in line)
+
+
+@pytest.mark.parametrize("wrong", [{"segmentation": [[1, 2, 3, 4]]}, {"bbox": [900, 2, 5, 5]}])
+def test_the_photograph_is_named_where_one_file_has_all(run, photos, tmp_path, wrong):
+    (tmp_path / "a.json").write_text(json.dumps(coco({"image_id": 1, **wrong})))
+    assert "image 'p1.png'" in run(tmp_path / "a.json", "--images", photos)
+
+
+@pytest.mark.parametrize(
+    "name", ["20240101-p0", "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "Shot_20240101-12", "Foto 1 (2)"]
+)
+def test_names_of_uploads_to_label_studio(run, photos, tmp_path, name):
+    """Regression: whatever looked like its prefix was cut out anywhere, and another photograph found."""
+    shutil.copy(photos / "p0.png", photos / f"{name}.png")
+    content = [task(number, KEYPOINT) for number in range(3)]
+    uploaded = name.translate({ord(" "): "_", ord("("): "", ord(")"): ""})
+    content[0]["data"]["image"] = f"/data/upload/3/0a1b2c3d-{uploaded}.png"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert sorted(run(tmp_path / "a.json", "--images", photos)) == sorted([name, "p1", "p2"])
+
+
+def test_regions_on_two_images_of_a_task(run, photos, tmp_path):
+    """Regression: those on the second image were drawn on the first."""
+    content = [task(number, KEYPOINT, KEYPOINT) for number in range(3)]
+    content[0]["annotations"][0]["result"][1]["to_name"] = "other"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert "regions on several images" in run(tmp_path / "a.json", "--images", photos)
+
+
+def test_masks_of_one_class_each(run, photos, tmp_path):
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    for value, name in ((1, "bolt"), (2, "nut")):
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray((value == NUMBERS).astype(np.uint8)).save(tmp_path / f"masks/{name}/p{number}.png")
+    assert "masks of one class each" in run(tmp_path / "masks", "--images", photos, "--classes", tmp_path / "names.txt")
+
+
+def test_a_labelme_file_that_names_another_photograph(run, photos):
+    """Regression: with --images it was drawn on the photograph called as the file, without on the one it names."""
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    (photos / "p0.json").rename(photos / "x.json")
+    assert len(run(photos, "--images", photos)) == 3
+    (photos / "x.json").rename(photos / "p0.json")
+    (photos / "p0.json").write_text((photos / "p0.json").read_text().replace("p0.png", "p1.png"))
+    (photos / "p1.json").unlink()
+    for words in ([], ["--images", photos]):
+        assert "expected one photograph of" in run(photos, *words)

@@ -589,7 +589,7 @@ def test_what_is_wrong_with_xml_files_is_said(photos, xml, capsys, text, said):
 
 # --- coloured masks -------------------------------------------------------------------------------------------------
 
-TABLE = "# R G B name\n10 20 30 sky\n200 0 0 red house\n255 255 255 unlabelled\n"
+TABLE = "# R G B name\n10 20 30 sky\n#C80000 red house\n255 255 255 unlabelled\n"
 COLOURS = np.array([(10, 20, 30), (200, 0, 0), (255, 255, 255)], dtype=np.uint8)
 NUMBERS = np.arange(120).reshape(10, 12) % 3
 MEANT = np.array([0, 1, U])[NUMBERS]
