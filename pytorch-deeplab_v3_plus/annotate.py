@@ -14,6 +14,7 @@ from pathlib import Path
 from common.arguments import HelpFormatter, number
 from common.errors import InputError, exit_status
 from common.logs import configure_logging
+from dataloaders.layout import read_class_names
 from page.project import draw_example, open_project
 
 EXAMPLE = Path("run/annotate")
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter)
     what = f"photographs, or a data set (default: {EXAMPLE}, a dozen pictures that are drawn)"
     parser.add_argument("folder", nargs="?", default=EXAMPLE, metavar="FOLDER", type=Path, help=what)
-    parser.add_argument("--classes", metavar="A,B,...", help="classes beside the background (default: one, to rename)")
+    parser.add_argument("--classes", metavar="A,B|FILE", help="classes beside the background (default: one, to rename)")
     made = "data set of the photographs (default: FOLDER-rloss)"
     parser.add_argument("--output", metavar="DATA", type=Path, help=made)
     parser.add_argument("--address", default="127.0.0.1", help="where to listen; any but 127.0.0.1 needs the token")
@@ -40,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.folder == EXAMPLE and not EXAMPLE.exists():
         draw_example(EXAMPLE)
-    folder = open_project(args.folder, args.output, [n for n in (args.classes or "").split(",") if n.strip()])
+    given = args.classes or ""
+    names = read_class_names(Path(given)) if given.endswith(".txt") else [n for n in given.split(",") if n.strip()]
+    folder = open_project(args.folder, args.output, names)
     try:
         from page.serving import serve
     except ModuleNotFoundError as error:

@@ -24,8 +24,11 @@ NUMBER_ANEW = (
 TRAIN_AND_VAL = "the same picture is used for training and for validation: the scores are too good"
 
 
-def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray) -> list[str]:
-    """Return a line for each thing that training would silently get wrong; `counts` are of train.survey()."""
+def quick_check(train: VOCSegmentation, val: VOCSegmentation | None, counts: np.ndarray) -> list[str]:
+    """Return a line for each thing that training would silently get wrong.
+
+    `counts` are of train.survey(); without `val` nothing is evaluated.
+    """
     missing, first = classes_without_labels(counts, train.class_names), train.class_names[0]
     lines = [f"{NO_BACKGROUND} ('{name}')" for name in missing if is_background(name)]
     if never := [name for name in missing if not is_background(name)]:
@@ -34,7 +37,7 @@ def quick_check(train: VOCSegmentation, val: VOCSegmentation, counts: np.ndarray
         lines.append(f"{CLASS_0} ('{first}')")
     if train.label_kind == "scribbles" and not counts[UNLABELLED] and counts[0] > 0.5 * counts.sum():
         lines.append(f"every pixel has a class, most the background: is that meant? {UNLABELLED} says 'not labelled'")
-    both = sorted(set(train.ids) & set(val.ids))
+    both = sorted(set(train.ids) & set(val.ids)) if val else []
     if both:
         lines.append(f"{TRAIN_AND_VAL} ({len(both)} of the images, first '{both[0]}')")
     return lines

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 LARGEST_JSON, LARGEST_UPLOAD = 2**22, 2**27  # bytes of a request
 SECONDS_BETWEEN_LOOKS = 0.5
-CONFLICT, TOO_LARGE, ABSENT, BAD = 409, 413, 404, 400
+CONFLICT, TOO_LARGE, ABSENT, BAD, MISDIRECTED = 409, 413, 404, 400, 421
 
 Answer = Any  # what becomes JSON, or a Response
 
@@ -75,6 +76,9 @@ def endpoint(work: Callable[[Request, bytes], Answer], most: int = LARGEST_JSON)
                 body += chunk
                 if len(body) > most:
                     raise Refused(f"expected at most {most:,} bytes, found more", TOO_LARGE)
+            folder = str(request.app.state.folder)
+            if (meant := unquote(request.headers.get("rloss-data", folder))) != folder:
+                raise Refused(f"expected a page of {folder}, found one of {meant}: reload it", MISDIRECTED)
             found = await run_in_threadpool(work, request, bytes(body))
         except ClientDisconnect:
             return Response(status_code=BAD)
@@ -119,6 +123,7 @@ class Page:
         self.project = Project(folder)
         self.strokes = Strokes(self.project)
         self._starting = threading.Lock()
+        self._unread: dict[str, tuple[str, str]] = {}  # images that could not be shown: version of the file, and why
 
     def app(self) -> Starlette:
         """Return the application, without the gate in front of it (page.security)."""
@@ -142,7 +147,9 @@ class Page:
             Route("/api/classes/{number:int}", endpoint(self.rename_class), methods=["PUT"]),
             Mount("/static", CurrentFiles(directory=STATIC)),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: refusal, Exception: failure})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: refusal, Exception: failure})
+        app.state.folder = self.project.folder
+        return app
 
     # What there is
 
@@ -178,6 +185,9 @@ class Page:
         self, photograph: Photograph, predicted: dict[str, Any], logs: dict[str, int] | None, trained: Container[str]
     ) -> dict[str, Any]:
         image_id, error = photograph.id, photograph.error
+        version, why = self._unread.get(image_id, ("", ""))
+        if version == stamp(photograph.path):  # only reading all of it, which takes long, tells
+            error = error or why
         try:
             strokes, drawn = self.strokes.count(image_id), self.strokes.classes(image_id)
         except InputError as damaged:
@@ -249,7 +259,8 @@ class Page:
         rounds = rounds_in(folder)
         predicted = self._predicted(rounds)
         stamps |= {f"prediction:{image_id}": (one["round"], one["line"]) for image_id, one in predicted.items()}
-        stamps["images"] = [stamps["images"], [stamps[topic] for topic in stamps if topic.startswith("prediction:")]]
+        masks = [stamps[topic] for topic in stamps if topic.startswith("prediction:")]
+        stamps["images"] = [stamps["images"], masks, list(self._unread.values())]
         stamps["rounds"] = [stamp(one / RECORD) for one in rounds]
         if rounds:
             steps = [stamp(path) for path in sorted((rounds[-1] / "runs").rglob(STEPS))]
@@ -267,7 +278,7 @@ class Page:
 
     def photo(self, request: Request, body: bytes) -> Answer:
         """Return a photograph upright, as `size` limits its longest side."""
-        _, path = self._file(request)
+        image_id, path = self._file(request)
         size = request.query_params.get("size", "0")
         if not size.isdecimal() or len(size) > 6:
             raise Refused(f"expected a size in pixels, found '{size[:80]}'")
@@ -275,7 +286,11 @@ class Page:
         headers = {"etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        content, kind = picture(path, int(size) or None)
+        try:
+            content, kind = picture(path, int(size) or None)
+        except InputError as error:
+            self._unread[image_id] = stamp(path), str(error)
+            raise
         return Response(content, media_type=kind, headers=headers)
 
     def get_strokes(self, request: Request, body: bytes) -> Answer:

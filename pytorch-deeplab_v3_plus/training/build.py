@@ -218,7 +218,8 @@ def log_data(options: TrainOptions, loaders: Loaders, label_counts: Tensor, devi
     labelled = 100 * counts.sum() / label_counts.sum()
     by_class = ", ".join(f"{name} {share:.1f} %" for name, share in zip(loaders.class_names, shares, strict=True))
     logger.info("labels: %s, %.2f %% of the training pixels; of these %s", dataset.label_kind, labelled, by_class)
-    for problem in quick_check(dataset, loaders.val.dataset, label_counts.numpy()):
+    evaluated = None if options.no_val else loaders.val.dataset
+    for problem in quick_check(dataset, evaluated, label_counts.numpy()):
         logger.warning("%s; see check_dataset.py", problem)
 
 

@@ -142,6 +142,26 @@ def test_strokes_of_a_killed_server_arrive_when_it_is_back(server, open_tab):
         wait_label(server, "d", 30, y, 1)
 
 
+def test_a_stroke_waits_for_its_own_data_set(server, open_tab, tmp_path):
+    """Regression: of two data sets that were served one after the other, the second got the strokes of the first."""
+    tab, words = open_tab("h"), server.words
+    server.kill()
+    tab.draw((10, 80), (60, 80))
+    tab.page.wait_for_selector("#banner:has-text('does not answer')")
+    (tmp_path / "others").mkdir()
+    Image.new("RGB", (120, 90)).save(tmp_path / "others/h.png")
+    server.words = (tmp_path / "others", "--classes", "disc,rim")
+    server.start()
+    tab.page.wait_for_selector("#folder:text-is('others-rloss')")
+    tab.wait_shown()
+    assert not (tmp_path / "others-rloss/strokes/h.jsonl").exists()
+    server.kill()
+    server.words = words
+    server.start()
+    wait_label(server, "h", 30, 80, 1)
+    assert not (tmp_path / "others-rloss/strokes/h.jsonl").exists()
+
+
 def test_a_full_disk_is_said_at_once_and_the_stroke_is_kept(server, open_tab):
     tab = open_tab("e")
     log = server.data / "strokes/e.jsonl"
@@ -230,6 +250,15 @@ def test_photographs_are_added_and_lie_as_they_are_shown(server, open_tab, tmp_p
         }"""
     )
     tab.page.wait_for_selector("#notices .error:has-text('notes.txt')")
+    (tmp_path / "folder/more").mkdir(parents=True)
+    for name in (".DS_Store", "inner.jpg", "more/deeper.jpg"):
+        turned.save(tmp_path / "folder" / name, "JPEG")
+    session, data = tab.page.context.new_cdp_session(tab.page), {"items": [], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        place = {"x": 600, "y": 400, "data": data | {"files": [str(tmp_path / "folder")]}}
+        session.send("Input.dispatchDragEvent", {"type": kind, **place})
+    tab.page.wait_for_selector("#notices .done:has-text('2 of 2. “inner” is shown')")
+    eventually((server.data / "JPEGImages/deeper.jpg").exists)
 
 
 def test_images_and_classes_by_keys_and_clicks(server, open_tab):

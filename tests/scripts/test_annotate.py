@@ -24,6 +24,15 @@ from page.rounds import RoundSettings, new_round, read_record
 from page.serving import only_one
 
 
+def test_classes_of_a_file(photographs, tmp_path, monkeypatch):
+    """Regression: the file's name became a class; every other script takes a file."""
+    names = tmp_path / "classes.txt"
+    names.write_text("background\ncat\ndog\n")
+    monkeypatch.setattr("page.serving.serve", lambda *how: None)
+    assert call(annotate, photographs, "--classes", names) == 0
+    assert (tmp_path / "photographs-rloss/classes.txt").read_text() == names.read_text()
+
+
 @pytest.fixture
 def photographs(tmp_path) -> Path:
     folder = tmp_path / "photographs"

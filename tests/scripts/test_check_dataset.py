@@ -360,11 +360,13 @@ def test_an_image_above_the_limit_of_the_reader_is_one_line(voc, monkeypatch):
 def test_training_does_the_quick_part(voc, capsys):
     every(voc, SCRIBBLES, lambda v: np.where(v == 2, UNLABELLED, v))
     (voc / TRAIN_LIST).write_text("i0\ni1\ni6\n")
-    assert train(voc, "--batch-size", 3, "--epochs", 1, "--no-val") == 0
+    assert train(voc, "--batch-size", 3, "--epochs", 1) == 0
     printed = capsys.readouterr().out
     assert "WARNING: a class is never labelled: the network cannot learn it ('dog')" in printed
     same = "the same picture is used for training and for validation: the scores are too good"
     assert f"WARNING: {same} (1 of the images, first 'i6')" in printed
+    dataset = VOCSegmentation(DataOptions(), voc, "train", NAMES)
+    assert len(quick_check(dataset, None, dataset.survey().counts)) == 1  # with --no-val there are no scores
 
 
 def test_the_quick_part_names_all_classes_without_labels_at_once(voc):

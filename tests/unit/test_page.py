@@ -9,6 +9,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -113,6 +114,16 @@ def test_two_tabs_lose_nothing_and_repeated_operations_change_nothing(folder, pa
     found = page.get("/api/images/a/strokes").json()["strokes"]
     assert [one["points"] for one in found] == [[[number, number]] for number in range(6)]
     assert len(read_log(folder / "strokes/a.jsonl")[0]) == 6
+
+
+def test_pages_of_another_data_set_are_sent_back(folder, page):
+    """Regression: a tab that was open when another data set came to its address drew on the photographs of that one."""
+    theirs, ours = ({"rloss-data": quote(str(one), safe="")} for one in ("/data/\u65e5\u672c", folder))
+    for path, body in (("images/a/strokes", stroke("1")), ("train", {}), ("classes", {"name": "cow"})):
+        answer = page.post(f"/api/{path}", json=body, headers=theirs)
+        assert answer.status_code == 421 and "found one of /data/\u65e5\u672c: reload it" in answer.json()["error"]
+    assert page.get("/api/images/a/strokes").json()["strokes"] == []
+    assert page.post("/api/images/a/strokes", json=stroke("1"), headers=ours).status_code == 200
 
 
 def test_half_a_line_of_a_killed_server_is_left_out_and_written_anew(folder, caplog):
@@ -283,6 +294,13 @@ def test_photographs_that_are_broken_or_gone(folder, page):
     (folder / SCRIBBLES / "b.png").write_bytes(b"no scribbles")
     state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
     assert "b.png" in state["b"]["error"] and state["a"]["error"] is None
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / IMAGES / "float.tif")  # only reading it tells
+    assert page.get("/api/images/float/photo?size=256").status_code == 400
+    state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert "floating-point" in state["float"]["error"]
+    Image.new("RGB", (9, 9)).save(folder / IMAGES / "float.tif")
+    state = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert state["float"]["error"] is None
     (folder / IMAGES / "a.png").unlink()
     assert page.get("/api/images/a/photo").status_code == 404
     assert "a" not in [one["id"] for one in page.get("/api/state").json()["images"]]

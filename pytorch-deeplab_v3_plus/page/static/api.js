@@ -11,6 +11,13 @@ export class Refusal extends Error {
 /** The server did not answer. */
 export class Away extends Error {}
 
+let data = {}; // the header that names the data set of this page
+
+/** Have every further request say which data set it is for: another one may be served at this address by then. */
+export function belongsTo(folder) {
+  data = { "Rloss-Data": encodeURIComponent(folder) };
+}
+
 /** Send a request (a File as it is, anything else as JSON) and return the answer; throws Refusal or Away. */
 export async function request(method, path, body, timeout = 30_000) {
   const asJSON = body !== undefined && !(body instanceof Blob);
@@ -19,13 +26,14 @@ export async function request(method, path, body, timeout = 30_000) {
     response = await fetch(path, {
       method,
       body: asJSON ? JSON.stringify(body) : body,
-      headers: asJSON ? { "Content-Type": "application/json" } : {},
+      headers: asJSON ? { ...data, "Content-Type": "application/json" } : data,
       signal: timeout ? AbortSignal.timeout(timeout) : undefined,
     });
   } catch {
     throw new Away();
   }
   if (response.ok) return response;
+  if (response.status === 421) location.reload(); // the page of the other data set
   const answer = await response.json().catch(() => ({}));
   throw new Refusal(answer.error ?? `${response.status} ${response.statusText}`, response.status);
 }

@@ -44,7 +44,7 @@ export class ClassList {
     const items = () => classes.map(({ name, color }, label) => {
       const dot = element("i"), words = t("rename", { name });
       dot.style.background = visible(color);
-      const choose = element("button", { className: "class", onclick: () => this.act.choose(label) }, dot,
+      const choose = element("button", { className: "class", title: name, onclick: () => this.act.choose(label) }, dot,
         element("span", { className: "name", textContent: name }),
         element("kbd", { textContent: label < 10 ? label : "" }));
       const rename = element("button", { className: "rename quiet", title: words, ariaLabel: words }, icon("pencil"));

@@ -8,6 +8,24 @@ import { said, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 
+/** The files that are dropped, those in folders too, without hidden ones, as annotate.py takes them. */
+async function dropped({ items, files }) {
+  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean); // before the event is over
+  return entries.some(({ isDirectory }) => isDirectory) ? (await Promise.all(entries.map(filesOf))).flat() : [...files];
+}
+
+async function filesOf(entry) {
+  if (entry.isFile) return [await new Promise((done, fail) => entry.file(done, fail))];
+  const reader = entry.createReader(), found = [];
+  let some;
+  do { // it gives a hundred at a time
+    some = await new Promise((done, fail) => reader.readEntries(done, fail));
+    found.push(...some.filter(({ name }) => !name.startsWith(".")));
+  } while (some.length);
+  found.sort((one, other) => (one.name < other.name ? -1 : 1));
+  return (await Promise.all(found.map(filesOf))).flat();
+}
+
 export class ImageList {
   chosen = new Set();
   adding = 0; // photographs that are not on the disk yet
@@ -37,9 +55,14 @@ export class ImageList {
     addEventListener("dragenter", over(1));
     addEventListener("dragleave", over(-1));
     addEventListener("dragover", over(0));
-    addEventListener("drop", (event) => {
+    addEventListener("drop", async (event) => {
       over(-Infinity)(event);
-      if (files(event)) this.add([...event.dataTransfer.files]);
+      if (!files(event)) return;
+      try {
+        await this.add(await dropped(event.dataTransfer));
+      } catch (error) { // a folder that cannot be read
+        this.act.notice("add", error.message, "error");
+      }
     });
   }
 
@@ -61,6 +84,7 @@ export class ImageList {
       }
       this.adding--;
     }
+    if (!files.length) return this.act.notice("add", t("nothingDropped"), "error");
     const lines = added.length ? [t("added", { count: added.length, total: files.length, image: added[0] })] : [];
     if (refused.length) lines.push(t("notAdded"), ...refused);
     this.act.notice("add", lines.join("\n"), refused.length ? "error" : "done");

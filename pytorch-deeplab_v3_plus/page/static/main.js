@@ -1,6 +1,6 @@
 /** The page: what is shown, and who hears of what. */
 
-import { Away, get, imagePath, listen, request } from "./api.js";
+import { Away, belongsTo, get, imagePath, listen, request } from "./api.js";
 import { View } from "./canvas.js";
 import { ClassList } from "./classes.js";
 import { element, icon } from "./dom.js";
@@ -79,12 +79,14 @@ const refreshState = once(async () => {
   away = false;
   if (round === asked && state.shown !== asked) round = null; // it is gone
   if (before && newestRound(before) !== newestRound(state.rounds)) showRound(null); // its masks, as they come
+  belongsTo(state.folder);
   if (!queue) start();
   view.setClasses(state.classes);
   if (imageOf(added)) {
     open(added);
     added = null;
   } else if (!imageOf(current)) open(firstImage());
+  else if (strokes && imageOf(current).error) open(current); // it could not be read after all
   render();
   if (maskOf(current) !== mask) showPrediction();
 });
@@ -212,6 +214,7 @@ function goToUncertain() {
 function finished(stroke) {
   strokes.draw(stroke);
   const place = placeOf(current), image = imageOf(current);
+  if (!image) return; // it was removed meanwhile
   const near = Math.max(image.width, image.height) / 20;
   const reaches = ([x, y]) => Math.hypot(x - place[0], y - place[1]) < near;
   if (place && stroke.points.some(reaches)) helped.add(`${place} ${current}`);
@@ -448,8 +451,9 @@ const KEYS = {
 
 addEventListener("keydown", (event) => {
   if (!state || event.target.closest("dialog, select, input:not([type=range], [type=checkbox])")) return;
-  // While a Japanese keyboard composes, only the code says which key it was.
-  const key = event.key === "Process" ? event.code.replace("Key", "").toLowerCase() : event.key.toLowerCase();
+  // While a Japanese keyboard composes, and on keyboards of other scripts, only the code says which key it was.
+  const latin = event.key !== "Process" && /^[ -~]+$/.test(event.key);
+  const key = (latin ? event.key : event.code.replace("Key", "")).toLowerCase();
   const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code)?.[1];
   let action;
   if (event.ctrlKey || event.metaKey) action = { z: event.shiftKey ? redo : undo, y: redo }[key];

@@ -55,7 +55,7 @@ export class Panel {
     this.#posting = true;
     this.act.notice("notTrained", "");
     try {
-      await request("POST", path, body);
+      await request("POST", path, body, 0); // copying many large photographs takes its time
       await this.act.refresh();
       return true;
     } catch (error) {
