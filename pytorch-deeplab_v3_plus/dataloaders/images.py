@@ -166,6 +166,15 @@ def stored_size(path: str | Path) -> tuple[tuple[int, int], Image.Transpose | No
         raise _unreadable("an image", path, error) from None
 
 
+def pages(path: str | Path) -> int:
+    """Return how many pictures a file holds; 1 for those of phones (MPO): the same at other exposures."""
+    try:
+        with open_image(path, LARGEST_SHRUNK) as image:
+            return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except READ_ERRORS as error:
+        raise _unreadable("an image", path, error) from None
+
+
 def file_digest(path: Path) -> bytes:
     """Return a digest of a file: of its size, and its first and last half MiB, however large it is."""
     half = 2**19

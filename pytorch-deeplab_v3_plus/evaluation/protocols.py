@@ -67,10 +67,11 @@ PLAIN = Protocol("crop", 0)
 def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = PLAIN) -> tuple[Tensor, Tensor]:
     """Return truth and prediction by a model in evaluation mode, both int64 (N, H, W) on its device.
 
-    A batch holds 'image', uint8 (N, 3, h, w), as the network sees it; 'label', uint8 (N, H, W); and for a CRF
-    'original', uint8 (N, 3, H, W), unless that is the image.
+    A batch holds 'image', uint8 (N, 3, h, w), as the network sees it; 'label', uint8 (N, H, W); and
+    'original', uint8 (N, 3, H, W), for a CRF and for other scales, unless that is the image.
     """
-    views = predict(model, batch["image"], scales=protocol.scales, flip=protocol.flip)
+    original = batch.get("original")
+    views = predict(model, batch["image"], scales=protocol.scales, flip=protocol.flip, original=original)
     soft = probabilities(views, tuple(batch["label"].shape[1:]))
     if protocol.crf:
         soft = protocol.crf(batch.get("original", batch["image"]).to(soft.device), soft)

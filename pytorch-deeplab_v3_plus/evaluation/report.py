@@ -28,7 +28,7 @@ from prediction import evaluation_mode
 
 logger = logging.getLogger(__name__)
 
-SAME = ("weights", "labels", "description")  # entries that two reports of one evaluation have in common
+SAME = ("weights", "output_stride", "labels", "description")  # entries that reports of one evaluation have in common
 EXTREMES = 4  # of the worst images in the figure, and as many of the best
 
 
@@ -37,7 +37,7 @@ def describe(
 ) -> dict[str, dict[str, Any]]:
     """Return by title what the reports of an evaluation say of themselves: checkpoint, data and protocol.
 
-    Two evaluations of the same weights, labels and protocol say the same, wherever the files lie.
+    Two evaluations of the same weights at the same stride, labels and protocol say the same, wherever the files lie.
     """
     weights, reports = weights_digest(model.state_dict()), {}
     for split in splits:
@@ -45,8 +45,8 @@ def describe(
             continue
         images = getattr(loaders, split).dataset
         labels = " ".join(images.survey().digests.values())
-        what = {"checkpoint": str(checkpoint), "weights": weights, "data": loaders.name}
-        what |= {"data_folder": str(images.folder.resolve()), "labels": labels}
+        what = {"checkpoint": str(checkpoint), "weights": weights, "output_stride": model.output_stride}
+        what |= {"data": loaders.name, "data_folder": str(images.folder.resolve()), "labels": labels}
         for protocol in protocols:
             how = {"protocol": protocol.view, "description": str(protocol), "settings": asdict(protocol)}
             reports[column_title(split, protocol)] = what | how

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dataloaders.images import value_counts
 from figures.colours import colour
 from figures.fonts import drawable_names, font_file
 
@@ -34,7 +35,7 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
 
 def class_shares(labels: np.ndarray, class_names: Sequence[str]) -> dict[int, str]:
     """Return for each class that occurs in a label map its name with its share, such as 'cat 2.0 %'."""
-    counts = np.bincount(labels.ravel())
+    counts = value_counts(labels)
     return {k: f"{class_names[k]} {percentage(count / labels.size)}" for k, count in enumerate(counts) if count}
 
 

@@ -122,7 +122,9 @@ def _load() -> ModuleType:
     try:
         import bilateralfilter
     except ImportError as error:
-        raise ImportError(f"the C++ bilateral filter is not usable ({error}); {build}") from error
+        what = f"the C++ bilateral filter is not usable ({error}); {build}"
+        raise ModuleNotFoundError(what, name="bilateralfilter") from error
     if not hasattr(bilateralfilter, "mean_field"):
-        raise ImportError(f"the C++ bilateral filter {bilateralfilter.__file__} is an earlier one; {build}")
+        what = f"the C++ bilateral filter {bilateralfilter.__file__} is an earlier one; {build}"
+        raise ModuleNotFoundError(what, name="bilateralfilter")
     return bilateralfilter

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.faults import lacks_memory
 from common.files import replace_file
+from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import normalize
 from modeling.layers import IMAGENET_MEAN, IMAGENET_STD
 
@@ -36,11 +37,11 @@ class RawRGB(nn.Module):
         return self.network((image / 255 - self.mean) / self.std)
 
 
-def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size: int) -> float:
+def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], short_side: int) -> float:
     """Write a network, in evaluation mode on the CPU, to an ONNX file, and check the file with onnxruntime.
 
     The file's input `image`, RGB (N, 3, H, W) in 0-255, takes any N, H and W; its metadata holds `class_names` (a JSON
-    list) and `short_side`, the size that the network was trained at. A file that fails the check is not kept.
+    list) and `short_side`, to which images are to be scaled (0: not at all). A file that fails the check is not kept.
 
     Returns the largest difference of its logits from PyTorch's on images of two sizes, relative to the largest logit.
     Raises InputError if a package is missing, PyTorch cannot export, or the file's output differs from PyTorch's.
@@ -54,13 +55,13 @@ def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], size
         raise InputError(
             f"--export onnx writes and checks with onnx and onnxruntime ({error}): pip install onnx onnxruntime"
         ) from None
-    difference = 0.0
+    difference, size = 0.0, short_side or DEFAULT_CROP
 
     def write(temporary: Path) -> None:
         nonlocal difference
         _export(RawRGB(network).eval(), temporary)
         file = onnx.load(temporary)
-        onnx.helper.set_model_props(file, {"class_names": json.dumps(list(class_names)), "short_side": str(size)})
+        onnx.helper.set_model_props(file, {"class_names": json.dumps(list(class_names)), "short_side": str(short_side)})
         onnx.save(file, temporary)
         difference = largest_difference(network, temporary, [(1, size, size), (2, size + 37, max(1, size // 2))])
         if not difference <= LARGEST_DIFFERENCE:
@@ -82,7 +83,10 @@ def _export(model: nn.Module, path: Path) -> None:
     example = torch.zeros(2, 3, 65, 97)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the older exporter, and constants that it does not fold
-        torch.onnx.export(model, (example,), str(path), opset_version=OPSET, **names, **tracing)
+        try:
+            torch.onnx.export(model, (example,), str(path), opset_version=OPSET, **names, **tracing)
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise InputError(f"this network cannot be exported: {str(error).splitlines()[0]}") from None
 
 
 @torch.inference_mode()

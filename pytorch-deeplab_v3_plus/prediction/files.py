@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,16 @@ from torch.utils.data import Dataset
 
 from common.errors import InputError
 from common.files import walk
-from dataloaders.images import IMAGE_SUFFIXES, LARGEST, check_sizes, id_of_file, image_size, read_image, read_label
+from dataloaders.images import (
+    IMAGE_SUFFIXES,
+    LARGEST,
+    check_sizes,
+    id_of_file,
+    image_size,
+    pages,
+    read_image,
+    read_label,
+)
 from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 logger = logging.getLogger(__name__)
@@ -46,9 +56,9 @@ def find_images(words: Sequence[str]) -> list[Path]:
             if not found:
                 raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")
         elif glob.has_magic(word) and not path.exists():
-            found = [Path(name) for name in sorted(glob.glob(word, recursive=True)) if Path(name).is_file()]
-            if not found:
+            if not (matches := sorted(glob.glob(word, recursive=True))):
                 raise InputError(f"expected images, found no file that matches {word}")
+            found = find_images(matches)
         else:
             found = [path]
         for file in found:
@@ -57,7 +67,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()  # a link that leads nowhere is an error
 
 
 def output_names(files: Sequence[Path]) -> list[str]:
@@ -71,7 +81,7 @@ def output_names(files: Sequence[Path]) -> list[str]:
     for file in files:
         name = file.stem
         if stems[name.casefold()] > 1:
-            parts = file.resolve().parent.name, file.stem, file.suffix.lstrip(".")
+            parts = Path(os.path.abspath(file)).parent.name, file.stem, file.suffix.lstrip(".")
             base = name = "_".join(filter(None, parts))
             number = 1
             while name.casefold() in taken:
@@ -130,6 +140,8 @@ class ImageFiles(Dataset):
             if image.size != size:
                 shrunk = "%s: its %dx%d pixels are read as %dx%d, which is also the size of the results"
                 logger.warning(shrunk, file, *size, *image.size)
+            if (number := pages(file)) > 1:
+                logger.warning("%s: has %d pages or frames, of which only the first is segmented", file, number)
             if path := self.scribbles.get(id_of_file(file.name)):
                 scribble = read_label(path, self.num_classes)
                 check_sizes(file, image.size, path, scribble)

@@ -28,6 +28,7 @@ def predict(
     flip: bool = False,
     tile: int = 0,
     batch_size: int = 1,
+    original: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield the logits (N, K, h', w') of a batch of images at each scale and, with `flip`, of their mirror images too.
 
@@ -38,6 +39,7 @@ def predict(
         flip: whether each scale is also predicted mirrored, with the logits mirrored back.
         tile: a side longer than this is cut into tiles that overlap by a quarter or more; 0 for never.
         batch_size: how many tiles the network sees at a time. Images that need no tiles are seen all at once.
+        original: what `images` were scaled from, of which the other scales are made, so that larger ones gain detail.
 
     Raises InputError where a logit is infinite or not a number.
     """
@@ -46,7 +48,8 @@ def predict(
         scaled = images
         if scale != 1:
             shape = [max(1, round(side * scale)) for side in images.shape[2:]]
-            scaled = F.interpolate(images.float(), shape, mode="bilinear", align_corners=False, antialias=True)
+            source = images if original is None else original.to(images.device)
+            scaled = F.interpolate(source.float(), shape, mode="bilinear", align_corners=False, antialias=True)
         yield _finite(_in_tiles(network, scaled, tile, batch_size))
         if flip:
             yield _finite(_in_tiles(network, scaled.flip(3), tile, batch_size).flip(3))

@@ -1,6 +1,7 @@
 """Segment image files one batch after another and write what was asked for."""
 
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +22,13 @@ from common.files import make_folder, replace_file
 from common.parallel import follow_the_parent, usable_cpus
 from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
+from dataloaders.layout import CLASS_FILE, read_class_names
 from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import colour
 from figures.matrices import save_gradient
 from figures.overlay import class_shares, overlay, percentage
+from modeling.checkpoint import class_mismatch
 from prediction.files import ImageFiles, find_images, output_names
 from prediction.options import InferenceOptions
 from prediction.predict import (
@@ -48,7 +51,7 @@ class Segmenter:
     """A network, in evaluation mode and with its checkpoint's settings, and what the options make of its output."""
 
     def __init__(self, options: InferenceOptions, network: nn.Module, settings: dict[str, Any]) -> None:
-        self.options, self.network = options, network
+        self.options, self.network, self.settings = options, network, settings
         self.size = short_side(settings) if options.crop_size is None else options.crop_size
         numbers = [f"class {k}" for k in range(settings["num_classes"])]
         self.class_names = settings.get("class_names") or (VOC_CLASSES if len(numbers) == len(VOC_CLASSES) else numbers)
@@ -62,6 +65,7 @@ class Segmenter:
         """
         files = find_images(words)
         self._prepare_folder(files)
+        self._warn_of_earlier(output_names(files))
         scribbles = self._find_scribbles(files)
         total, mine = len(files), slice(distributed.rank(), None, distributed.world_size())
         files, names = files[mine], iter(output_names(files)[mine])
@@ -175,6 +179,9 @@ class Segmenter:
                 f"expected scribbles named like the images, such as {files[0].stem}.png, found none in "
                 f"{self.options.scribbles}: correct --scribbles"
             )
+        classes = Path(self.options.scribbles).resolve().parent / CLASS_FILE
+        if os.path.lexists(classes) and (problem := class_mismatch(self.settings, read_class_names(classes))):
+            raise InputError(f"{self.options.checkpoint}: {problem} ({classes}); the scribbles are of other classes")
         logger.info("scribbles of %d of %d images: their strokes are kept, with no other classes", known, len(files))
         return scribbles
 
@@ -183,12 +190,28 @@ class Segmenter:
         endings = tuple(Path(ending).stem for ending in (PREDICTION, COLOUR, OVERLAY, CONFIDENCE, REFINED))
         folder = self.folder.resolve()
         for file in files:
-            if file.resolve().parent == folder and file.stem.endswith(endings):
+            end = next((end for end in endings if file.stem.endswith(end)), None)
+            if end and (file.resolve().parent == folder or _has_results(file.parent, file.stem.removesuffix(end))):
                 raise InputError(
-                    f"{file}: looks like a result of an earlier call in the --output_directory; choose another "
-                    "folder for the results than that of the images, or name the images one by one"
+                    f"{file}: looks like a result of an earlier call; keep results outside the folder of the images, "
+                    "or name the images one by one"
                 )
         make_folder(self.folder, "choose another --output_directory")
+
+    def _warn_of_earlier(self, names: Sequence[str]) -> None:
+        """Log what an earlier call left there for these images, and which of it is not written again."""
+        kinds = {PREDICTION: True, REFINED: self.crf}
+        kinds |= {CONFIDENCE: self.options.confidence, PROBABILITIES: self.options.probabilities}
+        there = [kind for kind in kinds if any((self.folder / (name + kind)).exists() for name in names)]
+        stay = " ".join(f"*{kind}" for kind in there if not kinds[kind])
+        also = f"; {stay} of that call stay: delete them, or choose another --output_directory" if stay else ""
+        if there:
+            logger.warning("%s: results of an earlier call for these images are replaced%s", self.folder, also)
+
+
+def _has_results(folder: Path, name: str) -> bool:
+    """Whether a folder has the results of an image, at least those that every call writes."""
+    return all((folder / (name + end)).is_file() for end in (PREDICTION, COLOUR, OVERLAY))
 
 
 def save_probabilities(path: Path, probabilities: Tensor, class_names: Sequence[str]) -> None:

@@ -12,7 +12,16 @@ from PIL import Image
 from common.errors import InputError
 from common.parallel import in_threads
 from dataloaders.class_names import is_background
-from dataloaders.images import EXIF_ORIENTATION, TURNS, grey_bits, open_image, read_image, stored_size, value_counts
+from dataloaders.images import (
+    EXIF_ORIENTATION,
+    TURNS,
+    grey_bits,
+    open_image,
+    pages,
+    read_image,
+    stored_size,
+    value_counts,
+)
 from dataloaders.inspection import classes_without_labels, object_is_255
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import (
@@ -177,9 +186,8 @@ def look_at_image(file: Path, item: Item, found: Callable[..., None]) -> tuple[t
 
 def look_for_pages(file: Path, found: Callable[..., None]) -> None:
     """Find a picture behind the first one in a file that can be opened."""
-    with open_image(file) as raw:
-        if raw.format != "MPO" and getattr(raw, "n_frames", 1) > 1:  # that of phones: the same at other exposures
-            found("pages", file, f"{raw.n_frames} of them")
+    if (number := pages(file)) > 1:
+        found("pages", file, f"{number} of them")
 
 
 def digest(image: Image.Image) -> bytes:

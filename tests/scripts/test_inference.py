@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,3 +282,68 @@ def test_scribbles_that_do_not_fit_are_refused(checkpoint, tmp_path, capsys):
     twice = ("--image_path", image, draw(tmp_path / "other/a.png"), "--scribbles", folder)
     assert segment(checkpoint, tmp_path / "out", *twice) == 2
     assert "several images are called a" in error_lines(capsys)[-1]
+
+
+# New
+
+
+def test_scribbles_of_other_classes_than_the_networks_are_refused(checkpoint, tmp_path, capsys):
+    image, folder = draw(tmp_path / "a.png"), tmp_path / "data/pascal_2012_scribble"
+    folder.mkdir(parents=True)
+    write_label(folder / "a.png", np.full((20, 30), 2, dtype=np.uint8))
+    words = ("--image_path", image, "--scribbles", folder)
+    (tmp_path / "data/classes.txt").write_text("background\ncat\ndog\n")
+    assert segment(checkpoint, tmp_path / "out", *words) == 0
+    (tmp_path / "data/classes.txt").write_text("background\ndog\ncat\n")
+    assert segment(checkpoint, tmp_path / "out", *words) == 2
+    assert "was trained with class 1 'cat', but here it is 'dog'" in error_lines(capsys)[-1]
+
+
+def test_results_of_earlier_calls_are_not_taken_for_images_and_what_stays_is_said(checkpoint, tmp_path, capsys):
+    photos = draw(tmp_path / "photos/a.png").parent
+    image = ("--image_path", photos / "a.png")
+    assert segment(checkpoint, photos / "one", *image, "--crf", "--crf-iterations", 1) == 0
+    assert "earlier call" not in capsys.readouterr().out
+    assert segment(checkpoint, photos / "one", *image) == 0
+    assert "are replaced; *_crf.png of that call stay" in capsys.readouterr().out
+    assert segment(checkpoint, tmp_path / "two", "--image_path", photos) == 2
+    assert "looks like a result of an earlier call" in error_lines(capsys)[-1]
+    draw(tmp_path / "own/holiday_colour.png")
+    assert segment(checkpoint, tmp_path / "two", "--image_path", tmp_path / "own") == 0
+
+
+def test_no_image_of_a_folder_is_left_out_without_a_word(checkpoint, tmp_path, capsys):
+    photos = draw(tmp_path / "photos/a.png").parent
+    draw(photos / "cam/b.png")
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(photos / "c.webp", save_all=True, append_images=frames[1:])
+    (photos / "d.png").symlink_to(tmp_path / "absent.png")
+    for word in (photos, photos / "*"):
+        assert segment(checkpoint, tmp_path / "out", "--image_path", word) == 1
+        captured = capsys.readouterr()
+        assert "d.png: it is a link to" in captured.err and "3 of 4 images segmented" in captured.out
+        assert "c.webp: has 2 pages or frames, of which only the first is segmented" in captured.out
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace(__file__="x.py")])
+def test_a_filter_that_is_not_built_is_one_line(checkpoint, tmp_path, capsys, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "bilateralfilter", module)
+    assert segment(checkpoint, tmp_path / "out", "--image_path", draw(tmp_path / "a.png"), "--crf") == 2
+    assert "pip install ./wrapper/bilateralfilter; is everything installed?" in error_lines(capsys)[-1]
+
+
+def test_the_onnx_file_says_that_images_keep_their_size(checkpoint, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("prediction.export.DEFAULT_CROP", 33)  # at which it is checked
+    assert segment(checkpoint, tmp_path / "out", "--export", "onnx", "--crop_size", 0) == 0
+    (file,) = (tmp_path / "out").glob("*.onnx")
+    assert {p.key: p.value for p in onnx.load(file).metadata_props}["short_side"] == "0"
+
+
+def test_a_network_that_cannot_be_exported_is_said_so(checkpoint, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(RawRGB, "forward", lambda self, image: torch.fft.fft2(image).abs())
+    assert segment(checkpoint, tmp_path / "out", "--export", "onnx") == 2
+    assert "this network cannot be exported: Exporting the operator 'aten::fft_fft2'" in error_lines(capsys)[-1]

@@ -524,5 +524,5 @@ def test_looking_overwrites_nothing(voc, checkpoint, tmp_path, capsys):
     )
     assert (tmp_path / "evaluation/val_crop.json").read_bytes() == first
     (tmp_path / "evaluation_3/val_crop.json").write_text("null")  # regression: a traceback
-    others = {"val crop": {"weights": "others", "labels": "", "description": ""}}
+    others = {"val crop": {"weights": "others", "output_stride": 16, "labels": "", "description": ""}}
     assert report_folder(tmp_path, others) == tmp_path / "evaluation_4"

@@ -363,3 +363,22 @@ def test_crf_options_have_the_classes_defaults():
 def test_whole_images_come_by_name(voc):
     images = WholeImages(VOCSegmentation(arguments(), voc, split="val"), 10)
     assert len(images) == 2 and images[1]["name"] == "i6" and images[1]["image"].shape == (3, 10, 15)
+
+
+def test_scores_at_another_stride_do_not_replace_those_of_the_first(voc, checkpoint):
+    for stride in (16, 8):
+        assert run(voc, checkpoint, "--protocol", "crop", "--out-stride", stride) == 0
+    for folder, stride in (("evaluation", 16), ("evaluation_2", 8)):
+        report = json.loads((checkpoint.parent / folder / "val_crop.json").read_text())
+        assert report["output_stride"] == stride
+
+
+def test_larger_scales_see_the_details_of_the_original(voc):
+    """Regression: they enlarged what had been reduced to the network's size."""
+    stripes = np.tile(np.uint8([[255, 0, 0], [0, 255, 0]]), (64, 32, 1))
+    Image.fromarray(stripes).save(voc / "JPEGImages/i5.png")
+    (voc / "JPEGImages/i5.jpg").unlink()
+    write_label(voc / "SegmentationClassAug/i5.png", np.tile([0, 1], (64, 32)))
+    loaders = make_data_loader(custom(voc), splits=("val",))
+    tally = evaluate_split(Colours(), loaders, "val", Protocol("full", 32, scales=(2.0,)), workers=0)
+    assert tally.images["i5"] == 1.0

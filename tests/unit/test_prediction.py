@@ -261,3 +261,12 @@ def test_labels_on_scribbles_are_the_likeliest_that_keep_scribbles_leaves():
             scribbles[row, 2:9] = value
         expected = keep_scribbles(probabilities([logits[None]], size)[0], scribbles).argmax(0)
         assert torch.equal(labels_on_scribbles(logits, size, scribbles), expected.byte())
+
+
+def test_results_are_called_after_the_folders_that_the_user_sees(tmp_path):
+    """Regression: those of the cache into which a data set's links lead."""
+    for number, folder in enumerate(("cam1", "cam2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / f"blob{number}").touch()
+        (tmp_path / folder / "1.png").symlink_to(tmp_path / f"blob{number}")
+    assert output_names(find_images([str(tmp_path)])) == ["cam1_1_png", "cam2_1_png"]
