@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 
 from filtering import Lattice, bilateral_filter
+from filtering.autograd import never_twice
 
 
 class DenseCRFLossFunction(Function):
@@ -80,9 +81,8 @@ class DenseCRFLossFunction(Function):
         return -(scale * energies).sum().to(segmentations.dtype)
 
     @staticmethod
+    @never_twice
     def backward(ctx, grad_output: Tensor):
-        if torch.is_grad_enabled():  # else it would be taken for constant
-            raise RuntimeError("the gradient of the DenseCRF loss cannot be differentiated again (create_graph=True)")
         a_s, factor = ctx.saved_tensors
         gradient = a_s * (factor * grad_output.to(torch.float32))
         # No gradient with respect to images, sigmas, regions and options.

@@ -87,7 +87,8 @@ def infer(options: InferenceOptions, preset: str | None, device: torch.device) -
     if not options.image_path:
         return 0
     network.to(device)
-    shape = settings["backbone"] or settings["network"], settings["output_stride"], settings["num_classes"]
+    name = " ".join(filter(None, (settings["network"], settings["backbone"])))
+    shape = name, settings["output_stride"], settings["num_classes"]
     logger.info("network: %s, output stride %d, %d classes, on %s", *shape, describe_device(device))
     return segmenter.segment(options.image_path)
 

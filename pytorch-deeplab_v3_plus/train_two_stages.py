@@ -11,6 +11,7 @@ finished trainings.
 
 import argparse
 import itertools
+import json
 import logging
 import math
 import re
@@ -211,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = comparison.run_folder(own.seeds[0], first) / LAST
     model = comparison.folder / "model.pth.tar"
     replace_file(model, lambda temporary: shutil.copyfile(trained, temporary))
+    results = {"seeds": comparison.seeds, "classes": loaders.class_names, "scores": comparison.results()}
+    write_text(comparison.folder / "results.json", json.dumps(results, indent=1) + "\n")
     table = comparison_table(comparison.results())
     write_text(comparison.folder / "table.txt", table + "\n")
     for split in ("val", "fill_in"):

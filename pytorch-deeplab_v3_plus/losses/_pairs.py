@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
+from filtering.autograd import never_twice
+
 Offset = tuple[int, int]
 
 
@@ -87,7 +89,7 @@ class PairEnergy(Function):
         return energy.to(probabilities.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @never_twice
     def backward(ctx, grad_output: Tensor):
         (sums,) = ctx.saved_tensors
         return sums * -grad_output, None

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloaders.labels import UNLABELLED
+from losses._inputs import at_least_float32
 
 
 class Entropy(nn.Module):
@@ -25,9 +26,10 @@ class Entropy(nn.Module):
     def forward(self, image: Tensor, probabilities: Tensor, region_of_interest: Tensor, labels: Tensor) -> Tensor:
         """Return a scalar for probabilities (N,K,H,W), region_of_interest (N,H,W) bool, labels (N,H,W) int64."""
         region = region_of_interest if self.labelled else region_of_interest & (labels == UNLABELLED)
-        tiny = torch.finfo(probabilities.dtype).tiny  # the logarithm of 0 has no gradient
+        soft = at_least_float32(probabilities)
+        tiny = torch.finfo(soft.dtype).tiny  # the logarithm of 0 has no gradient
         # Image by image, because the intermediate results are as large as the probabilities.
-        entropy = torch.stack([torch.special.entr(one + tiny).sum(0) for one in probabilities]) * region
+        entropy = torch.stack([torch.special.entr(one + tiny).sum(0) for one in soft]) * region
         return self.weight * (entropy.sum((1, 2)) / region.sum((1, 2)).clamp_min(1)).mean()
 
     def extra_repr(self) -> str:

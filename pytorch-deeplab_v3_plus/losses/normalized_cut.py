@@ -2,11 +2,12 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from common.errors import InputError
 from DenseCRFLoss import DenseCRFLoss
 from filtering import Lattice, bilateral_filter
+from filtering.autograd import never_twice
 from losses.options import DenseCRFOptions
 
 EPSILON = 1e-6  # share of an image's kernel mass below which a class counts as absent
@@ -63,7 +64,7 @@ class LatticeEnergy(Function):
         return -(cut * a / b + plain * a).sum() / n
 
     @staticmethod
-    @once_differentiable
+    @never_twice
     def backward(ctx, grad_output: Tensor):
         gradient, factor = ctx.saved_tensors
         gradient = gradient * (factor * grad_output)[:, :, None, None]

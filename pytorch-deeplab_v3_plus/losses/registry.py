@@ -39,7 +39,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -47,6 +47,8 @@ import losses
 from common.errors import InputError
 
 INPUTS = ("labels", "logits", "features", "lattices")  # what `forward` may name beside the three that it always gets
+FIRST = ("image", "probabilities", "region_of_interest")  # those three, in this order
+SETTING_TYPES = (bool, int, float, str)
 
 OTHER_FILES = {"cross_entropy", "options", "registry"}
 Rescale = Callable[[Tensor], Tensor]
@@ -106,8 +108,12 @@ def _only_class(module: Any) -> type[nn.Module]:
 
 def settings_of(name: str) -> dict[str, Any]:
     """Return the settings of the regulariser `name` with their defaults."""
-    parameters = inspect.signature(find_regulariser(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {p.name: p.default for p in _settings(name).values()}
+
+
+def _settings(name: str) -> dict[str, Parameter]:
+    parameters = inspect.signature(find_regulariser(name), eval_str=True).parameters
+    return {p.name: p for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def parse_regulariser(text: str) -> RegulariserOptions:
@@ -116,25 +122,35 @@ def parse_regulariser(text: str) -> RegulariserOptions:
     Raises InputError for an unknown name or setting, or a value of another type.
     """
     (name, _, first), *others = ([word.strip() for word in part.partition("=")] for part in text.split(","))
-    weight = _value(first, 0.0, text)
+    weight = _value(first, float, text)
     if not 0 <= weight < float("inf"):
         raise InputError(f"expected NAME=WEIGHT with a weight of 0 or more, found {text!r}")
-    known, settings = settings_of(name), {}
+    known, settings = _settings(name), {}
     for setting, _, value in others:
         if setting not in known:
             names = ", ".join(known) or "none"
             raise InputError(f"{name} has no setting {setting!r}; it has: {names} (in {text!r})")
         if setting in settings:
             raise InputError(f"expected each setting once, found {setting} twice in {text!r}")
-        settings[setting] = _value(value, known[setting], text)
-    missing = [setting for setting, default in known.items() if default is Parameter.empty and setting not in settings]
+        settings[setting] = _value(value, _type(name, known[setting]), text)
+    missing = [setting for setting, p in known.items() if p.default is p.empty and setting not in settings]
     if missing:
         raise InputError(f"{name} needs {', '.join(missing)}: give {name}=WEIGHT,{missing[0]}=VALUE, found {text!r}")
     return RegulariserOptions(name, weight, settings)
 
 
-def _value(text: str, default: Any, given: str) -> Any:
-    kind = str if default is None or default is Parameter.empty else type(default)
+def _type(name: str, setting: Parameter) -> type:
+    """Return the type of a setting: that of its default; where that is None or missing, what its annotation says."""
+    kinds = {type(setting.default)}
+    if setting.default in (None, Parameter.empty):
+        kinds = {*(get_args(setting.annotation) or [setting.annotation])} - {type(None)}  # `int | None` is an int
+    if len(kinds) != 1 or not kinds <= {*SETTING_TYPES}:
+        expected = ", ".join(kind.__name__ for kind in SETTING_TYPES)
+        raise InputError(f"{name}: expected a setting of {expected} by its default or annotation, found `{setting}`")
+    return kinds.pop()
+
+
+def _value(text: str, kind: type, given: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
@@ -156,14 +172,22 @@ def apply_regulariser(
     regulariser: Callable[..., Tensor], image: Tensor, probabilities: Tensor, region: Tensor, **inputs: Tensor
 ) -> Tensor:
     """Call a regulariser, or its `forward_rescaled`, with those of `inputs` (see INPUTS) that it names."""
-    named = {name: inputs[name] for name in INPUTS if takes(regulariser, name)}
+    names = _names(regulariser)
+    if any(name in names and names.index(name) != place for place, name in enumerate(FIRST)):
+        kind = type(getattr(regulariser, "__self__", regulariser)).__name__
+        raise InputError(f"{kind}: expected forward({', '.join(FIRST)}, ...) in this order, found ({', '.join(names)})")
+    named = {name: inputs[name] for name in INPUTS if name in names[3:]}
     return regulariser(image, probabilities, region, **named)
 
 
 def takes(regulariser: Callable[..., Tensor], name: str) -> bool:
     """Return whether a regulariser names the input `name` behind the three that it is always given."""
+    return name in _names(regulariser)[3:]
+
+
+def _names(regulariser: Callable[..., Tensor]) -> list[str]:
     function = regulariser.forward if isinstance(regulariser, nn.Module) else regulariser
-    return name in list(inspect.signature(function).parameters)[3:]
+    return list(inspect.signature(function).parameters)
 
 
 def in_stages(regulariser: nn.Module) -> tuple[Rescale, Callable[..., Tensor]]:

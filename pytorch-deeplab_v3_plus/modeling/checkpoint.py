@@ -190,8 +190,8 @@ def load_weights(
     own = model.state_dict()
     if state_dict and not own.keys() & state_dict.keys():
         raise InputError(
-            f"{source}: its weights ({', '.join(list(state_dict)[:2])} ...) are of another project's network, which is "
-            "not known here; weights of a backbone alone go to --pretrained"
+            f"{source}: none of its weights ({', '.join(list(state_dict)[:2])} ...) is one of this network's; are "
+            "--network and --backbone right? Weights of a backbone alone go to --pretrained"
         )
     for key, value in state_dict.items():
         if key in own and own[key].is_floating_point() and not value.is_floating_point():

@@ -65,7 +65,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
     if options.start_epoch >= options.epochs:
         raise InputError(f"--start_epoch {options.start_epoch}: nothing is left of {options.epochs} epochs")
     parent = Path(options.run_root) / loaders.name / options.checkname
-    start = find_start(options, parent, fingerprint(options, data_facts(loaders, surveys)))
+    start = find_start(options, parent, fingerprint(options, data_facts(loaders, surveys), regularisers or {}))
     settings = {
         "network": options.network,
         "backbone": options.backbone,
@@ -170,6 +170,10 @@ def build_step(
     if twice := {*named, "cross_entropy"} & regularisers.keys():
         raise InputError(f"expected regularisers with names of their own, found {', '.join(sorted(twice))} twice")
     named = {name: module.to(device) for name, module in {**named, **regularisers}.items()}
+    for name, module in named.items():
+        if any(weight.requires_grad for weight in module.parameters()):
+            what = "expected no weights that learn, since the optimizer has the network's alone"
+            raise InputError(f"regulariser {name}: {what}; put them into a network (modeling/network.py)")
     optimizer = build_optimizer(options, model.parameter_groups(options.head_rate))
     network = data_parallel(torch.compile(model) if options.compile else model, device)
     how = {"amp": options.amp, "accumulate": options.accumulate, "min_images": options.min_images}

@@ -11,6 +11,7 @@ Where one does not know a fact, as without --no-val or in a file of an earlier v
 """
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from common.errors import InputError
 from dataloaders import Loaders
 from dataloaders.datasets.pascal import Survey
 from dataloaders.images import file_digest
+from losses.registry import find_regulariser
 from modeling.checkpoint import load_checkpoint
 from training.checkpoint import BEST, BEST_OF_RUNS, newest_first
 from training.options import TrainOptions
@@ -44,16 +46,21 @@ CHANGEABLE = {"epochs", "steps", "lr", "lr_step", "batch_size", "accumulate", "a
 SCORE_FACTS = {"classes", "validation list", "validation images", "validation labels", "crop_size"}
 
 
-def fingerprint(options: TrainOptions, data: Mapping[str, Any]) -> Identity:
-    """Return the fingerprint of a training from its resolved options and its data_facts."""
-    return {"data": {**data, **file_facts(options)}, "settings": _deciding(options.settings()), "start": None}
+def fingerprint(options: TrainOptions, data: Mapping[str, Any], regularisers: Mapping[str, Any] = {}) -> Identity:
+    """Return the fingerprint of a training from its resolved options, its data_facts, and further regularisers."""
+    own = {"regularisers from Python": {name: repr(module) for name, module in regularisers.items()}}
+    return {"data": {**data, **file_facts(options), **own}, "settings": _deciding(options.settings()), "start": None}
 
 
 def file_facts(options: TrainOptions) -> dict[str, str]:
-    """Return digests of the files that settings name: the weights to start from, and those of regularisers."""
+    """Return digests of the files that settings name: first weights, those of regularisers, and their code."""
     values = [options.pretrained, *(value for one in options.regularisers for value in one.settings.values())]
     paths = [Path(value) for value in values if isinstance(value, str)]
-    return {f"content of {path}": file_digest(path).hex() for path in paths if path.is_file()}
+    facts = {f"content of {path}": file_digest(path).hex() for path in paths if path.is_file()}
+    for one in options.regularisers:
+        with contextlib.suppress(OSError, TypeError):  # written down in a notebook
+            facts[f"code of {one.name}"] = file_digest(Path(inspect.getfile(find_regulariser(one.name)))).hex()
+    return facts
 
 
 def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,15 @@ import fcntl
 import json
 import logging
 import math
+import platform
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from common.errors import InputError
@@ -27,6 +30,15 @@ logger = logging.getLogger(__name__)
 def cannot_write(path: Any, error: OSError) -> InputError:
     """Return the error for a file of a run that cannot be written."""
     return InputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose --run-root")
+
+
+def versions() -> str:
+    """Return the versions of Python, PyTorch and this code, of which git tells the commit where it can."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    code = ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        code = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return f"Python {platform.python_version()}, PyTorch {torch.__version__}" + (code and f", commit {code}")
 
 
 class _LogFile(logging.FileHandler):
@@ -103,7 +115,8 @@ class Journal:
                 for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote
                     leftover.unlink()
                 lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
-                self._add_parameters("\n".join(["command: " + " ".join(sys.argv), *lines]) + "\n")
+                first = ["command: " + " ".join(sys.argv), f"versions: {versions()}"]
+                self._add_parameters("\n".join([*first, *lines]) + "\n")
                 if identity is not None:
                     self.write(IDENTITY, json.dumps(identity, indent=1) + "\n")
                 self._event_file = _EventFile()

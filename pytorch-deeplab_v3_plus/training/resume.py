@@ -176,6 +176,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
         "state_dict": trainer.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "scaler": step.scaler.state_dict(),
+        "regularisers": {name: module.state_dict() for name, module in step.regularisers.items()},
         "best_pred": trainer.best,
         "model": trainer.settings,
         "identity": trainer.identity,
@@ -201,6 +202,9 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     """
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
     _restore_optimizer(trainer, checkpoint, source)
+    with _own_state(source, "regularisers"):  # what they keep from step to step
+        for name in trainer.step.regularisers.keys() & checkpoint.get("regularisers", {}).keys():
+            trainer.step.regularisers[name].load_state_dict(checkpoint["regularisers"][name])
     with _own_state(source, "losses"):
         losses = checkpoint.get("losses", {})
         trainer.losses = EpochLosses({name: [*map(float, values)] for name, values in losses.items()})

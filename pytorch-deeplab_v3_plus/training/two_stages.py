@@ -127,26 +127,35 @@ class Comparison:
     def _take_folder(self) -> None:
         """Make the folder; refuse one that holds another comparison."""
         settings = {"options": self.options, "variants": dict(self.variants), "stage_epochs": self.stage_epochs}
-        text = json.dumps(settings | {"stage2_lr": self.stage2_lr, "data": dict(self.data)}, indent=1) + "\n"
+        settings |= {"stage2_lr": self.stage2_lr, "data": dict(self.data)}
+        settings = json.loads(json.dumps(settings))  # tuples become lists
         path, remedy = self.folder / "comparison.json", f"choose another --output, or delete the folder {self.folder}"
         make_folder(self.folder, "choose another --output")
         if not path.exists() and any(self.folder.glob("seed_*")):
             raise InputError(f"{path}: is missing, and says of which data and settings the runs there are; {remedy}")
         if path.exists():
             try:
-                before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+                before = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 before = None
             if not isinstance(before, dict) or not isinstance(before.get("data", {}), dict):
                 raise InputError(f"{path}: is damaged; {remedy}")
             if "data" not in before:
                 logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)
-            other = differences({"data": before.pop("data", {})}, {"data": now.pop("data")})
-            other += ["other settings"] if before != now else []
+            other = differences({"data": before.get("data", {})}, settings)
+            for name in ("options", "stage_epochs", "stage2_lr"):
+                if before.get(name) != settings[name]:
+                    other.append(f"{name} were {before.get(name)} and are {settings[name]}")
+            known = before.get("variants", {})  # more of them may join, and others be left out
+            for name, words in settings["variants"].items():
+                if known.get(name, words) != words:
+                    other.append(f"{name} was '{shlex.join(known[name])}' and is '{shlex.join(words)}'")
+            settings["variants"] = known | settings["variants"]
+            settings["data"] = before.get("data", {}) | settings["data"]
             if other:
                 what = f"this folder holds a comparison of another kind ({'; '.join(other)})"
                 raise InputError(f"{path}: {what}; {remedy}")
-        write_text(path, text)
+        write_text(path, json.dumps(settings, indent=1) + "\n")
 
 
 def train_all(trainings: Iterable[Training], jobs: int) -> None:

@@ -527,7 +527,7 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     assert "regularised network, val" in capsys.readouterr().out
     capsys.readouterr()
     assert call(train_two_stages, *words, "--lr", 0.5) == 2
-    assert "other settings" in one_line(capsys)
+    assert "options were " in one_line(capsys)
     assert call(train_two_stages, *words, "--epochs", 3) == 2
     assert "--epochs is set by the stages themselves" in one_line(capsys)
     assert call(train_two_stages, "--preset", "40", "--densecrfloss", 0, *SMALL, *data(voc), "--output", out) == 2
@@ -802,3 +802,21 @@ def test_inference_names_the_image_it_cannot_read(checkpoint, tmp_path, capsys, 
 def test_evaluation_refuses_a_network_of_class_mismatches(voc, checkpoint, capsys):
     assert call(evaluate, "--checkpoint", checkpoint, "--backbone", "mobilenet", *data(voc), "--no-cuda") == 2
     assert "has 21 classes, but the data set voc has 3" in one_line(capsys)
+
+
+def test_a_comparison_takes_further_variants_and_says_what_differs(tmp_path):
+    def take(crf="densecrf=1", **changes):
+        variants = {"crf": ("--regulariser", crf)} | changes.pop("more", {})
+        how = {"folder": tmp_path / "two", "seeds": (1,), "stage_epochs": (1, 1), "options": (), "full": False}
+        two_stages.Comparison(**how | changes, variants=variants)._take_folder()
+
+    take()
+    take(more={"potts": ("--regulariser", "potts=1")})
+    take()
+    for changes, said in (
+        ({"crf": "densecrf=2"}, "crf was '--regulariser densecrf=1' and is '--regulariser densecrf=2'"),
+        ({"stage_epochs": (1, 2)}, r"stage_epochs were \[1, 1\] and are \[1, 2\]"),
+        ({"more": {"potts": ("--regulariser", "potts=2")}}, "potts was"),
+    ):
+        with pytest.raises(InputError, match=said):
+            take(**changes)

@@ -1,17 +1,22 @@
 """Training without a command line, and what a run records."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import losses
 from common.errors import InputError
 from dataloaders import DataOptions
 from helpers import run_folder, state, train
+from losses import entropy
+from losses.registry import FACTORIES
 from modeling.checkpoint import load_checkpoint
 from training import TrainOptions, build_trainer
+from training.identity import file_facts
 from training.options import PRESETS, parse_options
 
 
@@ -109,7 +114,7 @@ def test_a_class_mismatch_is_logged_under_ft_beside_warnings_of_the_data(voc, ca
     (lists / "val.txt").write_text("i5\ni6\ni0\n")  # i0 trains too
     capsys.readouterr()
     last = run_folder(voc) / "checkpoint_last.pth.tar"
-    assert train(voc, "--epochs", 1, "--no-val", "--resume", last, "--ft") == 0
+    assert train(voc, "--epochs", 1, "--resume", last, "--ft") == 0
     printed = capsys.readouterr().out
     assert "WARNING: the same picture" in printed
     assert f"WARNING: {last} was trained with class 2 'dog', but here it is 'fox'; its classifier is kept" in printed
@@ -179,3 +184,45 @@ def test_amp_auto_asks_the_processor(flags, expected, monkeypatch, tmp_path):
     monkeypatch.setattr("common.devices.CPUINFO", cpuinfo)
     assert parse_options(["--amp", "auto", "--no-cuda"]).amp == expected
     assert parse_options(["--amp", "fp16", "--no-cuda"]).amp == "fp16"
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, image, probabilities, region_of_interest):
+        self.calls += 1
+        return 0.1 * probabilities.square().mean()
+
+
+class Learning(Counting):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def test_what_a_regulariser_keeps_is_resumed_and_what_it_would_learn_is_refused(voc):
+    with pytest.raises(InputError, match="regulariser own: expected no weights that learn"):
+        build_trainer(small(voc, no_val=True), {"own": Learning()})
+    build_trainer(small(voc, no_val=True), {"own": Counting()}).fit()
+    calls = load_checkpoint(run_folder(voc) / "checkpoint_last.pth.tar")["regularisers"]["own"]["calls"]
+    again = Counting()
+    build_trainer(small(voc, no_val=True, epochs=2, resume="auto"), {"own": again}).close()
+    assert again.calls == calls > 0
+
+
+def test_other_regularisers_from_python_are_another_training(voc, caplog):
+    build_trainer(small(voc, no_val=True), {"own": Counting()}).fit()
+    build_trainer(small(voc, no_val=True, resume="auto"), {"own": Flat()}).fit()
+    assert run_folder(voc, number=1).is_dir() and "other regularisers from Python" in caplog.text
+
+
+def test_another_code_of_a_regulariser_is_another_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
+    facts = []
+    for text in ("", "# changed\n"):
+        (tmp_path / "entropy2.py").write_text(Path(entropy.__file__).read_text() + text)
+        facts.append(file_facts(TrainOptions(regulariser=("entropy2=1",))))
+    FACTORIES.pop("entropy2")
+    assert facts[0].keys() == facts[1].keys() == {"code of entropy2"} and facts[0] != facts[1]

@@ -72,7 +72,7 @@ def test_weights_are_found_however_they_were_saved(tmp_path, content):
 
 
 def test_another_projects_network_is_called_that():
-    with pytest.raises(InputError, match=r"\(classifier.aspp.weight ...\) are of another project's network"):
+    with pytest.raises(InputError, match=r"\(classifier.aspp.weight ...\) is one of this network's"):
         load_weights(DeepLab(3, "mobilenet"), {"classifier.aspp.weight": torch.zeros(1)}, "best.pth")
 
 

@@ -183,3 +183,27 @@ def test_a_file_that_cannot_be_used_does_not_hide_the_others(tmp_path, monkeypat
     assert "broken: cannot be used: ZeroDivisionError" in text and "densecrf: " in text and "_helpers" not in text
     with pytest.raises(ZeroDivisionError):
         TrainOptions(regulariser=("broken=1",))
+
+
+class Ranked(nn.Module):
+    """Settings whose type only their annotation says, and one that no command line can give."""
+
+    def __init__(self, weight: float, *, alpha: float, top: int | None = None, scales: tuple = (1.0, 0.5)) -> None:
+        super().__init__()
+        self.settings = alpha, top, scales
+
+    def forward(self, probabilities, image, region_of_interest):
+        return probabilities.mean()
+
+
+def test_a_setting_without_a_default_has_the_type_of_its_annotation():
+    register("ranked")(Ranked)
+    try:
+        built = build_regulariser(parse_regulariser("ranked=1,alpha=0.5,top=3"), {})
+        assert built.settings == (0.5, 3, (1.0, 0.5))
+        with pytest.raises(InputError, match="ranked: expected a setting of bool, int, float, str .* found `scales"):
+            parse_regulariser("ranked=1,alpha=1,scales=0.5")
+        with pytest.raises(InputError, match=r"Ranked: expected forward\(image, probabilities, region_of_interest"):
+            apply_regulariser(built, None, None, None)
+    finally:
+        del FACTORIES["ranked"]

@@ -409,7 +409,8 @@ def test_run_folders_are_numbered_as_integers(tmp_path):
     journal = Journal(tmp_path / "data" / "name", {"lr": 0.1})
     journal.close()
     assert journal.folder.name == "experiment_11"
-    assert "lr: 0.1" in (journal.folder / "parameters.txt").read_text()
+    parameters = (journal.folder / "parameters.txt").read_text()
+    assert "lr: 0.1" in parameters and f"PyTorch {torch.__version__}" in parameters
     assert best_of_other_runs(journal.folder) == 0.25
 
 
