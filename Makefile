@@ -44,7 +44,7 @@ endif
 absolute = $(if $(filter /%,$(firstword $(1))),$(1),$(CURDIR)/$(1))
 mount = -v "$(call absolute,$(1)):$(call absolute,$(1))"
 GPUS := $(if $(NO_GPU),,$(if $(shell command -v nvidia-smi 2>/dev/null),--gpus all))
-TERMINAL := $(and $(MAKE_TERMOUT),$(shell test -t 0 && echo yes))
+TERMINAL := $(and $(or $(MAKE_TERMOUT),$(filter 3.%,$(MAKE_VERSION))),$(shell test -t 0 && echo yes))
 MOUNTS =
 DOCKER_RUN = docker run --rm $(if $(TERMINAL),-it) --ipc=host $(GPUS) --user $(CONTAINER_USER) \
   --label rloss.folder="$(CURDIR)" $(call mount,$(CURDIR)) -w "$(CURDIR)" -e TORCH_HOME="$(CURDIR)/run/.torch" \

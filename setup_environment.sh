@@ -64,8 +64,11 @@ if ((${#packages[@]})); then
   install_system_packages
   find_missing
 fi
-advice="missing: ${packages[*]}; install them as root (apt-get install ${packages[*]}) and call $0 again"
-((${#packages[@]} == 0)) || say "$advice"
+advice=''
+if ((${#packages[@]})); then # Bash before 4.4, as on macOS, takes an empty array for an unset variable
+  advice="missing: ${packages[*]}; install them as root (apt-get install ${packages[*]}) and call $0 again"
+  say "$advice"
+fi
 
 has "$python" || die "expected Python 3.10 or newer, found no $python"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
@@ -81,9 +84,8 @@ if [[ requirements.txt -nt .venv/packages.stamp ]]; then
   say "installing packages into .venv (PyTorch is large: a few minutes)"
   "${pip[@]}" install --upgrade pip
   if [[ $cpu ]]; then
-    mapfile -t torch <<<"$(grep -E '^torch(vision)?[^[:alnum:]]' requirements.txt)"
     index=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
-    "${pip[@]}" install --index-url "$index" "${torch[@]}" ||
+    grep -oE '^torch[^ ]+' requirements.txt | xargs "${pip[@]}" install --index-url "$index" ||
       say "$index has no fitting PyTorch or cannot be reached: taking PyPI's, which runs on the CPU as well"
   fi
   "${pip[@]}" install -r requirements.txt || die "the packages could not be installed: see above"
@@ -93,7 +95,7 @@ fi
 if [[ ! -f .venv/filter.stamp || $(find $filter -type f ! -name '*.md' -newer .venv/filter.stamp) ]]; then
   say "building the bilateral filter"
   "${pip[@]}" install --force-reinstall --no-deps ./$filter ||
-    die "the bilateral filter could not be built${packages[0]:+; $advice}"
+    die "the bilateral filter could not be built${advice:+; $advice}"
   touch .venv/filter.stamp
 fi
 "$bin/python" pytorch-deeplab_v3_plus/check_environment.py

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +24,19 @@ from common.arguments import number
 from common.errors import InputError, exit_status
 from figures.plotting import new_figure, save_figure
 from filtering import native, torch_lattice
-from measuring import IMAGES, Pictures, machine_line, peak_resident, seconds, shown, summary, synchronise, write_json
+from measuring import (
+    IMAGES,
+    Pictures,
+    machine_line,
+    peak_alone,
+    peak_resident,
+    result_file,
+    seconds,
+    shown,
+    summary,
+    synchronise,
+    write_json,
+)
 
 import bilateralfilter
 import torch
@@ -196,30 +207,16 @@ def peak_memory(engine: Engine, pictures: Pictures, row: Row) -> float | None:
         with torch.no_grad():
             engine.run(row.sigma_xy, *tensors)
         return (torch.cuda.max_memory_allocated() - before) / 1e6 - output_megabytes(row)
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    # In a process of its own, as memory that was used before does not show; a forked one would use one thread.
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_peak, args=(sender, engine, pictures, row))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:  # it was killed, most likely for want of memory
-        return None
-    finally:
-        process.join()
+    return peak_alone(_peak_on_the_cpu, engine, pictures, row)  # memory that was used before would not show
 
 
-def _report_peak(sender: Any, engine: Engine, pictures: Pictures, row: Row) -> None:
+def _peak_on_the_cpu(engine: Engine, pictures: Pictures, row: Row) -> float:
     with torch.no_grad():
         small = Row(16, 1, 1, 5)
         engine.run(small.sigma_xy, *engine.prepare(*inputs(pictures, small)))  # what is loaded at the first call
         tensors = engine.prepare(*inputs(pictures, row))
         peak = peak_resident(lambda: engine.run(row.sigma_xy, *tensors))
-    made = output_megabytes(row) if isinstance(engine, Tensors) else 0
-    sender.send(max(0.0, peak - made))
+    return max(0.0, peak - (output_megabytes(row) if isinstance(engine, Tensors) else 0))
 
 
 def output_megabytes(row: Row) -> float:
@@ -295,9 +292,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--engine", action="append", metavar="NAME", help="such as 'C++ avx2' or 'torch cpu' (default: all)"
     )
     parser.add_argument("--repeats", type=number(int, 2), default=9, metavar="N", help="times each is measured [9]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="also measure cost against pixels and channels, as PNG"
+        "--plot", type=result_file, metavar="FILE", help="also measure cost against pixels and channels, as PNG"
     )
     parser.add_argument("--sides", type=integers, default=[32, 64, 128, 256, 512], help="of the plot's images")
     parser.add_argument("--channels", type=integers, default=[1, 2, 4, 8, 16, 32, 64, 128], help="of the plot")

@@ -47,7 +47,8 @@ def with_workers(options: DataOptions, count: int, step: float) -> None:
     """Print the images a second of the loader alone, and the share of the time that steps of `step` seconds wait."""
     loader = make_data_loader(options, splits=("train",)).train
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    steps = max(2, count // options.batch_size)
+    # Whole turns of the workers, whose first batches come all at once: part of a turn would take no time.
+    steps = -(-max(2, count // options.batch_size) // options.workers) * options.workers
     next(batches)  # the workers are up
 
     def run(seconds: float) -> tuple[int, float, float]:

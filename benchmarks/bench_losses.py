@@ -10,11 +10,9 @@ process of its own for it.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from common.arguments import number
@@ -28,7 +26,9 @@ from measuring import (
     LABELLED,
     Pictures,
     machine_line,
+    peak_alone,
     peak_resident,
+    result_file,
     seconds,
     shown,
     summary,
@@ -94,10 +94,7 @@ def peak_memory(text: str, images: int, side: int, device: torch.device) -> floa
         before = torch.cuda.memory_allocated()
         batch.run(build(text, device))
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_on_the_cpu, (text, images, side, torch.get_num_threads()))
+    return peak_alone(_peak_on_the_cpu, text, images, side, torch.get_num_threads())
 
 
 def _peak_on_the_cpu(text: str, images: int, side: int, threads: int) -> float:
@@ -119,7 +116,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--side", type=number(int, 16), default=257, help="of the images")
     parser.add_argument("--batch", type=number(int, 1), default=12, help="images")
     parser.add_argument("--repeats", type=number(int, 2), default=5, help="timed runs of each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 
 

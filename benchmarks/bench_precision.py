@@ -17,7 +17,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import NamedTuple
 
 from common.arguments import SWITCH, number
@@ -29,6 +28,7 @@ from measuring import (
     Pictures,
     machine_line,
     random_batch,
+    result_file,
     seconds,
     shown,
     summary,
@@ -152,7 +152,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", nargs="*", metavar="ISA", default=default_limits(), help=f"values of {LIMIT}")
     parser.add_argument("--compile", default=False, help="also with torch.compile", **SWITCH)
     parser.add_argument("--steps", type=number(int, 2), default=9, help="timed steps of each kind")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     args = parser.parse_args(argv)
     args.size = getattr(args, "size", SIZES)
     return args

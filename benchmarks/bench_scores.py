@@ -9,11 +9,9 @@ probabilities of the whole batch. Both alternate. Memory is the peak beyond the 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from common.arguments import SWITCH, number
 from common.errors import exit_status
@@ -26,8 +24,10 @@ from measuring import (
     IMAGES,
     Pictures,
     machine_line,
+    peak_alone,
     peak_resident,
     random_batch,
+    result_file,
     seconds,
     shown,
     summary,
@@ -90,16 +90,16 @@ def build(args: argparse.Namespace, batch: int) -> dict[str, Callable[[], object
         step = TrainingStep(network, optimizer, criterion, losses)
 
         def in_parts(step: TrainingStep = step) -> None:
-            network.scores.grad = None
             step.gradients(inputs)
+            network.scores.grad = None
 
         def plainly(losses: dict[str, nn.Module] = losses) -> None:
-            network.scores.grad = None
             scores, labels = network.scores.float(), inputs["label"].long()
             loss = criterion(scores, labels)
             for densecrf in losses.values():
                 loss = loss + densecrf(inputs["image"].float(), scores.softmax(1), torch.ones_like(labels))
             loss.backward()
+            network.scores.grad = None
 
         actions |= {f"{name}, {way}": action for way, action in zip(WAYS, (in_parts, plainly), strict=True)}
     return actions
@@ -115,13 +115,7 @@ def peak(args: argparse.Namespace, name: str) -> float | None:
         before = torch.cuda.memory_allocated()
         action()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(_peak_on_the_cpu, (args, name, torch.get_num_threads()))
-        pool.close()
-        pool.join()
-    return found
+    return peak_alone(_peak_on_the_cpu, args, name, torch.get_num_threads())
 
 
 def _peak_on_the_cpu(args: argparse.Namespace, name: str, threads: int) -> float:
@@ -144,7 +138,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=AMP, default="float32", help="of the scores")
     parser.add_argument("--channels-last", default=False, help="scores in channels-last memory", **SWITCH)
     parser.add_argument("--repeats", type=number(int, 2), default=5, help="timed runs of each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 
 

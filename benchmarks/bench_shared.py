@@ -20,12 +20,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from common.arguments import number
 from common.distributed import usable_cpus
 from common.errors import InputError, exit_status
-from measuring import CLASSES, Pictures, machine_line, random_batch, training_step, write_json
+from measuring import CLASSES, Pictures, machine_line, random_batch, result_file, training_step, write_json
 from modeling.deeplab import DeepLab
 
 import torch
@@ -35,22 +34,22 @@ from tqdm import tqdm
 OWN = "as the scripts have it"
 DEFAULT = "GOMP_SPINCOUNT=300000"  # GCC's
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-SIDE, SIGMA_RGB, SIGMA_XY = 257, 15.0, 50.0  # of the filter
-CROP, BATCH = 129, 8  # of the step
+SIGMA_RGB, SIGMA_XY = 15.0, 50.0  # of the filter
+BATCH = 8  # of the step
 CALLS = {"filter, 12 images": 5, "filter, 1 image": 20, "training step": 1}  # in one measurement
 KEEP_BUSY = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(flush=True)\nwhile True: pass"
 
 
-def works() -> dict[str, Callable[[], object]]:
+def works(side: int, crop: int) -> dict[str, Callable[[], object]]:
     """Return what is timed, by kind."""
     torch.manual_seed(0)
     pictures, generator = Pictures(3), torch.Generator().manual_seed(0)
     step = training_step(DeepLab(CLASSES, "mobilenet"), None, "float32")
-    batch = random_batch(pictures, BATCH, CROP, torch.device("cpu"))
+    batch = random_batch(pictures, BATCH, crop, torch.device("cpu"))
 
     def filter_images(count: int) -> Callable[[], object]:
-        images = pictures.batch(count, SIDE).numpy()
-        values = torch.rand(count, CLASSES, SIDE, SIDE, generator=generator).numpy()
+        images = pictures.batch(count, side).numpy()
+        values = torch.rand(count, CLASSES, side, side, generator=generator).numpy()
         out = values.copy()
         return lambda: bilateralfilter_batch(images, values, out, *values.shape, SIGMA_RGB, SIGMA_XY)
 
@@ -58,9 +57,9 @@ def works() -> dict[str, Callable[[], object]]:
     return dict(zip(CALLS, actions, strict=True))
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, *sizes: int) -> None:
     """Answer each kind of work that the other end sends with the seconds that a call takes."""
-    actions = works()
+    actions = works(*sizes)
     for action in actions.values():
         action()
     connection.send("ready")
@@ -78,13 +77,13 @@ def mean_seconds(action: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def start(setting: str) -> Connection:
+def start(setting: str, *sizes: int) -> Connection:
     """Start a process that serves under a setting of the environment."""
     context = multiprocessing.get_context("spawn")  # as OpenMP reads the environment when it is loaded
     ours, theirs = context.Pipe()
     before = {name: os.environ.pop(name) for name in WAITING if name in os.environ}
     os.environ.update(before if setting == OWN else [setting.split("=", 1)])
-    context.Process(target=serve, args=(theirs,), daemon=True).start()
+    context.Process(target=serve, args=(theirs, *sizes), daemon=True).start()
     for name in WAITING:
         os.environ.pop(name, None)
     os.environ.update(before)
@@ -106,11 +105,11 @@ def busy_core(wanted: bool) -> Iterator[None]:
             other.kill()
 
 
-def measure(settings: Sequence[str], rounds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
+def measure(settings: Sequence[str], rounds: int, *sizes: int) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Return the seconds of each round by kind of work, by setting, and by whether the first core was busy."""
     found = {kind: {name: {"quiet": [], "shared": []} for name in settings} for kind in CALLS}
     for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
-        servers = {name: start(name) for name in settings}
+        servers = {name: start(name, *sizes) for name in settings}
         for server in servers.values():
             server.recv()  # it is ready
         for state in ("quiet", "shared"):
@@ -143,8 +142,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     what = "a setting beside GCC's default and the scripts' own; repeatable (default: OMP_WAIT_POLICY=passive)"
     parser.add_argument("--setting", type=setting, action="append", metavar="NAME=VALUE", help=what)
+    parser.add_argument("--side", type=number(int, 1), default=257, help="of the images to filter [257]")
+    parser.add_argument("--crop", type=number(int, 33), default=129, help="of the step's images [129]")
     parser.add_argument("--rounds", type=number(int, 1), default=7, metavar="N", help="measurements of each [7]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 
 
@@ -154,10 +155,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if usable_cpus() < 2:
         raise InputError("expected two cores or more, of which another process takes one, found one")
     print(machine_line())
-    print(f"filter: {SIDE} px, {CLASSES} channels; step: {BATCH} images of {CROP} px; {args.rounds} rounds\n")
+    print(f"filter: {args.side} px, {CLASSES} channels; step: {BATCH} images of {args.crop} px; {args.rounds} rounds\n")
     print(f"{'':50} {'quiet, ms':>10} {'x GCC':>6} {'shared, ms':>11} {'x quiet':>8}")
+    settings = (DEFAULT, OWN, *(args.setting or ["OMP_WAIT_POLICY=passive"]))
     try:
-        found = measure((DEFAULT, OWN, *(args.setting or ["OMP_WAIT_POLICY=passive"])), args.rounds)
+        found = measure(settings, args.rounds, args.side, args.crop)
     except EOFError:
         raise InputError("one of the processes that are timed has ended; its own message says why") from None
     for kind, by_setting in found.items():

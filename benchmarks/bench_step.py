@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from common.arguments import SWITCH, number
@@ -25,6 +24,7 @@ from measuring import (
     Pictures,
     machine_line,
     random_batch,
+    result_file,
     seconds,
     shown,
     summary,
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels-last", default=False, help=layout, **SWITCH)
     parser.add_argument("--exact-gradient", default=False, help="take the loss's exact gradient", **SWITCH)
     parser.add_argument("--steps", type=number(int, 2), default=20 if gpu else 5, help="timed steps of each kind")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 
 

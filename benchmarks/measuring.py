@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import write_text
+from common.files import make_folder, write_text
 from dataloaders.labels import UNLABELLED
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.transforms import resize_short_side
@@ -129,6 +131,31 @@ def synchronise(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
+def peak_alone(function: Callable[..., float], *arguments: Any) -> float | None:
+    """Return what a function finds with `peak_resident` in a process of its own.
+
+    None off Linux, and where that process dies, most likely for want of memory.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    context = multiprocessing.get_context("forkserver")  # one forked from here would have one thread
+    context.set_forkserver_preload(["training.step", "DenseCRFLoss"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sender.send(function(*arguments))
+
+
 def peak_resident(action: Callable[[], object]) -> float:
     """Return by how many MB the memory of this process rises at most during `action`; on Linux.
 
@@ -159,6 +186,12 @@ def shown(figures: dict[str, Any]) -> str:
     """Return `summary` as text: median (lower - upper quartile)."""
     low, high = figures["quartiles_ms"]
     return f"{figures['median_ms']:.1f} ({low:.1f}-{high:.1f})"
+
+
+def result_file(text: str) -> Path:
+    """Return the path of a file for results, whose folder is made now and not after they are measured."""
+    make_folder(Path(text).parent)
+    return Path(text)
 
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@
 
 Takes a data set with full truth (by default it draws the project's own), simulates scribbles on it that are shorter or
 fewer, or keeps fewer images, and compares on each partial CE with the DenseCRF loss in two stages, as
-train_two_stages.py does, always for the same number of steps. Further options go to train_withdensecrfloss.py. Writes
+train_two_stages.py does, for about the same number of steps. Further options go to train_withdensecrfloss.py. Writes
 annotation.md (table) and annotation.png to --output; repeated, it keeps the trainings that have ended.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 from dataloaders.synthetic.scribbles import StrokeOptions
 from figures.plotting import new_figure, save_figure
 from preparation.simulation import simulate_folder
-from training.two_stages import Comparison, Results, gains, mean_and_spread, percents
+from training.options import parse_options
+from training.two_stages import Comparison, Results, check_not_taken, gains, mean_and_spread, percents
 
 from matplotlib.axes import Axes
 
@@ -36,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 RECIPE = ("--preset", "80", "--densecrfloss", "5")  # that of `make train-small`
 STEPS = (190, 190)  # about as there
-BATCH = 8
 SHOWN = {"regularised": ("+ DenseCRF loss", "tab:blue"), "partial_ce": ("partial CE", "tab:orange")}
 STROKES = 1  # seed of the simulated scribbles: the shorter ones are parts of the longer
 
@@ -135,7 +136,8 @@ def curves(axes: Axes, points: Sequence[tuple[float, Results]]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line says; return the exit status."""
     configure_logging()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    about = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument(
         "--data-root", type=Path, metavar="FOLDER", help="data set with full truth and lists of images (default: drawn)"
     )
@@ -143,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="trainings at the same time")
     parser.add_argument("--output", type=Path, default=Path("run/annotation"), metavar="FOLDER", help="for everything")
     args, more = parser.parse_known_args(argv)
+    check_not_taken(more)
+    batch_size = parse_options([*RECIPE, *more], allow_abbrev=False).data.batch_size
     source = args.data_root or args.output / "drawn"
     if not args.data_root and not source.is_dir():
         draw_dataset(source, SEED, TRAIN, VAL)
@@ -152,12 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = args.output / "data" / name
         annotate(source, folder, annotation)
         images = len(listed(folder, "train"))
-        steps_per_epoch = max(1, images // BATCH)
+        steps_per_epoch = math.ceil(images / batch_size)
         comparison = Comparison(
             folder=args.output / name,
             seeds=tuple(args.seeds),
             stage_epochs=tuple(max(1, round(steps / steps_per_epoch)) for steps in STEPS),
-            options=(*RECIPE, "--data-root", str(folder), "--batch-size", str(BATCH), "--workers", "0", *more),
+            options=(*RECIPE, "--data-root", str(folder), "--workers", "0", *more),
             variants={"regularised": ()},
             full=False,
             stage2_lr=2e-4,

@@ -551,7 +551,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--others: expected at least {least} images for {args.rounds} rounds, found {args.others}")
     if FOREST in methods:
         forest_tools()  # what is missing is said now, not after the first round
-    take_folder(args)
     source = args.data_root or args.output / "data"
     if not args.data_root and not source.is_dir():
         draw_dataset(source, SEED, TRAIN, VAL)
@@ -571,8 +570,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for one in args.draws:
             case = args.output / f"classes_{count}" / f"draw_{one}"
             data = case / "first"
+            ids = None
             if not data.is_dir():
                 ids = choose_images(held, objects, args.drawn, args.others, np.random.default_rng([one, count]))
+            take_folder(args)  # not before all that is asked for can be had
+            if ids:
                 make_data(source, data, objects, ids, one)
             settings = RoundSettings.fitting([image_size(path) for path in list_files(data, IMAGES).values()])
             settings = replace(settings, seed=one, **given)

@@ -19,7 +19,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from figures.plotting import new_figure, save_figure
 from filtering.mean_field import MeanField
 from modeling.checkpoint import load_network
 from training.checkpoint import LAST
+from training.identity import data_facts
 from training.two_stages import (
     ARMS,
     Comparison,
@@ -281,6 +282,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = ("--data-root", args.data_root, "--workers", str(args.workers))
     data += ("--classes", args.classes) if args.classes else ()
     size = ("--crop-size", str(study.crop), "--base-size", str(study.crop))
+    # Bad input is found here, not after hours.
+    options = DataOptions(
+        data_root=args.data_root, classes=args.classes, workers=0, supervision="full", batch_size=1, test_batch_size=1
+    )
+    loaders = make_data_loader(options)
+    if loaders.fill_in is None:
+        raise InputError(f"{args.data_root}: expected full truth of the training images, found none")
+    drawn = make_data_loader(replace(options, supervision="scribble"), splits=("train",)).train.dataset
+    facts = data_facts(loaders, {"train": drawn.survey(), "val": loaders.val.dataset.survey()})
+    facts["training truth"] = loaders.train.dataset.survey().digests["labels"]
     comparison = Comparison(
         folder=args.output or Path(f"run/study_{args.study}"),
         seeds=tuple(args.seeds),
@@ -290,14 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         full=study.full,
         stage2_lr=study.stage2_lr,
         evaluations=1,
+        data=facts,
     )
-    # Bad input is found here, not after hours.
-    options = DataOptions(
-        data_root=args.data_root, classes=args.classes, workers=0, supervision="full", batch_size=1, test_batch_size=1
-    )
-    loaders = make_data_loader(options)
-    if loaders.fill_in is None:
-        raise InputError(f"{args.data_root}: expected full truth of the training images, found none")
     comparison.train(args.jobs)
     results = final_results(comparison, loaders, study, args.workers)
     text = f"{heading(study, loaders, args.seeds, results)}\n\n{table(results)}\n"

@@ -42,16 +42,13 @@ from training.two_stages import (
     REGULARISED,
     UNREGULARISED,
     Comparison,
+    check_not_taken,
     comparison_table,
     percents,
     save_comparison,
 )
 
 logger = logging.getLogger(__name__)
-
-# Options of the training script that the comparison decides.
-TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
-TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val"}
 
 
 class Stages(NamedTuple):
@@ -131,13 +128,6 @@ def variants_of(own: argparse.Namespace) -> dict[str, tuple[str, ...]]:
         except ValueError as error:
             raise InputError(f"--variant {name}: {error} in {options!r}") from None
     return variants
-
-
-def check_not_taken(words: Sequence[str]) -> None:
-    """Raise InputError for an option of the training script that the comparison decides."""
-    for word in words:
-        if word.split("=")[0] in TAKEN:
-            raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
 
 
 def default_preset(words: Sequence[str]) -> str | None:

@@ -12,6 +12,7 @@ from PIL import Image
 import dataloaders.datasets
 import train_withdensecrfloss
 from dataloaders.labels import UNLABELLED
+from evaluation import report
 from helpers import HEIGHT, WIDTH, write_label
 from training import two_stages
 from training.trainer import Trainer
@@ -39,10 +40,12 @@ def seeded():
 
 @pytest.fixture(autouse=True)
 def without_pictures(request):
-    """Trainings in this process draw no curves and sheets, which takes longer than they do."""
+    """Trainings and evaluations in this process draw no figures, which takes longer than they do."""
     with pytest.MonkeyPatch.context() as patch:
         if "pictures" not in request.keywords:
             patch.setattr(Trainer, "draw", lambda self: None)
+            for name in ("save_confusion", "save_contact_sheet"):
+                patch.setattr(report, name, lambda *_: None)
         yield
 
 

@@ -30,21 +30,8 @@ def write_label(path: Path, values: np.ndarray) -> None:
 
 CODE = Path(__file__).parent.parent / "pytorch-deeplab_v3_plus"
 
-SMALL = [
-    "--backbone",
-    "mobilenet",
-    "--pretrained",
-    "none",
-    "--crop-size",
-    "32",
-    "--base-size",
-    "32",
-    "--workers",
-    "0",
-    "--batch-size",
-    "2",
-    "--no-cuda",
-]
+SMALL = ["--backbone", "mobilenet", "--pretrained", "none", "--crop-size", "32", "--base-size", "32", "--no-cuda"]
+SMALL += ["--workers", "0", "--batch-size", "2"]
 
 
 def finish_round(folder: Path, masks: dict[str, np.ndarray]) -> Path:

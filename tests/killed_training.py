@@ -1,10 +1,11 @@
 """Run a training that signals strike at chosen moments, and go on with --resume auto: what test_resume.py runs.
 
-    killed_training.py KILL:4,TERM:9,... OPTIONS OF THE TRAINING...
+    killed_training.py KILL:4,TERM:9,... WHOLE OPTIONS OF THE TRAINING...
 
 Each process counts its moments: the start of every training step, evaluation and writing of a checkpoint, and the
 moment before a file takes its place. At the moment given it sends itself the signal; INT2 is Ctrl-C twice. One process
-after the other is forked from this one. Prints the exit status of each.
+after the other is forked from this one, at last one that trains without strikes, with WHOLE as --run-root. Prints the
+exit status of each. No pictures are drawn, which takes longer than the training.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from training import checkpoint
 from training.trainer import Trainer
 
 moments = itertools.count(1)
+Trainer.draw = lambda self: None
 
 
 def before(function, signals: list[int], at: int):
@@ -53,10 +55,11 @@ def train(strike: str | None, words: list[str]) -> int:
         os._exit(status)
 
 
-def main(strikes: str, *words: str) -> None:
-    """Train under the strikes, each in a process, and once more without."""
-    for strike in [*filter(None, strikes.split(",")), None]:
+def main(strikes: str, whole: str, *words: str) -> None:
+    """Train under the strikes, each in a process, to the end without one, and once more undisturbed."""
+    for strike in [*strikes.split(","), None]:
         print(f"{strike}: status {train(strike, [*words, '--resume', 'auto'])}", flush=True)
+    print(f"whole: status {train(None, [*words, '--run-root', whole])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ from training.run_folder import final_scores, runs_in
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
+# Options of the training script that the comparison decides.
+TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
+TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val"}
 UNREGULARISED = ("--densecrfloss", "0")
 LEAST_INTERVAL = 5  # epochs between two evaluations
 COMPARED = 3  # images in the sheet that compares the arms
@@ -156,6 +159,13 @@ class Comparison:
                 what = f"this folder holds a comparison of another kind ({'; '.join(other)})"
                 raise InputError(f"{path}: {what}; {remedy}")
         write_text(path, json.dumps(settings, indent=1) + "\n")
+
+
+def check_not_taken(words: Sequence[str]) -> None:
+    """Raise InputError for an option of the training script that the comparison decides."""
+    for word in words:
+        if word.split("=")[0] in TAKEN:
+            raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
 
 
 def train_all(trainings: Iterable[Training], jobs: int) -> None:

@@ -39,8 +39,7 @@ SCRIPTS = sorted(path.stem for path in CODE.glob("*.py") if "exit_status(main)" 
 MODULES = SCRIPTS + [path.stem for folder in ("benchmarks", "experiments") for path in (HOME / folder).glob("*.py")]
 # Options of docker, docker-compose, pip and setuptools, and torchrun.
 FOREIGN_OPTIONS = {
-    "--requeue",
-    "--signal",
+    *("--requeue", "--signal"),
     *("--build-arg", "--gpus", "--ipc", "--profile", "--rm", "--user"),
     *("--inplace", "--no-build-isolation"),
     *("--master-addr", "--nnodes", "--node-rank", "--nproc-per-node"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parents[2]
-TOOLS = ("basename", "bash", "cat", "cp", "dirname", "find", "grep", "mkdir", "mv", "rm", "sed", "touch")
+TOOLS = ("basename", "bash", "cat", "cp", "dirname", "find", "grep", "mkdir", "mv", "rm", "sed", "touch", "xargs")
 
 PYTHON = r"""#!/usr/bin/env bash
 # Does what `python3` should: makes a virtual environment of itself, and knows whether the packages were installed.

@@ -13,11 +13,17 @@ import torch
 from PIL import Image
 
 import annotation
+import bench_filter
+import bench_mean_field
+import bench_precision
+import bench_step
 import photograph
+import step_memory
 import study
 from common.distributed import usable_cpus
-from common.errors import exit_status
+from common.errors import InputError, exit_status
 from evaluation import protocols
+from helpers import call, one_line
 
 HOME = Path(__file__).parents[2]
 
@@ -57,10 +63,9 @@ def test_filter(tmp_path):
         assert memory[1] < values < memory[0] < 20 * values
 
 
-def test_mean_field():
-    result = run("bench_mean_field.py", "--side", "40", "--classes", "3", "--repeats", "2")
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+def test_mean_field(capsys):
+    assert call(bench_mean_field, "--side", 40, "--classes", 3, "--repeats", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert "40 px, 3 classes" in lines[1] and lines[-2].startswith("  all 10 iterations")
     times = [float(line.split()[-2]) for line in lines[2:-1]]
     assert min(times) >= 0 and times[-1] > 0
@@ -70,7 +75,8 @@ def test_mean_field():
 @pytest.mark.slow
 def test_shared(tmp_path):
     figures, setting = tmp_path / "shared.json", "OMP_WAIT_POLICY=passive"
-    result = run("bench_shared.py", "--setting", setting, "--rounds", "1", "--json", str(figures))
+    sizes = ("--side", "33", "--crop", "33", "--rounds", "1")
+    result = run("bench_shared.py", *sizes, "--setting", setting, "--json", str(figures))
     if usable_cpus() < 2:
         assert result.returncode == 2 and result.stderr.startswith("error: expected two cores or more")
         return
@@ -98,18 +104,17 @@ def test_losses(tmp_path):
             assert 0 < numbers["memory_mb"] < 1000
 
 
-def test_step(tmp_path):
-    figures = tmp_path / "step.json"
-    sizes = ("--crop", "33", "--batch", "2", "--steps", "2", "--precision", "bfloat16", "--exact-gradient")
-    result = run("bench_step.py", "--device", "cpu", *sizes, "--json", str(figures))
-    assert result.returncode == 0, result.stderr
+def test_step(tmp_path, capsys):
+    figures = tmp_path / "figures/step.json"
+    sizes = ("--crop", 33, "--batch", 2, "--steps", 2, "--precision", "bfloat16", "--exact-gradient")
+    assert call(bench_step, "--device", "cpu", *sizes, "--json", figures) == 0
     found = json.loads(figures.read_text())
     assert found["options"]["crop"] == 33
     times = found["times"]
     assert list(times) == ["step without the loss", "step with the loss", "the loss alone"]
     assert all(numbers["median_ms"] > 0 for numbers in times.values())
     assert found["share of the loss alone"] > 0
-    assert "share of the loss alone" in result.stdout
+    assert "share of the loss alone" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -140,23 +145,28 @@ def test_precision(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "words", "message"),
+    ("script", "words", "said"),
     [
-        ("bench_precision.py", ("--size", "16,2"), "expected CROP,BATCH of at least 33,2, found '16,2'"),
-        ("bench_filter.py", ("--engine", "abacus"), "--engine 'abacus': not on this machine, which has C++ "),
-        ("bench_step.py", ("--device", "abacus"), "--device abacus: "),
+        (bench_filter, ("--engine", "abacus"), "--engine 'abacus': not on this machine, which has C++ "),
+        (bench_step, ("--device", "abacus"), "--device abacus: "),
     ],
 )
-def test_bad_input_gets_one_line(script, words, message):
-    result = run(script, *words)
-    assert result.returncode == 2
-    assert message in result.stderr and "Traceback" not in result.stderr
+def test_bad_input_gets_one_line(script, words, said, capsys):
+    assert call(script, *words) == 2
+    assert said in one_line(capsys)
+
+
+def test_a_size_that_is_none_gets_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench_precision.main(["--size", "16,2"])
+    assert ended.value.code == 2
+    assert "expected CROP,BATCH of at least 33,2, found '16,2'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_step_memory_needs_a_gpu():
-    result = run("step_memory.py")
-    assert result.returncode == 2 and "needs a CUDA GPU" in result.stderr and "Traceback" not in result.stderr
+def test_step_memory_needs_a_gpu(capsys):
+    assert call(step_memory) == 2
+    assert "needs a CUDA GPU" in one_line(capsys)
 
 
 @pytest.mark.gpu
@@ -176,10 +186,13 @@ def test_annotation(voc, trained_here, monkeypatch):
     few = annotation.Annotation("few strokes", annotation.StrokeOptions(points=True), images=3)
     monkeypatch.setattr(annotation, "ANNOTATIONS", {"few": few})
     monkeypatch.setattr(annotation, "STEPS", (1, 1))
-    monkeypatch.setattr(annotation, "BATCH", 3)
     out = voc.parent / "annotation"
     words = ["--data-root", str(voc), "--seeds", "2", "--output", str(out)]
-    assert annotation.main([*words, "--crop-size", "33", "--base-size", "33"]) == 0
+    for more in (["--epochs", "3"], ["--lr", "0.1", "--sigma-xy", "0"]):  # before anything is drawn or kept
+        with pytest.raises((InputError, SystemExit)):
+            annotation.main([*words, *more])
+        assert not out.exists()
+    assert annotation.main([*words, "--batch-size", "3", "--crop-size", "33", "--base-size", "33"]) == 0
     rows = [line.split(" | ") for line in (out / "annotation.md").read_text().splitlines()[2:]]
     ((title, images, share, *_),) = rows
     assert (title, images) == ("| few strokes", "3")
@@ -226,6 +239,8 @@ def test_study(voc, trained_here, monkeypatch, capsys):
     assert len(refinements) == 3 and all(refinements)
     with Image.open(out / "study.png") as image:
         image.verify()
+    shutil.copy(voc / "pascal_2012_scribble/i1.png", voc / "pascal_2012_scribble/i0.png")
+    assert exit_status(lambda: study.main(words)) == 2 and "other training labels" in capsys.readouterr().err
     shutil.rmtree(voc / "SegmentationClassAug")
     assert exit_status(lambda: study.main(words)) == 2
 

@@ -460,6 +460,7 @@ def run(command: list, **more: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_two_processes_evaluate_as_one(voc, checkpoint, tmp_path):
     out = tmp_path / "one", tmp_path / "two"
     assert call(evaluate, *words("evaluate", voc, checkpoint, out[0], "--fill-in")) == 0

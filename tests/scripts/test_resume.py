@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -42,23 +41,18 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert (a / "best_pred.txt").read_text() == (b / "best_pred.txt").read_text()
 
 
-def train_under(strikes: list[str], voc: Path, run_root: Path, words: list[str]) -> tuple[Path, CompletedProcess]:
-    """Train in processes of one number of threads, on which the last bits depend; return the run's folder too."""
-    command = [sys.executable, Path(__file__).parents[1] / "killed_training.py", ",".join(strikes)]
-    command += [*SMALL, *data(voc), "--run-root", str(run_root), *words]
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    return run_root / "voc" / "deeplab-mobilenet" / "experiment_0", result
-
-
 @pytest.mark.slow
 def test_a_training_that_is_killed_anywhere_ends_as_one_that_never_was(voc):
     """In a step, an evaluation, before and while a file is written; stopped by both signals; by Ctrl-C twice."""
     words = ["--epochs", "3", "--eval-interval", "2", "--log-interval", "1", "--save-steps", "1"]
-    strikes = ["TERM:6", "KILL:9", "INT2:11", "INT:8", "KILL:16"]
-    whole, _ = train_under([], voc, voc.parent / "whole", words)
-    killed, result = train_under(strikes, voc, voc.parent / "run", words)
+    strikes = "TERM:6,KILL:9,INT2:11,INT:8,KILL:14"
+    killed, whole = (voc.parent / root / "voc" / "deeplab-mobilenet" / "experiment_0" for root in ("run", "whole"))
+    # Processes of one number of threads, on which the last bits depend.
+    command = [sys.executable, Path(__file__).parents[1] / "killed_training.py", strikes, voc.parent / "whole"]
+    command += [*SMALL, *data(voc), "--run-root", voc.parent / "run", *words]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     statuses = [line.split()[-1] for line in result.stdout.splitlines() if ": status " in line]
-    assert statuses == [str(STOPPED), "-9", "130", str(STOPPED), "-9", "0"], result.stdout + result.stderr
+    assert statuses == [str(STOPPED), "-9", "130", str(STOPPED), "-9", "0", "0"], result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     assert [path.name for path in killed.parent.glob("experiment_*")] == ["experiment_0"]
     assert not list(killed.glob(".*"))

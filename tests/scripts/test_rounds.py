@@ -147,6 +147,8 @@ def study(source, output, *words) -> int:
 
 def test_the_study_is_kept_and_refuses_other_settings(source, tmp_path, capsys):
     output = tmp_path / "study"
+    assert study(source, output, "--no-forest", "--others", 99) == 2  # and the folder stays free
+    assert "found 14: lower --others" in one_line(capsys)
     assert study(source, output, "--no-forest") == 0
     table = (output / "rounds.md").read_text()
     results = json.loads((output / "rounds.json").read_text())["2"]["1"]

@@ -47,23 +47,8 @@ def test_from_scribbles_to_a_segmentation(voc):
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    printed = run(
-        "train_withdensecrfloss.py",
-        *SMALL,
-        *data(voc),
-        "--epochs",
-        "2",
-        "--densecrfloss",
-        "2e-9",
-        "--rloss-scale",
-        "0.5",
-        "--sigma-rgb",
-        "15",
-        "--sigma-xy",
-        "100",
-        "--save-interval",
-        "2",
-    )
+    words = "--epochs 2 --densecrfloss 2e-9 --rloss-scale 0.5 --sigma-rgb 15 --sigma-xy 100 --save-interval 2".split()
+    printed = run("train_withdensecrfloss.py", *SMALL, *data(voc), *words)
     folder = run_folder(voc)
     names = {path.name for path in folder.iterdir()}
     assert {
@@ -105,29 +90,9 @@ def test_from_scribbles_to_a_segmentation(voc):
     assert scores == [f"{100 * best:.1f}"]
 
     out = voc.parent / "out" / "new"
-    printed = run(
-        "inference.py",
-        "--backbone",
-        "mobilenet",
-        "--checkpoint",
-        checkpoint,
-        "--image_path",
-        voc / "JPEGImages" / "i5.jpg",
-        "--output_directory",
-        out,
-        "--crop_size",
-        "64",
-        "--n_class",
-        "3",
-        "--rloss-weight",
-        "2e-9",
-        "--rloss-scale",
-        "0.25",
-        "--sigma-rgb",
-        "10",
-        "--sigma-xy",
-        "20",
-    )
+    words = ["--checkpoint", checkpoint, "--image_path", voc / "JPEGImages" / "i5.jpg", "--output_directory", out]
+    words += "--backbone mobilenet --crop_size 64 --n_class 3 --rloss-weight 2e-9 --rloss-scale 0.25".split()
+    printed = run("inference.py", *words, "--sigma-rgb", "10", "--sigma-xy", "20")
     assert {path.name for path in out.iterdir()} == {
         *(f"i5_{kind}.png" for kind in ("prediction", "colour", "overlay")),
         *(f"i5_grad_seg_class_{k}.png" for k in range(3)),
@@ -204,41 +169,9 @@ def test_the_documented_data_set_fine_tunes(voc, new_data_set, monkeypatch, tmp_
     )
     assert train(voc, "--epochs", 1, "--no-val") == 0
     model = run_folder(voc) / "checkpoint_last.pth.tar"
-    words = [
-        "--backbone",
-        "mobilenet",
-        "--dataset",
-        "your_dataset",
-        "--resume",
-        model,
-        "--ft",
-        "--lr",
-        "0.001",
-        "--epochs",
-        "30",
-        "--batch-size",
-        "8",
-        "--crop-size",
-        "513",
-        "--base-size",
-        "513",
-        "--densecrfloss",
-        "2e-9",
-        "--rloss-scale",
-        "0.5",
-    ]
-    small = [
-        "--epochs",
-        "1",
-        "--crop-size",
-        "33",
-        "--base-size",
-        "33",
-        "--run-root",
-        tmp_path / "run",
-        "--workers",
-        "0",
-    ]
+    words = ["--resume", model, *"--backbone mobilenet --dataset your_dataset --ft --lr 0.001 --epochs 30".split()]
+    words += "--batch-size 8 --crop-size 513 --base-size 513 --densecrfloss 2e-9 --rloss-scale 0.5".split()
+    small = ["--run-root", tmp_path / "run", *"--epochs 1 --crop-size 33 --base-size 33 --workers 0".split()]
     assert call(train_withdensecrfloss, *words, *small) == 0
     tuned = tmp_path / "run" / "your_dataset" / "deeplab-mobilenet" / "experiment_0" / "checkpoint_last.pth.tar"
     assert state(tuned)["decoder.last_conv.8.weight"].shape[0] == 21
@@ -451,47 +384,18 @@ def test_unlabelled_data_is_refused(voc, capsys):
 
 
 def test_full_supervision_and_balanced_focal_loss(voc, capsys):
-    assert (
-        train(
-            voc,
-            "--epochs",
-            1,
-            "--supervision",
-            "full",
-            "--loss-type",
-            "focal",
-            "--use-balanced-weights",
-            "--lr-scheduler",
-            "step",
-            "--nesterov",
-            "--freeze-bn",
-            "True",
-            "--channels-last",
-        )
-        == 0
-    )
+    words = "--epochs 1 --supervision full --loss-type focal --use-balanced-weights --lr-scheduler step --nesterov"
+    assert train(voc, *words.split(), "--freeze-bn", "True", "--channels-last") == 0
     assert "labels: truth" in capsys.readouterr().out
     statistics = state(run_folder(voc) / "checkpoint_last.pth.tar")["aspp.bn1.running_mean"]
     assert not statistics.any()  # frozen at their start
 
 
 @pytest.mark.slow
-def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
+def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, trained_here, monkeypatch, capsys):
     out = voc.parent / "two"
-    words = [
-        *SMALL,
-        *data(voc),
-        "--stage1-epochs",
-        1,
-        "--stage2-epochs",
-        1,
-        "--output",
-        out,
-        "--full",
-        "--densecrfloss",
-        1,
-        "--size-free",
-    ]
+    words = [*SMALL, *data(voc), "--stage1-epochs", 1, "--stage2-epochs", 1, "--output", out]
+    words += ["--full", "--densecrfloss", 1, "--size-free"]
     assert call(train_two_stages, *words, "--data-root", voc / "absent") == 2  # and the folder stays free
     assert call(train_two_stages, *words) == 0
     table = (out / "table.txt").read_text()
@@ -522,6 +426,7 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, capsys):
     assert arms["partial_ce"]["options"]["resume"] == arms["regularised"]["options"]["resume"]
 
     (next(out.glob("seed_1/*/regularised/experiment_0")) / "scores.jsonl").unlink()  # as if it had been killed
+    monkeypatch.undo()  # in a process of its own, as for users
     assert call(train_two_stages, *words) == 0
     assert not list(out.glob("seed_1/*/*/experiment_1"))  # it went on in its own folder
     assert "regularised network, val" in capsys.readouterr().out
@@ -755,19 +660,8 @@ def checkpoint(tmp_path_factory) -> Path:
 
 def test_inference_with_a_checkpoint_of_the_original(voc, checkpoint, tmp_path, capsys):
     """It holds weights only: the backbone is said on the command line, 513 and 21 classes are the defaults."""
-    words = [
-        "--checkpoint",
-        checkpoint,
-        "--image_path",
-        voc / "JPEGImages/i0.jpg",
-        "--output_directory",
-        tmp_path,
-        "--no_cuda",
-        "--gpu-ids",
-        "0",
-        "--workers",
-        "2",
-    ]
+    words = ["--checkpoint", checkpoint, "--image_path", voc / "JPEGImages/i0.jpg", "--output_directory", tmp_path]
+    words += ["--no_cuda", "--gpu-ids", "0", "--workers", "2"]
     assert call(inference, *words, "--backbone", "mobilenet", "--crop_size", 40, "--n_class", 21) == 0
     assert Image.open(tmp_path / "i0_prediction.png").size == (30, 20)
     assert call(inference, *words, "--backbone", "mobilenet", "--crop_size", 40, "--center-crop") == 0
@@ -782,20 +676,8 @@ def test_inference_with_a_checkpoint_of_the_original(voc, checkpoint, tmp_path, 
 @pytest.mark.parametrize(("name", "said"), [("absent.jpg", "absent.jpg"), ("text.jpg", "cannot read")])
 def test_inference_names_the_image_it_cannot_read(checkpoint, tmp_path, capsys, name, said):
     (tmp_path / "text.jpg").write_text("no image")
-    assert (
-        call(
-            inference,
-            "--backbone",
-            "mobilenet",
-            "--checkpoint",
-            checkpoint,
-            "--image_path",
-            tmp_path / name,
-            "--output_directory",
-            tmp_path,
-        )
-        == 2
-    )
+    words = ["--backbone", "mobilenet", "--checkpoint", checkpoint, "--image_path", tmp_path / name]
+    assert call(inference, *words, "--output_directory", tmp_path) == 2
     assert said in one_line(capsys)
 
 

@@ -315,6 +315,7 @@ def run(voc: Path, checkpoint: Path, *words) -> int:
     return exit_status(lambda: script.main([str(word) for word in ("--checkpoint", checkpoint, *data, *words)]))
 
 
+@pytest.mark.pictures
 def test_the_script_scores_by_both_protocols(voc, checkpoint, capsys):
     assert run(voc, checkpoint) == 0
     printed = capsys.readouterr().out
