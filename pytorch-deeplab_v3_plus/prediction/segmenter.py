@@ -202,7 +202,7 @@ class Segmenter:
         """Log what an earlier call left there for these images, and which of it is not written again."""
         kinds = {PREDICTION: True, REFINED: self.crf}
         kinds |= {CONFIDENCE: self.options.confidence, PROBABILITIES: self.options.probabilities}
-        there = [kind for kind in kinds if any((self.folder / (name + kind)).exists() for name in names)]
+        there = [kind for kind in kinds if any(os.path.exists(self.folder / (name + kind)) for name in names)]
         stay = " ".join(f"*{kind}" for kind in there if not kinds[kind])
         also = f"; {stay} of that call stay: delete them, or choose another --output_directory" if stay else ""
         if there:
