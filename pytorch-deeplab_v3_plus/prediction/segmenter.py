@@ -20,6 +20,7 @@ from common import distributed
 from common.errors import InputError
 from common.files import make_folder, replace_file
 from common.parallel import follow_the_parent, usable_cpus
+from dataloaders.class_names import check_class_names
 from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import CLASS_FILE, read_class_names
@@ -53,8 +54,14 @@ class Segmenter:
     def __init__(self, options: InferenceOptions, network: nn.Module, settings: dict[str, Any]) -> None:
         self.options, self.network, self.settings = options, network, settings
         self.size = short_side(settings) if options.crop_size is None else options.crop_size
-        numbers = [f"class {k}" for k in range(settings["num_classes"])]
-        self.class_names = settings.get("class_names") or (VOC_CLASSES if len(numbers) == len(VOC_CLASSES) else numbers)
+        self.class_names = settings.get("class_names")
+        if not self.class_names:
+            numbers = [f"class {k}" for k in range(settings["num_classes"])]
+            self.class_names, origin = numbers, "numbers"
+            if len(numbers) == len(VOC_CLASSES):
+                self.class_names, origin = VOC_CLASSES, "those of PASCAL VOC"
+            logger.info("%s has no class names: taking %s", options.checkpoint, origin)
+        check_class_names(self.class_names, options.checkpoint)
         self.crf = options.mean_field()
         self.folder = Path(options.output_directory)
 

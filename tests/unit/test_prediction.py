@@ -17,8 +17,9 @@ from helpers import message
 from modeling.deeplab import DeepLab
 from prediction import export, predict, probabilities, segment
 from prediction.files import find_images, network_view, output_names
-from prediction.options import RefinementOptions
+from prediction.options import InferenceOptions, RefinementOptions
 from prediction.predict import keep_scribbles, labels_and_confidence, labels_on_scribbles, tile_starts
+from prediction.segmenter import Segmenter
 
 NAMES = ["background", "cat", "dog"]
 
@@ -270,3 +271,15 @@ def test_results_are_called_after_the_folders_that_the_user_sees(tmp_path):
         (tmp_path / f"blob{number}").touch()
         (tmp_path / folder / "1.png").symlink_to(tmp_path / f"blob{number}")
     assert output_names(find_images([str(tmp_path)])) == ["cam1_1_png", "cam2_1_png"]
+
+
+@pytest.mark.parametrize(("classes", "names"), [(21, "those of PASCAL VOC"), (20, "numbers")])
+def test_a_checkpoint_without_class_names_is_told(classes, names, caplog):
+    caplog.set_level("INFO")
+    Segmenter(InferenceOptions(checkpoint="bare.pth", output_directory="out"), nn.Identity(), {"num_classes": classes})
+    assert caplog.messages == [f"bare.pth has no class names: taking {names}"]
+
+
+def test_more_classes_than_labels_have_values():
+    with pytest.raises(InputError, match=r"expected 2 to 254 classes, found 300 in many.pth"):
+        Segmenter(InferenceOptions(checkpoint="many.pth"), nn.Identity(), {"num_classes": 300})
