@@ -141,7 +141,8 @@ class Comparison:
                 before = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 before = None
-            if not isinstance(before, dict) or not isinstance(before.get("data", {}), dict):
+            parts = [before.get(name, {}) for name in ("data", "variants")] if isinstance(before, dict) else [None]
+            if not all(isinstance(part, dict) for part in parts):
                 raise InputError(f"{path}: is damaged; {remedy}")
             if "data" not in before:
                 logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)

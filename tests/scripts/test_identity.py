@@ -342,7 +342,7 @@ def test_a_comparison_of_earlier_labels_is_not_shown_again(voc, capsys):
             assert "trained" in one_line(capsys)
         file = voc.parent / "two" / "comparison.json"
         kept = file.read_bytes()
-        for damage in ("{", "null", '{"data": []}'):
+        for damage in ("{", "null", '{"data": []}', '{"variants": []}'):
             file.write_text(damage)
             assert call(train_two_stages, *words) == 2
             assert "comparison.json: is damaged; choose another --output" in one_line(capsys)
