@@ -23,6 +23,7 @@ import study
 from common.distributed import usable_cpus
 from common.errors import InputError, exit_status
 from evaluation import protocols
+from filtering.mean_field import MeanField
 from helpers import call, one_line
 
 HOME = Path(__file__).parents[2]
@@ -66,10 +67,16 @@ def test_filter(tmp_path):
 def test_mean_field(capsys):
     assert call(bench_mean_field, "--side", 40, "--classes", 3, "--repeats", 2) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "40 px, 3 classes" in lines[1] and lines[-2].startswith("  all 10 iterations")
-    times = [float(line.split()[-2]) for line in lines[2:-1]]
-    assert min(times) >= 0 and times[-1] > 0
-    assert lines[-1].startswith("  tensors / C++:") and float(lines[-1].split()[-1]) > 0
+    assert "40 px, 3 classes" in lines[1] and lines[2].startswith("  both kernels ")
+    times = [float(line.split()[-2]) for line in lines[2:-2]]
+    assert min(times) >= 0 and times[0] > 0
+    assert lines[-2].startswith("  tensors / C++:") and float(lines[-2].split()[-1]) > 0
+    assert lines[-1].startswith("  appearance kernel: ") and " vertices for 1600 pixels; " in lines[-1]
+
+
+def test_rows_of_a_mean_field():
+    # One pixel has one simplex, whose six vertices follow each other in a circle, once along each axis.
+    assert bench_mean_field.rows_moved(torch.zeros(1, 3, 1, 1), MeanField()) == (6, (6 + 6) + 6 * (2 + 2) + 6)
 
 
 @pytest.mark.slow
