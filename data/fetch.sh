@@ -89,7 +89,8 @@ fetch() {
   for url in "${urls[@]}"; do
     say "fetching $name from $url"
     while true; do
-      went_on=$([[ -s $part ]] && echo yes || true)
+      went_on=
+      if [[ -s $part ]]; then went_on=yes; fi
       if ! transfer "$url" "$part"; then
         say "$url: $reason"
         break
