@@ -147,22 +147,67 @@ def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsy
     assert "cannot unpack" in run(source)
 
 
+def silent_zip(source: Path, entries: dict[str, bytes], coding: str) -> Path:
+    """Write a ZIP that does not say how its names are coded; those of other letters end in .png or .txt."""
+    coded = {name.encode("utf-8"): name.encode(coding) for name in entries}
+    with zipfile.ZipFile(source, "w") as archive:
+        for number, (name, content) in enumerate(entries.items()):  # first names of the same length
+            archive.writestr(f"{number}" + "x" * (len(coded[name.encode()]) - 1), content)
+    content = source.read_bytes()
+    for number, name in enumerate(coded.values()):
+        content = content.replace(f"{number}".encode() + b"x" * (len(name) - 1), name)
+    source.write_bytes(content)
+    return source
+
+
+def names_in(photos: Path, name: str) -> dict[str, bytes]:
+    """Return CVAT's export of the photographs, of which p1 is called otherwise."""
+    table = (TOOLS / "datumaro/cvat/train.xml").read_text().replace('"p1', f'"{name}')
+    photographs = {path.name.replace("p1", name): path.read_bytes() for path in photos.glob("*.png")}
+    return {"annotations.xml": table.encode(), **photographs}
+
+
 def test_a_zip_that_does_not_say_that_its_names_are_utf_8(run, photos, tmp_path):
     """Regression: as macOS packs them, names of photographs were unreadable."""
-    (photos / "p1.png").rename(photos / "\u00e9t\u00e9.png")
-    table, source = (TOOLS / "datumaro/cvat/train.xml").read_text(), tmp_path / "export.zip"
-    with zipfile.ZipFile(source, "w") as archive:
-        archive.writestr("annotations.xml", table.replace("p1", "\u00e9t\u00e9"))
-        for path in photos.iterdir():
-            archive.write(path, path.name)
-    content = source.read_bytes()
-    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # where the flags are in the headers
-        for start in range(len(content)):
-            if content.startswith(signature, start):
-                flags = int.from_bytes(content[start + at : start + at + 2], "little") & ~0x800
-                content = content[: start + at] + flags.to_bytes(2, "little") + content[start + at + 2 :]
-    source.write_bytes(content)
-    assert "\u00e9t\u00e9" in run(source)
+    assert "\u00e9t\u00e9" in run(silent_zip(tmp_path / "a.zip", names_in(photos, "\u00e9t\u00e9"), "utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("coding", "name"),
+    [
+        ("cp932", "\u8868\u30bd\u30d5\u30c8"),  # with a byte that is a backslash in the first letter
+        ("gbk", "\u7167\u7247"),
+        ("cp949", "\uc0ac\uc9c4"),
+        ("cp850", "Gr\u00f6\u00dfe"),
+    ],
+)
+def test_a_zip_that_says_nothing_of_its_names(run, photos, tmp_path, coding, name):
+    """Regression: as Windows packs them, names were taken for Western ones, and no photograph was found."""
+    source = silent_zip(tmp_path / "a.zip", names_in(photos, name), coding)
+    line = run(source)
+    assert f"'{name}.png' ({coding.replace('850', '437')})" in line and "with --zip-names CODING" in line
+    assert sorted(run(source, "--zip-names", coding)) == sorted(["p0", name, "p2"])
+    if coding != "cp850":
+        assert "expected file names in ascii" in run(source, "--zip-names", "ascii")
+
+
+def test_what_takes_no_coding_of_names(run, photos):
+    assert "--zip-names is for the names in a ZIP" in run(photos, "--zip-names", "cp932")
+    for wrong in ("shift", "base64", "undefined"):
+        with pytest.raises(SystemExit):
+            run(photos, "--zip-names", wrong)
+
+
+def test_a_damaged_zip_of_each_compression(run, tmp_path):
+    """Regression: a traceback where it was LZMA."""
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        source = tmp_path / "a.zip"
+        with zipfile.ZipFile(source, "w", compression) as archive:
+            archive.writestr("p0.json", json.dumps(list(range(999))))
+        content = bytearray(source.read_bytes())
+        content[60:90] = bytes(255 - byte for byte in content[60:90])
+        source.write_bytes(content)
+        assert f"cannot unpack {source}: " in run(source)
 
 
 def test_what_is_wrong_with_a_zip_is_said_of_the_zip(run, tmp_path):
