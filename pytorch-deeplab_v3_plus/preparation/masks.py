@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import InputError
 from dataloaders.class_names import arranged, is_background, is_unlabelled, same_name, tidy
-from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, open_image, verify
+from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, is_lossy, open_image, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
@@ -246,17 +246,16 @@ def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray
             signed = image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
             image.load()
             mode = image.mode
-            lossy = image.format in ("JPEG", "MPO")
     except Image.UnidentifiedImageError as error:
         pixels = _pixels_of_64_bits(path, error)
         check_size(path, pixels.shape[::-1], size)
         return pixels
     except READ_ERRORS as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
-    if lossy and numbers:
+    if numbers and is_lossy(path):
         raise InputError(
-            f"expected class numbers, found a JPEG, which changes them, {path}: export it as PNG, or say what its "
-            "colours mean with --colours FILE and leave those between unlabelled with --ignore-unknown"
+            f"expected class numbers, found a {image.format} whose compression changes them, {path}: export it as PNG, "
+            "or say what its colours mean with --colours FILE and leave those between unlabelled with --ignore-unknown"
         )
     if pages > 1:
         raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")

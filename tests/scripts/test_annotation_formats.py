@@ -969,9 +969,20 @@ def test_numbers_by_the_labels_of_labelme(masks, tmp_path):
     assert np.array_equal(found["p0"], NUMBERS)
 
 
-def test_numbers_in_a_jpeg_are_refused(masks):
-    """Regression: along every edge, the compression made other classes."""
-    assert "found a JPEG, which changes them" in masks(lambda path: Image.fromarray(NUMBERS).save(path), suffix="jpg")
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [("jpg", {}), ("webp", {}), ("webp", {"icc_profile": b"x"}), ("tif", {"compression": "jpeg"})],
+)
+def test_numbers_that_the_compression_changes_are_refused(masks, suffix, how):
+    """Regression: along every edge, the compression made other classes; of WebP, and of JPEG in a TIFF, still."""
+    line = masks(lambda path: Image.fromarray(NUMBERS).save(path, **how), suffix=suffix)
+    assert "whose compression changes them" in line
+
+
+@pytest.mark.parametrize("how", [{}, {"icc_profile": b"x"}])
+def test_numbers_in_a_webp_without_loss(masks, how):
+    found = masks(lambda path: Image.fromarray(NUMBERS).save(path, lossless=True, **how), suffix="webp")
+    assert np.array_equal(found["p0"], NUMBERS)
 
 
 @pytest.mark.parametrize("name", ["all.ndjson", "p0.txt", "export.zip", "p0.npy"])
