@@ -138,6 +138,16 @@ def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]
     return {label: value_of(label) for label, _ in drawn}
 
 
+def value_outside(class_names: tuple[str, ...], truth: bool) -> int:
+    """Return the value of what is not drawn; raise InputError for full truth of classes without a background."""
+    if truth and not is_background(class_names[0]):
+        raise InputError(
+            f"expected a background, which full truth has outside the shapes, found the classes "
+            f"{', '.join(class_names)}: add it to the class list, as its first line"
+        )
+    return 0 if truth else UNLABELLED
+
+
 def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
     """Return the classes that were drawn: background, then the others by name.
 
@@ -199,12 +209,7 @@ def collect_shapes(
     means background. Raises InputError for a label that is no class, or an annotation without its image.
     """
     class_names = class_names or class_names_of(annotations)
-    values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
-    if options.truth and not is_background(class_names[0]):
-        raise InputError(
-            f"expected a background, which full truth has outside the shapes, found the classes "
-            f"{', '.join(class_names)}: add it to the class list, as its first line"
-        )
+    values, outside = label_values(annotations, class_names), value_outside(class_names, options.truth)
 
     def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         if annotation.size:

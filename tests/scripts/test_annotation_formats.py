@@ -1021,13 +1021,65 @@ def test_regions_on_two_images_of_a_task(run, photos, tmp_path):
     assert "regions on several images" in run(tmp_path / "a.json", "--images", photos)
 
 
-def test_masks_of_one_class_each(run, photos, tmp_path):
+@pytest.fixture
+def one_class_each(run, photos, tmp_path):
+    """Return a function that imports a mask for each class and photograph, each saved by a function of its own."""
     (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
-    for value, name in ((1, "bolt"), (2, "nut")):
-        (tmp_path / "masks" / name).mkdir(parents=True)
-        for number in range(3):
-            Image.fromarray((value == NUMBERS).astype(np.uint8)).save(tmp_path / f"masks/{name}/p{number}.png")
-    assert "masks of one class each" in run(tmp_path / "masks", "--images", photos, "--classes", tmp_path / "names.txt")
+
+    def imported(pattern: str, *words, named=True, kind="pascal_2012_scribble", **savers):
+        shutil.rmtree(tmp_path / "masks", ignore_errors=True)
+        for label, save in savers.items():
+            for number in range(3):
+                path = tmp_path / "masks" / pattern.format(number=number, label=label)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save(path)
+        names = ["--classes", tmp_path / "names.txt"] if named else []
+        return run(tmp_path / "masks", "--images", photos, *names, *words, kind=kind)
+
+    return imported
+
+
+def grey(drawn: np.ndarray, value: int = 255):
+    return lambda path: Image.fromarray(np.where(drawn, value, 0).astype(np.uint8)).save(path)
+
+
+def on_transparent(drawn: np.ndarray, *colour: int):
+    pixels = np.dstack([np.full((HEIGHT, WIDTH, 3), colour), np.where(drawn, 255, 0)]).astype(np.uint8)
+    return lambda path: Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("pattern", ["p{number}_{label}.png", "p{number} - {label}.tif", "{label}/p{number}.png"])
+def test_masks_of_one_class_each(one_class_each, pattern):
+    """Regression: no photograph was found, or one for several masks; masks in folders of classes all were class 1."""
+    black = on_transparent(scene() == 2, 0, 0, 0)
+    found = one_class_each(pattern, background=grey(scene() == 0, 7), BOLT=grey(scene() == 1, 1), nut=black)
+    assert len(found) == 3 and all(np.array_equal(label, scene()) for label in found.values())
+
+
+def test_masks_of_one_class_each_as_truth(one_class_each):
+    parts = {"bolt": grey(scene() == 1), "void": grey(scene() == 2)}
+    found = one_class_each("p{number}_{label}.png", "--truth", kind="SegmentationClassAug", **parts)
+    assert np.array_equal(found["p1"], np.where(scene() == 1, 1, np.where(scene() == 2, U, 0)))
+
+
+def test_what_masks_of_one_class_each_must_not_be(one_class_each):
+    bolt, nut, pattern = scene() == 1, scene() == 2, "p{number}_{label}.png"
+    line = one_class_each(pattern, bolt=grey(bolt), nut=grey(bolt | nut))
+    assert "found 200 that are drawn in" in line and "p0_bolt.png" in line and "p0_nut.png" in line
+    assert "do not take --map" in one_class_each(pattern, "--map", "255=1", bolt=grey(bolt), nut=grey(nut))
+    assert "found 2 colours in" in one_class_each(pattern, bolt=grey(bolt), nut=Image.fromarray(NUMBERS).save)
+    line = one_class_each(pattern, bolt=grey(bolt), screw=grey(nut))
+    assert "all with one ending, found" in line and "name the classes with --classes FILE" in line
+    assert "all with one ending, found" in one_class_each(pattern, named=False, bolt=grey(bolt), nut=grey(nut))
+    line = one_class_each("{label}/p{number}.png", bolt=grey(bolt), screw=grey(nut))
+    assert "of masks of one class each: call them, or their folders, after the classes" in line
+
+
+def test_a_background_that_is_no_class_is_not_dropped(one_class_each, tmp_path):
+    (tmp_path / "two.txt").write_text("bolt\nnut\n")
+    parts = {"background": grey(scene() == 0), "bolt": grey(scene() == 1), "nut": grey(scene() == 2)}
+    words = ["--classes", tmp_path / "two.txt"]
+    assert "all with one ending, found" in one_class_each("p{number}_{label}.png", *words, named=False, **parts)
 
 
 def test_a_labelme_file_that_names_another_photograph(run, photos):
