@@ -231,8 +231,8 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], files: list[Path],
         first = ", ".join(f"{name} ({found[name][0]})" for name in names)
         raise InputError(f"expected annotations of one format, found {first}: name the one to read before SOURCE")
     documents = [path for path in unknown if path.suffix.lower() != ".csv" or "masks" not in found]
-    if "masks" in found and not told_apart:
-        stems, others = {path.stem for path in found["masks"]}, set(files).difference(unknown, *found.values())
+    if not told_apart:
+        stems, others = {path.stem for path in found.get("masks", [])}, set(files).difference(unknown, *found.values())
         others = [path for path in sorted(others) if path.suffix.lower() not in _BESIDE_MASKS]
         documents += [path for path in others if path.suffix.lower() != ".txt" or path.stem in stems]
     if names or ("masks" in found and not documents):

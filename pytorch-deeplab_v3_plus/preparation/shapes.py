@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from common.errors import InputError
 from dataloaders.class_names import check_class_names, is_background, is_unlabelled, same_name, tidy
-from dataloaders.images import LARGEST
+from dataloaders.images import LARGEST, stored_size
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import brush_stroke, usual_width
 from preparation.formats import Collection, ImportOptions, Labelled
@@ -234,10 +234,19 @@ def collect_shapes(
     if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
         logger.info("strokes and dots: a 150th of a photograph's short side wide, at least 3 pixels (--width: another)")
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
-    items = []
+    items, doubtful = [], []
     for annotation in drawn:
         name, image = image_of(annotation, photographs)
         items.append(Labelled(name, image, annotation.source, functools.partial(draw, annotation)))
+        if not annotation.size and is_turned(image):
+            doubtful.append(annotation)
+    if doubtful:
+        logger.warning(
+            "%d photographs carry an EXIF rotation, and their labels do not say on which size they were drawn (first "
+            "%s): taken as drawn on the upright photograph, which browsers show since 2020",
+            len(doubtful),
+            doubtful[0].place,
+        )
     if len(drawn) < len(annotations):
         logger.info("left out: %d images on which nothing is drawn", len(annotations) - len(drawn))
     empty = sum(not annotation.shapes for annotation in drawn)
@@ -261,6 +270,11 @@ def image_of(annotation: Annotation, photographs: Photographs) -> tuple[str, Pat
             jpeg = annotation.carried().startswith(b"\xff\xd8")
             return Path(name).stem + (".jpg" if jpeg else ".png"), annotation.carried
     return data_set_image(path)
+
+
+def is_turned(image: Path | Callable[[], bytes]) -> bool:
+    """Whether an image file is turned by its EXIF tag when it is read."""
+    return isinstance(image, Path) and stored_size(image)[1] is not None
 
 
 def check_place(shape: Shape, size: tuple[int, int]) -> None:

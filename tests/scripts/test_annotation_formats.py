@@ -373,7 +373,7 @@ def test_coco_as_via_writes_it(run, photos, tmp_path):
         ({"segmentation": {"counts": "\x00", "size": [HEIGHT, WIDTH]}}, "damaged run lengths"),
         ({"segmentation": {"counts": "PPPP", "size": [HEIGHT, WIDTH]}}, "run lengths that end too early"),
         ({"segmentation": [], "keypoints": [1, 1, 2], "bbox": [1, 1, 2, 2]}, "keypoints of 'bolt'"),
-        ({"segmentation": []}, "not enough values"),
+        ({"segmentation": []}, "an annotation of 'bolt' with neither an outline nor a box"),
         ({"segmentation": [], "category_id": 7}, "an annotation of image 0 and category 7"),
     ],
 )
@@ -446,6 +446,7 @@ def test_labels_apart_from_shapes_and_json_min(run, photos, tmp_path):
     [
         (("keypointlabels", {"x": 5, "y": 5, "keypointlabels": ["bolt", "nut"]}), {}, "the labels ['bolt', 'nut']"),
         (("keypoint", {"x": 5, "y": 5}), {}, "the labels []"),
+        (("keypointlabels", {"x": 5, "y": 5, "keypointlabels": ["bolt"], "labels": ["nut"]}), {}, "['bolt', 'nut']"),
         (KEYPOINT, {"image_rotation": 90}, "an image turned by 90 degrees"),
         (("brushlabels", {"format": "rle", "rle": [0, 0, 1], "brushlabels": ["bolt"]}), {}, "end too early"),
         (("brushlabels", {"format": "rle", "rle": [0, 300], "brushlabels": ["bolt"]}), {}, "are no bytes"),
@@ -512,6 +513,14 @@ def test_every_form_of_via(run, photos, tmp_path, form):
     assert len(found) == 3 and np.array_equal(found["p2"], drawn(*((1, *where) for _, where in VIA)))
 
 
+def test_turned_photographs_in_via(run, photos, tmp_path, capsys):
+    """VIA does not say on which size was drawn: browsers show a photograph upright, and this is said."""
+    turn(photos / "p1.png")
+    found = run(via("via2", tmp_path, {"part": "bolt"}), "--images", photos, "--width", 1)
+    assert np.array_equal(found["p1"], drawn(*((1, *where) for _, where in VIA)))
+    assert "1 photographs carry an EXIF rotation" in capsys.readouterr().out
+
+
 def test_deeply_nested_json_in_a_table(run, photos, tmp_path):
     """Regression: a traceback."""
     file = via("csv", tmp_path, {"part": "bolt"})
@@ -562,6 +571,20 @@ def test_shapes_of_qupath(run, photos):
     expected[10, [60, 62]] = 1
     for form in (lambda f: f, lambda f: {"type": "FeatureCollection", "features": f}):
         assert np.array_equal(qupath(run, photos, *features, form=form)["p1"], expected)
+
+
+def turn(path: Path) -> None:
+    """Store a photograph turned by a quarter, and say so by its EXIF tag."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+def test_a_photograph_that_qupath_shows_unturned(run, photos):
+    """Regression: what was drawn on it was drawn on the turned one, without a word."""
+    turn(photos / "p1.png")
+    line = qupath(run, photos, feature("LineString", [[2, 3], [9, 3]]))
+    assert f"found one in {photos / 'p1.png'}: save it without that tag" in line
 
 
 @pytest.mark.parametrize(
@@ -956,6 +979,13 @@ def test_two_photographs_of_one_name_in_via(run, photos, tmp_path, form):
     assert "found those of 'p0.png'" in run(file, "--images", photos)
 
 
+def test_a_row_of_via_that_was_cut_off(run, photos, tmp_path):
+    """Regression: its image was taken for one on which nothing is drawn, in full truth for background throughout."""
+    file = via("csv", tmp_path, {"part": "bolt"})
+    file.write_text(file.read_text() + "p0.png,123\n")
+    assert "a row of 'p0.png' with too few or too many columns" in run(file, "--images", photos)
+
+
 def test_the_csv_of_via_1_0(run, photos, tmp_path):
     file = via("csv", tmp_path, {"part": "bolt"})
     file.write_text("#" + file.read_text())
@@ -992,6 +1022,14 @@ def test_photographs_beside_annotations_that_are_not_read(run, photos, name, nam
     (photos / name).write_text("x")
     line = run(photos, *(["--images", photos] if named else []))
     assert f"found {photos / name}" in line and ("export one of these" in line or "unpack it" in line)
+
+
+def test_labels_that_are_not_read_are_named(run, photos, tmp_path):
+    """Regression: none were said to be there. ilastik exports HDF5 unless told otherwise."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/p0_Labels.h5").write_bytes(b"x")
+    line = run(tmp_path / "labels", "--images", photos)
+    assert f"found {tmp_path / 'labels/p0_Labels.h5'}: export one of these" in line
 
 
 @pytest.mark.parametrize("wrong", [{"segmentation": [[1, 2, 3, 4]]}, {"bbox": [900, 2, 5, 5]}])
