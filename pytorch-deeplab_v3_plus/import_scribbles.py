@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
     own = args.data / CLASS_FILE
     options = options_from(ImportOptions, args, classes=args.classes or (own if os.path.lexists(own) else None))
-    with unpacked(args.source) as source:
+    with unpacked(args.source, options.zip_names) as source:
         collection = collect(source, options, args.format)
         counts = import_labels(args.data, collection, options)
     labelled = counts[:PADDING]

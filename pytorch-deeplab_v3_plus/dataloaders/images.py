@@ -105,6 +105,26 @@ def verify(path: str | Path, largest: int | None = None) -> None:
         image.verify()
 
 
+def is_lossy(path: Path) -> bool:
+    """Whether a picture is compressed so that its values change: as JPEG, also within a TIFF, or as WebP by default.
+
+    What cannot be read is not.
+    """
+    try:
+        with open_image(path) as image:
+            kind, compression = image.format, image.info.get("compression")
+        if kind != "WEBP":
+            return kind in ("JPEG", "MPO") or (kind == "TIFF" and compression in ("jpeg", "tiff_jpeg", "webp"))
+        content, at = path.read_bytes(), 12  # the first part of a WebP file: its name, its length, its content
+        while (part := content[at : at + 4]) not in (b"VP8 ", b"VP8L", b""):
+            # The frames of an animation are parts of a part, behind 16 bytes.
+            length = int.from_bytes(content[at + 4 : at + 8], "little")
+            at += 24 if part == b"ANMF" else 8 + length + length % 2
+        return part == b"VP8 "
+    except (InputError, *READ_ERRORS):
+        return False
+
+
 def read_image(path: str | Path, shrink: bool = False) -> Image.Image:
     """Read an image of any kind as 8-bit RGB.
 
@@ -195,6 +215,10 @@ def read_label(path: str | Path, num_classes: int) -> np.ndarray:
         verify(path)
         with open_image(path) as image:
             spread = grey_spread(image)
+            if image.format in ("JPEG", "MPO"):
+                raise InputError(
+                    f"expected a label map (PNG), found a JPEG, which changes class numbers, {path}: export it as PNG"
+                )
             if image.mode not in ("P", "L"):
                 raise InputError(
                     f"expected a label map of 8-bit class numbers (PNG mode P or L), found mode '{image.mode}' in "

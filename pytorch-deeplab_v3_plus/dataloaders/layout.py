@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
 CLASS_FILE = "classes.txt"
-OTHER_LABEL_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"), ".gif", ".npy", ".mat")
+ARRAY_SUFFIXES = (".npy", ".mat")
+OTHER_LABEL_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"), ".gif", *ARRAY_SUFFIXES)
+ARRAY_ADVICE = "save it as PNG, in Python with Image.fromarray(numbers.astype('uint8')).save('ID.png')"
 VAL_EVERY = 5
 
 
@@ -37,9 +39,9 @@ def list_files(folder: Path, kind: str) -> dict[str, Path]:
     others = [path for path in files.values() if kind != IMAGES and path.suffix.lower() != ".png"]
     if others:
         more = f" and {len(others) - 1:,} others" if len(others) > 1 else ""
-        raise InputError(
-            f"expected label maps as PNG, found {others[0]}{more}: check_dataset.py {folder} --fix OUT writes PNGs"
-        )
+        arrays = others[0].suffix.lower() in ARRAY_SUFFIXES
+        advice = ARRAY_ADVICE if arrays else f"check_dataset.py {folder} --fix OUT writes PNGs"
+        raise InputError(f"expected label maps as PNG, found {others[0]}{more}: {advice}")
     return files
 
 

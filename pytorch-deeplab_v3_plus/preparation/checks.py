@@ -16,6 +16,7 @@ from dataloaders.images import (
     EXIF_ORIENTATION,
     TURNS,
     grey_bits,
+    is_lossy,
     open_image,
     pages,
     read_image,
@@ -25,6 +26,7 @@ from dataloaders.images import (
 from dataloaders.inspection import classes_without_labels, object_is_255
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import (
+    ARRAY_SUFFIXES,
     IMAGES,
     SCRIBBLES,
     TRUTH,
@@ -71,6 +73,8 @@ def check_dataset(folder: Path, class_names: tuple[str, ...]) -> Report:
     ids = [i for i in dict.fromkeys(lists["train"] + lists["val"]) if i in files[IMAGES]]
     items = {item.id: item for item in in_threads(check, ids, title="checking", unit="image")}
     problems += [problem for item in items.values() for problem in item.problems]
+    unreadable = {problem.file for problem in problems if problem.kind == "unreadable"}
+    problems = [p for p in problems if p.kind != "label file" or p.file not in unreadable]  # it cannot become a PNG
     report = Report(folder, class_names, lists, items, problems)
     problems += set_problems(report)
     problems += [
@@ -118,8 +122,9 @@ def file_problems(folder: Path, files: Files, lists: dict[str, list[str]]) -> li
             if i not in files[IMAGES]:
                 problems.append(Problem("no image", f"{kind}/{file.name}", instead(IMAGES, i)))
             if file.suffix.lower() != ".png":
-                lossy = file.suffix.lower() in (".jpg", ".jpeg", ".jfif")
-                problems.append(Problem("label file" + ", lossy" * lossy, f"{kind}/{file.name}", "", i))
+                array = file.suffix.lower() in ARRAY_SUFFIXES
+                what = "label file" + (", array" if array else ", lossy" if is_lossy(file) else "")
+                problems.append(Problem(what, f"{kind}/{file.name}", "", i))
     return problems
 
 
@@ -132,7 +137,8 @@ def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_clas
     unrotated_size, orientation = look_at_image(files[IMAGES], item, found)
     labels, fit_unrotated = {}, False
     for kind in (SCRIBBLES, TRUTH):
-        label, problem, detail = look_at_label(files[kind], num_classes) if files[kind] else (None, None, "")
+        picture = files[kind] and files[kind].suffix.lower() not in ARRAY_SUFFIXES
+        label, problem, detail = look_at_label(files[kind], num_classes) if picture else (None, None, "")
         if problem:
             found(problem, files[kind], detail)
         if label is None:

@@ -76,7 +76,9 @@ def _shapes(label: str, annotation: dict) -> list[Shape]:
         return [make_shape(label, "polygon", np.array(part, dtype=float).reshape(-1, 2)) for part in parts]
     if annotation.get("keypoints"):
         raise ValueError(f"keypoints of '{label}' without an outline")
-    x, y, width, height = map(float, annotation.get("bbox") or [])
+    if not annotation.get("bbox"):
+        raise ValueError(f"an annotation of '{label}' with neither an outline nor a box")
+    x, y, width, height = map(float, annotation["bbox"])
     corners = box_corners(x, y, width, height)
     rotation = float((annotation.get("attributes") or {}).get("rotation", 0))
     return [make_shape(label, "rectangle", turned(corners, rotation, corners.mean(0)))]

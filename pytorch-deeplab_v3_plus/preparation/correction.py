@@ -13,7 +13,7 @@ from dataloaders.images import read_image, stored_size, write_label
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, find_files, write_class_names, write_lists
 from preparation.label_maps import look_at_label
-from preparation.problems import KINDS, Report
+from preparation.problems import KINDS, LEFT_OUT, Report
 
 
 def write_corrected(report: Report, target: Path) -> Counter:
@@ -25,8 +25,8 @@ def write_corrected(report: Report, target: Path) -> Counter:
     for problem in report.problems:
         kinds_of[problem.file].add(problem.kind)
         ids[problem.kind].add(problem.id)
-    missing = ids["missing"] | ids["unreadable"] | ids["label file, lossy"]
-    train, val = ([i for i in report.lists[name] if i not in missing] for name in ("train", "val"))
+    useless = ids["unreadable"] | ids["label file, lossy"] | ids["label file, array"]
+    train, val = ([i for i in report.lists[name] if i not in useless | ids["missing"]] for name in ("train", "val"))
     train = [i for i in train if i not in ids["train and val"]]
     if not train or not val:
         raise InputError(
@@ -39,15 +39,16 @@ def write_corrected(report: Report, target: Path) -> Counter:
             for image_id, source in find_files(report.folder, name).items():
                 kinds = kinds_of[f"{name}/{source.name}"]
                 (made / name).mkdir(exist_ok=True)
-                if image_id in ids["unreadable"] | ids["label file, lossy"]:
-                    continue
-                if name == IMAGES:
+                if image_id in useless:
+                    unchanged.add(f"{name}/{source.name}")
+                elif name == IMAGES:
                     write_image(source, made / name, kinds)
                 elif not write_label_map(source, made / name / f"{image_id}.png", kinds, len(report.class_names)):
                     unchanged.add(f"{name}/{source.name}")
         write_lists(made, train, val)
         write_class_names(made, report.class_names)
-    return Counter(p.kind for p in report.problems if KINDS[p.kind].fix and p.file not in unchanged)
+    fixes = ((p, KINDS[p.kind].fix) for p in report.problems)
+    return Counter(p.kind for p, fix in fixes if fix and (fix == LEFT_OUT or p.file not in unchanged))
 
 
 TURNED_BACK = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270}

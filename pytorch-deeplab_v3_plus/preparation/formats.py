@@ -57,6 +57,15 @@ def value_map(text: str) -> dict[int, int]:
     return values
 
 
+def text_coding(text: str) -> str:
+    """Parse the name of a coding of text that Python knows."""
+    try:
+        "".encode(text)
+    except (LookupError, UnicodeError):
+        raise argparse.ArgumentTypeError(f"expected a coding of text, as cp932, found {text!r}") from None
+    return text
+
+
 @dataclass(frozen=True)
 class ImportOptions:
     """how to read SOURCE and write DATA"""
@@ -99,6 +108,13 @@ class ImportOptions:
     ignore_unknown: bool = flag("for masks: colours that are not in --colours are unlabelled")
     attribute: str | None = option(
         None, "for via: the attribute of the regions that holds the class (default: the only one)", metavar="NAME"
+    )
+    zip_names: str | None = option(
+        None,
+        "for a ZIP: how the names of its files are coded where it does not say it, as cp932, under Japanese Windows "
+        "(default: UTF-8)",
+        type=text_coding,
+        metavar="CODING",
     )
     width: int | None = option(
         None,
@@ -215,8 +231,8 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], files: list[Path],
         first = ", ".join(f"{name} ({found[name][0]})" for name in names)
         raise InputError(f"expected annotations of one format, found {first}: name the one to read before SOURCE")
     documents = [path for path in unknown if path.suffix.lower() != ".csv" or "masks" not in found]
-    if "masks" in found and not told_apart:
-        stems, others = {path.stem for path in found["masks"]}, set(files).difference(unknown, *found.values())
+    if not told_apart:
+        stems, others = {path.stem for path in found.get("masks", [])}, set(files).difference(unknown, *found.values())
         others = [path for path in sorted(others) if path.suffix.lower() not in _BESIDE_MASKS]
         documents += [path for path in others if path.suffix.lower() != ".txt" or path.stem in stems]
     if names or ("masks" in found and not documents):

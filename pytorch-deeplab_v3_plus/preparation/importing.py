@@ -92,7 +92,8 @@ def check_target(folder: Path, kind: str, collection: Collection, overwrite: boo
             if item.image == other.image:
                 raise InputError(
                     f"expected all labels of an image in one place, found those of '{item.name}' in {other.source} and "
-                    f"again in {item.source}: keep one, or join them (of masks of one class each: into one picture)"
+                    f"again in {item.source}: keep one, or join them (of masks of one class each: call them, or their "
+                    "folders, after the classes)"
                 )
             both = " and ".join(str(one.image if isinstance(one.image, Path) else one.source) for one in (other, item))
             raise InputError(f"expected one image of each name, found '{item.id}' twice, {both}: rename one")

@@ -101,8 +101,8 @@ def _regions(results: list[dict]) -> Iterator[tuple[dict, list[str]]]:
     shapes = {r.get("id") for r in regions if r["type"] != "labels"}
     for region in regions:
         if region["type"] != "labels" or region["id"] not in shapes:
-            tags = [name for name in region["value"] if name.endswith("labels")]
-            yield region, region["value"][tags[0]] if tags else apart.get(region.get("id"), [])
+            own = [label for name, labels in region["value"].items() if name.endswith("labels") for label in labels]
+            yield region, list(dict.fromkeys(own + apart.get(region.get("id"), [])))
 
 
 def _region(result: dict, labels: list[str], task: object) -> Shape:

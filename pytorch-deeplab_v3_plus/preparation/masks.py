@@ -2,7 +2,8 @@
 
 Masks lie apart from their photographs and have the same names, or the same names and one suffix; or both lie in one
 folder, as x.jpg and x_mask.png, or in folders side by side, as images/x.jpg and masks/x.png. CVAT's 'Segmentation mask'
-and Roboflow's 'Semantic Segmentation Masks' come with their table of classes.
+and Roboflow's 'Semantic Segmentation Masks' come with their table of classes. Masks of one class each are called after
+their photograph and the class, x_bolt.png, or lie in folders called after the classes, bolt/x.png.
 """
 
 import functools
@@ -10,18 +11,18 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from common.errors import InputError
 from dataloaders.class_names import arranged, is_background, is_unlabelled, same_name, tidy
-from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, open_image, verify
+from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, is_lossy, open_image, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
-from preparation.shapes import check_size
+from preparation.shapes import check_size, value_outside
 from preparation.sources import Photographs, data_set_image, plain
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,23 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
 
     Raises InputError for a bad table, and where a mask has no photograph or values that are not in the table.
     """
-    pairs = pair_up(files, photographs, bool(options.images))
+    masks, photographs = masks_and_photographs(files, photographs, bool(options.images))
     table = options.colours or find_table(files)
+    classes = {} if table else class_of_each(masks, photographs, options)
+    if classes:
+        collection = collect_classes(classes, photographs, options)
+    else:
+        collection = collect_values(masks, photographs, table, options)
+    if not options.images and len(collection.items) < len(photographs.files):
+        logger.info("left out: %d photographs without a mask", len(photographs.files) - len(collection.items))
+    return collection
+
+
+def collect_values(
+    masks: list[Path], photographs: Photographs, table: Path | None, options: ImportOptions
+) -> Collection:
+    """Join masks, of which each has all classes of its photograph, with that and with the classes of their values."""
+    pairs = pair_up(masks, photographs)
     numbers = table is None or not any(map(_RGB_LINE.match, read_lines(table, "a table of classes")))
     class_names, values = read_values(table, options)
 
@@ -65,10 +81,10 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
     return Collection(items, class_names)
 
 
-def pair_up(files: list[Path], photographs: Photographs, apart: bool) -> list[tuple[Path, Path]]:
-    """Return the masks among pictures, each with its photograph; `apart` says that these have a folder of their own.
+def masks_and_photographs(files: list[Path], photographs: Photographs, apart: bool) -> tuple[list[Path], Photographs]:
+    """Return the masks among pictures, and the photographs; `apart` says that these have a folder of their own.
 
-    Raises InputError where masks and photographs cannot be told apart, or a mask has no photograph.
+    Raises InputError where masks and photographs cannot be told apart.
     """
     masks, no_photographs = tell_apart(files, photographs)
     photographs = Photographs(photographs.folder, [p for p in photographs.files if p.resolve() not in no_photographs])
@@ -79,6 +95,11 @@ def pair_up(files: list[Path], photographs: Photographs, apart: bool) -> list[tu
             f"expected photographs and masks, called x.jpg and x_mask.png, in {photographs.folder}, "
             f"found {files[0].name} to {files[-1].name}: put the masks into a folder of their own"
         )
+    return masks, photographs
+
+
+def pair_up(masks: list[Path], photographs: Photographs) -> list[tuple[Path, Path]]:
+    """Return each mask with its photograph; raise InputError where a mask has none."""
     stems = [plain(path.stem) for path in masks]
     # The suffix, which all masks share, is that with which most have a photograph.
     first, known = stems[0], photographs.by_stem.keys()
@@ -88,13 +109,102 @@ def pair_up(files: list[Path], photographs: Photographs, apart: bool) -> list[tu
     with_photograph = {end: sum(s.endswith(end) and s.removesuffix(end) in known for s in stems) for end in endings}
     ending = max(with_photograph, key=with_photograph.__getitem__, default="")
     names = [path.stem[: len(path.stem) - len(ending)] for path in masks]
-    pairs = [
+    return [
         (path, photographs.find(path.with_name(name if stem.endswith(ending) else path.stem).as_posix(), path))
         for path, name, stem in zip(masks, names, stems, strict=True)
     ]
-    if not apart and len(pairs) < len(photographs.files):
-        logger.info("left out: %d photographs without a mask", len(photographs.files) - len(pairs))
-    return pairs
+
+
+class OfOneClass(NamedTuple):
+    """What the name of a mask of one class says."""
+
+    photograph: str
+    label: str
+
+
+def class_of_each(masks: list[Path], photographs: Photographs, options: ImportOptions) -> dict[Path, OfOneClass]:
+    """Return what the names of masks say, where they are masks of one class each and of two classes at least.
+
+    Raises InputError where the names end in several ways that are no classes.
+    """
+    found: dict[Path, OfOneClass] = {}
+    for path in masks:
+        stem = plain(path.stem)
+        ends = (at for at in range(len(stem), 0, -1) if stem[:at] in photographs.by_stem)
+        at = next((at for at in ends if not stem[at : at + 1].isalnum()), None)
+        if at is None:
+            return {}
+        found[path] = OfOneClass(stem[:at], stem[at:].strip(" ._-") or path.parent.name)
+    known = {same_name(name) for name in (read_class_lines(options.classes) if options.classes else ())}
+    background = any(map(is_background, known))
+    labels = {same_name(one.label) for one in found.values()}
+    unknown = [n for n in labels - known if not (is_unlabelled(n) or (background and is_background(n)))]
+    if len(labels) > 1 and known and not unknown:
+        return found
+    endings = {one.label: path for path, one in found.items() if one.photograph != plain(path.stem)}
+    if len(endings) > 1 and len(endings) == len(labels):
+        first, second = list(endings.values())[:2]
+        raise InputError(
+            f"expected masks called as their photographs, or all with one ending, found {first} and {second}: where "
+            "each holds one class, let it end in the name of the class, and name the classes with --classes FILE"
+        )
+    return {}
+
+
+def collect_classes(found: dict[Path, OfOneClass], photographs: Photographs, options: ImportOptions) -> Collection:
+    """Join the masks of one class each of every photograph; outside them it is unlabelled, or background in the truth.
+
+    Raises InputError for options that are for other masks.
+    """
+    if given := [name for name in OPTIONS if getattr(options, name)]:
+        raise InputError(
+            f"masks of one class each, as {next(iter(found))}, do not take --{given[0].replace('_', '-')}: what is "
+            "drawn has any colour, and the rest is black or transparent"
+        )
+    class_names = options.class_names
+    values = {same_name(name): value for value, name in enumerate(class_names)}
+    masks: dict[Path, list[tuple[Path, int]]] = {}
+    for path, (name, label) in found.items():
+        value = 0 if is_background(label) else values.get(same_name(label), UNLABELLED)
+        image = photographs.find(path.with_name(name).as_posix(), path)
+        masks.setdefault(image, []).append((path, value))
+    outside = value_outside(class_names, options.truth)
+
+    def draw(parts: list[tuple[Path, int]], size: tuple[int, int]) -> np.ndarray:
+        label = np.full(size[::-1], outside, dtype=np.uint8)
+        owner = np.full(size[::-1], -1)
+        for number, (path, value) in enumerate(parts):
+            drawn = drawn_pixels(path, size)
+            twice = owner[drawn & (owner >= 0)]
+            if twice.size:
+                raise InputError(
+                    f"expected each pixel in one class, found {twice.size} that are drawn in {path} and in "
+                    f"{parts[twice[0]][0]}: erase them in one, and leave black or transparent what is not drawn"
+                )
+            owner[drawn], label[drawn] = number, value
+        return label
+
+    logger.info("masks of one class each: %d for %d photographs", len(found), len(masks))
+    items = [
+        Labelled(*data_set_image(image), parts[0][0], functools.partial(draw, parts)) for image, parts in masks.items()
+    ]
+    return Collection(items, class_names)
+
+
+def drawn_pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Return which pixels, bool (H, W), of a picture of one colour on black, or on transparent, are drawn.
+
+    Raises WrongSize unless its (width, height) is `size`, InputError where it has other colours.
+    """
+    pixels = pixel_values(path, size, numbers=False)
+    values = np.unique(pixels)
+    drawn = pixels != (_TRANSPARENT if _TRANSPARENT in values else 0)
+    if (number := len(np.unique(pixels[drawn]))) > 1:
+        raise InputError(
+            f"expected one class, drawn in one colour on black or on transparent, found {number} colours in {path}: "
+            "draw with a hard brush, and save without lossy compression"
+        )
+    return drawn
 
 
 def tell_apart(files: list[Path], photographs: Photographs) -> tuple[list[Path], set[Path]]:
@@ -246,17 +356,16 @@ def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray
             signed = image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
             image.load()
             mode = image.mode
-            lossy = image.format in ("JPEG", "MPO")
     except Image.UnidentifiedImageError as error:
         pixels = _pixels_of_64_bits(path, error)
         check_size(path, pixels.shape[::-1], size)
         return pixels
     except READ_ERRORS as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
-    if lossy and numbers:
+    if numbers and is_lossy(path):
         raise InputError(
-            f"expected class numbers, found a JPEG, which changes them, {path}: export it as PNG, or say what its "
-            "colours mean with --colours FILE and leave those between unlabelled with --ignore-unknown"
+            f"expected class numbers, found a {image.format} whose compression changes them, {path}: export it as PNG, "
+            "or say what its colours mean with --colours FILE and leave those between unlabelled with --ignore-unknown"
         )
     if pages > 1:
         raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataloaders.inspection import CLASS_0, CLASS_NEVER, NO_BACKGROUND, NUMBER_ANEW, OBJECT_255, TRAIN_AND_VAL
+from dataloaders.layout import ARRAY_ADVICE
 from dataloaders.thinning import TOO_THIN
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -35,7 +36,9 @@ KINDS = {
         "save the class numbers with 8 bits", "is written as class numbers"),
     "label file": Kind(ERROR, "a label map is not a PNG, so that training does not find it",
         "save it as PNG", "is written as PNG"),
-    "label file, lossy": Kind(ERROR, "a label map is a JPEG, which changes class numbers", "export it as PNG",
+    "label file, lossy": Kind(ERROR, "a label map is a JPEG or WebP whose compression changes class numbers",
+        "export it as PNG", LEFT_OUT),
+    "label file, array": Kind(ERROR, "a label map is an array of NumPy or MATLAB, which no script reads", ARRAY_ADVICE,
         LEFT_OUT),
     "label values": Kind(ERROR, "a label map has values that are no class", "correct the map, or the list of classes"),
     "label size": Kind(ERROR, "a label map does not have the size of its image",

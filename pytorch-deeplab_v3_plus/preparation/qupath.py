@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
-from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
+from preparation.shapes import Annotation, Shape, collect_shapes, image_of, is_turned, make_shape
 from preparation.sources import Photographs, json_or_none, read_json, reading
 
 SUFFIXES = (".geojson", ".json")
@@ -17,8 +18,17 @@ def recognises(path: Path) -> bool:
 
 
 def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
-    """Read the files; raise InputError where one holds what is not read, or has no photograph called as it."""
+    """Read the files; raise InputError where one holds what is not read, or has no photograph called as it.
+
+    Also where that carries an EXIF rotation: QuPath shows it unturned, or turned as somebody chose, and says neither.
+    """
     annotations = [read_qupath(path) for path in files]
+    for annotation in annotations:
+        if (annotation.shapes or options.truth) and is_turned(image := image_of(annotation, photographs)[1]):
+            raise InputError(
+                f"expected photographs without an EXIF rotation, which QuPath does not follow, found one in {image}: "
+                f"save it without that tag, as it looked in QuPath when {annotation.source} was drawn"
+            )
     return collect_shapes(annotations, photographs, options, options.class_names)
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from common.errors import InputError
 from dataloaders.class_names import check_class_names, is_background, is_unlabelled, same_name, tidy
-from dataloaders.images import LARGEST
+from dataloaders.images import LARGEST, stored_size
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import brush_stroke, usual_width
 from preparation.formats import Collection, ImportOptions, Labelled
@@ -138,6 +138,16 @@ def label_values(annotations: Iterable[Annotation], class_names: tuple[str, ...]
     return {label: value_of(label) for label, _ in drawn}
 
 
+def value_outside(class_names: tuple[str, ...], truth: bool) -> int:
+    """Return the value of what is not drawn; raise InputError for full truth of classes without a background."""
+    if truth and not is_background(class_names[0]):
+        raise InputError(
+            f"expected a background, which full truth has outside the shapes, found the classes "
+            f"{', '.join(class_names)}: add it to the class list, as its first line"
+        )
+    return 0 if truth else UNLABELLED
+
+
 def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
     """Return the classes that were drawn: background, then the others by name.
 
@@ -199,12 +209,7 @@ def collect_shapes(
     means background. Raises InputError for a label that is no class, or an annotation without its image.
     """
     class_names = class_names or class_names_of(annotations)
-    values, outside = label_values(annotations, class_names), 0 if options.truth else UNLABELLED
-    if options.truth and not is_background(class_names[0]):
-        raise InputError(
-            f"expected a background, which full truth has outside the shapes, found the classes "
-            f"{', '.join(class_names)}: add it to the class list, as its first line"
-        )
+    values, outside = label_values(annotations, class_names), value_outside(class_names, options.truth)
 
     def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
         if annotation.size:
@@ -229,10 +234,19 @@ def collect_shapes(
     if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
         logger.info("strokes and dots: a 150th of a photograph's short side wide, at least 3 pixels (--width: another)")
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
-    items = []
+    items, doubtful = [], []
     for annotation in drawn:
         name, image = image_of(annotation, photographs)
         items.append(Labelled(name, image, annotation.source, functools.partial(draw, annotation)))
+        if not annotation.size and is_turned(image):
+            doubtful.append(annotation)
+    if doubtful:
+        logger.warning(
+            "%d photographs carry an EXIF rotation, and their labels do not say on which size they were drawn (first "
+            "%s): taken as drawn on the upright photograph, which browsers show since 2020",
+            len(doubtful),
+            doubtful[0].place,
+        )
     if len(drawn) < len(annotations):
         logger.info("left out: %d images on which nothing is drawn", len(annotations) - len(drawn))
     empty = sum(not annotation.shapes for annotation in drawn)
@@ -256,6 +270,11 @@ def image_of(annotation: Annotation, photographs: Photographs) -> tuple[str, Pat
             jpeg = annotation.carried().startswith(b"\xff\xd8")
             return Path(name).stem + (".jpg" if jpeg else ".png"), annotation.carried
     return data_set_image(path)
+
+
+def is_turned(image: Path | Callable[[], bytes]) -> bool:
+    """Whether an image file is turned by its EXIF tag when it is read."""
+    return isinstance(image, Path) and stored_size(image)[1] is not None
 
 
 def check_place(shape: Shape, size: tuple[int, int]) -> None:

@@ -19,6 +19,11 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it says a RuntimeError of such a ZIP
+    LZMAError = RuntimeError
+
 from common.errors import InputError
 from common.files import read_text, walk, why
 from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS
@@ -31,15 +36,18 @@ PHOTOGRAPH_SUFFIXES = IMAGE_SUFFIXES + HEIC_SUFFIXES
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that was uploaded
 _DROPPED = re.compile(r"[^-\w.]")  # what it leaves out of such a name, where spaces become underscores
 DOCUMENT_SUFFIXES = (".json", ".geojson", ".xml", ".csv", ".txt", ".zip")
+_CODINGS = ("cp437", "cp932", "gbk", "cp949")  # of file names under Windows: Western, Japanese, Chinese, Korean
 
 
 @contextlib.contextmanager
-def unpacked(source: Path) -> Iterator[Path]:
+def unpacked(source: Path, coding: str | None = None) -> Iterator[Path]:
     """Yield a source itself, or, of a ZIP, a folder with its content that vanishes afterwards.
 
-    Raises InputError where the ZIP is damaged, encrypted, or larger than the disk.
+    Raises InputError where the ZIP is damaged, encrypted, or larger than the disk; see name_files for `coding`.
     """
     if source.is_dir() or not (source.suffix.lower() == ".zip" or zipfile.is_zipfile(source)):
+        if coding:
+            raise InputError(f"--zip-names is for the names in a ZIP, found {source}: leave it out")
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="rloss-") as workshop:
@@ -48,24 +56,48 @@ def unpacked(source: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(source) as archive:
                 files, places = archive.infolist(), set()
+                name_files(files, coding, source)
                 needed, free = sum(file.file_size for file in files), shutil.disk_usage(workshop).free
                 if needed > free:
                     raise OSError(f"it holds {needed:,} bytes, {free:,} are free in {tempfile.gettempdir()}")
                 for file in files:
-                    if not file.flag_bits & 0x800:  # macOS writes UTF-8 without saying so
-                        with contextlib.suppress(UnicodeError):
-                            file.filename = file.filename.encode("cp437").decode("utf-8")
                     file.filename = file.filename.replace("\\", "/")  # packed under Windows
                     place = archive.extract(file, folder)  # never above the folder
                     if place in places and not file.is_dir():
                         raise OSError(f"it holds {file.filename} twice")
                     places.add(place)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, ValueError) as error:
             raise InputError(f"expected the ZIP of an annotation tool, cannot unpack {source}: {error}") from None
         try:
             yield folder
         except InputError as error:
             raise InputError(str(error).replace(str(folder), str(source))) from None
+
+
+def name_files(files: list[zipfile.ZipInfo], coding: str | None, source: Path) -> None:
+    """Give the files of a ZIP the names that were meant, where it does not say that they are UTF-8.
+
+    They are UTF-8 all the same where macOS has packed it, and else what `coding` says: the ZIP does not, and one name
+    is readable in many codings. Raises InputError where they are not of that coding.
+    """
+    silent = []
+    for file in files:
+        with contextlib.suppress(UnicodeError):  # a name that another field of the ZIP has in Unicode
+            if not file.flag_bits & 0x800:
+                silent.append((file, file.filename.encode("cp437")))  # for which Python has taken it
+    try:
+        names = [name.decode(coding or "utf-8") for _, name in silent]
+    except UnicodeError as error:
+        readings = []
+        for other in _CODINGS:
+            with contextlib.suppress(UnicodeError):
+                readings.append(f"{error.object.decode(other)!r} ({other})")
+        raise InputError(
+            f"expected file names in {coding or 'UTF-8'}, found another coding in {source}, perhaps "
+            f"{', '.join(readings)}: say which one with --zip-names CODING"
+        ) from None
+    for (file, _), name in zip(silent, names, strict=True):
+        file.filename = name
 
 
 def files_in(source: Path) -> list[Path]:

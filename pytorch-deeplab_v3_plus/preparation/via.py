@@ -87,6 +87,8 @@ def _csv_entries(path: Path) -> dict[tuple[str, str], list[dict]]:
     except OSError as error:
         raise ValueError(why(path, error)) from None
     for row in csv.DictReader(io.StringIO(text.removeprefix("#"), newline="")):
+        if None in row or None in row.values():
+            raise ValueError(f"a row of '{row['filename']}' with too few or too many columns")
         region: dict[str, Any] = {
             name: json.loads(row[name] or "{}") for name in ("region_shape_attributes", "region_attributes")
         }

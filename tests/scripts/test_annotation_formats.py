@@ -147,22 +147,67 @@ def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsy
     assert "cannot unpack" in run(source)
 
 
+def silent_zip(source: Path, entries: dict[str, bytes], coding: str) -> Path:
+    """Write a ZIP that does not say how its names are coded; those of other letters end in .png or .txt."""
+    coded = {name.encode("utf-8"): name.encode(coding) for name in entries}
+    with zipfile.ZipFile(source, "w") as archive:
+        for number, (name, content) in enumerate(entries.items()):  # first names of the same length
+            archive.writestr(f"{number}" + "x" * (len(coded[name.encode()]) - 1), content)
+    content = source.read_bytes()
+    for number, name in enumerate(coded.values()):
+        content = content.replace(f"{number}".encode() + b"x" * (len(name) - 1), name)
+    source.write_bytes(content)
+    return source
+
+
+def names_in(photos: Path, name: str) -> dict[str, bytes]:
+    """Return CVAT's export of the photographs, of which p1 is called otherwise."""
+    table = (TOOLS / "datumaro/cvat/train.xml").read_text().replace('"p1', f'"{name}')
+    photographs = {path.name.replace("p1", name): path.read_bytes() for path in photos.glob("*.png")}
+    return {"annotations.xml": table.encode(), **photographs}
+
+
 def test_a_zip_that_does_not_say_that_its_names_are_utf_8(run, photos, tmp_path):
     """Regression: as macOS packs them, names of photographs were unreadable."""
-    (photos / "p1.png").rename(photos / "\u00e9t\u00e9.png")
-    table, source = (TOOLS / "datumaro/cvat/train.xml").read_text(), tmp_path / "export.zip"
-    with zipfile.ZipFile(source, "w") as archive:
-        archive.writestr("annotations.xml", table.replace("p1", "\u00e9t\u00e9"))
-        for path in photos.iterdir():
-            archive.write(path, path.name)
-    content = source.read_bytes()
-    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # where the flags are in the headers
-        for start in range(len(content)):
-            if content.startswith(signature, start):
-                flags = int.from_bytes(content[start + at : start + at + 2], "little") & ~0x800
-                content = content[: start + at] + flags.to_bytes(2, "little") + content[start + at + 2 :]
-    source.write_bytes(content)
-    assert "\u00e9t\u00e9" in run(source)
+    assert "\u00e9t\u00e9" in run(silent_zip(tmp_path / "a.zip", names_in(photos, "\u00e9t\u00e9"), "utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("coding", "name"),
+    [
+        ("cp932", "\u8868\u30bd\u30d5\u30c8"),  # with a byte that is a backslash in the first letter
+        ("gbk", "\u7167\u7247"),
+        ("cp949", "\uc0ac\uc9c4"),
+        ("cp850", "Gr\u00f6\u00dfe"),
+    ],
+)
+def test_a_zip_that_says_nothing_of_its_names(run, photos, tmp_path, coding, name):
+    """Regression: as Windows packs them, names were taken for Western ones, and no photograph was found."""
+    source = silent_zip(tmp_path / "a.zip", names_in(photos, name), coding)
+    line = run(source)
+    assert f"'{name}.png' ({coding.replace('850', '437')})" in line and "with --zip-names CODING" in line
+    assert sorted(run(source, "--zip-names", coding)) == sorted(["p0", name, "p2"])
+    if coding != "cp850":
+        assert "expected file names in ascii" in run(source, "--zip-names", "ascii")
+
+
+def test_what_takes_no_coding_of_names(run, photos):
+    assert "--zip-names is for the names in a ZIP" in run(photos, "--zip-names", "cp932")
+    for wrong in ("shift", "base64", "undefined"):
+        with pytest.raises(SystemExit):
+            run(photos, "--zip-names", wrong)
+
+
+def test_a_damaged_zip_of_each_compression(run, tmp_path):
+    """Regression: a traceback where it was LZMA."""
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        source = tmp_path / "a.zip"
+        with zipfile.ZipFile(source, "w", compression) as archive:
+            archive.writestr("p0.json", json.dumps(list(range(999))))
+        content = bytearray(source.read_bytes())
+        content[60:90] = bytes(255 - byte for byte in content[60:90])
+        source.write_bytes(content)
+        assert f"cannot unpack {source}: " in run(source)
 
 
 def test_what_is_wrong_with_a_zip_is_said_of_the_zip(run, tmp_path):
@@ -328,7 +373,7 @@ def test_coco_as_via_writes_it(run, photos, tmp_path):
         ({"segmentation": {"counts": "\x00", "size": [HEIGHT, WIDTH]}}, "damaged run lengths"),
         ({"segmentation": {"counts": "PPPP", "size": [HEIGHT, WIDTH]}}, "run lengths that end too early"),
         ({"segmentation": [], "keypoints": [1, 1, 2], "bbox": [1, 1, 2, 2]}, "keypoints of 'bolt'"),
-        ({"segmentation": []}, "not enough values"),
+        ({"segmentation": []}, "an annotation of 'bolt' with neither an outline nor a box"),
         ({"segmentation": [], "category_id": 7}, "an annotation of image 0 and category 7"),
     ],
 )
@@ -401,6 +446,7 @@ def test_labels_apart_from_shapes_and_json_min(run, photos, tmp_path):
     [
         (("keypointlabels", {"x": 5, "y": 5, "keypointlabels": ["bolt", "nut"]}), {}, "the labels ['bolt', 'nut']"),
         (("keypoint", {"x": 5, "y": 5}), {}, "the labels []"),
+        (("keypointlabels", {"x": 5, "y": 5, "keypointlabels": ["bolt"], "labels": ["nut"]}), {}, "['bolt', 'nut']"),
         (KEYPOINT, {"image_rotation": 90}, "an image turned by 90 degrees"),
         (("brushlabels", {"format": "rle", "rle": [0, 0, 1], "brushlabels": ["bolt"]}), {}, "end too early"),
         (("brushlabels", {"format": "rle", "rle": [0, 300], "brushlabels": ["bolt"]}), {}, "are no bytes"),
@@ -467,6 +513,14 @@ def test_every_form_of_via(run, photos, tmp_path, form):
     assert len(found) == 3 and np.array_equal(found["p2"], drawn(*((1, *where) for _, where in VIA)))
 
 
+def test_turned_photographs_in_via(run, photos, tmp_path, capsys):
+    """VIA does not say on which size was drawn: browsers show a photograph upright, and this is said."""
+    turn(photos / "p1.png")
+    found = run(via("via2", tmp_path, {"part": "bolt"}), "--images", photos, "--width", 1)
+    assert np.array_equal(found["p1"], drawn(*((1, *where) for _, where in VIA)))
+    assert "1 photographs carry an EXIF rotation" in capsys.readouterr().out
+
+
 def test_deeply_nested_json_in_a_table(run, photos, tmp_path):
     """Regression: a traceback."""
     file = via("csv", tmp_path, {"part": "bolt"})
@@ -517,6 +571,20 @@ def test_shapes_of_qupath(run, photos):
     expected[10, [60, 62]] = 1
     for form in (lambda f: f, lambda f: {"type": "FeatureCollection", "features": f}):
         assert np.array_equal(qupath(run, photos, *features, form=form)["p1"], expected)
+
+
+def turn(path: Path) -> None:
+    """Store a photograph turned by a quarter, and say so by its EXIF tag."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+def test_a_photograph_that_qupath_shows_unturned(run, photos):
+    """Regression: what was drawn on it was drawn on the turned one, without a word."""
+    turn(photos / "p1.png")
+    line = qupath(run, photos, feature("LineString", [[2, 3], [9, 3]]))
+    assert f"found one in {photos / 'p1.png'}: save it without that tag" in line
 
 
 @pytest.mark.parametrize(
@@ -911,6 +979,13 @@ def test_two_photographs_of_one_name_in_via(run, photos, tmp_path, form):
     assert "found those of 'p0.png'" in run(file, "--images", photos)
 
 
+def test_a_row_of_via_that_was_cut_off(run, photos, tmp_path):
+    """Regression: its image was taken for one on which nothing is drawn, in full truth for background throughout."""
+    file = via("csv", tmp_path, {"part": "bolt"})
+    file.write_text(file.read_text() + "p0.png,123\n")
+    assert "a row of 'p0.png' with too few or too many columns" in run(file, "--images", photos)
+
+
 def test_the_csv_of_via_1_0(run, photos, tmp_path):
     file = via("csv", tmp_path, {"part": "bolt"})
     file.write_text("#" + file.read_text())
@@ -924,9 +999,20 @@ def test_numbers_by_the_labels_of_labelme(masks, tmp_path):
     assert np.array_equal(found["p0"], NUMBERS)
 
 
-def test_numbers_in_a_jpeg_are_refused(masks):
-    """Regression: along every edge, the compression made other classes."""
-    assert "found a JPEG, which changes them" in masks(lambda path: Image.fromarray(NUMBERS).save(path), suffix="jpg")
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [("jpg", {}), ("webp", {}), ("webp", {"icc_profile": b"x"}), ("tif", {"compression": "jpeg"})],
+)
+def test_numbers_that_the_compression_changes_are_refused(masks, suffix, how):
+    """Regression: along every edge, the compression made other classes; of WebP, and of JPEG in a TIFF, still."""
+    line = masks(lambda path: Image.fromarray(NUMBERS).save(path, **how), suffix=suffix)
+    assert "whose compression changes them" in line
+
+
+@pytest.mark.parametrize("how", [{}, {"icc_profile": b"x"}])
+def test_numbers_in_a_webp_without_loss(masks, how):
+    found = masks(lambda path: Image.fromarray(NUMBERS).save(path, lossless=True, **how), suffix="webp")
+    assert np.array_equal(found["p0"], NUMBERS)
 
 
 @pytest.mark.parametrize("name", ["all.ndjson", "p0.txt", "export.zip", "p0.npy"])
@@ -936,6 +1022,14 @@ def test_photographs_beside_annotations_that_are_not_read(run, photos, name, nam
     (photos / name).write_text("x")
     line = run(photos, *(["--images", photos] if named else []))
     assert f"found {photos / name}" in line and ("export one of these" in line or "unpack it" in line)
+
+
+def test_labels_that_are_not_read_are_named(run, photos, tmp_path):
+    """Regression: none were said to be there. ilastik exports HDF5 unless told otherwise."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/p0_Labels.h5").write_bytes(b"x")
+    line = run(tmp_path / "labels", "--images", photos)
+    assert f"found {tmp_path / 'labels/p0_Labels.h5'}: export one of these" in line
 
 
 @pytest.mark.parametrize("wrong", [{"segmentation": [[1, 2, 3, 4]]}, {"bbox": [900, 2, 5, 5]}])
@@ -965,13 +1059,65 @@ def test_regions_on_two_images_of_a_task(run, photos, tmp_path):
     assert "regions on several images" in run(tmp_path / "a.json", "--images", photos)
 
 
-def test_masks_of_one_class_each(run, photos, tmp_path):
+@pytest.fixture
+def one_class_each(run, photos, tmp_path):
+    """Return a function that imports a mask for each class and photograph, each saved by a function of its own."""
     (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
-    for value, name in ((1, "bolt"), (2, "nut")):
-        (tmp_path / "masks" / name).mkdir(parents=True)
-        for number in range(3):
-            Image.fromarray((value == NUMBERS).astype(np.uint8)).save(tmp_path / f"masks/{name}/p{number}.png")
-    assert "masks of one class each" in run(tmp_path / "masks", "--images", photos, "--classes", tmp_path / "names.txt")
+
+    def imported(pattern: str, *words, named=True, kind="pascal_2012_scribble", **savers):
+        shutil.rmtree(tmp_path / "masks", ignore_errors=True)
+        for label, save in savers.items():
+            for number in range(3):
+                path = tmp_path / "masks" / pattern.format(number=number, label=label)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save(path)
+        names = ["--classes", tmp_path / "names.txt"] if named else []
+        return run(tmp_path / "masks", "--images", photos, *names, *words, kind=kind)
+
+    return imported
+
+
+def grey(drawn: np.ndarray, value: int = 255):
+    return lambda path: Image.fromarray(np.where(drawn, value, 0).astype(np.uint8)).save(path)
+
+
+def on_transparent(drawn: np.ndarray, *colour: int):
+    pixels = np.dstack([np.full((HEIGHT, WIDTH, 3), colour), np.where(drawn, 255, 0)]).astype(np.uint8)
+    return lambda path: Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("pattern", ["p{number}_{label}.png", "p{number} - {label}.tif", "{label}/p{number}.png"])
+def test_masks_of_one_class_each(one_class_each, pattern):
+    """Regression: no photograph was found, or one for several masks; masks in folders of classes all were class 1."""
+    black = on_transparent(scene() == 2, 0, 0, 0)
+    found = one_class_each(pattern, background=grey(scene() == 0, 7), BOLT=grey(scene() == 1, 1), nut=black)
+    assert len(found) == 3 and all(np.array_equal(label, scene()) for label in found.values())
+
+
+def test_masks_of_one_class_each_as_truth(one_class_each):
+    parts = {"bolt": grey(scene() == 1), "void": grey(scene() == 2)}
+    found = one_class_each("p{number}_{label}.png", "--truth", kind="SegmentationClassAug", **parts)
+    assert np.array_equal(found["p1"], np.where(scene() == 1, 1, np.where(scene() == 2, U, 0)))
+
+
+def test_what_masks_of_one_class_each_must_not_be(one_class_each):
+    bolt, nut, pattern = scene() == 1, scene() == 2, "p{number}_{label}.png"
+    line = one_class_each(pattern, bolt=grey(bolt), nut=grey(bolt | nut))
+    assert "found 200 that are drawn in" in line and "p0_bolt.png" in line and "p0_nut.png" in line
+    assert "do not take --map" in one_class_each(pattern, "--map", "255=1", bolt=grey(bolt), nut=grey(nut))
+    assert "found 2 colours in" in one_class_each(pattern, bolt=grey(bolt), nut=Image.fromarray(NUMBERS).save)
+    line = one_class_each(pattern, bolt=grey(bolt), screw=grey(nut))
+    assert "all with one ending, found" in line and "name the classes with --classes FILE" in line
+    assert "all with one ending, found" in one_class_each(pattern, named=False, bolt=grey(bolt), nut=grey(nut))
+    line = one_class_each("{label}/p{number}.png", bolt=grey(bolt), screw=grey(nut))
+    assert "of masks of one class each: call them, or their folders, after the classes" in line
+
+
+def test_a_background_that_is_no_class_is_not_dropped(one_class_each, tmp_path):
+    (tmp_path / "two.txt").write_text("bolt\nnut\n")
+    parts = {"background": grey(scene() == 0), "bolt": grey(scene() == 1), "nut": grey(scene() == 2)}
+    words = ["--classes", tmp_path / "two.txt"]
+    assert "all with one ending, found" in one_class_each("p{number}_{label}.png", *words, named=False, **parts)
 
 
 def test_a_labelme_file_that_names_another_photograph(run, photos):

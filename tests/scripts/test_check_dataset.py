@@ -10,11 +10,12 @@ from PIL import Image
 
 import check_dataset as script
 from dataloaders.datasets.pascal import VOCSegmentation
+from dataloaders.images import read_label
 from dataloaders.inspection import quick_check
 from dataloaders.labels import UNLABELLED, voc_palette
-from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH
+from dataloaders.layout import IMAGES, LISTS, SCRIBBLES, TRUTH, list_files
 from dataloaders.options import DataOptions
-from helpers import HEIGHT, WIDTH, train, write_label
+from helpers import HEIGHT, WIDTH, message, train, write_label
 from helpers import call as call_script
 from preparation.checks import check_dataset
 from preparation.problems import ERROR, KINDS
@@ -66,6 +67,11 @@ def nearly_the_same(root: Path) -> None:
 
 def save_as(path: Path, suffix: str) -> None:
     Image.fromarray(label(path)).save(path.with_suffix(f".{suffix}"))
+    path.unlink()
+
+
+def save_array(path: Path) -> None:
+    np.save(path.with_suffix(".npy"), label(path))
     path.unlink()
 
 
@@ -137,6 +143,8 @@ SPOILS = [
     (lambda r: save_as(r / f"{TRUTH}/i5.png", "tif"), "label file", f"{TRUTH}/i5.tif"),
     (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "gif"), "label file", f"{SCRIBBLES}/i0.gif"),
     (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "jpg"), "label file, lossy", f"{SCRIBBLES}/i0.jpg"),
+    (lambda r: save_as(r / f"{SCRIBBLES}/i0.png", "webp"), "label file, lossy", f"{SCRIBBLES}/i0.webp"),
+    (lambda r: save_array(r / f"{SCRIBBLES}/i0.png"), "label file, array", f"{SCRIBBLES}/i0.npy"),
     (lambda r: save_pages(r / f"{IMAGES}/i0.jpg"), "pages", f"{IMAGES}/i0.tif"),
     (lambda r: save_pages(r / f"{SCRIBBLES}/i0.png"), "pages", f"{SCRIBBLES}/i0.tif"),
     (lambda r: every(r, SCRIBBLES, lambda v: np.where(v > 0, UNLABELLED, v)), "255 for the object", SCRIBBLES),
@@ -302,6 +310,29 @@ def test_label_maps_of_other_formats_are_rewritten(voc, capsys):
     assert "corrected: label file (3x)" in capsys.readouterr().out
     assert np.array_equal(label(out / SCRIBBLES / "i0.png"), meant)
     assert len(VOCSegmentation(DataOptions(), out, "train", NAMES)) == 5
+
+
+def test_label_maps_that_no_copy_corrects(voc, capsys):
+    """Regression: arrays and damaged files were said to be written as PNG, and then to have been."""
+    save_array(voc / SCRIBBLES / "i0.png")
+    assert "i0.npy: save it as PNG, in Python with" in message(list_files, voc, SCRIBBLES)
+    (voc / SCRIBBLES / "i1.png").rename(voc / SCRIBBLES / "i1.tif")
+    (voc / SCRIBBLES / "i1.tif").write_bytes(b"II*\0abc")
+    (voc / IMAGES / "i2.jpg").write_bytes(b"no image")
+    save_as(voc / SCRIBBLES / "i2.png", "bmp")
+    report = check_dataset(voc, NAMES)
+    assert [p.kind for p in report.problems if "i1.tif" in p.file] == ["unreadable"]
+    words = [voc, "--classes", voc.parent / "classes.txt", "--output", voc.parent / "report"]
+    call(*words, "--fix", voc.parent / "fixed")
+    corrected = [line for line in capsys.readouterr().out.split("\n") if line.startswith("corrected: ")]
+    assert sorted(corrected) == ["corrected: label file, array (1x)", "corrected: unreadable (2x)"]
+    assert not {"i0", "i1", "i2"} & {path.stem for path in (voc.parent / "fixed" / SCRIBBLES).iterdir()}
+
+
+def test_a_jpeg_that_is_called_a_png_is_no_label_map(voc):
+    path = voc / SCRIBBLES / "i0.png"
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), dtype=np.uint8)).save(path, "JPEG")
+    assert "found a JPEG, which changes class numbers" in message(read_label, path, 3)
 
 
 def test_all_training_copies_of_a_validation_image_are_found(voc):
