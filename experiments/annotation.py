@@ -127,7 +127,7 @@ def curves(axes: Axes, points: Sequence[tuple[float, Results]]) -> None:
         for x, seeds in zip(at, values, strict=True):
             axes.plot([x] * len(seeds), seeds, "o", color=colour, alpha=0.5, markersize=5, markeredgewidth=0)
     axes.set_xscale("log")
-    axes.set_xticks(at, [f"{x:.3g}" for x in at], fontsize=9)
+    axes.set_xticks(at, [f"{round(x, 2):g}" for x in at], fontsize=9)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
