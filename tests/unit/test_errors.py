@@ -8,11 +8,13 @@ import sys
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from common.arguments import number
 from common.errors import InputError, exit_status
+from dataloaders.images import read_image
 from filtering import Lattice, torch_lattice
-from helpers import CODE, data, one_line, train
+from helpers import CODE, data, one_line, run_folder, train
 
 
 def fails(error: BaseException):
@@ -44,6 +46,24 @@ def test_numbers_whose_squares_single_precision_lacks_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"found '{text}'"):
         number(float, 0)(text)
     assert [number(float, 0)(text) for text in ("0", "2e-9", "1e6")] == [0, 2e-9, 1e6]
+
+
+def test_a_file_name_of_two_lines_is_shown_whole(tmp_path, capsys):
+    """Regression: of such a message only the last line was left."""
+    (tmp_path / "two\nlines.png").write_bytes(b"no image")
+    images = DataLoader([tmp_path / "two\nlines.png"], num_workers=1, collate_fn=lambda files: read_image(files[0]))
+    for read in (lambda: read_image(tmp_path / "two\nlines.png"), lambda: next(iter(images))):
+        assert exit_status(read) == 2
+        assert one_line(capsys).startswith(rf"error: expected an image, cannot read {tmp_path}/two\nlines.png: ")
+
+
+def test_names_that_are_not_in_utf8_stay_in_the_log(voc, capsys):
+    """Regression: they vanished from the output, and a training in such a folder ended with a traceback."""
+    folder = voc.rename(voc.with_name(os.fsdecode(b"f\xe9")))
+    assert train(folder, "--epochs", 1, "--no-val") == 0
+    assert r"run/f\udce9/deeplab-mobilenet/experiment_0" in capsys.readouterr().out
+    for name in ("log.txt", "parameters.txt"):
+        assert r"f\udce9" in (run_folder(folder) / name).read_text(encoding="utf-8")
 
 
 def test_with_rloss_debug_the_traceback_is_shown_as_well(capsys, monkeypatch):
