@@ -1,7 +1,6 @@
 """A training that is killed or stopped goes on as if nothing had been; damaged checkpoints are passed over."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -96,10 +95,10 @@ def test_a_length_in_steps_that_ended_within_an_epoch_is_continued_there(voc, ca
     """Regression: the epoch counted whole, so that a longer training lacked its other steps."""
     (voc / "ImageSets/SegmentationAug/train.txt").write_text("".join(f"i{number}\n" for number in range(7)))
     words = ["--batch-size", 2, "--lr-scheduler", "step", "--lr-step", 99]  # three steps an epoch
-    words += ["--log-interval", 1, "--eval-interval", 99, "--resume", "auto"]
-    assert train(voc, *words, "--steps", 8, "--checkname", "whole") == 0
+    words += ["--log-interval", 1, "--no-val", "--resume", "auto"]
+    assert train(voc, *words, "--steps", 5, "--checkname", "whole") == 0
     last, scores = (run_folder(voc) / name for name in ("checkpoint_last.pth.tar", "scores.jsonl"))
-    for steps in (4, 8):
+    for steps in (4, 5):
         assert train(voc, *words, "--steps", steps) == 0
         content = torch.load(last, weights_only=True)
         assert (content["epoch"], content["step"]) == divmod(steps, 3)
@@ -109,16 +108,14 @@ def test_a_length_in_steps_that_ended_within_an_epoch_is_continued_there(voc, ca
         assert records(run_folder(voc), "scores.jsonl")[-1] == json.loads(ended.splitlines()[-1])
         capsys.readouterr()
         assert train(voc, *words, "--steps", steps) == 0
-        assert f"this training has ended after {math.ceil(steps / 3)} epochs" in capsys.readouterr().out
+        assert "this training has ended after 2 epochs" in capsys.readouterr().out
     whole = run_folder(voc, "whole")
     for name in ("scores.jsonl", "steps.jsonl"):
-        folders = (whole, last.parent)
-        of_whole, found = ([{**one, "best_miou": 0} for one in records(folder, name)] for folder in folders)
-        assert of_whole == found
+        assert records(whole, name) == records(last.parent, name)
     weights, found = state(whole / last.name), state(last)
     assert all(torch.equal(found[key], value) for key, value in weights.items())
-    assert train(voc, *words[:-2], "--steps", 8, "--resume", last) == 2
-    assert "has 8 steps already and --steps is 8; ask for more" in one_line(capsys)
+    assert train(voc, *words[:-2], "--steps", 5, "--resume", last) == 2
+    assert "has 5 steps already and --steps is 5; ask for more" in one_line(capsys)
 
 
 def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
