@@ -82,8 +82,11 @@ def infer(options: InferenceOptions, preset: str | None, device: torch.device) -
     if options.export and distributed.is_main():
         make_folder(segmenter.folder, "choose another --output_directory")
         path = segmenter.folder / (Path(Path(options.checkpoint).name.removesuffix(".tar")).stem + ".onnx")
+        replaces = path.exists()
         off = export_onnx(path, network, segmenter.class_names, segmenter.size)
         logger.info("%s: logits within %.1g of PyTorch's, relative to the largest, on two image sizes", path, off)
+        if replaces:
+            logger.warning("%s: the file of an earlier call is replaced", path)
     if not options.image_path:
         return 0
     network.to(device)

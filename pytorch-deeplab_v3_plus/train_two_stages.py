@@ -33,7 +33,7 @@ from dataloaders.images import image_size
 from dataloaders.loaders import make_data_loader
 from dataloaders.options import DataOptions
 from training.checkpoint import LAST
-from training.identity import data_facts, file_facts
+from training.identity import data_facts, file_facts, fingerprint
 from training.options import HOW_MANY, LARGEST, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
 from training.options import build_parser as training_parser
 from training.two_stages import (
@@ -170,8 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rest = ["--preset", own.preset, *rest] if own.preset else rest
     options = parse_options(rest, allow_abbrev=False)  # of all trainings
     files: dict[str, str] = {}
+    settings = {"partial_ce": fingerprint(replace(options, densecrfloss=0.0), {})["settings"]}
     for name, words in variants.items():
         regularised = parse_options([*rest, *words], allow_abbrev=False) if words else options
+        settings[name] = fingerprint(regularised, {})["settings"]
         files |= file_facts(regularised)
         if not regularised.regularisers:
             what = "--densecrfloss" if name == REGULARISED else f"--regulariser among the options of --variant {name}"
@@ -194,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options=tuple(rest),
         variants=variants,
         data=data,
+        settings=settings,
         full=own.full,
         stage2_lr=own.stage2_lr or rate,
     )

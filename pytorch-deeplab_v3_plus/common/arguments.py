@@ -88,7 +88,10 @@ SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metavar
 
 
 def number(kind: type, low: float, *, above: bool = False, high: float = math.inf) -> Callable[[str], int | float]:
-    """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high; integers of 63 bits."""
+    """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high.
+
+    Integers have 63 bits. Other numbers have squares in single precision: they are 0, or within 1e-18 and 1e18.
+    """
     bounds = f"{'greater than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e308 else "")
     what, limit = ("an integer", 2**63) if kind is int else ("a number", math.inf)
 
@@ -99,6 +102,8 @@ def number(kind: type, low: float, *, above: bool = False, high: float = math.in
             value = math.nan  # which lies in no range
         if not (low < value if above else low <= value) or not (value <= high and value < limit):
             raise argparse.ArgumentTypeError(f"expected {what} {bounds}, found {text!r}")
+        if kind is float and value and not 1e-18 <= abs(value) <= 1e18:
+            raise argparse.ArgumentTypeError(f"expected 0, or a number within 1e-18 and 1e18, found {text!r}")
         return value
 
     return parse

@@ -18,8 +18,12 @@ class InputError(Exception):
     """Bad input: one line that says what was expected, what was found, in which file, and what to do."""
 
     def __str__(self) -> str:
-        # A DataLoader worker raises its error again, with the worker's traceback as its message; the last line is ours.
-        return super().__str__().strip().rsplit("\n", 1)[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        text = super().__str__().strip()
+        if text.startswith(
+            "Caught InputError in "
+        ):  # by a DataLoader, with its worker's traceback and our line at last
+            text = text.rsplit("\n", 1)[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        return text.replace("\n", "\\n")  # in the name of a file
 
 
 class Terminated(KeyboardInterrupt):

@@ -51,8 +51,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, completely or not at all."""
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a text file, completely or not at all; file names in it that are not in UTF-8 are escaped."""
+    how = {"encoding": "utf-8", "errors": "backslashreplace"}
+    replace_file(path, lambda temporary: temporary.write_text(text, **how))
 
 
 def make_folder(folder: Path, choose: str = "choose another folder") -> None:

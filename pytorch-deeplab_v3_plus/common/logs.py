@@ -1,5 +1,6 @@
 """The log of a script: plain lines on standard output, warnings marked as such."""
 
+import contextlib
 import logging
 import sys
 
@@ -14,7 +15,12 @@ class LineFormatter(logging.Formatter):
 
 
 def configure_logging(quiet: bool = False) -> None:
-    """Send the log of this process to standard output; `quiet` leaves only errors."""
+    """Send the log of this process to standard output; `quiet` leaves only errors.
+
+    What the encoding of the output lacks, or a file name that is not in UTF-8, is escaped there, as in Python's errors.
+    """
+    with contextlib.suppress(AttributeError):  # of an output that is no text stream, as in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, handlers=[handler], force=True)

@@ -81,7 +81,10 @@ def listing(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def open_image(path: str | Path, largest: int | None = None) -> Image.Image:
-    """Open an image file of at most LARGEST or `largest` pixels; raise InputError for more, and what Pillow raises."""
+    """Open an image file of at most LARGEST or `largest` pixels.
+
+    Raises InputError for more, and for a program that would have to be run, and what Pillow raises.
+    """
     with _PILLOWS_LIMIT:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None  # Pillow's words are for web servers
@@ -89,6 +92,9 @@ def open_image(path: str | Path, largest: int | None = None) -> Image.Image:
             image = Image.open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    if image.format == "EPS":  # which Pillow has Ghostscript run
+        image.close()
+        raise InputError(f"expected pixels, found a PostScript program in {path}: save it as PNG")
     largest = largest or LARGEST
     if image.width * image.height > largest:
         image.close()

@@ -7,6 +7,8 @@ from common.errors import InputError
 from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import PADDING_COLOURS
 
+FACTOR = number(float, 0, above=True, high=1000)  # Pillow counts pixels in 31 bits
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -43,14 +45,14 @@ class DataOptions:
     scale_range: tuple[float, float] = option(
         (0.5, 2.0),
         "random scaling of a training image; narrower learns faster from few small images (default: 0.5 2)",
-        type=number(float, 0, above=True),
+        type=FACTOR,
         nargs=2,
         metavar=("LOW", "HIGH"),
     )
     scales: tuple[float, ...] | None = option(
         None,
         "random scaling by one of these factors, instead of by --scale-range",
-        type=number(float, 0, above=True),
+        type=FACTOR,
         nargs="+",
         metavar="FACTOR",
     )

@@ -130,10 +130,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     checkpoint["state_dict"] = _checked_weights(weights, path)
     _check(checkpoint, CONTENT, path)
     _check(settings, SETTINGS, path)
-    names = settings.get("class_names")
-    if names and len(names) != settings.get("num_classes", len(names)):
-        raise InputError(f"{path}: expected a name for each of {settings['num_classes']} classes, found {len(names)}")
+    _check_names(settings, path)
     return checkpoint
+
+
+def _check_names(settings: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    names, classes = settings.get("class_names"), settings.get("num_classes")
+    if names and classes and len(names) != classes:
+        raise InputError(f"{path}: expected a name for each of {classes} classes, found {len(names)}")
 
 
 def _checked_weights(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -244,13 +248,16 @@ def load_network(
 
     These are network, backbone, num_classes, output_stride and, where the checkpoint has them, class_names, crop_size
     and short_side (0: images were seen at their own size). A file without settings (the original's) takes the
-    arguments, or else a resnet at stride 16 with the classes that its weights have. Another stride may be asked for;
-    another backbone or class count is an error.
+    arguments, or else the network whose classifier it has, a resnet at stride 16, and the classes that its weights
+    have. Another stride may be asked for; another backbone or class count is an error.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint["state_dict"]
-    settings = {"network": DEFAULT_NETWORK, **checkpoint.get("model", {})}
-    classifier = network_class(settings["network"]).classifier_keys[0]
+    settings = {"network": _network_of(weights), **checkpoint.get("model", {})}
+    architecture = network_class(settings["network"])
+    if not architecture.has_backbone:
+        settings["backbone"] = None
+    classifier = architecture.classifier_keys[0]
     if classifier in weights:
         outputs = _outputs(weights[classifier])
         if outputs < 2 or outputs != settings.setdefault("num_classes", outputs):
@@ -259,8 +266,16 @@ def load_network(
     for name, option, asked in (("backbone", "--backbone", backbone), ("num_classes", "--n_class", num_classes)):
         if asked is not None and settings.setdefault(name, asked) != asked:
             raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")
+    _check_names(settings, path)
     settings = {"num_classes": 21, "backbone": "resnet", "output_stride": 16, **settings}
     model = build_network({**settings, "output_stride": output_stride or settings["output_stride"]})
     settings["output_stride"] = model.output_stride
     load_weights(model, weights, path)
     return model, settings
+
+
+def _network_of(weights: Mapping[str, Tensor]) -> str:
+    """Return the network whose classifier is among the weights, or else the usual one."""
+    # MSc-LargeFOV has the classifier of LargeFOV too.
+    known = (name for name in reversed(NETWORKS) if weights.keys() >= {*NETWORKS[name].classifier_keys})
+    return next(known, DEFAULT_NETWORK)

@@ -28,14 +28,12 @@ from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 logger = logging.getLogger(__name__)
 
-UNREAD = (".heic", ".heif", ".avif", ".gif")  # photographs that are not read
-
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Return the files that `words` name (files, folders and patterns), each file once, without opening them.
+    """Return the files that `words` name (files, folders and patterns), each once, without opening them.
 
-    Folders are searched recursively, without hidden files and folders. Raises InputError for a folder or a pattern
-    without images.
+    Two links to a file are two. Folders are searched recursively, without hidden files and folders; files there of
+    other kinds than IMAGE_SUFFIXES are counted in the log. Raises InputError for a folder or a pattern without images.
     """
     files: dict[Path, Path] = {}
     for word in words:
@@ -45,14 +43,19 @@ def find_images(words: Sequence[str]) -> list[Path]:
             )
         path = Path(word)
         if path.is_dir():
-            found, unread = [], []
+            found: list[Path] = []
+            others: Counter[str] = Counter()
             for folder, folders, names in walk(path):
-                unread += (name for name in names if name.lower().endswith(UNREAD))
                 folders[:] = (name for name in folders if name[0] != ".")
-                found += (Path(folder, name) for name in names if name[0] != "." and _is_image(Path(folder, name)))
+                for file in (Path(folder, name) for name in names if name[0] != "."):
+                    if file.suffix.lower() in IMAGE_SUFFIXES:
+                        found.append(file)
+                    else:
+                        others[file.suffix.lower() or "without a suffix"] += 1
             found.sort()
-            if unread:
-                logger.warning("%s: files of kinds that are not read: %d, first %s", path, len(unread), unread[0])
+            if others:
+                kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+                logger.warning("%s: passed over files of kinds that are not read: %s", path, kinds)
             if not found:
                 raise InputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none in the folder {path}")
         elif glob.has_magic(word) and not path.exists():
@@ -62,12 +65,8 @@ def find_images(words: Sequence[str]) -> list[Path]:
         else:
             found = [path]
         for file in found:
-            files.setdefault(file.resolve(), file)
+            files.setdefault(file.parent.resolve() / file.name, file)
     return list(files.values())
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()  # a link that leads nowhere is an error
 
 
 def output_names(files: Sequence[Path]) -> list[str]:

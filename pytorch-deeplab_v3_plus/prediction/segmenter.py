@@ -195,10 +195,11 @@ class Segmenter:
     def _prepare_folder(self, files: Sequence[Path]) -> None:
         """Make the folder; refuse to segment pictures that an earlier call has written there, or to overwrite them."""
         endings = tuple(Path(ending).stem for ending in (PREDICTION, COLOUR, OVERLAY, CONFIDENCE, REFINED))
-        folder = self.folder.resolve()
+        folder = os.path.realpath(self.folder)
         for file in files:
             end = next((end for end in endings if file.stem.endswith(end)), None)
-            if end and (file.resolve().parent == folder or _has_results(file.parent, file.stem.removesuffix(end))):
+            within = os.path.dirname(os.path.realpath(file)) == folder
+            if end and (within or _has_results(file.parent, file.stem.removesuffix(end))):
                 raise InputError(
                     f"{file}: looks like a result of an earlier call; keep results outside the folder of the images, "
                     "or name the images one by one"

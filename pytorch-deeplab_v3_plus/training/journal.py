@@ -109,7 +109,7 @@ class Journal:
         try:
             with contextlib.ExitStack() as undo:
                 self.folder = folder or new_run(parent)
-                self._log = _LogFile(self.folder / "log.txt", encoding="utf-8")
+                self._log = _LogFile(self.folder / "log.txt", encoding="utf-8", errors="backslashreplace")
                 undo.callback(self._log.close)
                 fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however
                 for leftover in self.folder.glob(".checkpoint*"):  # of a process that was killed while it wrote

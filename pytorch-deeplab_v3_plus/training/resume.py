@@ -145,9 +145,13 @@ def _why_not(options: TrainOptions, folder: Path, identity: Identity) -> str | N
     if final_scores(folder) is None:
         gone = not newest_first(folder) and (done or (folder / BEST).exists())
         return f"stopped after {done} epochs, and its checkpoints are gone" if gone else None
-    newest = newest_checkpoint(folder) if done < options.epochs else None
-    epoch = load_checkpoint(newest).get("epoch", 0) if newest else 0
-    if max(done, epoch) >= options.epochs:
+    steps = before.get("settings", {}).get("steps")
+    longer = bool(steps) and (not options.steps or options.steps > steps)  # perhaps within the last epoch
+    newest = newest_checkpoint(folder) if done < options.epochs or longer else None
+    checkpoint = load_checkpoint(newest) if newest else {}
+    cut = checkpoint.get("step", 0) > 0
+    epoch = checkpoint.get("epoch", 0) + cut
+    if max(done, epoch) >= options.epochs + (longer and cut):
         changed = "; ".join(differences(before, identity, CHANGEABLE - {"epochs"}))
         advice = f" with other settings ({changed}); another --checkname makes a new training" if changed else ""
         raise Ended(f"{folder}: this training has ended after {max(done, epoch)} epochs{advice}")
@@ -166,11 +170,11 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     """Return a checkpoint; all processes must call it.
 
     `epoch` is the number of finished epochs, `step` that of the steps of the next one, and `order` what decides which
-    images those were.
+    images those were. An epoch that a length in steps cut off is not finished: a longer training takes its other steps.
     """
-    step = trainer.step
+    step, finished = trainer.step, trainer.epoch - bool(trainer.left_over)
     return {
-        "epoch": trainer.epoch,
+        "epoch": finished,
         "step": trainer.steps_done,
         "order": image_order(trainer.options, trainer.loaders, trainer.step),
         "state_dict": trainer.model.state_dict(),
@@ -182,7 +186,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
         "identity": trainer.identity,
         "options": trainer.options.settings(),
         "losses": trainer.losses.values,
-        "history": trainer.history,
+        "history": [record for record in trainer.history if record["epoch"] <= finished],
         "random_states": distributed.gather(random_states(step.device)),
     }
 
@@ -246,11 +250,14 @@ def _report_changes(trainer: Trainer, checkpoint: dict[str, Any], source: Path) 
     if changed:
         best = "" if comparable else "; the scores are not comparable, so that the best starts anew"
         logger.warning("%s is resumed with changes: %s%s", source, "; ".join(changed), best)
-    if trainer.history and checkpoint.get("options", {}).get("epochs", trainer.options.epochs) < trainer.options.epochs:
+    options = checkpoint.get("options", {})
+    steps = options.get("steps") or options.get("epochs", trainer.options.epochs) * trainer.steps_per_epoch
+    if trainer.history and steps < trainer.steps:
         ended, begins = trainer.history[-1]["lr"], trainer.set_rate(trainer.steps_done)
         if begins > ended:
-            what = "as the schedule is now that of %d epochs, the learning rate rises from %.3g to %.3g"
-            logger.warning(what, trainer.options.epochs, ended, begins)
+            length = f"{trainer.steps} steps" if trainer.options.steps else f"{trainer.options.epochs} epochs"
+            what = "as the schedule is now that of %s, the learning rate rises from %.3g to %.3g"
+            logger.warning(what, length, ended, begins)
     return comparable
 
 
@@ -265,14 +272,13 @@ def check_resumable(options: TrainOptions, loaders: Loaders, step: TrainingStep,
     before, now = checkpoint.get("options", {}).get("optimizer", "sgd"), options.optimizer
     if before != now:
         raise InputError(f"{source}: was trained with {before}; give --optimizer {before}, or start afresh with --ft")
-    # In its own folder a run may still lack its end.
-    if checkpoint["epoch"] >= options.epochs and source.parent != start.folder:
-        raise InputError(
-            f"{source}: has {checkpoint['epoch']} epochs already and --epochs is {options.epochs}; ask for more, or "
-            "start afresh from its weights with --ft"
-        )
     within, per_epoch = checkpoint.get("step", 0), len(loaders.train)
     steps, done = options.steps or options.epochs * per_epoch, checkpoint["epoch"] * per_epoch + within
+    # In its own folder a run may still lack its end.
+    if (checkpoint["epoch"] >= options.epochs or done == options.steps) and source.parent != start.folder:
+        has = f"{done} steps already and --steps is {steps}" if options.steps else ""
+        has = has or f"{checkpoint['epoch']} epochs already and --epochs is {options.epochs}"
+        raise InputError(f"{source}: has {has}; ask for more, or start afresh from its weights with --ft")
     if within and done > steps:
         raise InputError(f"{source}: has {done} steps already, of {steps} in all; ask for more --steps or --epochs")
     for name, value in image_order(options, loaders, step).items() if within else ():

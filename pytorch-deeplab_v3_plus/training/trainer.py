@@ -76,6 +76,11 @@ class Trainer:
         return self.options.steps or self.options.epochs * self.steps_per_epoch
 
     @property
+    def left_over(self) -> int:
+        """Steps that the last finished epoch lacks, where a length in steps cut it off."""
+        return max(0, self.epoch * self.steps_per_epoch - self.steps)
+
+    @property
     def best(self) -> float:
         """The highest mIoU of the validation images so far, or -1."""
         return max([self.best_before, *(record["val"]["miou"] for record in self.history if record.get("val"))])
@@ -220,7 +225,9 @@ class Trainer:
         """Log an epoch, redraw the pictures and keep its checkpoints."""
         best_before = self.best
         self.history.append(record)
-        self.epoch, self.steps_done, self.losses = self.epoch + 1, 0, EpochLosses()
+        self.epoch += 1
+        if not self.left_over:
+            self.steps_done, self.losses = 0, EpochLosses()
         self.journal.epoch(record, self.options.epochs, self.loaders.class_names)
         if advice := self.advise(self.history):
             logger.warning("%s", advice)

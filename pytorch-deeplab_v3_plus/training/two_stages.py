@@ -39,6 +39,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
 TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val"}
 UNREGULARISED = ("--densecrfloss", "0")
+BY_MACHINE = {"amp", "sync_bn"}  # settings that follow from the machine, and may change within a comparison
 LEAST_INTERVAL = 5  # epochs between two evaluations
 COMPARED = 3  # images in the sheet that compares the arms
 REGULARISED = "regularised"  # the variant, where there is one without a name
@@ -75,6 +76,8 @@ class Comparison:
     stage2_lr: float | None = None  # rate of the second stages; None: as the first
     evaluations: int = 10  # about how many during a second stage
     data: Mapping[str, Any] = field(default_factory=dict)  # what identifies the data (see training.identity)
+    # What the options of each second stage mean, as a preset may change: arm -> setting -> value.
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
@@ -130,7 +133,7 @@ class Comparison:
     def _take_folder(self) -> None:
         """Make the folder; refuse one that holds another comparison."""
         settings = {"options": self.options, "variants": dict(self.variants), "stage_epochs": self.stage_epochs}
-        settings |= {"stage2_lr": self.stage2_lr, "data": dict(self.data)}
+        settings |= {"stage2_lr": self.stage2_lr, "data": dict(self.data), "settings": dict(self.settings)}
         settings = json.loads(json.dumps(settings))  # tuples become lists
         path, remedy = self.folder / "comparison.json", f"choose another --output, or delete the folder {self.folder}"
         make_folder(self.folder, "choose another --output")
@@ -141,8 +144,10 @@ class Comparison:
                 before = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 before = None
-            parts = [before.get(name, {}) for name in ("data", "variants")] if isinstance(before, dict) else [None]
-            if not all(isinstance(part, dict) for part in parts):
+            parts = ("data", "variants", "settings")
+            values = [before.get(name, {}) for name in parts] if isinstance(before, dict) else [None]
+            values += values[-1].values() if isinstance(values[-1], dict) else []
+            if not all(isinstance(part, dict) for part in values):
                 raise InputError(f"{path}: is damaged; {remedy}")
             if "data" not in before:
                 logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)
@@ -154,7 +159,14 @@ class Comparison:
             for name, words in settings["variants"].items():
                 if known.get(name, words) != words:
                     other.append(f"{name} was '{shlex.join(known[name])}' and is '{shlex.join(words)}'")
+            meant = before.get("settings", {})
+            for name, values in settings["settings"].items():
+                changes = differences(
+                    {"settings": meant.get(name, {})}, {"settings": values}, values.keys() - BY_MACHINE
+                )
+                other += [change for change in changes if change not in other]
             settings["variants"] = known | settings["variants"]
+            settings["settings"] = meant | settings["settings"]
             settings["data"] = before.get("data", {}) | settings["data"]
             if other:
                 what = f"this folder holds a comparison of another kind ({'; '.join(other)})"

@@ -17,7 +17,7 @@ from helpers import SMALL, call, custom, data, one_line, run_folder, train, writ
 from training.checkpoint import save_checkpoint, save_last
 from training.identity import SCORE_FACTS, best_of_runs, data_facts, differences, fingerprint, identity_of
 from training.journal import Journal
-from training.options import parse_options
+from training.options import ALL_PRESETS, parse_options
 from training.resume import Ended, Start, find_start, runs_in
 from training.trainer import Trainer
 
@@ -326,6 +326,30 @@ def test_the_best_of_all_runs_is_of_those_that_can_be_compared(tmp_path, voc, ca
     save_checkpoint(best, {"state_dict": {}, "best_pred": 0.5, "identity": theirs})
     assert best_of_runs(folder, ours, 0.1) == best and not best.exists()
     assert "(--crop-size was 65 and is 513): it becomes model_best_before_experiment_1.pth.tar" in caplog.text
+
+
+def test_a_comparison_by_another_version_of_the_preset_is_not_continued(voc, monkeypatch, capsys):
+    """Regression: only the words of the command were compared."""
+    monkeypatch.setattr("training.two_stages.train_all", lambda trainings, jobs: fails())
+    preset = "40-original"
+    words = [*SMALL, *data(voc), "--preset", preset, "--output", voc.parent / "two"]
+
+    def fails():
+        raise InputError("trained")
+
+    for _ in range(2):
+        assert call(train_two_stages, *words) == 2
+        assert "trained" in one_line(capsys)
+    monkeypatch.setitem(ALL_PRESETS, preset, ALL_PRESETS[preset] | {"amp": "bf16"})  # as auto on another machine
+    assert call(train_two_stages, *words) == 2 and "trained" in one_line(capsys)
+    monkeypatch.setitem(ALL_PRESETS, preset, ALL_PRESETS[preset] | {"momentum": 0.5, "sigma_xy": 7.0})
+    assert call(train_two_stages, *words) == 2
+    line = one_line(capsys)
+    for said in ("--sigma-xy was 20.0 and is 7.0", "--momentum was 0.9 and is 0.5"):
+        assert line.count(said) == 1
+    file = voc.parent / "two" / "comparison.json"
+    file.write_text(json.dumps({"settings": {"partial_ce": 3}}))
+    assert call(train_two_stages, *words) == 2 and "comparison.json: is damaged" in one_line(capsys)
 
 
 def test_a_comparison_of_earlier_labels_is_not_shown_again(voc, capsys):

@@ -213,7 +213,16 @@ def test_export_and_images_in_one_call(checkpoint, tmp_path, capsys):
     checkpoint = shutil.copyfile(checkpoint, tmp_path / "v1.5.pth.tar")
     assert segment(checkpoint, tmp_path / "out", "--export", "onnx", "--image_path", draw(tmp_path / "a.png")) == 0
     assert (tmp_path / "out/v1.5.onnx").is_file() and (tmp_path / "out/a_prediction.png").is_file()
-    assert "v1.5.onnx: logits within" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "v1.5.onnx: logits within" in said and "v1.5.onnx: the file of an earlier call" not in said
+
+
+def test_that_an_earlier_export_is_replaced_is_said(checkpoint, tmp_path, capsys, monkeypatch):
+    """Regression: so was the network of another run, whose checkpoint has the same name, without a word."""
+    monkeypatch.setattr(inference, "export_onnx", lambda path, *_: path.touch() or 0.0)
+    for times in (0, 1):
+        assert segment(checkpoint, tmp_path / "out", "--export", "onnx") == 0
+        assert capsys.readouterr().out.count("model_best.onnx: the file of an earlier call is replaced") == times
 
 
 def test_a_file_that_gives_other_logits_is_not_kept(checkpoint, tmp_path, capsys, monkeypatch):

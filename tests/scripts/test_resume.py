@@ -91,6 +91,33 @@ def test_a_length_in_steps_that_is_already_exceeded_is_refused(voc, stop_after, 
     assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
 
 
+def test_a_length_in_steps_that_ended_within_an_epoch_is_continued_there(voc, capsys):
+    """Regression: the epoch counted whole, so that a longer training lacked its other steps."""
+    (voc / "ImageSets/SegmentationAug/train.txt").write_text("".join(f"i{number}\n" for number in range(7)))
+    words = ["--batch-size", 2, "--lr-scheduler", "step", "--lr-step", 99]  # three steps an epoch
+    words += ["--log-interval", 1, "--no-val", "--resume", "auto"]
+    assert train(voc, *words, "--steps", 5, "--checkname", "whole") == 0
+    last, scores = (run_folder(voc) / name for name in ("checkpoint_last.pth.tar", "scores.jsonl"))
+    for steps in (4, 5):
+        assert train(voc, *words, "--steps", steps) == 0
+        content = torch.load(last, weights_only=True)
+        assert (content["epoch"], content["step"]) == divmod(steps, 3)
+        ended = scores.read_text()
+        scores.write_text("".join(ended.splitlines(keepends=True)[:-1]))  # killed before its end
+        assert train(voc, *words, "--steps", steps) == 0
+        assert records(run_folder(voc), "scores.jsonl")[-1] == json.loads(ended.splitlines()[-1])
+        capsys.readouterr()
+        assert train(voc, *words, "--steps", steps) == 0
+        assert "this training has ended after 2 epochs" in capsys.readouterr().out
+    whole = run_folder(voc, "whole")
+    for name in ("scores.jsonl", "steps.jsonl"):
+        assert records(whole, name) == records(last.parent, name)
+    weights, found = state(whole / last.name), state(last)
+    assert all(torch.equal(found[key], value) for key, value in weights.items())
+    assert train(voc, *words[:-2], "--steps", 5, "--resume", last) == 2
+    assert "has 5 steps already and --steps is 5; ask for more" in one_line(capsys)
+
+
 def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
     """With workers, an interval that the stop cuts in two, and a file named on the command line, into a new folder."""
     words = ["--epochs", 2, "--batch-size", 2, "--no-val", "--workers", 1, "--log-interval", 2]

@@ -10,6 +10,7 @@ from common.errors import InputError
 from helpers import message, one_line, run_folder, train
 from modeling.checkpoint import load_checkpoint, load_network, load_weights
 from modeling.deeplab import DeepLab
+from modeling.networks import NETWORKS, build_network, network_class
 from training.checkpoint import keep_newest, newest_checkpoint, newest_good, save_last
 from training.run_folder import new_run
 from training.step import TrainingStep
@@ -69,6 +70,26 @@ def test_what_does_not_belong_into_a_checkpoint_is_named(tmp_path, content, said
 def test_weights_are_found_however_they_were_saved(tmp_path, content):
     found = load_checkpoint(saved(tmp_path, content))["state_dict"]
     assert found.keys() == WEIGHTS.keys() and all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_bare_weights_of_each_network_are_loaded_into_it(tmp_path, name):
+    """Regression: inference.py refused those of the Caffe networks, and advised an option that it does not have."""
+    settings = {"network": name, "backbone": "resnet", "output_stride": 16, "num_classes": 3}
+    path = saved(tmp_path, build_network(settings).state_dict())
+    _, found = load_network(path)
+    backbone = "resnet" if network_class(name).has_backbone else None
+    assert (found["network"], found["num_classes"], found["backbone"]) == (name, 3, backbone)
+    if not backbone:
+        assert "its backbone is None, but --backbone says resnet" in message(load_network, path, "resnet")
+
+
+def test_as_many_names_as_the_classifier_has_classes(tmp_path):
+    """Regression: names without `num_classes` led to an IndexError, or were dropped."""
+    weights = DeepLab(3, "mobilenet").state_dict()
+    for names in (["a", "b"], ["a", "b", "c", "d"]):
+        path = saved(tmp_path, {"state_dict": weights, "model": {"backbone": "mobilenet", "class_names": names}})
+        assert f"expected a name for each of 3 classes, found {len(names)}" in message(load_network, path)
 
 
 def test_another_projects_network_is_called_that():

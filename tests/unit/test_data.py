@@ -283,6 +283,14 @@ def test_transparent_pixels_are_shown_on_white(tmp_path):
     assert np.asarray(read_image(tmp_path / "image.png")).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
+def test_a_program_under_the_name_of_an_image_is_not_run(tmp_path):
+    """Regression: Pillow had Ghostscript run PostScript, whatever a file's suffix."""
+    path = tmp_path / "image.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    for read in (read_image, image_size):
+        assert "found a PostScript program in" in message(read, path)
+
+
 def test_photographs_are_turned_upright(tmp_path, voc):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held sideways

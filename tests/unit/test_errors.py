@@ -1,14 +1,20 @@
 """What a script says when something is wrong, and with which status it ends."""
 
+import argparse
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
+from common.arguments import number
 from common.errors import InputError, exit_status
-from helpers import CODE, data
+from dataloaders.images import read_image
+from filtering import Lattice, torch_lattice
+from helpers import CODE, data, one_line, run_folder, train
 
 
 def fails(error: BaseException):
@@ -22,6 +28,42 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     monkeypatch.delenv("RLOSS_DEBUG", raising=False)
     assert exit_status(fails(InputError("a.png: expected an image"))) == 2
     assert capsys.readouterr().err == "error: a.png: expected an image\n"
+
+
+def test_sigmas_too_small_for_the_filter_are_one_line(capsys, voc):
+    """Regression: of --crf, --densecrfloss and --rloss-weight alike, they ended in a traceback."""
+    for build in (Lattice, torch_lattice.Lattices):
+        assert exit_status(lambda build=build: build(255 * torch.rand(1, 3, 9, 9), 1e-9, 80.0)) == 2
+        assert "use larger sigmas" in one_line(capsys)
+    assert train(voc, "--epochs", 1, "--densecrfloss", 1, "--sigma-rgb", "1e-9") == 2
+    line = one_line(capsys)
+    assert line.endswith("use larger sigmas or a smaller range of features")  # and not how a resumed training goes on
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e-200", "1e200", "-1", "x"])
+def test_numbers_whose_squares_single_precision_lacks_are_refused(text):
+    """Regression: a weight of 1e300 made every pixel background, and a width of 1e-200 was 0 in C++."""
+    with pytest.raises(argparse.ArgumentTypeError, match=f"found '{text}'"):
+        number(float, 0)(text)
+    assert [number(float, 0)(text) for text in ("0", "2e-9", "1e6")] == [0, 2e-9, 1e6]
+
+
+def test_a_file_name_of_two_lines_is_shown_whole(tmp_path, capsys):
+    """Regression: of such a message only the last line was left."""
+    (tmp_path / "two\nlines.png").write_bytes(b"no image")
+    images = DataLoader([tmp_path / "two\nlines.png"], num_workers=1, collate_fn=lambda files: read_image(files[0]))
+    for read in (lambda: read_image(tmp_path / "two\nlines.png"), lambda: next(iter(images))):
+        assert exit_status(read) == 2
+        assert one_line(capsys).startswith(rf"error: expected an image, cannot read {tmp_path}/two\nlines.png: ")
+
+
+def test_names_that_are_not_in_utf8_stay_in_the_log(voc, capsys):
+    """Regression: they vanished from the output, and a training in such a folder ended with a traceback."""
+    folder = voc.rename(voc.with_name(os.fsdecode(b"f\xe9")))
+    assert train(folder, "--epochs", 1, "--no-val") == 0
+    assert r"run/f\udce9/deeplab-mobilenet/experiment_0" in capsys.readouterr().out
+    for name in ("log.txt", "parameters.txt"):
+        assert r"f\udce9" in (run_folder(folder) / name).read_text(encoding="utf-8")
 
 
 def test_with_rloss_debug_the_traceback_is_shown_as_well(capsys, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from common.errors import InputError
+from dataloaders.images import image_size
 from dataloaders.options import DataOptions
 from dataloaders.transforms import normalize
 from helpers import message
@@ -48,15 +49,28 @@ def test_files_folders_and_patterns_name_each_image_once(tmp_path):
 
 
 def test_folders_are_searched_behind_links_and_what_is_not_read_is_said(tmp_path, caplog):
-    """Regression: linked folders, and photographs in HEIC, were left out without a word."""
-    for name in ("photos/a.jpg", "photos/b.HEIC", "elsewhere/c.jpg"):
+    """Regression: linked folders, and photographs in HEIC or JPEG 2000, were left out without a word."""
+    for name in ("photos/a.jpg", "photos/b.HEIC", "photos/d.heic", "photos/e.jp2", "photos/f", "elsewhere/c.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "photos/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "photos")
     names = [file.name for file in find_images([str(tmp_path / "photos")])]
     assert names == ["a.jpg", "c.jpg"]
-    assert "files of kinds that are not read: 1, first b.HEIC" in caplog.text
+    assert "passed over files of kinds that are not read: 2 .heic, 1 .jp2, 1 without a suffix" in caplog.text
+
+
+def test_each_name_of_a_file_is_an_image_and_a_link_to_itself_is_reported_when_it_is_read(tmp_path):
+    """Regression: of two links to one file, one had no result."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    for name in ("first.png", "second.png"):
+        (tmp_path / "photos" / name).symlink_to(tmp_path / "a.png")
+    (tmp_path / "photos/third.png").symlink_to("third.png")
+    (tmp_path / "same").symlink_to(tmp_path / "photos")
+    found = find_images([str(tmp_path / word) for word in ("photos", "same", "photos/first.png")])
+    assert [file.name for file in found] == ["first.png", "second.png", "third.png"]
+    assert "cannot read" in message(image_size, found[2])
 
 
 def test_a_variable_that_is_not_set_is_no_folder():

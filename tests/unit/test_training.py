@@ -246,6 +246,8 @@ def test_regularisers_by_name(toy):
         ["--gpu-ids", "0,0"],
         ["--seed", str(2**64)],
         ["--sigma-xy", "inf"],
+        ["--scale-range", "1", "1e9"],
+        ["--scales", "1e9"],
     ],
 )
 def test_bad_values_end_with_status_2(words, capsys):
