@@ -60,7 +60,7 @@ class DenseCRFLossFunction(Function):
             sums = lattice.filter(rois, symmetric=exact_gradient)
             rois = rois * sums.clamp_min_(1e-20).rsqrt_()
         # One tensor for all that is to be filtered now, so that there is one lattice.
-        values = torch.empty(n, k + size_free, h, w, device=segmentations.device)
+        values = rois.new_empty(n, k + size_free, h, w)
         values[:, k:] = rois
         s = torch.mul(segmentations, rois, out=values[:, :k])
         if lattice is None:
@@ -71,7 +71,7 @@ class DenseCRFLossFunction(Function):
 
         # Overwritten, as it has served: on a CPU a new tensor of this size takes half as long as the filter.
         energies = s.mul_(a_s).flatten(1).sum(1)
-        scale = torch.full((n,), 1.0 / n, device=s.device)
+        scale = rois.new_full((n,), 1.0 / n)
         if size_free:
             mass = filtered[:, k:].mul_(rois).flatten(1).sum(1)
             scale = torch.where(mass > 0, scale / mass, torch.zeros_like(scale))  # an empty region has no energy

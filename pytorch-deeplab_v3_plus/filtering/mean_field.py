@@ -72,7 +72,7 @@ class MeanField:
 
 def gaussian_filter(values: Tensor, sigma: float) -> Tensor:
     """Return sum_j exp(-|xy_i - xy_j|^2 / (2 sigma^2)) values_j for (N, K, H, W); the kernel ends after 4 sigma."""
-    planes, out = values.flatten(0, 1), torch.empty_like(values)
+    planes, out = values.flatten(0, 1), values.new_empty(values.shape)
     # Plane by plane a CPU stays within its caches; a GPU is better busy with all at once.
     group = 1 if values.device.type == "cpu" else len(planes)
     for some, sums in zip(planes.split(group), out.flatten(0, 1).split(group), strict=True):

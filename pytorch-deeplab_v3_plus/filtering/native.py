@@ -62,19 +62,19 @@ class SpanningForest:
 
     def filter(self, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return for values (N, K, H, W) and weights (N, E) the means along trees, float32, and the sums of weights."""
-        out, masses = torch.empty(values.shape), torch.empty(len(values), 1, *values.shape[2:])
+        out, masses = _empty(values.shape), _empty((len(values), 1, *values.shape[2:]))
         self._forest.filter(_array(values), _array(weights), out.numpy(), masses.numpy(), values.shape[1])
         return out, masses
 
     def filter_transposed(self, values: Tensor, weights: Tensor, masses: Tensor) -> Tensor:
         """Return the transposed operator's result, with the sums that `filter` returned."""
-        out = torch.empty(values.shape)
+        out = _empty(values.shape)
         self._forest.filter_transposed(_array(values), _array(weights), _array(masses), out.numpy(), values.shape[1])
         return out
 
     def edge_gradient(self, values: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient with respect to the weights, (N, E), if that of the sums, not means, is `gradient`."""
-        out = torch.empty(weights.shape)
+        out = _empty(weights.shape)
         self._forest.edge_gradient(_array(values), _array(weights), _array(gradient), out.numpy(), values.shape[1])
         return out
 
@@ -93,8 +93,8 @@ def window_filter(
 
     w_ij is the kernel of the Gated CRF loss, for images (N, 3, H, W), regions (N, H, W) and values (N, K, H, W).
     """
-    (n, classes, height, width), sums = values.shape, torch.empty(values.shape)
-    masses = torch.empty(regions.shape)
+    n, classes, height, width = values.shape
+    sums, masses = _empty(values.shape), _empty(regions.shape)
     arrays = _array(images), _array(regions), _array(values), sums.numpy(), masses.numpy()
     widths = sigma_rgb, sigma_xy, smoothness_weight, smoothness_xy
     _load().window_filter(*arrays, n, classes, height, width, radius, *widths)
@@ -114,6 +114,11 @@ def can_filter(values: Tensor, kind: str) -> bool:
 
 def _array(values: Tensor) -> np.ndarray:
     return values.detach().to(torch.float32).contiguous().numpy()
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """Return memory for the module to write to, whatever dtype and device are PyTorch's defaults."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _load() -> ModuleType:

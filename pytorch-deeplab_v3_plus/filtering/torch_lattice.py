@@ -117,7 +117,7 @@ class Lattice:
         starts = self._prepare_splat(vertex, order, weights, count)
         # Blur: a vertex and its neighbours along each axis.
         self.neighbours = _neighbours(codes[starts[:-1]], coding)
-        self.kernel = torch.ones(self.neighbours[0].shape, device=codes.device)
+        self.kernel = weights.new_ones(self.neighbours[0].shape)
         self.kernel[:, 1:].fill_(0.5)
         # Slice: the vertices of each point.
         self.vertices = torch.empty_like(vertex).scatter_(0, order, vertex).view(SIDE, -1).t().contiguous()
@@ -152,7 +152,7 @@ class Lattice:
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
         n, k, pixels = *values.shape[:2], self.height * self.width
-        rows = torch.empty(n, padded(pixels), k, device=values.device)
+        rows = self.weights.new_empty(n, padded(pixels), k)
         rows[:, :pixels] = values.flatten(2).transpose(1, 2)
         rows[:, pixels:].zero_()
         pieces = _sums(self.piece_points, rows.flatten(0, 1), self.piece_starts, self.piece_weights)
@@ -239,14 +239,14 @@ def padded(pixels: int) -> int:
 def _positions(images: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:
     """Return the points in units of the standard deviations, `(D, N * points)`."""
     n, _, h, w = images.shape
-    position = torch.zeros(D, n, padded(h * w), device=images.device)
+    position = images.new_zeros(D, n, padded(h * w))
     pixels = position[:, :, : h * w]
     index = torch.arange(h * w, device=images.device)
     pixels[0], pixels[1] = index % w, index // w
     pixels[2:] = images.flatten(2).transpose(0, 1)
     # Divided by tensors, because CUDA multiplies by the inverse of a number, which rounds differently.
-    pixels[:2] /= torch.full((), sigma_xy, device=images.device)
-    pixels[2:] /= torch.full((), sigma_rgb, device=images.device)
+    pixels[:2] /= images.new_full((), sigma_xy)
+    pixels[2:] /= images.new_full((), sigma_rgb)
     return position.flatten(1)
 
 

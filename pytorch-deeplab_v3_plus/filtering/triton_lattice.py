@@ -83,7 +83,7 @@ class Lattice(torch_lattice.Lattice):
         self.points = n * torch_lattice.padded(h * w)
         source = images.contiguous()
         self.vertices = torch.empty(SIDE, self.points, dtype=torch.int32, device=images.device)
-        self.weights = torch.empty(SIDE, self.points, device=images.device)
+        self.weights = images.new_empty(SIDE, self.points)
         # Photographs have a tenth to one vertex for each point. Only noise has more than the first table can hold, and
         # never more than half of what the second can.
         for most in (self.points, SIDE * self.points):
@@ -115,7 +115,7 @@ class Lattice(torch_lattice.Lattice):
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
         values = values.to(torch.float32).contiguous()
-        vertices = torch.zeros(self.count + 1, values.shape[1], device=values.device)
+        vertices = self.weights.new_zeros(self.count + 1, values.shape[1])
         self._over_pixels(_splat, values, vertices)
         return vertices
 
@@ -133,7 +133,7 @@ class Lattice(torch_lattice.Lattice):
     def slice(self, vertices: Tensor) -> Tensor:
         """Let every pixel gather its vertices' values: `(M + 1, K)` to `(N, K, H, W)`."""
         n, _, h, w = self.shape
-        out = torch.empty(n, vertices.shape[1], h, w, device=vertices.device)
+        out = vertices.new_empty(n, vertices.shape[1], h, w)
         self._over_pixels(_slice, out, vertices)
         return out
 

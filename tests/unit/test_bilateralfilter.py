@@ -277,13 +277,19 @@ def test_infinite_numbers_of_float16_stay_infinite(value):
         bilateralfilter_batch(images, half, values, *values.shape, 15.0, 20.0)
 
 
+def unaligned(array):
+    copy = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def test_lists_and_strided_arrays():
     images, values = random_problem(24, 2, 3, 5, 4)
     expected, out = apply(images, values), np.empty_like(values)
     nested, flat = images.tolist(), tuple(values.flatten().tolist())
     wide = np.repeat(values, 2, axis=3)
     turned = images.transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2)
-    for arrays in ((nested, flat), (images, wide[..., ::2]), (turned, values)):
+    for arrays in ((nested, flat), (images, wide[..., ::2]), (turned, values), (images, unaligned(values))):
         out[:] = np.nan
         bilateralfilter_batch(*arrays, out, *values.shape, 15.0, 20.0)
         np.testing.assert_array_equal(out, expected)
@@ -459,6 +465,7 @@ IMAGES, VALUES = random_problem(14, 2, 3, 5, 4)
         ({"images": IMAGES[:, :1].copy()}, ValueError, r"images: expected 120 values \(N\*3\*H\*W\), found 40"),
         ({"K": 2}, ValueError, r"ins: expected 80 values \(N\*K\*H\*W\), found 120"),
         ({"outs": np.zeros((2, 3, 5, 8), np.float32)[..., ::2]}, ValueError, r"outs: expected a C-contiguous array"),
+        ({"outs": unaligned(VALUES)}, ValueError, r"outs: expected an aligned array"),
         ({"outs": read_only(np.zeros_like(VALUES))}, ValueError, r"outs: expected a writable array"),
         ({"sigma_rgb": 0.0}, ValueError, r"sigma_rgb: expected a positive number, found 0"),
         ({"sigma_xy": -1.0}, ValueError, r"sigma_xy: expected a positive number, found -1"),
@@ -488,6 +495,20 @@ IMAGES, VALUES = random_problem(14, 2, 3, 5, 4)
 def test_errors(changes, error, message):
     with pytest.raises(error, match=message):
         bilateralfilter_batch(**arguments(**changes))
+
+
+def test_a_list_in_itself():
+    program = """
+from bilateralfilter import bilateralfilter
+endless = []
+endless.append(endless)
+try:
+    bilateralfilter(endless, [0.0], bytearray(4), 1, 1, 15.0, 20.0)
+except RecursionError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "in a list of numbers" in run.stdout, run.stderr
 
 
 def test_non_finite_value_beyond_the_first_pass():
@@ -696,6 +717,37 @@ def test_other_python_threads_run_meanwhile():
     thread.join()
     # With the GIL held, this thread would have a turn at most before and after the call.
     assert turns >= 5
+
+
+EXIT_PROGRAM = """
+import builtins, threading, time
+import numpy as np
+from bilateralfilter import bilateralfilter_batch
+
+
+def work():
+    images, values = np.zeros((1, 3, 90, 90), np.float32), np.zeros((1, 24, 90, 90), np.float32)
+    busy.set()
+    while True:
+        bilateralfilter_batch(images, values, values, 1, 24, 90, 90, 5.0, 20.0)
+
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.5)
+
+
+busy = threading.Event()
+builtins.slow = Slow()  # what Python takes down last
+threading.Thread(target=work, daemon=True).start()
+busy.wait()
+time.sleep(0.1)
+"""
+
+
+def test_python_exits_while_another_thread_filters():
+    run = subprocess.run([sys.executable, "-c", EXIT_PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def _filter_in_child(queue, images, values):

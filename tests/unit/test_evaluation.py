@@ -176,6 +176,9 @@ def test_gaussian_filter_is_the_kernels_sum():
     image, values = scene(9, 12)
     expected = values[0].flatten(1).double() @ dense_kernel(image, None, 2.0)
     assert torch.allclose(gaussian_filter(values, 2.0)[0].flatten(1).double(), expected, rtol=2e-3)
+    two = torch.cat([values, values.flip(1)])
+    strided = two.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(gaussian_filter(strided, 2.0), gaussian_filter(two, 2.0))
 
 
 # Scores

@@ -260,6 +260,16 @@ def test_both_engines_compute_in_float32(dtype, symmetric):
 
 
 @pytest.mark.parametrize("engine", [native, torch_lattice])
+def test_the_defaults_of_pytorch_do_not_matter(engine, request):
+    images, values = problem()
+    expected = engine.bilateral_filter(images, values, 60, 5)
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("meta"):
+        assert torch.equal(engine.bilateral_filter(images, values, 60, 5), expected)
+
+
+@pytest.mark.parametrize("engine", [native, torch_lattice])
 def test_transpose_and_symmetric_part_are_those_of_the_operator(engine):
     images, values = problem(h=16, w=18)
     other = torch.rand(values.shape, generator=torch.Generator().manual_seed(1))

@@ -352,6 +352,20 @@ def test_half_precision_is_computed_in_float32(text):
 
 
 @every
+def test_the_defaults_of_pytorch_do_not_matter(text, request):
+    case, regulariser = Case(24, 20), build(text)
+    expected = case.loss(regulariser)
+    expected.backward()
+    gradient, case.soft.grad = case.soft.grad, None
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("meta"):
+        found = case.loss(regulariser)
+        found.backward()
+    assert torch.equal(found, expected) and torch.equal(case.soft.grad, gradient)
+
+
+@every
 @pytest.mark.parametrize(("height", "width", "classes"), [(1, 1, 1), (1, 7, 1), (9, 1, 2), (3, 4, 5)])
 def test_odd_shapes_and_images_without_a_region(text, height, width, classes):
     case, regulariser = Case(height, width, classes), build(text)

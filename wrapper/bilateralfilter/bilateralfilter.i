@@ -8,11 +8,13 @@
 #include <Python.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bilateralfilter.hpp"
@@ -31,7 +33,7 @@ float from_float16(std::uint16_t half) {
 }
 
 // Takes an array of float32 as it is and holds its memory for as long as it lives. What is only read may also be
-// strided, of another type whose numbers float32 can hold, or a list or tuple of numbers; it is copied.
+// strided, not aligned, of another type whose numbers float32 can hold, or a list or tuple of numbers; it is copied.
 class FloatBuffer {
  public:
     FloatBuffer() = default;
@@ -43,7 +45,7 @@ class FloatBuffer {
     bool acquire_input(PyObject* object, const char* name) try {
         if (PyList_Check(object) || PyTuple_Check(object)) return append_numbers(object, name);
         if (!acquire(object, name)) return false;
-        if (is_float32() && PyBuffer_IsContiguous(&view_, 'C')) return true;
+        if (is_float32() && is_aligned() && PyBuffer_IsContiguous(&view_, 'C')) return true;
         const bool converted = is_float32()    ? copy<float>(to_float<float>)
                                : is_format('e') ? copy<std::uint16_t>(from_float16)
                                : is_format('B') ? copy<std::uint8_t>(to_float<std::uint8_t>)
@@ -69,6 +71,11 @@ class FloatBuffer {
         if (!PyBuffer_IsContiguous(&view_, 'C')) {
             PyErr_Format(PyExc_ValueError,
                          "%s: expected a C-contiguous array, found other strides; pass numpy.ascontiguousarray(...)",
+                         name);
+            return false;
+        }
+        if (!is_aligned()) {
+            PyErr_Format(PyExc_ValueError, "%s: expected an aligned array, found one between two places for a float32",
                          name);
             return false;
         }
@@ -123,14 +130,16 @@ class FloatBuffer {
 
     bool append_numbers(PyObject* object, const char* name) {
         if (PyList_Check(object) || PyTuple_Check(object)) {
+            if (Py_EnterRecursiveCall(" in a list of numbers") != 0) return false;  // a list may contain itself
+            bool appended = true;
             // Asked for anew each time, because converting a number may run code that changes the list.
-            for (Py_ssize_t i = 0; i < PySequence_Size(object); ++i) {
+            for (Py_ssize_t i = 0; appended && i < PySequence_Size(object); ++i) {
                 PyObject* item = PySequence_GetItem(object, i);
-                const bool appended = item != nullptr && append_numbers(item, name);
+                appended = item != nullptr && append_numbers(item, name);
                 Py_XDECREF(item);
-                if (!appended) return false;
             }
-            return true;
+            Py_LeaveRecursiveCall();
+            return appended;
         }
         const double number = PyFloat_AsDouble(object);
         if (number == -1.0 && PyErr_Occurred() != nullptr) {
@@ -143,6 +152,8 @@ class FloatBuffer {
     }
 
     bool is_float32() const { return is_format('f'); }
+
+    bool is_aligned() const { return reinterpret_cast<std::uintptr_t>(view_.buf) % alignof(float) == 0; }
 
     // Whether the elements are of that type (a character of Python's `struct`), in the machine's byte order.
     bool is_format(char type) const {
@@ -196,7 +207,15 @@ class ReleasedGil {
     ReleasedGil() : state_(PyEval_SaveThread()) {}
     ReleasedGil(const ReleasedGil&) = delete;
     ReleasedGil& operator=(const ReleasedGil&) = delete;
-    ~ReleasedGil() { PyEval_RestoreThread(state_); }
+    ~ReleasedGil() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            // Python before 3.14 ends other threads here when it exits, with glibc by an exception. That must not leave
+            // a destructor, nor release buffers without Python: wait for the end of the process, as 3.14 does.
+            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    }
 
  private:
     PyThreadState* state_;
