@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
     a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert records(whole, "steps.jsonl") == records(resumed, "steps.jsonl")
+
+
+def test_a_sigterm_to_every_process_of_a_run(voc, monkeypatch):
+    """Regression: SLURM and systemd send it so; the worker died, and the run with it, before it had saved."""
+    step = Trainer.train_step
+
+    def struck(self, batch):
+        step(self, batch)
+        processes = [*(str(worker.pid) for worker in active_children()), str(os.getpid())]
+        assert len(processes) == 2
+        subprocess.run(["kill", *processes], check=True)  # from a process that is not the worker's parent
+
+    monkeypatch.setattr(Trainer, "train_step", struck)
+    assert train(voc, "--epochs", 2, "--no-val", "--workers", 1) == STOPPED
+    assert torch.load(run_folder(voc) / "checkpoint_last.pth.tar", weights_only=True)["step"] == 1
 
 
 def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):
