@@ -217,15 +217,13 @@ class Trainer:
             yield batch
 
     def end_epoch(self, record: dict[str, Any]) -> None:
-        """Log an epoch, redraw the pictures and keep its checkpoints."""
+        """Log an epoch, keep its checkpoints and redraw the pictures."""
         best_before = self.best
         self.history.append(record)
         self.epoch, self.steps_done, self.losses = self.epoch + 1, 0, EpochLosses()
         self.journal.epoch(record, self.options.epochs, self.loaders.class_names)
         if advice := self.advise(self.history):
             logger.warning("%s", advice)
-        if (record.get("val") or self.epoch == self.options.epochs) and distributed.is_main():
-            self.draw()
         improved = self.best > best_before
         folder, copies = self.journal.folder, []
         if improved and distributed.is_main():
@@ -239,6 +237,8 @@ class Trainer:
             self.journal.write(BEST_SCORE, f"{self.best}\n")
         if self.options.keep and distributed.is_main():
             keep_newest(folder, self.options.keep)
+        if record.get("val") and self.epoch < self.options.epochs and distributed.is_main():
+            self.draw()  # after everything is saved, as it may fail
 
     def draw(self) -> None:
         """Draw the curves and some validation images."""
@@ -248,7 +248,9 @@ class Trainer:
             draw_validation(self.journal, self.epoch, self.model, images, size)
 
     def finish(self) -> dict[str, Any]:
-        """Score the last network by both protocols and return val, fill_in (both crop) and val_full."""
+        """Draw the last network's pictures, score it by both protocols, return val, fill_in (both crop), val_full."""
+        if distributed.is_main():
+            self.draw()
         scores: dict[str, Any] = {}
         if not self.options.no_val:
             # A run resumed with fewer --epochs may end between two evaluations.
