@@ -97,7 +97,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         if start.resumes:
             restore(trainer, start.checkpoint, start.path)
         elif start.folder:
-            journal.rewind([], start.folder, 0, len(loaders.train))  # killed before its first checkpoint
+            journal.rewind([], start.folder, 0)  # killed before its first checkpoint
     except BaseException:
         journal.close()
         raise

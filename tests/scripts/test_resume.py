@@ -115,6 +115,16 @@ def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
     assert records(whole, "steps.jsonl") == records(resumed, "steps.jsonl")
 
 
+def test_another_batch_size_keeps_the_records_of_the_steps_before(voc):
+    """Regression: they were cut and renumbered by the new number of steps in an epoch."""
+    words = ["--no-val", "--log-interval", 1]
+    assert train(voc, *words, "--batch-size", 2, "--epochs", 2) == 0
+    before = records(run_folder(voc), "steps.jsonl")
+    assert [entry["epoch"] for entry in before] == [1, 1, 2, 2]
+    assert train(voc, *words, "--batch-size", 5, "--epochs", 3, "--resume", "auto") == 0
+    assert records(run_folder(voc), "steps.jsonl")[:-1] == before
+
+
 def test_a_sigterm_to_every_process_of_a_run(voc, monkeypatch):
     """Regression: SLURM and systemd send it so; the worker died, and the run with it, before it had saved."""
     step = Trainer.train_step
