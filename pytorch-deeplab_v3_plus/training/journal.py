@@ -190,7 +190,9 @@ class Journal:
         self.record(record)
         self.scalars({"train/lr": record["lr"]}, record["epoch"])
         losses = ", ".join(f"{name.replace('_', '-')} {value:.4g}" for name, value in record["losses"].items())
-        line = f"epoch {record['epoch']}/{epochs}: {losses}, {record['images_per_second']} images/s"
+        line = f"epoch {record['epoch']}/{epochs}: {losses}"
+        if record["images_per_second"] is not None:
+            line += f", {record['images_per_second']} images/s"
         if scores := record.get("val"):
             line += f", val mIoU (crop) {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
             shown = {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}

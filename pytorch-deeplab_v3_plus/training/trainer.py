@@ -76,6 +76,11 @@ class Trainer:
         return self.options.steps or self.options.epochs * self.steps_per_epoch
 
     @property
+    def steps_this_epoch(self) -> int:
+        """Steps in the epoch that is not finished; with --steps the last one may be shorter."""
+        return min(self.steps_per_epoch, self.steps - self.epoch * self.steps_per_epoch)
+
+    @property
     def best(self) -> float:
         """The highest mIoU of the validation images so far, or -1."""
         return max([self.best_before, *(record["val"]["miou"] for record in self.history if record.get("val"))])
@@ -109,8 +114,11 @@ class Trainer:
         self.journal.close()
 
     def train_epoch(self) -> dict[str, Any]:
-        """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""
-        epoch, total = self.epoch + 1, min(self.steps_per_epoch, self.steps - self.epoch * self.steps_per_epoch)
+        """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second.
+
+        There is no such rate where a run was stopped in the evaluation after the epoch's last step.
+        """
+        epoch, total = self.epoch + 1, self.steps_this_epoch
         first, title = self.steps_done, f"epoch {epoch}/{self.options.epochs}"
         self.loaders.train.batch_sampler.set_epoch(self.epoch, start=first)
         self.model.train()
@@ -136,8 +144,8 @@ class Trainer:
             "epoch": epoch,
             "lr": self.set_rate(total - 1),
             "losses": self.losses.means(),
-            "images_per_second": round(self.step.images / self.step.clock.total, 2),
-            "regulariser_ms": None if on_gpu else round(1000 * seconds / max(1, total - first), 2),
+            "images_per_second": round(self.step.images / self.step.clock.total, 2) if total > first else None,
+            "regulariser_ms": round(1000 * seconds / (total - first), 2) if total > first and not on_gpu else None,
         }
 
     def train_step(self, batch: dict[str, Any]) -> None:
@@ -185,7 +193,7 @@ class Trainer:
         text = self.journal.steps(entry, {name: values[start:] for name, values in self.losses.values.items()})
         if not sys.stderr.isatty() and time.monotonic() - self._line_at > SECONDS_PER_LINE:
             self._line_at = time.monotonic()
-            place = f"epoch {entry['epoch']}/{self.options.epochs}, step {self.steps_done}/{self.steps_per_epoch}"
+            place = f"epoch {entry['epoch']}/{self.options.epochs}, step {self.steps_done}/{self.steps_this_epoch}"
             logger.info("%s: %s", place, text)
         return text
 

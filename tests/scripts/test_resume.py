@@ -125,6 +125,25 @@ def test_another_batch_size_keeps_the_records_of_the_steps_before(voc):
     assert records(run_folder(voc), "steps.jsonl")[:-1] == before
 
 
+def test_an_epoch_of_which_only_the_evaluation_was_left_has_no_rate(voc, monkeypatch, capsys):
+    """Regression: the log and the records said 0 images a second."""
+    with monkeypatch.context() as patch:
+        evaluate = Trainer.evaluate
+
+        def struck(self, *how):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(self, *how)
+
+        patch.setattr(Trainer, "evaluate", struck)
+        assert train(voc, "--epochs", 1) == STOPPED
+    capsys.readouterr()
+    assert train(voc, "--epochs", 1, "--resume", "auto") == 0
+    (line,) = (line for line in capsys.readouterr().out.split("\n") if line.startswith("epoch 1/1"))
+    assert ", val mIoU (crop) " in line and "images/s" not in line
+    record = json.loads((run_folder(voc) / "scores.jsonl").read_text().split("\n")[0])
+    assert record["images_per_second"] is None and record["regulariser_ms"] is None
+
+
 def test_a_sigterm_to_every_process_of_a_run(voc, monkeypatch):
     """Regression: SLURM and systemd send it so; the worker died, and the run with it, before it had saved."""
     step = Trainer.train_step
