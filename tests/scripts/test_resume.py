@@ -144,6 +144,16 @@ def test_an_epoch_of_which_only_the_evaluation_was_left_has_no_rate(voc, monkeyp
     assert record["images_per_second"] is None and record["regulariser_ms"] is None
 
 
+def test_a_run_from_a_file_that_is_killed_before_it_has_trained_is_continued(voc):
+    """Regression: --resume auto found no checkpoint in its folder, and began from the first weights."""
+    assert train(voc, "--epochs", 1, "--no-val", "--checkname", "first") == 0
+    words = [*SMALL, *data(voc), "--run-root", str(voc.parent / "run"), "--epochs", "2", "--no-val", "--resume"]
+    build_trainer(parse_options([*words, str(run_folder(voc, "first") / "checkpoint_last.pth.tar")])).close()
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", "auto") == 0
+    assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
+    assert [record.get("epoch") for record in records(run_folder(voc), "scores.jsonl")] == [1, 2, None]
+
+
 def test_a_sigterm_to_every_process_of_a_run(voc, monkeypatch):
     """Regression: SLURM and systemd send it so; the worker died, and the run with it, before it had saved."""
     step = Trainer.train_step
