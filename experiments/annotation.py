@@ -22,6 +22,7 @@ from common.arguments import HelpFormatter, integers, number
 from common.errors import exit_status
 from common.files import write_text
 from common.logs import configure_logging
+from dataloaders import DataOptions, make_data_loader
 from dataloaders.images import read_label, value_counts
 from dataloaders.labels import PADDING
 from dataloaders.layout import CLASS_FILE, IMAGES, SCRIBBLES, list_files, read_class_names, read_list, write_lists
@@ -29,6 +30,7 @@ from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 from dataloaders.synthetic.scribbles import StrokeOptions
 from figures.plotting import new_figure, save_figure
 from preparation.simulation import simulate_folder
+from training.identity import data_facts
 from training.options import parse_options
 from training.two_stages import Comparison, Results, check_not_taken, gains, mean_and_spread, percents
 
@@ -150,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = args.data_root or args.output / "drawn"
     if not args.data_root and not source.is_dir():
         draw_dataset(source, SEED, TRAIN, VAL)
-    num_classes = len(read_class_names(source / CLASS_FILE))
+    options = DataOptions(data_root=str(source), supervision="full", workers=0, batch_size=1, test_batch_size=1)
+    loaders = make_data_loader(options, splits=("train",))
+    facts = data_facts(loaders, {"train": loaders.train.dataset.survey(), "val": loaders.val.dataset.survey()})
     outcomes = {}
     for name, annotation in ANNOTATIONS.items():
         folder = args.output / "data" / name
@@ -166,10 +170,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             full=False,
             stage2_lr=2e-4,
             evaluations=1,
+            data=facts,  # of the whole truth: what was annotated before is kept
         )
         logger.info("annotated: %s", annotation.title)
         comparison.train(args.jobs)
-        outcomes[name] = Outcome(labelled_share(folder, num_classes), images, comparison.results())
+        outcomes[name] = Outcome(labelled_share(folder, loaders.num_classes), images, comparison.results())
         text = table(outcomes) + "\n"
         write_text(args.output / "annotation.md", text)
     draw(args.output / "annotation.png", outcomes)

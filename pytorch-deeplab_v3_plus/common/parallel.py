@@ -81,11 +81,23 @@ def _work(results: Connection, work: Callable, items: Sequence) -> None:
 
 
 def follow_the_parent(*_: object) -> None:
-    """Leave Ctrl-C to the main process, and end when that does, even where it is killed, or would wait for ever."""
+    """Leave Ctrl-C and SIGTERM to the main process, and end when that does, even where it is killed, or would wait for
+    ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that follow, too
+        Thread(target=_end_at_the_parents_sigterm, daemon=True).start()
     # A result that cannot be sent, for want of memory or of open files, would be dropped with a traceback.
     Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))
     Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_at_the_parents_sigterm() -> None:
+    # SLURM and systemd send it to every process of a job, where the main one still needs its workers to stop well.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _end_with_the_parent() -> None:

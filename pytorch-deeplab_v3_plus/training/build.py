@@ -96,8 +96,10 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
             return trainer
         if start.resumes:
             restore(trainer, start.checkpoint, start.path)
+            if start.folder is None:
+                trainer.save()  # or --resume auto would find nothing in the new folder, should it be killed soon
         elif start.folder:
-            journal.rewind([], start.folder, 0, len(loaders.train))  # killed before its first checkpoint
+            journal.rewind([], start.folder, 0)  # killed before its first checkpoint
     except BaseException:
         journal.close()
         raise

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import platform
 import subprocess
 import sys
@@ -152,15 +151,17 @@ class Journal:
         except OSError as error:
             raise cannot_write(path, error) from None
 
-    def rewind(self, history: Sequence[dict[str, Any]], source: Path, step: int, steps_per_epoch: int) -> None:
-        """Take over, from its folder `source`, the records of a run that continues after `step` (over all epochs).
+    def rewind(self, history: Sequence[dict[str, Any]], source: Path, epoch: int, step: int = 0) -> None:
+        """Take over, from its folder `source`, the records of a run that continues after `epoch` finished epochs.
 
-        `history` are those of its finished epochs; later ones, written before it was killed, are dropped. The epochs of
-        earlier versions, which counted from 0, are renumbered by `steps_per_epoch`.
+        Within the next epoch it continues after `step` (over all epochs; 0: at its start). `history` are the records of
+        the finished epochs; what was written later, before the run was killed, is dropped.
         """
         self.write(SCORES, "".join(json.dumps(record) + "\n" for record in history))
-        kept = [entry for entry in read_records(source / STEPS) if entry.get("step", math.inf) <= step]
-        kept = [{**entry, "epoch": -(-entry["step"] // steps_per_epoch)} for entry in kept]
+        entries = [entry for entry in read_records(source / STEPS) if entry.keys() >= {"epoch", "step"}]
+        earlier_version = any(entry["epoch"] == 0 for entry in entries)  # which counted them from 0
+        entries = [{**entry, "epoch": entry["epoch"] + earlier_version} for entry in entries]
+        kept = (one for one in entries if one["epoch"] <= epoch or one["epoch"] == epoch + 1 and one["step"] <= step)
         self.write(STEPS, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def scalars(self, values: dict[str, float], at: int) -> None:
@@ -189,7 +190,9 @@ class Journal:
         self.record(record)
         self.scalars({"train/lr": record["lr"]}, record["epoch"])
         losses = ", ".join(f"{name.replace('_', '-')} {value:.4g}" for name, value in record["losses"].items())
-        line = f"epoch {record['epoch']}/{epochs}: {losses}, {record['images_per_second']} images/s"
+        line = f"epoch {record['epoch']}/{epochs}: {losses}"
+        if record["images_per_second"] is not None:
+            line += f", {record['images_per_second']} images/s"
         if scores := record.get("val"):
             line += f", val mIoU (crop) {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}"
             shown = {f"val/{name}": value for name, value in scores.items() if isinstance(value, float)}

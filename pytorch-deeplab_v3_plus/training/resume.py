@@ -219,8 +219,10 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
         trainer.best_before = float(checkpoint.get("best_pred", -1.0))
     else:
         trainer.history = [{key: value for key, value in one.items() if key != "val"} for one in trainer.history]
-    journal, per_epoch = trainer.journal, trainer.steps_per_epoch
-    journal.rewind(trainer.history, source.parent, trainer.epoch * per_epoch + trainer.steps_done, per_epoch)
+    journal, within = trainer.journal, trainer.steps_done
+    # Between two epochs the batch size may have changed, and with it the number of the step.
+    step = within and trainer.epoch * trainer.steps_per_epoch + within
+    journal.rewind(trainer.history, source.parent, trainer.epoch, step)
     journal.write(BEST_SCORE, f"{trainer.best}\n")
     best, own = source.parent / BEST, journal.folder / BEST
     if comparable and distributed.is_main() and best != own and best.is_file():

@@ -81,6 +81,11 @@ class Trainer:
         return max(0, self.epoch * self.steps_per_epoch - self.steps)
 
     @property
+    def steps_this_epoch(self) -> int:
+        """Steps in the epoch that is not finished; with --steps the last one may be shorter."""
+        return min(self.steps_per_epoch, self.steps - self.epoch * self.steps_per_epoch)
+
+    @property
     def best(self) -> float:
         """The highest mIoU of the validation images so far, or -1."""
         return max([self.best_before, *(record["val"]["miou"] for record in self.history if record.get("val"))])
@@ -114,8 +119,11 @@ class Trainer:
         self.journal.close()
 
     def train_epoch(self) -> dict[str, Any]:
-        """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second."""
-        epoch, total = self.epoch + 1, min(self.steps_per_epoch, self.steps - self.epoch * self.steps_per_epoch)
+        """Train to the end of the epoch and return its record: epoch, lr, mean losses, images per second.
+
+        There is no such rate where a run was stopped in the evaluation after the epoch's last step.
+        """
+        epoch, total = self.epoch + 1, self.steps_this_epoch
         first, title = self.steps_done, f"epoch {epoch}/{self.options.epochs}"
         self.loaders.train.batch_sampler.set_epoch(self.epoch, start=first)
         self.model.train()
@@ -141,8 +149,8 @@ class Trainer:
             "epoch": epoch,
             "lr": self.set_rate(total - 1),
             "losses": self.losses.means(),
-            "images_per_second": round(self.step.images / self.step.clock.total, 2),
-            "regulariser_ms": None if on_gpu else round(1000 * seconds / max(1, total - first), 2),
+            "images_per_second": round(self.step.images / self.step.clock.total, 2) if total > first else None,
+            "regulariser_ms": round(1000 * seconds / (total - first), 2) if total > first and not on_gpu else None,
         }
 
     def train_step(self, batch: dict[str, Any]) -> None:
@@ -190,7 +198,7 @@ class Trainer:
         text = self.journal.steps(entry, {name: values[start:] for name, values in self.losses.values.items()})
         if not sys.stderr.isatty() and time.monotonic() - self._line_at > SECONDS_PER_LINE:
             self._line_at = time.monotonic()
-            place = f"epoch {entry['epoch']}/{self.options.epochs}, step {self.steps_done}/{self.steps_per_epoch}"
+            place = f"epoch {entry['epoch']}/{self.options.epochs}, step {self.steps_done}/{self.steps_this_epoch}"
             logger.info("%s: %s", place, text)
         return text
 
@@ -222,7 +230,7 @@ class Trainer:
             yield batch
 
     def end_epoch(self, record: dict[str, Any]) -> None:
-        """Log an epoch, redraw the pictures and keep its checkpoints."""
+        """Log an epoch, keep its checkpoints and redraw the pictures."""
         best_before = self.best
         self.history.append(record)
         self.epoch += 1
@@ -231,8 +239,6 @@ class Trainer:
         self.journal.epoch(record, self.options.epochs, self.loaders.class_names)
         if advice := self.advise(self.history):
             logger.warning("%s", advice)
-        if (record.get("val") or self.epoch == self.options.epochs) and distributed.is_main():
-            self.draw()
         improved = self.best > best_before
         folder, copies = self.journal.folder, []
         if improved and distributed.is_main():
@@ -246,6 +252,8 @@ class Trainer:
             self.journal.write(BEST_SCORE, f"{self.best}\n")
         if self.options.keep and distributed.is_main():
             keep_newest(folder, self.options.keep)
+        if record.get("val") and self.epoch < self.options.epochs and distributed.is_main():
+            self.draw()  # after everything is saved, as it may fail
 
     def draw(self) -> None:
         """Draw the curves and some validation images."""
@@ -255,7 +263,9 @@ class Trainer:
             draw_validation(self.journal, self.epoch, self.model, images, size)
 
     def finish(self) -> dict[str, Any]:
-        """Score the last network by both protocols and return val, fill_in (both crop) and val_full."""
+        """Draw the last network's pictures, score it by both protocols, return val, fill_in (both crop), val_full."""
+        if distributed.is_main():
+            self.draw()
         scores: dict[str, Any] = {}
         if not self.options.no_val:
             # A run resumed with fewer --epochs may end between two evaluations.

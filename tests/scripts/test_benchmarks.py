@@ -208,6 +208,9 @@ def test_annotation(voc, trained_here, monkeypatch):
     assert (out / "data/few/ImageSets/SegmentationAug/train.txt").read_text() == "i0\ni1\ni2\n"
     with Image.open(out / "annotation.png") as image:
         assert image.width > 500
+    shutil.copy(voc / "SegmentationClassAug/i1.png", voc / "SegmentationClassAug/i0.png")
+    with pytest.raises(InputError, match="other training labels"):  # the strokes are those of the truth before
+        annotation.main([*words, "--batch-size", "3", "--crop-size", "33", "--base-size", "33"])
 
 
 @pytest.mark.slow

@@ -14,10 +14,12 @@ from PIL import Image
 from common.devices import describe_precision
 from common.errors import InputError
 from dataloaders.datasets.pascal import VOCSegmentation
-from helpers import one_line, run_folder, train, write_label
+from helpers import SMALL, data, message, one_line, run_folder, train, write_label
 from modeling.checkpoint import load_checkpoint
-from training import TrainOptions, faults
+from training import TrainOptions, build_trainer, faults
+from training.checkpoint import newest_checkpoint
 from training.journal import Journal
+from training.options import parse_options
 from training.step import TrainingStep
 from training.trainer import Trainer
 
@@ -121,6 +123,19 @@ def test_a_disk_that_is_full_from_the_start(voc, small_disk, capsys):
     assert train(voc, "--epochs", 1, "--no-val", "--run-root", disk) == 2
     line = one_line(capsys)
     assert str(disk) in line and "cannot be written" in line
+
+
+@pytest.mark.pictures
+def test_a_picture_that_cannot_be_written_costs_no_epoch(voc):
+    """Regression: the last epoch was drawn before it was saved."""
+    words = [*SMALL, *data(voc), "--run-root", str(voc.parent / "run"), "--epochs", "1", "--no-val"]
+    trainer = build_trainer(parse_options(words))
+    (trainer.journal.folder / "curves.png").mkdir()
+    assert "curves.png: cannot be written" in message(trainer.fit)
+    assert newest_checkpoint(trainer.journal.folder).name == "checkpoint_last.pth.tar"
+    (trainer.journal.folder / "curves.png").rmdir()
+    assert build_trainer(parse_options([*words, "--resume", "auto"])).fit() == {}
+    assert (trainer.journal.folder / "curves.png").is_file()
 
 
 def test_a_folder_that_may_not_be_written(voc, small_disk, capsys):

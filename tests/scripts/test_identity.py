@@ -293,12 +293,12 @@ def test_damaged_files_of_a_run_do_not_stop_it(tmp_path, voc):
     folder = write_run(tmp_path, 0, ours, 3)
     (folder / "identity.json").write_text("null")
     (folder / "scores.jsonl").write_bytes(b'null\n{"epoch": 3}\n\0\0\n\xff\n{"fin')
-    (folder / "steps.jsonl").write_bytes(b'3\n{"step": 2}\n\xff\n{"step": 9}\n{}\n{"st')
+    (folder / "steps.jsonl").write_bytes(b'3\n{"step": 2, "epoch": 0}\n\xff\n{"step": 9, "epoch": 4}\n{}\n{"st')
     (folder / "parameters.txt").write_bytes(b"\xff\n")
     start = find_start(options("--resume", "auto", "--epochs", 5), tmp_path, ours)
     assert start.path == folder / "checkpoint_last.pth.tar" and start.identity == ours
     journal = Journal(tmp_path, {"lr": 1}, folder, ours)
-    journal.rewind([], folder, 4, 2)
+    journal.rewind([], folder, 2)
     journal.close()
     assert (folder / "steps.jsonl").read_text() == '{"step": 2, "epoch": 1}\n'
     assert (folder / "parameters.txt").read_text().endswith("lr: 1\n")

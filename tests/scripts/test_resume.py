@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,60 @@ def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
     a, b = state(whole / "checkpoint_last.pth.tar"), state(resumed / "checkpoint_last.pth.tar")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert records(whole, "steps.jsonl") == records(resumed, "steps.jsonl")
+
+
+def test_another_batch_size_keeps_the_records_of_the_steps_before(voc):
+    """Regression: they were cut and renumbered by the new number of steps in an epoch."""
+    words = ["--no-val", "--log-interval", 1]
+    assert train(voc, *words, "--batch-size", 2, "--epochs", 2) == 0
+    before = records(run_folder(voc), "steps.jsonl")
+    assert [entry["epoch"] for entry in before] == [1, 1, 2, 2]
+    assert train(voc, *words, "--batch-size", 5, "--epochs", 3, "--resume", "auto") == 0
+    assert records(run_folder(voc), "steps.jsonl")[:-1] == before
+
+
+def test_an_epoch_of_which_only_the_evaluation_was_left_has_no_rate(voc, monkeypatch, capsys):
+    """Regression: the log and the records said 0 images a second."""
+    with monkeypatch.context() as patch:
+        evaluate = Trainer.evaluate
+
+        def struck(self, *how):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(self, *how)
+
+        patch.setattr(Trainer, "evaluate", struck)
+        assert train(voc, "--epochs", 1) == STOPPED
+    capsys.readouterr()
+    assert train(voc, "--epochs", 1, "--resume", "auto") == 0
+    (line,) = (line for line in capsys.readouterr().out.split("\n") if line.startswith("epoch 1/1"))
+    assert ", val mIoU (crop) " in line and "images/s" not in line
+    record = json.loads((run_folder(voc) / "scores.jsonl").read_text().split("\n")[0])
+    assert record["images_per_second"] is None and record["regulariser_ms"] is None
+
+
+def test_a_run_from_a_file_that_is_killed_before_it_has_trained_is_continued(voc):
+    """Regression: --resume auto found no checkpoint in its folder, and began from the first weights."""
+    assert train(voc, "--epochs", 1, "--no-val", "--checkname", "first") == 0
+    words = [*SMALL, *data(voc), "--run-root", str(voc.parent / "run"), "--epochs", "2", "--no-val", "--resume"]
+    build_trainer(parse_options([*words, str(run_folder(voc, "first") / "checkpoint_last.pth.tar")])).close()
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", "auto") == 0
+    assert [path.name for path in run_folder(voc).parent.glob("experiment_*")] == ["experiment_0"]
+    assert [record.get("epoch") for record in records(run_folder(voc), "scores.jsonl")] == [1, 2, None]
+
+
+def test_a_sigterm_to_every_process_of_a_run(voc, monkeypatch):
+    """Regression: SLURM and systemd send it so; the worker died, and the run with it, before it had saved."""
+    step = Trainer.train_step
+
+    def struck(self, batch):
+        step(self, batch)
+        processes = [*(str(worker.pid) for worker in active_children()), str(os.getpid())]
+        assert len(processes) == 2
+        subprocess.run(["kill", *processes], check=True)  # from a process that is not the worker's parent
+
+    monkeypatch.setattr(Trainer, "train_step", struck)
+    assert train(voc, "--epochs", 2, "--no-val", "--workers", 1) == STOPPED
+    assert torch.load(run_folder(voc) / "checkpoint_last.pth.tar", weights_only=True)["step"] == 1
 
 
 def test_auto_starts_a_run_and_leaves_an_ended_one(voc, capsys):
