@@ -19,9 +19,8 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__().strip()
-        if text.startswith(
-            "Caught InputError in "
-        ):  # by a DataLoader, with its worker's traceback and our line at last
+        # A DataLoader raises a worker's error again, with the worker's traceback as its message; the last line is ours.
+        if text.startswith("Caught InputError in "):
             text = text.rsplit("\n", 1)[-1].removeprefix(f"{InputError.__module__}.InputError: ")
         return text.replace("\n", "\\n")  # in the name of a file
 
