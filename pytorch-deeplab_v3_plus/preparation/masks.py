@@ -86,6 +86,8 @@ def masks_and_photographs(files: list[Path], photographs: Photographs, apart: bo
 
     Raises InputError where masks and photographs cannot be told apart.
     """
+    if not photographs.files:
+        raise InputError(f"expected photographs in {photographs.folder}, found none: name their folder with --images")
     masks, no_photographs = tell_apart(files, photographs)
     photographs = Photographs(photographs.folder, [p for p in photographs.files if p.resolve() not in no_photographs])
     if not (masks and photographs.files):
@@ -175,6 +177,8 @@ def collect_classes(found: dict[Path, OfOneClass], photographs: Photographs, opt
         owner = np.full(size[::-1], -1)
         for number, (path, value) in enumerate(parts):
             drawn = drawn_pixels(path, size)
+            if len(parts) == 1 and value and not options.truth:
+                check_strokes(path, drawn)
             twice = owner[drawn & (owner >= 0)]
             if twice.size:
                 raise InputError(
@@ -205,6 +209,15 @@ def drawn_pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
             "draw with a hard brush, and save without lossy compression"
         )
     return drawn
+
+
+def check_strokes(path: Path, drawn: np.ndarray) -> None:
+    """Raise InputError where a picture of strokes is mostly drawn: they are black on white, or no strokes."""
+    if (share := drawn.mean()) > 0.5:
+        raise InputError(
+            f"expected strokes on black or on transparent, found {share:.0%} of the pixels drawn in {path}: invert the "
+            "picture where strokes are black on white; masks of whole objects are --truth"
+        )
 
 
 def tell_apart(files: list[Path], photographs: Photographs) -> tuple[list[Path], set[Path]]:

@@ -1113,6 +1113,16 @@ def test_what_masks_of_one_class_each_must_not_be(one_class_each):
     assert "of masks of one class each: call them, or their folders, after the classes" in line
 
 
+def test_black_strokes_on_white(run, photos, tmp_path):
+    """Regression: where a photograph has a single picture, all but its strokes became the class."""
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    (tmp_path / "masks").mkdir()
+    for number, label in enumerate(("bolt", "nut", "bolt")):
+        grey(scene() != 1)(tmp_path / "masks" / f"p{number}_{label}.png")
+    line = run(tmp_path / "masks", "--images", photos, "--classes", tmp_path / "names.txt")
+    assert "expected strokes on black or on transparent, found 9" in line and "p0_bolt.png" in line
+
+
 def test_a_background_that_is_no_class_is_not_dropped(one_class_each, tmp_path):
     (tmp_path / "two.txt").write_text("bolt\nnut\n")
     parts = {"background": grey(scene() == 0), "bolt": grey(scene() == 1), "nut": grey(scene() == 2)}
