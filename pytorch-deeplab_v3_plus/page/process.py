@@ -17,6 +17,7 @@ from typing import IO, Any
 from common.errors import InputError
 from dataloaders.layout import IMAGES, list_files
 from page.rounds import LOG, PREDICTED, ROUNDS, STAGES, RoundSettings, read_record
+from training.faults import StopRequest
 from training.run_folder import STEPS, read_records, runs_in
 
 CODE = Path(__file__).resolve().parent.parent
@@ -58,7 +59,12 @@ def start(folder: Path) -> None:
         lock.truncate(0)  # the number of the process before
         command = [sys.executable, "-m", "page.rounds", str(folder)]
         how = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
-        process = subprocess.Popen(command, cwd=CODE, pass_fds=[lock.fileno()], **how)
+        # Until the round listens to them (page.rounds.run_round), signals wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, StopRequest.SIGNALS)
+        try:
+            process = subprocess.Popen(command, cwd=CODE, pass_fds=[lock.fileno()], **how)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         lock.write(str(process.pid))
 
 

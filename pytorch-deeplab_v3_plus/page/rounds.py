@@ -23,6 +23,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -104,7 +105,7 @@ STEPS = {"type": number(int, 1, high=100_000), "metavar": "N"}
 class RoundSettings:
     """How a round trains: as --preset 80 does, with a lower weight of the DenseCRF loss (docs/annotate.md)."""
 
-    steps: int = option(90, "steps on the strokes alone (partial cross-entropy)", **STEPS)
+    steps: int = option(100, "steps on the strokes alone (partial cross-entropy)", **STEPS)
     crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **STEPS)
     preset: str = option("80", "where all settings come from that are not here", choices=tuple(LARGEST))
     crop_size: int = option(129, "short side, in pixels, at which the network sees the images", type=number(int, 33))
@@ -263,38 +264,51 @@ def scaled_strokes(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def run_round(folder: Path) -> None:
     """Train and predict as a round's record says; SIGTERM ends the training early, and its network predicts.
 
-    A round that has finished stays as it is. Raises InputError as the training and the prediction do.
+    A round that has finished stays as it is. Raises InputError as the training and the prediction do, and where the
+    signal comes before the first step.
     """
     record = read_record(folder)
     if record["phase"] == "finished":
         return
     settings, begun = RoundSettings(**record["settings"]), time.time() - record.get("seconds", 0)
     start, done, scores = record["start"] and Path(record["start"]), record.get("stage", 0), {}
-    for stage, phase in enumerate(PHASES):
-        if stage >= done:
-            add_to_record(folder, stage=stage, phase=phase)
-        start, stopped = train(settings.words(folder, stage, start, folder / "runs"))
-        if stage >= done:
-            replace_file(folder / MODEL, lambda temporary, start=start: save_weights(start, temporary))
-            add_to_record(folder, phase="predicting", seconds=time.time() - begun)
-            with StopRequest() as asked:  # these masks are made, and no further part begins
+    with StopRequest() as asked:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, StopRequest.SIGNALS)  # which page.process holds back till here
+        for stage, phase in enumerate(PHASES):
+            if stage >= done:
+                add_to_record(folder, stage=stage, phase=phase)
+            trained, stopped = train(settings.words(folder, stage, start, folder / "runs"), asked)
+            if not trained.exists():
+                break
+            start = trained
+            if stage >= done:
+                replace_file(folder / MODEL, lambda temporary, start=start: save_weights(start, temporary))
+                add_to_record(folder, phase="predicting", seconds=time.time() - begun)
                 scores = predict_all(folder, settings.only_drawn)
-            stopped = stopped or bool(asked)
-        if stopped:
-            break
+            if stopped := stopped or bool(asked):
+                break
+    if not (folder / MODEL).exists():
+        raise InputError("stopped before the first step, so that there are no masks: resume the round, or train anew")
     add_to_record(folder, phase="finished", stopped=stopped, seconds=time.time() - begun, **scores)
     for checkpoint in (folder / "runs").rglob("*.pth.tar"):
         checkpoint.unlink()
 
 
-def train(words: list[str]) -> tuple[Path, bool]:
-    """Train, resume, or see that it is done; return the checkpoint, and whether a signal has ended it."""
+def train(words: list[str], asked: StopRequest) -> tuple[Path, bool]:
+    """Train, resume, or see that it is done; return the checkpoint, and whether a signal has ended it.
+
+    There is no checkpoint where the signal, which `asked` keeps, came before the first step.
+    """
     options = parse_options(words)
     parent = Path(options.run_root) / Path(options.data.data_root).name / options.checkname
     stopped = False
     with one_line_errors(options):
         try:
-            build_trainer(options).fit()
+            trainer = build_trainer(options)
+            if asked:
+                trainer.close()
+                raise Stopped
+            trainer.fit()
         except Stopped:
             stopped = True
         except Ended:

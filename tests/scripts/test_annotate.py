@@ -146,6 +146,29 @@ def test_a_round_outlives_the_server_and_is_resumed_where_it_was_killed(photogra
 
 
 @pytest.mark.slow
+def test_stop_in_the_first_seconds_is_no_accident(photographs):
+    """Regression: before the round listened, the signal killed it, and the page said that it was interrupted."""
+    server = Server(photographs, "--classes", "cat,dog")
+    for number, (value, row) in enumerate([(0, 5), (1, 30)]):
+        stroke = {"id": str(number), "op": "stroke", "class": value, "width": 5, "points": [[5, row], [50, row]]}
+        server.ask("api/images/p0/strokes", stroke)
+    more = "--no-cuda"
+    server.ask("api/train", {"settings": {"steps": 2, "crf_steps": 2, "crop_size": 33, "batch_size": 2, "more": more}})
+    server.ask("api/train/stop", {})
+    deadline = time.time() + 120
+    while (training := server.ask("api/state")["training"])["running"]:
+        assert time.time() < deadline
+        time.sleep(0.1)
+    assert training["error"].startswith("stopped before the first step")
+    server.ask("api/train/resume", {})
+    while (training := server.ask("api/state")["training"])["running"]:
+        assert time.time() < deadline
+        time.sleep(0.1)
+    assert training["phase"] == "finished" and training["losses"][-1][0] == 4
+    server.end()
+
+
+@pytest.mark.slow
 def test_a_round_that_fails_says_the_line_of_the_script(photographs):
     server = Server(photographs, "--classes", "cat,dog")
     data = photographs.with_name("photographs-rloss")

@@ -361,6 +361,7 @@ export const LINES = {
     "expected the background first": "背景はクラス 0 だけです。別の名前にしてください",
     "expected the token": "サーバーが表示したアドレスをもう一度開いてください（起動するたびに変わります）",
     "out of memory": "メモリが足りません。ほかのプログラムを閉じるか、1 ステップの画像数や画像の短辺を小さくしてください",
+    "stopped before the first step": "最初のステップの前に停止したため、マスクはありません。「再開」で続けられます",
     "the round was interrupted": "ラウンドが中断されました。「再開」で続けられます",
     "the page's server failed": "サーバーで問題が起きました。サーバーのログに原因があります",
     "there are no masks of these images yet": "これらの画像のマスクはまだありません。先に訓練してください",
