@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from types import FrameType
 
 from common import faults
@@ -15,7 +16,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Turns SIGTERM and SIGINT, in a `with` block, into a request to stop; a second SIGINT (Ctrl-C) stops at once."""
+    """Turns SIGTERM and SIGINT, in a `with` block, into a request to stop; a second SIGINT (Ctrl-C) stops at once.
+
+    Outside the main thread, where Python hears no signals, it is none.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -28,7 +32,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self.signal = None
-        self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        mine = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+        self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS if mine}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,12 @@ def test_a_second_interrupt_stops_at_once_and_a_second_sigterm_does_not():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_training_outside_the_main_thread_hears_no_signals():
+    def stopped() -> bool:
+        with faults.StopRequest() as stop:
+            return bool(stop)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(stopped).result()
