@@ -3,18 +3,23 @@
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import Pipe, Process, parent_process
+from multiprocessing import Pipe, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
-from threading import Thread
+from threading import RLock, Thread
 
 from tqdm import tqdm
 
 tqdm.monitor_interval = 0  # no thread that looks after bars: one may not start, and processes are forked here
+tqdm.set_lock(RLock())  # only one process has bars: none needs a semaphore, which it would leave behind when killed
+# Workers are forked also from Python 3.14 on: work and data need no pickling, and a worker's parent is who uses it.
+WORKERS = get_context("fork" if sys.platform == "linux" else None)
 MOST = 8  # workers at a time: each holds an image, and more of them read no faster
 
 
@@ -46,11 +51,11 @@ def in_processes(work: Callable, items: Collection, title: str, unit: str) -> It
     """
     count = min(MOST, usable_cpus(), len(items))
     shares = [list(items)[number::count] for number in range(count)]
-    workers: list[tuple[Process, Connection]] = []
+    workers: list[tuple[BaseProcess, Connection]] = []
     try:
         for share in shares:
             results, sending = Pipe(duplex=False)
-            worker = Process(target=_work, args=(sending, work, share), daemon=True)
+            worker = WORKERS.Process(target=_work, args=(sending, work, share), daemon=True)
             worker.start()
             sending.close()  # here, so that the results end with the worker
             workers.append((worker, results))

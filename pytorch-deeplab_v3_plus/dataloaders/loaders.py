@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import InputError
-from common.parallel import follow_the_parent, usable_cpus
+from common.parallel import WORKERS, follow_the_parent, usable_cpus
 from dataloaders.catalogue import choose_data_set
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
 from dataloaders.sampling import BatchShare, SeededSampler
@@ -130,6 +130,7 @@ def _loader(dataset: Dataset, workers: int, pin_memory: bool, persistent: bool =
     return DataLoader(
         dataset,
         num_workers=workers,
+        multiprocessing_context=WORKERS if workers else None,
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,
         worker_init_fn=_leave_the_process_group,

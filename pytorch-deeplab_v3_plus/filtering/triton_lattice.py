@@ -349,15 +349,15 @@ def _splat(
     """Add the weighted values of a block of pixels to those of their vertices."""
     place, channel, value, is_value = _pixels(pixels, blocks, image_points, image_pixels, channels, ROWS, CHANNELS)
     values = tl.load(value, is_value, 0.0)
-    is_first = tl.arange(0, ROWS) == 0
+    is_first = is_value & (tl.arange(0, ROWS) == 0)[:, None]
     for colour in tl.static_range(_SIDE):
         vertex = tl.load(numbers + colour * points.to(tl.int64) + place)
         terms = tl.load(weights + colour * points.to(tl.int64) + place)[:, None] * values
         # In flat parts of an image all pixels of a block have the same vertex. They are added up first, so that fewer
         # wait for it, and fewer roundings follow each other.
-        same = tl.min(vertex, axis=0) == tl.max(vertex, axis=0)
-        terms = tl.where(same, tl.sum(terms, axis=0)[None, :], terms)
-        adds = is_value & (is_first | (same == 0))[:, None]
+        differ = tl.min(vertex, axis=0) != tl.max(vertex, axis=0)
+        terms = tl.where(differ, terms, tl.sum(terms, axis=0)[None, :])
+        adds = tl.where(differ, is_value, is_first)
         tl.atomic_add(vertices + vertex.to(tl.int64)[:, None] * channels + channel[None, :], terms, adds, sem="relaxed")
 
 

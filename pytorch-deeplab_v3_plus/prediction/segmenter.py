@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from common import distributed
 from common.errors import InputError
 from common.files import make_folder, replace_file
-from common.parallel import follow_the_parent, usable_cpus
+from common.parallel import WORKERS, follow_the_parent, usable_cpus
 from dataloaders.class_names import check_class_names
 from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
@@ -80,7 +80,8 @@ class Segmenter:
         images = ImageFiles(files, self.size, self.options.center_crop, scribbles, len(self.class_names))
         workers = max(0, min(self.options.workers, usable_cpus(), len(files) - 1))
         # Images differ in size, so that a batch is a list.
-        how = {"num_workers": workers, "collate_fn": list, "worker_init_fn": follow_the_parent}
+        how = {"num_workers": workers, "multiprocessing_context": WORKERS if workers else None}
+        how |= {"collate_fn": list, "worker_init_fn": follow_the_parent}
         batches = DataLoader(images, self.options.batch_size, **how)
         failed, hidden = 0, None if distributed.is_main() else True
         bar = tqdm(total=len(files), unit="image", desc="segmenting", disable=hidden)

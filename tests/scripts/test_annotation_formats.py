@@ -525,7 +525,8 @@ def test_deeply_nested_json_in_a_table(run, photos, tmp_path):
     """Regression: a traceback."""
     file = via("csv", tmp_path, {"part": "bolt"})
     file.write_text(file.read_text().replace('{""part"": ""bolt""}', "[" * 5000, 1))
-    assert "nested too deeply" in run(file, "--images", photos)
+    line = run(file, "--images", photos)
+    assert "nested too deeply" in line or "Expecting value" in line  # Python 3.14 gets to the end
 
 
 def test_the_attribute_that_holds_the_class(run, photos, tmp_path):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from common.arguments import number
 from common.errors import InputError, exit_status
+from common.parallel import WORKERS
 from dataloaders.images import read_image
 from filtering import Lattice, torch_lattice
 from helpers import CODE, data, one_line, run_folder, train
@@ -51,7 +52,8 @@ def test_numbers_whose_squares_single_precision_lacks_are_refused(text):
 def test_a_file_name_of_two_lines_is_shown_whole(tmp_path, capsys):
     """Regression: of such a message only the last line was left."""
     (tmp_path / "two\nlines.png").write_bytes(b"no image")
-    images = DataLoader([tmp_path / "two\nlines.png"], num_workers=1, collate_fn=lambda files: read_image(files[0]))
+    how = {"num_workers": 1, "multiprocessing_context": WORKERS, "collate_fn": lambda files: read_image(files[0])}
+    images = DataLoader([tmp_path / "two\nlines.png"], **how)
     for read in (lambda: read_image(tmp_path / "two\nlines.png"), lambda: next(iter(images))):
         assert exit_status(read) == 2
         assert one_line(capsys).startswith(rf"error: expected an image, cannot read {tmp_path}/two\nlines.png: ")

@@ -633,7 +633,8 @@ def test_stopped_while_masks_are_made(folder, two_rounds, monkeypatch):
     """Regression: it ended without them, and its second part began when it was resumed."""
     made = new_round(folder, RoundSettings(), two_rounds[1] / "model.pth.tar")
     trained = []
-    monkeypatch.setattr(rounds, "train", lambda words: (trained.append(words) or made / "last", False))
+    (made / "last").touch()
+    monkeypatch.setattr(rounds, "train", lambda words, asked: (trained.append(words) or made / "last", False))
     monkeypatch.setattr(rounds, "save_weights", lambda checkpoint, path: path.write_text("weights"))
 
     def predict_all(folder, only_drawn):
