@@ -197,6 +197,7 @@ STUDIES = {
     ),
 }
 """By the images, or their size in pixels, and what differs from the first study of that size."""
+STUDIES["photographs-long"] = replace(STUDIES["photographs"], epochs=(6, 9))
 
 
 def table(results: Results) -> str:
