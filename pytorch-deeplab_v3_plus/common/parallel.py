@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 tqdm.monitor_interval = 0  # no thread that looks after bars: one may not start, and processes are forked here
 tqdm.set_lock(RLock())  # only one process has bars: none needs a semaphore, which it would leave behind when killed
-# Workers are forked also from Python 3.14 on: work and data need no pickling, and a worker's parent is who uses it.
+# Forked, as by default before Python 3.14: work and data need no pickling, and a worker's parent is who it works for.
 WORKERS = get_context("fork" if sys.platform == "linux" else None)
 MOST = 8  # workers at a time: each holds an image, and more of them read no faster
 
