@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from common.errors import InputError
@@ -220,6 +221,17 @@ def _picture(path: Path, longest: int | None, stamp: str) -> tuple[bytes, str]:
     content = io.BytesIO()
     image.save(content, "JPEG", quality=95 if not longest else 88)
     return content.getvalue(), "image/jpeg"
+
+
+def small_mask(path: Path, longest: int) -> bytes:
+    """Return a mask as a PNG in the page's colours, its longest side at most `longest`, the background transparent."""
+    with Image.open(path) as image:
+        image.thumbnail((longest, longest), Image.Resampling.NEAREST)
+        palette = np.minimum(64 + 0.96 * np.array(image.getpalette()), 255)  # as `visible` in static/labels.js
+        image.putpalette(palette.round().astype(np.uint8).tolist())
+        content = io.BytesIO()
+        image.save(content, "PNG", transparency=0)
+    return content.getvalue()
 
 
 _thumbnail = functools.lru_cache(maxsize=2000)(_picture)

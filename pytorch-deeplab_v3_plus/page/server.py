@@ -32,7 +32,7 @@ from dataloaders.images import listing, read_label, write_label
 from dataloaders.labels import PADDING, voc_palette
 from dataloaders.layout import CLASS_FILE
 from page import exports, process
-from page.project import Photograph, Project, picture, stamp
+from page.project import Photograph, Project, picture, small_mask, stamp
 from page.rounds import (
     DRAWN,
     MODEL,
@@ -103,6 +103,14 @@ def refusal(request: Request, error: Exception) -> Response:
 def failure(request: Request, error: Exception) -> Response:
     """Answer a request at which the server failed; the traceback is in its log."""
     return JSONResponse({"error": f"the page's server failed at {request.url.path}: its log says why"}, 500)
+
+
+def wanted_size(request: Request) -> int | None:
+    """Return the `size` that a request asks for, in pixels; raise Refused for what is no number."""
+    size = request.query_params.get("size", "0")
+    if not size.isdecimal() or len(size) > 6:
+        raise Refused(f"expected a size in pixels, found '{size[:80]}'")
+    return int(size) or None
 
 
 def read_json(body: bytes) -> dict[str, Any]:
@@ -279,15 +287,13 @@ class Page:
     def photo(self, request: Request, body: bytes) -> Answer:
         """Return a photograph upright, as `size` limits its longest side."""
         image_id, path = self._file(request)
-        size = request.query_params.get("size", "0")
-        if not size.isdecimal() or len(size) > 6:
-            raise Refused(f"expected a size in pixels, found '{size[:80]}'")
+        size = wanted_size(request)
         tag = f'"{stamp(path)}-{size}"'
         headers = {"etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         try:
-            content, kind = picture(path, int(size) or None)
+            content, kind = picture(path, size)
         except InputError as error:
             self._unread[image_id] = stamp(path), str(error)
             raise
@@ -326,12 +332,15 @@ class Page:
     # Rounds
 
     def prediction(self, request: Request, body: bytes) -> Answer:
-        """Return the newest mask of an image, or that of a round that is asked for."""
+        """Return the newest mask of an image, or that of a round that is asked for; with `size` fit for a thumbnail."""
         image_id, _ = self._file(request)
         path = self._masks(request).get(image_id)
         if path is None or not path.is_file():
             raise Refused(f"expected a prediction of '{image_id}', found none yet", ABSENT)
-        return FileResponse(path, headers={"cache-control": "no-cache"})
+        headers = {"cache-control": "no-cache"}
+        if size := wanted_size(request):
+            return Response(small_mask(path, size), media_type="image/png", headers=headers)
+        return FileResponse(path, headers=headers)
 
     def _masks(self, request: Request) -> dict[str, Path]:
         """Return the newest mask of each image that has one, or that of the `round` that a request asks for."""

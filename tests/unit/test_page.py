@@ -591,6 +591,17 @@ def two_rounds(folder) -> list[Path]:
     return [first, finish_round(second, dict.fromkeys("abc", masks[1]))]
 
 
+def test_a_small_mask_lies_over_a_thumbnail(folder, two_rounds):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:, WIDTH // 2 :] = 2
+    write_label(two_rounds[1] / "predictions/a.png", mask)
+    page = TestClient(Page(folder).app())
+    small = Image.open(io.BytesIO(page.get("/api/images/a/prediction.png?size=20").content)).convert("RGBA")
+    assert max(small.size) == 20
+    assert small.getpixel((1, 1))[3] == 0 and small.getpixel((18, 1)) == (64, 187, 64, 255)
+    assert page.get("/api/images/a/prediction.png?size=x").status_code == 400
+
+
 def test_an_older_round_is_shown_exported_and_trained_on(folder, two_rounds, monkeypatch):
     page = TestClient(Page(folder).app())
     for query, shown, expected in (("", 2, [2, 2, 2]), ("?round=1", 1, [1, 1, None]), ("?round=7", 2, [2, 2, 2])):

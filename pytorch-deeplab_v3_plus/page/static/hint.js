@@ -26,16 +26,18 @@ export function nextStep({ images, classes, training, rounds, shown }, image, la
   if (!images.length) return { text: "hintAddImages" };
   if (classes.length < 2) return { text: "hintAddClass" };
   if (training?.error) return { text: "hintError" };
-  if (training?.running) return { text: "hintTraining" };
+  if (training?.running) {
+    return { text: images.some(({ predicted }) => predicted === training.round) ? "hintFirstMasks" : "hintTraining" };
+  }
   const drawn = new Set(images.flatMap((each) => each.drawn));
   if (shown === null) {
+    if (drawn.size && !drawn.has(0)) return { text: "hintBackground", key: 0 };
     const missing = [label, ...classes.keys()].find((each) => each && !drawn.has(each));
     if (missing !== undefined) {
       const which = { name: classes[missing].name, key: missing };
       if (drawn.size) return { text: "hintClass", action: "toNext", ...which };
       return { text: classes.length === 2 ? "hintOne" : "hintFirst", ...which };
     }
-    if (!drawn.has(0)) return { text: "hintBackground", key: 0 };
     const many = images.filter((each) => each.drawn.length).length >= Math.min(ENOUGH, images.length);
     return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
   }

@@ -124,7 +124,7 @@ export class ImageList {
     setTimeout(show, 100); // when the thumbnails that came into sight have got their height
   }
 
-  #item({ id, error, strokes, drawn, learned, predicted }, classes, most) {
+  #item({ id, error, strokes, drawn, learned, predicted, uncertainty }, classes, most) {
     if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
     const item = this.#items.get(id);
     const words = [t(drawn.length ? "stateScribbles" : "stateNone")];
@@ -134,7 +134,11 @@ export class ImageList {
     if (predicted !== null && most.has(id)) words.push(t("stateUncertain"));
     if (drawn.length && learned === false) words.push(t("stateNew"));
     if (error) words.splice(0, words.length, t("stateUnreadable"));
-    const [open, choose] = item.querySelectorAll("button, input");
+    const [open, choose] = item.querySelectorAll("button, input"), mask = item.querySelector(".mask");
+    mask.hidden = predicted === null;
+    // A round makes its masks twice, at one address: their uncertainty tells them apart.
+    const address = imagePath(id, `prediction.png?round=${predicted}&size=256&of=${uncertainty}`);
+    if (!mask.hidden && mask.getAttribute("src") !== address) mask.src = address;
     item.classList.toggle("unreadable", Boolean(error));
     item.classList.toggle("uncertain", words.at(-1) === t("stateUncertain"));
     open.setAttribute("aria-current", id === this.current);
@@ -153,6 +157,7 @@ export class ImageList {
   #make(id) {
     const open = element("button", { onclick: () => this.act.open(id) },
       element("img", { loading: "lazy", alt: "", draggable: false, src: imagePath(id, "photo?size=256") }),
+      element("img", { className: "mask", loading: "lazy", alt: "", draggable: false, hidden: true }),
       element("span", { className: "dots" }), element("span", { className: "name", textContent: id }),
       element("span", { className: "state" }));
     const choose = element("input", { type: "checkbox" });

@@ -334,6 +334,7 @@ function renderTools() {
   $("width").value = (100 * Math.log(brush / NARROWEST)) / Math.log(WIDEST / NARROWEST);
   $("width-value").textContent = `${view.width} px`;
   for (const tool of ["brush", "eraser", "pan"]) $(`tool-${tool}`).setAttribute("aria-pressed", view.tool === tool);
+  document.body.classList.toggle("no-masks", view.mode === "off");
   for (const mode of MODES) {
     $(`mode-${mode}`).setAttribute("aria-pressed", view.mode === mode);
     $(`mode-${mode}`).disabled = !view.hasPrediction;

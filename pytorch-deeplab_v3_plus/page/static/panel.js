@@ -79,7 +79,9 @@ export class Panel {
     $("train-afresh").hidden = shown === null;
     const drawn = new Set(state.images.flatMap((image) => image.drawn));
     $("train").disabled = $("train-afresh").disabled = drawn.size < 2;
-    $("train").title = drawn.size < 2 ? t("tooFew") : "";
+    const missing = state.classes.filter((_, label) => !drawn.has(label)).map(({ name }) => name);
+    $("missing").hidden = drawn.size >= 2 && !missing.length;
+    $("missing").textContent = drawn.size < 2 ? t("tooFew") : t("missing", { names: missing.join(", ") });
     $("training-error").hidden = !training?.error;
     $("training-error").textContent = training?.error ? t("trainingEnded", { line: said(training.error) }) : "";
     if (running) this.#progress(training);
@@ -92,7 +94,7 @@ export class Panel {
     $("phase").textContent = t(PHASES[phase] ?? "training");
     const parts = steps ? [t("step", { step, steps })] : [];
     if (seconds && !this.#stopping) {
-      if (seconds < 90) parts.push(t("seconds", { count: Math.ceil(seconds / 5) * 5 }));
+      if (seconds < 180) parts.push(t("seconds", { count: Math.ceil(seconds / 10) * 10 }));
       else parts.push(t("minutes", { count: Math.round(seconds / 60) }));
     }
     $("time-left").textContent = parts.join(" · ");
@@ -177,8 +179,8 @@ export class Panel {
     renew(body, rows, () => rows.map(([round, network, ...cells]) => {
       const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
       show.disabled = !network;
-      show.onclick = () => this.act.show(round);
-      return element("tr", {}, element("td", {}, show), ...cells.map((cell) => element("td", { textContent: cell })));
+      const act = network ? { onclick: () => this.act.show(round) } : {};
+      return element("tr", act, element("td", {}, show), ...cells.map((cell) => element("td", { textContent: cell })));
     }));
     for (const [index, row] of [...body.children].entries()) {
       row.classList.toggle("shown", rounds[index].round === shown);
