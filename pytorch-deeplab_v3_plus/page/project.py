@@ -223,6 +223,9 @@ def _picture(path: Path, longest: int | None, stamp: str) -> tuple[bytes, str]:
     return content.getvalue(), "image/jpeg"
 
 
+_thumbnail = functools.lru_cache(maxsize=2000)(_picture)
+
+
 def small_mask(path: Path, longest: int) -> bytes:
     """Return a mask as a PNG in the page's colours, its longest side at most `longest`, the background transparent."""
     with Image.open(path) as image:
@@ -232,6 +235,3 @@ def small_mask(path: Path, longest: int) -> bytes:
         content = io.BytesIO()
         image.save(content, "PNG", transparency=0)
     return content.getvalue()
-
-
-_thumbnail = functools.lru_cache(maxsize=2000)(_picture)

@@ -62,6 +62,20 @@ class Server:
         with urllib.request.urlopen(self.url + path, body, timeout=60) as answer:
             return json.load(answer)
 
+    def draw(self) -> None:
+        """Draw a stroke of each of two classes on the first photograph."""
+        for number, (value, row) in enumerate([(0, 5), (1, 30)]):
+            stroke = {"id": str(number), "op": "stroke", "class": value, "width": 5, "points": [[5, row], [50, row]]}
+            self.ask("api/images/p0/strokes", stroke)
+
+    def training_ended(self) -> dict:
+        """Wait until no round runs, and return what is known of the last one."""
+        deadline = time.time() + 120
+        while (training := self.ask("api/state")["training"])["running"]:
+            assert time.time() < deadline
+            time.sleep(0.05)
+        return training
+
     def end(self, number: int = signal.SIGKILL) -> int:
         self.process.send_signal(number)
         status = self.process.wait(60)
@@ -114,9 +128,7 @@ def test_what_is_wrong_is_one_line(photographs, tmp_path, capsys):
 def test_a_round_outlives_the_server_and_is_resumed_where_it_was_killed(photographs):
     server = Server(photographs, "--classes", "cat,dog")
     data = photographs.with_name("photographs-rloss")
-    for number, (value, row) in enumerate([(0, 5), (1, 30)]):
-        stroke = {"id": str(number), "op": "stroke", "class": value, "width": 5, "points": [[5, row], [50, row]]}
-        server.ask("api/images/p0/strokes", stroke)
+    server.draw()
     settings = {"steps": 60, "crf_steps": 2, "crop_size": 33, "batch_size": 2, "more": "--no-cuda --save-steps 5"}
     server.ask("api/train", {"settings": settings})
     round_process = int((data / "rounds/lock").read_text())
@@ -131,14 +143,10 @@ def test_a_round_outlives_the_server_and_is_resumed_where_it_was_killed(photogra
     training = server.ask("api/state")["training"]
     assert training["running"] and training["round"] == 1
     os.kill(round_process, signal.SIGKILL)
-    while (training := server.ask("api/state")["training"])["running"]:
-        assert time.time() < deadline
-        time.sleep(0.05)
+    training = server.training_ended()
     assert "interrupted" in training["error"]
     assert server.ask("api/train/resume", {}) == {"ok": True}
-    while (training := server.ask("api/state")["training"])["running"]:
-        assert time.time() < deadline
-        time.sleep(0.2)
+    training = server.training_ended()
     assert training["phase"] == "finished" and read_record(record.parent)["stopped"] is False
     assert [path.name for path in checkpoint.parents[1].iterdir()] == ["experiment_0"]  # a new training makes another
     assert training["losses"][-1][0] == 62
@@ -149,21 +157,14 @@ def test_a_round_outlives_the_server_and_is_resumed_where_it_was_killed(photogra
 def test_stop_in_the_first_seconds_is_no_accident(photographs):
     """Regression: before the round listened, the signal killed it, and the page said that it was interrupted."""
     server = Server(photographs, "--classes", "cat,dog")
-    for number, (value, row) in enumerate([(0, 5), (1, 30)]):
-        stroke = {"id": str(number), "op": "stroke", "class": value, "width": 5, "points": [[5, row], [50, row]]}
-        server.ask("api/images/p0/strokes", stroke)
-    more = "--no-cuda"
-    server.ask("api/train", {"settings": {"steps": 2, "crf_steps": 2, "crop_size": 33, "batch_size": 2, "more": more}})
+    server.draw()
+    settings = {"steps": 2, "crf_steps": 2, "crop_size": 33, "batch_size": 2, "more": "--no-cuda"}
+    server.ask("api/train", {"settings": settings})
     server.ask("api/train/stop", {})
-    deadline = time.time() + 120
-    while (training := server.ask("api/state")["training"])["running"]:
-        assert time.time() < deadline
-        time.sleep(0.1)
+    training = server.training_ended()
     assert training["error"].startswith("stopped before the first step")
     server.ask("api/train/resume", {})
-    while (training := server.ask("api/state")["training"])["running"]:
-        assert time.time() < deadline
-        time.sleep(0.1)
+    training = server.training_ended()
     assert training["phase"] == "finished" and training["losses"][-1][0] == 4
     server.end()
 
@@ -172,14 +173,9 @@ def test_stop_in_the_first_seconds_is_no_accident(photographs):
 def test_a_round_that_fails_says_the_line_of_the_script(photographs):
     server = Server(photographs, "--classes", "cat,dog")
     data = photographs.with_name("photographs-rloss")
-    for number, (value, row) in enumerate([(0, 5), (1, 30)]):
-        stroke = {"id": str(number), "op": "stroke", "class": value, "width": 5, "points": [[5, row], [50, row]]}
-        server.ask("api/images/p0/strokes", stroke)
+    server.draw()
     server.ask("api/train", {"settings": {"more": "--faster"}})
-    deadline = time.time() + 120
-    while (training := server.ask("api/state")["training"])["running"]:
-        assert time.time() < deadline
-        time.sleep(0.1)
+    training = server.training_ended()
     assert training["error"] == "unrecognized arguments: --faster"
     assert isinstance(new_round(data, RoundSettings()), Path)
     server.end()

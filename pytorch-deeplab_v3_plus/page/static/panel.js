@@ -179,8 +179,8 @@ export class Panel {
     renew(body, rows, () => rows.map(([round, network, ...cells]) => {
       const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
       show.disabled = !network;
-      const act = network ? { onclick: () => this.act.show(round) } : {};
-      return element("tr", act, element("td", {}, show), ...cells.map((cell) => element("td", { textContent: cell })));
+      const onclick = network ? () => this.act.show(round) : null;
+      return element("tr", { onclick }, element("td", {}, show), ...cells.map((cell) => element("td", { textContent: cell })));
     }));
     for (const [index, row] of [...body.children].entries()) {
       row.classList.toggle("shown", rounds[index].round === shown);
