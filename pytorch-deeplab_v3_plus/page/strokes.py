@@ -146,7 +146,7 @@ class Strokes:
         make_folder(project.folder / SCRIBBLES)
         for place in (self.folder, project.folder / SCRIBBLES):
             for leftover in place.glob(".*.png.*"):  # of a server that was killed while it wrote
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)
         for image_id in project.files():
             self.drawn(image_id)
         threading.Thread(target=self._keep_drawing, daemon=True).start()
