@@ -71,7 +71,8 @@ def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = 
     'original', uint8 (N, 3, H, W), for a CRF and for other scales, unless that is the image.
     """
     original = batch.get("original")
-    views = predict(model, batch["image"], scales=protocol.scales, flip=protocol.flip, original=original)
+    how = {"scales": protocol.scales, "flip": protocol.flip, "whole": protocol.view == "full"}
+    views = predict(model, batch["image"], **how, original=original)
     soft = probabilities(views, tuple(batch["label"].shape[1:]))
     if protocol.crf:
         soft = protocol.crf(batch.get("original", batch["image"]).to(soft.device), soft)

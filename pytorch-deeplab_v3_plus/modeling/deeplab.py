@@ -66,6 +66,16 @@ class DeepLab(Network):
         logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=True)
         return TrainingOutput(logits, features, (logits,)) if for_training else logits
 
+    def whole(self, image: Tensor) -> Tensor:
+        """Return the logits of a normalised whole image (N, 3, H, W), with sides padded for the network.
+
+        Where a side is no multiple of the stride plus 1, its features end beyond it or before it, and scaling them with
+        aligned corners, as `forward` does, stretches them: by 7 % where 172 pixels have features for 177 - 16.
+        """
+        height, width = image.shape[2:]
+        beyond = (0, (1 - width) % self.output_stride, 0, (1 - height) % self.output_stride)
+        return self(F.pad(image, beyond, mode="replicate"))[:, :, :height, :width]
+
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
         """Return the optimizer's groups: the backbone, and all else at `head_rate` times the learning rate."""
         head = [*self.aspp.parameters(), *self.decoder.parameters()]

@@ -37,6 +37,10 @@ class Network(nn.Module):
         """Return the logits of a normalised image, or all that the losses want of it."""
         raise NotImplementedError
 
+    def whole(self, image: Tensor) -> Tensor:
+        """Return the logits of a normalised whole image (N, 3, H, W), which is of any size; training sees crops."""
+        return self(image)
+
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
         """Return the optimizer's groups, each with the `lr_scale` by which it learns faster than the learning rate.
 

@@ -15,6 +15,7 @@ from common.files import replace_file
 from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import normalize
 from modeling.layers import IMAGENET_MEAN, IMAGENET_STD
+from modeling.network import Network
 
 OPSET = 17  # of 2022: old enough for most runtimes
 LARGEST_DIFFERENCE = 1e-4  # between the logits of PyTorch and of the file, relative to the largest logit
@@ -27,17 +28,17 @@ class RawRGB(nn.Module):
     the last bit, which many runtimes of ONNX files do not have.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network((image / 255 - self.mean) / self.std)
+        return self.network.whole((image / 255 - self.mean) / self.std)
 
 
-def export_onnx(path: Path, network: nn.Module, class_names: Sequence[str], short_side: int) -> float:
+def export_onnx(path: Path, network: Network, class_names: Sequence[str], short_side: int) -> float:
     """Write a network, in evaluation mode on the CPU, to an ONNX file, and check the file with onnxruntime.
 
     The file's input `image`, RGB (N, 3, H, W) in 0-255, takes any N, H and W; its metadata holds `class_names` (a JSON
@@ -90,7 +91,7 @@ def _export(model: nn.Module, path: Path) -> None:
 
 
 @torch.inference_mode()
-def largest_difference(network: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
+def largest_difference(network: Network, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
     """Return how far a file's logits are from the network's, relatively, on noise of `sizes` (N, H, W)."""
     import onnxruntime
 
@@ -99,7 +100,7 @@ def largest_difference(network: nn.Module, path: Path, sizes: Sequence[tuple[int
     differences = []
     for n, height, width in sizes:
         image = 255 * torch.rand(n, 3, height, width, generator=generator)
-        expected = network(normalize(image))
+        expected = network.whole(normalize(image))
         (found,) = session.run(["logits"], {"image": image.numpy()})
         differences.append(((expected - torch.from_numpy(found)).abs().max() / expected.abs().max()).item())
     return max(differences)

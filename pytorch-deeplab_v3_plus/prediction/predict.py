@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ from common.errors import InputError
 from dataloaders.labels import PADDING
 from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
+from modeling.network import Network
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @torch.inference_mode()
 def predict(
-    network: nn.Module,
+    network: Network,
     images: Tensor,
     *,
     scales: Sequence[float] = (1.0,),
@@ -29,6 +30,7 @@ def predict(
     tile: int = 0,
     batch_size: int = 1,
     original: Tensor | None = None,
+    whole: bool = True,
 ) -> Iterator[Tensor]:
     """Yield the logits (N, K, h', w') of a batch of images at each scale and, with `flip`, of their mirror images too.
 
@@ -40,6 +42,7 @@ def predict(
         tile: a side longer than this is cut into tiles that overlap by a quarter or more; 0 for never.
         batch_size: how many tiles the network sees at a time. Images that need no tiles are seen all at once.
         original: what `images` were scaled from, of which the other scales are made, so that larger ones gain detail.
+        whole: False for crops as in training, which the network takes as they are (see Network.whole).
 
     Raises InputError where a logit is infinite or not a number.
     """
@@ -50,9 +53,10 @@ def predict(
             shape = [max(1, round(side * scale)) for side in images.shape[2:]]
             source = images if original is None else original.to(images.device)
             scaled = F.interpolate(source.float(), shape, mode="bilinear", align_corners=False, antialias=True)
-        yield _finite(_in_tiles(network, scaled, tile, batch_size))
+        forward = network.whole if whole else network
+        yield _finite(_in_tiles(forward, scaled, tile, batch_size))
         if flip:
-            yield _finite(_in_tiles(network, scaled.flip(3), tile, batch_size).flip(3))
+            yield _finite(_in_tiles(forward, scaled.flip(3), tile, batch_size).flip(3))
 
 
 def _finite(logits: Tensor) -> Tensor:
@@ -64,13 +68,13 @@ def _finite(logits: Tensor) -> Tensor:
     return logits
 
 
-def _in_tiles(network: nn.Module, images: Tensor, tile: int, batch_size: int) -> Tensor:
+def _in_tiles(forward: Callable[[Tensor], Tensor], images: Tensor, tile: int, batch_size: int) -> Tensor:
     # Where tiles overlap their logits are averaged with weights that fall off linearly towards a tile's edges, because
     # that is where the network sees least of the surroundings.
     height, width = images.shape[2:]
     h, w = (min(height, tile), min(width, tile)) if tile else (height, width)
     if (h, w) == (height, width):
-        return network(normalize(images))
+        return forward(normalize(images))
     ramp = (_ramp(h)[:, None] * _ramp(w)).to(images.device)
     weights = torch.zeros(height, width, device=images.device)
     sums = None
@@ -79,7 +83,7 @@ def _in_tiles(network: nn.Module, images: Tensor, tile: int, batch_size: int) ->
     for start in range(0, len(corners), batch_size):
         some = corners[start : start + batch_size]
         tiles = torch.stack([images[n, :, top : top + h, left : left + w] for n, top, left in some])
-        for (n, top, left), logits in zip(some, network(normalize(tiles)), strict=True):
+        for (n, top, left), logits in zip(some, forward(normalize(tiles)), strict=True):
             if sums is None:
                 sums = logits.new_zeros(len(images), len(logits), height, width)
             sums[n, :, top : top + h, left : left + w] += ramp * logits
@@ -170,7 +174,7 @@ def labels_on_scribbles(
     return torch.where(labelled, drawn, present[labels.long()])
 
 
-def segment(model: nn.Module, image: Image.Image, size: int) -> np.ndarray:
+def segment(model: Network, image: Image.Image, size: int) -> np.ndarray:
     """Return the classes, uint8 (H, W), of an RGB image.
 
     The network sees it with its short side scaled to `size` (0: as it is).

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -30,6 +30,7 @@ from figures.colours import colour
 from figures.matrices import save_gradient
 from figures.overlay import class_shares, overlay, percentage
 from modeling.checkpoint import class_mismatch
+from modeling.network import Network
 from prediction.files import ImageFiles, find_images, output_names
 from prediction.options import InferenceOptions
 from prediction.predict import (
@@ -51,7 +52,7 @@ REFINED, PROBABILITIES, GRADIENT = "_crf.png", "_probabilities.npz", "_grad_seg_
 class Segmenter:
     """A network, in evaluation mode and with its checkpoint's settings, and what the options make of its output."""
 
-    def __init__(self, options: InferenceOptions, network: nn.Module, settings: dict[str, Any]) -> None:
+    def __init__(self, options: InferenceOptions, network: Network, settings: dict[str, Any]) -> None:
         self.options, self.network, self.settings = options, network, settings
         self.size = short_side(settings) if options.crop_size is None else options.crop_size
         self.class_names = settings.get("class_names")
@@ -112,7 +113,8 @@ class Segmenter:
         found = {}
         for indices in groups.values():
             batch = torch.stack([images[index] for index in indices])
-            (logits,) = predict(self.network, batch, tile=self.options.tile, batch_size=self.options.batch_size)
+            how = {"tile": self.options.tile, "batch_size": self.options.batch_size}
+            (logits,) = predict(self.network, batch, **how, whole=not self.options.center_crop)
             found.update(zip(indices, logits, strict=True))
         return (found[index] for index in range(len(images)))
 

@@ -21,11 +21,12 @@ from evaluation.scores import Tally, near_border, score_table
 from filtering.mean_field import MeanField, gaussian_filter
 from helpers import HEIGHT, WIDTH, arguments, custom, write_label
 from modeling.deeplab import DeepLab
+from modeling.network import Network
 from prediction import segment
 from prediction.options import RefinementOptions
 
 
-class Colours(nn.Module):
+class Colours(Network):
     """Logits: red, green and blue of the normalised image, sharpened."""
 
     def __init__(self):

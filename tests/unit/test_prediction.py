@@ -16,6 +16,7 @@ from dataloaders.options import DataOptions
 from dataloaders.transforms import normalize
 from helpers import message
 from modeling.deeplab import DeepLab
+from modeling.network import Network
 from prediction import export, predict, probabilities, segment
 from prediction.files import find_images, network_view, output_names
 from prediction.options import InferenceOptions, RefinementOptions
@@ -106,7 +107,7 @@ def test_tiles_cover_a_side_and_overlap_by_a_quarter(length, tile):
 @pytest.mark.parametrize("size", [(20, 33), (12, 12), (8, 50), (3, 5)])
 def test_tiles_leave_a_pointwise_network_alone(size, batch_size):
     torch.manual_seed(0)
-    network = nn.Conv2d(3, 4, 1).eval()
+    network = Pointwise().eval()
     seen = []
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     images = 255 * torch.rand(2, 3, *size)
@@ -118,7 +119,18 @@ def test_tiles_leave_a_pointwise_network_alone(size, batch_size):
         assert torch.allclose(logits, network(normalize(images)), atol=1e-5)
 
 
-class Mean(nn.Module):
+class Pointwise(Network):
+    """A 1x1 convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 1)
+
+    def forward(self, image):
+        return self.convolution(image)
+
+
+class Mean(Network):
     """One logit: the mean of the raw image that it sees."""
 
     def __init__(self):
@@ -141,7 +153,7 @@ def test_tiles_blend_without_a_seam():
     assert torch.allclose(logits[0, 0, 0], logits[0, 0, 31])
 
 
-class Lopsided(nn.Module):
+class Lopsided(Network):
     """Not symmetric, so that mirroring shows."""
 
     def __init__(self):
@@ -188,7 +200,7 @@ def test_an_image_is_segmented_at_its_own_size_and_the_mode_is_left():
     assert (labels[:, :14] == 0).all() and (labels[:, 17:] == 1).all()
 
 
-class FirstChannels(nn.Module):
+class FirstChannels(Network):
     """Logits: red and green of the normalised image."""
 
     def __init__(self):
@@ -225,6 +237,24 @@ def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
     assert picture.size == (10, 10) and inputs.shape == (3, 10, 10)
     with pytest.raises(InputError, match="found 20000x1 in sliver.png; lower --crop_size"):
         network_view(Image.new("RGB", (20000, 1)), 513, source=Path("sliver.png"))
+
+
+@pytest.mark.parametrize(("output_stride", "size"), [(16, (40, 65)), (16, (49, 51)), (8, (44, 9)), (16, (1, 2))])
+def test_whole_images_are_not_stretched(output_stride, size):
+    """Regression: where a side is no multiple of the stride plus 1, masks reached up to 7 % too far.
+
+    An image of such sides whose last pixels repeat one another has the mask of the part without them.
+    """
+    torch.manual_seed(0)
+    network = DeepLab(3, "mobilenet", output_stride).eval()
+    part = 255 * torch.rand(1, 3, *size)
+    beyond = [(1 - side) % output_stride for side in size]
+    image = F.pad(part, (0, beyond[1], 0, beyond[0]), mode="replicate")
+    (expected,) = predict(network, image, whole=False)
+    (found,) = predict(network, part)
+    assert torch.equal(found, expected[:, :, : size[0], : size[1]])
+    (whole,) = predict(network, image)
+    assert torch.equal(whole, expected)  # nothing changes for the sizes of crops
 
 
 # ONNX
