@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from common import distributed
@@ -180,6 +181,8 @@ def build_step(
     network = data_parallel(torch.compile(model) if options.compile else model, device)
     how = {"amp": options.amp, "accumulate": options.accumulate, "min_images": options.min_images}
     how["score_strides"] = model.score_strides
+    if options.ema:
+        how["average"] = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
     return TrainingStep(network, optimizer, criterion, named, **how, inspect=report_shares)
 
 
@@ -257,5 +260,10 @@ def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: Training
     logger.info("optimisation: %s, %s, %s, %s", steps, batch, options.optimizer, rates)
     if advice := steps_advice(steps_per_epoch, epochs, options.steps):
         logger.warning("%s", advice)
+    if options.ema:
+        first = options.ema ** (options.steps or epochs * steps_per_epoch)
+        what = "moving average of the weights: over about %.0f steps; at the end %.0f %% of it are the first weights"
+        level = logging.WARNING if first > 0.1 else logging.INFO
+        logger.log(level, what + "; lower --ema" * (first > 0.1), 1 / (1 - options.ema), 100 * first)
     for name, regulariser in step.regularisers.items():
         logger.info("regulariser: %s, %s", name, regulariser)

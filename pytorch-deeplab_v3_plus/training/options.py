@@ -162,6 +162,12 @@ class OptimisationOptions:
     momentum: float = option(0.9, "SGD momentum", type=number(float, 0, high=1), metavar="M")
     weight_decay: float | None = option(None, "weight decay (default: 5e-4, with adamw 0.01)", type=WEIGHT, metavar="D")
     nesterov: bool = switch("Nesterov momentum")
+    ema: float | None = option(
+        None,
+        "keep and evaluate an exponential moving average of the weights, of this decay; 0.995 averages about 200 steps",
+        type=number(float, 0, above=True, high=0.9999),
+        metavar="DECAY",
+    )
     amp: str = option(
         "off",
         "mixed precision for the network; losses and evaluation stay in float32; auto: bf16 where the device has "

@@ -171,13 +171,15 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
 
     `epoch` is the number of finished epochs, `step` that of the steps of the next one, and `order` what decides which
     images those were. An epoch that a length in steps cut off is not finished: a longer training takes its other steps.
+    `state_dict` is what is scored; with --ema the weights that training goes on from are in `trained`.
     """
     step, finished = trainer.step, trainer.epoch - bool(trainer.left_over)
     return {
         "epoch": finished,
         "step": trainer.steps_done,
         "order": image_order(trainer.options, trainer.loaders, trainer.step),
-        "state_dict": trainer.model.state_dict(),
+        "state_dict": trainer.network.state_dict(),
+        **({"trained": trainer.model.state_dict()} if step.average else {}),
         "optimizer": step.optimizer.state_dict(),
         "scaler": step.scaler.state_dict(),
         "regularisers": {name: module.state_dict() for name, module in step.regularisers.items()},
@@ -205,6 +207,11 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     InputError where the checkpoint's parts do not fit (see check_resumable for the rest).
     """
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
+    if "trained" in checkpoint:
+        with _own_state(source, "trained"):
+            trainer.model.load_state_dict(checkpoint["trained"])
+        if trainer.step.average:  # a copy of the weights that are loaded already
+            trainer.step.average.n_averaged += trainer.epoch * trainer.steps_per_epoch + trainer.steps_done
     _restore_optimizer(trainer, checkpoint, source)
     with _own_state(source, "regularisers"):  # what they keep from step to step
         for name in trainer.step.regularisers.keys() & checkpoint.get("regularisers", {}).keys():

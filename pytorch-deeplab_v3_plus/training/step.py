@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from common import distributed
 from common.stopwatch import Stopwatch
@@ -50,6 +51,7 @@ class TrainingStep:
     accumulate: int = 1  # how many micro-batches a batch is split into ...
     min_images: int = 1  # ... each of at least so many images
     score_strides: Sequence[int] = (1,)  # of the network
+    average: AveragedModel | None = None  # of the network's weights, which each step updates
     # Called once, with the losses, scaled by the scaler, and the main scores of the first micro-batch, before its
     # backward pass.
     inspect: Callable[[Terms, Tensor], None] | None = None
@@ -80,6 +82,8 @@ class TrainingStep:
         with self.clock.part("optimizer"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
         return losses
 
     def gradients(self, batch: dict[str, Any]) -> Terms:

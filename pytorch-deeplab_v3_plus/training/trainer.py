@@ -66,6 +66,11 @@ class Trainer:
         self._line_at = time.monotonic()
 
     @property
+    def network(self) -> nn.Module:
+        """The network that is scored and kept: the model, or with --ema the moving average of its weights."""
+        return self.model if self.step.average is None else self.step.average.module
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in an epoch."""
         return len(self.loaders.train)
@@ -142,7 +147,8 @@ class Trainer:
                     raise Stopped
                 if self.options.save_steps and self.steps_done % self.options.save_steps == 0:
                     self.save()
-        share_statistics(self.model)
+        for network in dict.fromkeys((self.model, self.network)):
+            share_statistics(network)
         seconds = sum(self.step.clock.seconds.get(name, 0.0) for name in self.step.regularisers)
         on_gpu = self.step.device.type == "cuda"  # where the clock would measure the wait for the network
         return {
@@ -220,7 +226,7 @@ class Trainer:
 
     def evaluate(self, batches: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
         """Return the scores of the network, in float32; a signal stops it."""
-        return evaluate(self.model, self.until_stopped(batches), self.loaders.num_classes, title)
+        return evaluate(self.network, self.until_stopped(batches), self.loaders.num_classes, title)
 
     def until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of an evaluation; a signal ends the training between two of them, without saving."""
@@ -260,7 +266,7 @@ class Trainer:
         draw_curves(self.journal, self.history)
         if not self.options.no_val:
             images, size = self.loaders.val.dataset, self.options.data.short_side
-            draw_validation(self.journal, self.epoch, self.model, images, size)
+            draw_validation(self.journal, self.epoch, self.network, images, size)
 
     def finish(self) -> dict[str, Any]:
         """Draw the last network's pictures, score it by both protocols, return val, fill_in (both crop), val_full."""
@@ -271,7 +277,7 @@ class Trainer:
             # A run resumed with fewer --epochs may end between two evaluations.
             val = self.history[-1].get("val")
             folder = self.journal.folder / "evaluation"
-            scores = final_evaluation(self.model, self.loaders, self.options, folder, val, self.until_stopped)
+            scores = final_evaluation(self.network, self.loaders, self.options, folder, val, self.until_stopped)
         self.journal.record({"final": scores, "best_miou": self.best})
         logger.info("results: %s", self.journal.folder)
         return scores

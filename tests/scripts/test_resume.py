@@ -142,6 +142,31 @@ def test_stopped_within_an_epoch(voc, stop_after, monkeypatch, capsys):
     assert records(whole, "steps.jsonl") == records(resumed, "steps.jsonl")
 
 
+def test_a_moving_average_goes_on_where_it_stopped(voc, stop_after, monkeypatch, capsys):
+    """It is what --ft takes; resumed without --ema, the training goes on from its own weights."""
+    words = ["--epochs", 2, "--batch-size", 2, "--log-interval", 1, "--eval-interval", 2, "--ema"]
+    assert train(voc, *words, 0.5) == 0
+    stop_after(3)
+    assert train(voc, *words, 0.5, "--checkname", "stopped") == STOPPED
+    monkeypatch.undo()
+    assert train(voc, *words, 0.5, "--checkname", "stopped", "--resume", "auto") == 0
+    whole, resumed = run_folder(voc), run_folder(voc, "stopped")
+    x, y = (torch.load(folder / "checkpoint_last.pth.tar", weights_only=True) for folder in (whole, resumed))
+    for name in ("state_dict", "trained"):
+        assert all(torch.equal(x[name][key], value) for key, value in y[name].items())
+    assert not torch.equal(*(x[name]["decoder.last_conv.8.weight"] for name in ("state_dict", "trained")))
+    for name in ("steps.jsonl", "scores.jsonl"):
+        assert records(whole, name) == records(resumed, name)
+    last = str(whole / "checkpoint_last.pth.tar")
+    options = parse_options([*SMALL, *data(voc), "--run-root", str(voc.parent / "new"), "--resume", last, "--ft"])
+    for changed, key in (({}, "state_dict"), ({"ft": False, "epochs": 3}, "trained")):
+        trainer = build_trainer(replace(options, **changed))
+        trainer.close()
+        found = trainer.network.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in x[key].items())
+    assert "resumed with changes: --ema was 0.5 and is None" in capsys.readouterr().out
+
+
 def test_another_batch_size_keeps_the_records_of_the_steps_before(voc):
     """Regression: they were cut and renumbered by the new number of steps in an epoch."""
     words = ["--no-val", "--log-interval", 1]
@@ -253,6 +278,7 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
         {"optimizer": {}},
         {"optimizer": {"state": {}, "param_groups": []}},
         {"optimizer": other_shape},
+        {"trained": {}},
     ):
         changed = {name: value for name, value in {**kept, **change}.items() if value is not None}
         with pytest.raises(InputError, match=f"{source}: its '{next(iter(change))}' is .*; start from its weights"):

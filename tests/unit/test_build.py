@@ -173,6 +173,31 @@ def test_adamw_has_its_own_defaults_and_resumes_only_itself(voc, capsys):
     assert train(voc, "--epochs", 2, "--no-val", "--resume", last, "--optimizer", "adamw") == 0
 
 
+def test_the_network_that_is_kept_is_the_moving_average_of_the_weights(voc, caplog):
+    """Of parameters and statistics, and from the weights after the first step on; said where it hardly moves."""
+    decay = 0.7
+    trainer = build_trainer(small(voc, epochs=5, ema=decay))
+    step, weights = trainer.train_step, []
+
+    def spied(batch):
+        step(batch)
+        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+
+    trainer.train_step = spied
+    trainer.fit()
+    kept, moved = state(run_folder(voc) / "checkpoint_last.pth.tar"), 0
+    assert len(weights) == 5 and kept.keys() == weights[0].keys()
+    for name, value in kept.items():
+        if value.is_floating_point():
+            expected = weights[0][name]
+            for later in weights[1:]:
+                expected = decay * expected + (1 - decay) * later[name]
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+            moved += not torch.equal(value, weights[-1][name])
+    assert moved > 100
+    assert "over about 3 steps; at the end 17 % of it are the first weights; lower --ema" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [("fpu avx512_bf16 amx_tile", "bf16"), ("fp asimd bf16 i8mm", "bf16"), ("fpu avx512bw avx2", "off"), (None, "off")],
