@@ -30,6 +30,7 @@ class DeepLab(Network):
         freeze_bn: keep the batch norms' running statistics fixed through training; scale and shift are still trained.
         pretrained: the backbone's first weights: 'none' (random), 'bundled', 'imagenet', or a file (see
             `modeling.pretrained`).
+        crop_size: side of the crops that it is trained on, which decides how it takes whole images.
 
     Raises:
         InputError: an unknown backbone or output stride, or pretrained weights that cannot be had or do not fit.
@@ -45,6 +46,7 @@ class DeepLab(Network):
         sync_bn: bool = False,
         freeze_bn: bool = False,
         pretrained: str | Path = "none",
+        crop_size: int = 513,
     ):
         super().__init__()
         norm_layer = nn.SyncBatchNorm if sync_bn else nn.BatchNorm2d
@@ -54,6 +56,7 @@ class DeepLab(Network):
         self.decoder = Decoder(self.backbone.low_level_channels, num_classes, norm_layer)
         self.freeze_bn = freeze_bn
         self.output_stride = self.backbone.output_stride
+        self.crop_size = crop_size
         self.train()
 
     def forward(self, image: Tensor, for_training: bool = False) -> Tensor | TrainingOutput:
@@ -67,14 +70,17 @@ class DeepLab(Network):
         return TrainingOutput(logits, features, (logits,)) if for_training else logits
 
     def whole(self, image: Tensor) -> Tensor:
-        """Return the logits of a normalised whole image (N, 3, H, W), with sides padded for the network.
+        """Return the logits of a normalised whole image (N, 3, H, W).
 
-        Where a side is no multiple of the stride plus 1, its features end beyond it or before it, and scaling them with
-        aligned corners, as `forward` does, stretches them: by 7 % where 172 pixels have features for 177 - 16.
+        Scaling features with aligned corners, as `forward` does, is exact for sides of a multiple of the stride plus 1.
+        Others are stretched: by 7 % where 172 pixels have features at 0, 16, ... 160. A network that has learned from
+        crops without that gets whole images without it too, padded at the right and bottom with their last pixels.
         """
-        height, width = image.shape[2:]
-        beyond = (0, (1 - width) % self.output_stride, 0, (1 - height) % self.output_stride)
-        return self(F.pad(image, beyond, mode="replicate"))[:, :, :height, :width]
+        stride, (height, width) = self.output_stride, image.shape[2:]
+        if (self.crop_size - 1) % stride:
+            return self(image)
+        image = F.pad(image, (0, (1 - width) % stride, 0, (1 - height) % stride), mode="replicate")
+        return self(image)[:, :, :height, :width]
 
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
         """Return the optimizer's groups: the backbone, and all else at `head_rate` times the learning rate."""

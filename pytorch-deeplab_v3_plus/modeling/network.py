@@ -18,7 +18,8 @@ class Network(nn.Module):
     """Turns a normalised image (N, 3, H, W) into logits (N, num_classes, H, W).
 
     A network is built with `num_classes` and `pretrained` (its first weights, see modeling.pretrained) and, where it
-    `has_backbone`, with `backbone`, `output_stride`, `sync_bn` and `freeze_bn` (see modeling.deeplab.DeepLab).
+    `has_backbone`, with `backbone`, `output_stride`, `sync_bn`, `freeze_bn` and `crop_size` (see
+    modeling.deeplab.DeepLab).
     """
 
     classifier_keys: tuple[str, ...]  # the weights that depend on the number of classes, as named in its state dict
