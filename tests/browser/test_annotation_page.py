@@ -354,6 +354,11 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     assert tab.page.inner_text("#thumbnails [aria-current=true] .state") == "uncertain"
     tab.draw((20, 60), (40, 60))
     tab.page.wait_for_selector("#thumbnails [aria-current=true] .state:text-is('new strokes')")
+    assert str(server.data) in tab.page.inner_text("#where")
+    tab.page.click("#hint-action:text-is('Next uncertain')")
+    tab.page.wait_for_function("() => location.hash === '#g'")
+    tab.wait_shown()
+    tab.draw((20, 60), (40, 60))
     tab.page.wait_for_selector("#hint-text:has-text('Corrected?')")
     tab.page.click("#settings-box summary")
     steps = tab.page.locator("label.field:has(small:text-is('steps')) input")
@@ -362,7 +367,7 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     steps.blur()
     assert steps.input_value() == usual
     tab.page.route("**/prediction.png*", lambda route: route.abort())
-    tab.key("ArrowLeft")
+    tab.key("ArrowRight")
     tab.page.wait_for_selector("#banner:has-text('does not answer')")
     assert not tab.page.locator("#notices .error").count()
     shutil.rmtree(server.data / "rounds")

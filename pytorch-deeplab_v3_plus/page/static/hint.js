@@ -1,6 +1,6 @@
 /** What to do next, from the state of the work alone. */
 
-const ENOUGH = 3; // images with strokes after which the hint stops asking for more before the first round
+const ENOUGH = 3; // images that are drawn on, or corrected, after which the hint stops asking for more
 
 /** The images that are predicted, with those that the network is least sure of first. */
 export function byUncertainty(images) {
@@ -15,6 +15,15 @@ export function newestRound(rounds) {
 /** The three most uncertain images, which are worth correcting. */
 export function uncertain(images) {
   return new Set(byUncertainty(images).slice(0, 3).map((image) => image.id));
+}
+
+const isCorrected = (image) => image?.learned === false; // since the round that is shown
+
+/** The next image to correct: the most uncertain one without new strokes, or where that is `id`, the one after it. */
+export function toCorrect(images, id) {
+  const order = byUncertainty(images.filter((image) => !isCorrected(image)));
+  const at = order.slice(0, ENOUGH - 1).findIndex((image) => image.id === id);
+  return order[at + 1] ?? order[0];
 }
 
 /**
@@ -42,7 +51,9 @@ export function nextStep({ images, classes, training, rounds, shown }, image, la
     return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
   }
   if (shown !== newestRound(rounds)) return { text: "hintOlder", action: "toNewest" };
-  if (images.some(({ learned }) => learned === false)) return { text: "hintCorrected", action: "toTrain" };
+  const corrected = images.filter(isCorrected).length;
+  if (corrected >= ENOUGH || (corrected && !toCorrect(images))) return { text: "hintCorrected", action: "toTrain" };
+  if (corrected && isCorrected(image)) return { text: "hintCorrectMore", action: "toMostNext" };
   if (image && uncertain(images).has(image.id) && image.place) return { text: "hintLookHere", action: "toMostNext" };
   return { text: "hintLook", action: "toMost" };
 }

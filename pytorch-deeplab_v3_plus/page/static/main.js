@@ -4,7 +4,7 @@ import { Away, belongsTo, get, imagePath, listen, request } from "./api.js";
 import { View } from "./canvas.js";
 import { ClassList } from "./classes.js";
 import { element, icon } from "./dom.js";
-import { byUncertainty, newestRound, nextStep, uncertain } from "./hint.js";
+import { newestRound, nextStep, toCorrect } from "./hint.js";
 import { ImageList } from "./images.js";
 import { readLabels } from "./labels.js";
 import { Panel } from "./panel.js";
@@ -202,12 +202,8 @@ function go(step) {
   if (image) open(image.id);
 }
 
-/** Open the most uncertain image; from one of these, the next. */
 function goToUncertain() {
-  const order = byUncertainty(state.images);
-  const at = order.findIndex(({ id }) => id === current);
-  const most = [...uncertain(state.images)];
-  const image = order[at >= 0 && at < most.length - 1 ? at + 1 : 0];
+  const image = toCorrect(state.images, current);
   if (image) open(image.id);
 }
 

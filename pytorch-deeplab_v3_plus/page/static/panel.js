@@ -87,6 +87,7 @@ export class Panel {
     if (running) this.#progress(training);
     this.#settings(state.settings);
     this.#table(state.rounds);
+    $("where").textContent = t("exportWhere", state);
     this.renderChoice();
   }
 
