@@ -10,10 +10,14 @@ from common.errors import InputError
 
 
 def check_settings(name: str, *, positive: Sequence[tuple[str, float]] = (), shares: Sequence[tuple[str, float]] = ()):
-    """Raise InputError for a setting of the regulariser `name` that is not positive and finite, or not in (0, 1]."""
+    """Raise InputError for a setting of the regulariser `name` that is not positive, or not in (0, 1].
+
+    Positive numbers have squares in single precision.
+    """
     for setting, value in positive:
-        if not 0 < value < float("inf"):
-            raise InputError(f"regulariser {name}: {setting} must be a positive number, found {value}")
+        if not 1e-18 <= value <= 1e18:
+            what = "must be a positive number, within 1e-18 and 1e18"
+            raise InputError(f"regulariser {name}: {setting} {what}, found {value}")
     for setting, value in shares:
         if not 0 < value <= 1:
             raise InputError(f"regulariser {name}: {setting} must lie in (0, 1], found {value}")

@@ -230,6 +230,8 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         for scale in [self.rloss_scale, *(one.settings.get("rloss_scale", 1) for one in self.regularisers)]:
             if self.data.crop_size * scale < 1:
                 raise InputError(f"--rloss-scale {scale:g} leaves nothing of --crop-size {self.data.crop_size}")
+        if (parts := PurePath(self.checkname or "").parts) and (".." in parts or PurePath(*parts).is_absolute()):
+            raise InputError(f"--checkname: expected the name of a folder below --run-root, found {self.checkname}")
         if self.ft and self.resume in (None, "auto"):
             raise InputError("--ft starts from a trained network: name its checkpoint with --resume FILE")
         names = [wanted.name for wanted in self.regularisers]

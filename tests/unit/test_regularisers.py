@@ -426,7 +426,9 @@ def test_a_gpu_gives_the_same(text):
     ("text", "said"),
     [
         ("potts=1,neighbours=6", "neighbours must be 4 or 8, found 6"),
-        ("potts=1,sigma_rgb=-1", "sigma_rgb must be 0 or more"),
+        ("potts=1,sigma_rgb=-1", "sigma_rgb must be a positive number"),
+        ("potts=1,sigma_rgb=1e300", "within 1e-18 and 1e18, found 1e"),
+        ("gated_crf=1,sigma_xy=1e-20", "within 1e-18 and 1e18, found 1e-20"),
         ("potts=1,rloss_scale=2", r"potts: rloss_scale must lie in \(0, 1\], found 2"),
         ("gated_crf=1,radius=0", "gated_crf: radius must be a positive number"),
         ("gated_crf=1,sigma_rgb=nan", "sigma_rgb must be a positive number"),

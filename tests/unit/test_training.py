@@ -267,6 +267,8 @@ def test_bad_values_end_with_status_2(words, capsys):
         (["--base-size", "1"], "of a pixel or more"),
         (["--batch-size", "1"], "no statistics of one image"),
         (["--nesterov", "--momentum", "0"], "--nesterov needs"),
+        (["--checkname", "../x"], "expected the name of a folder below --run-root, found ../x"),
+        (["--checkname", "/x"], "expected the name of a folder below --run-root, found /x"),
         (["--rloss-scale", "0.01", "--crop-size", "32"], "leaves nothing of --crop-size 32"),
         (["--regulariser", "densecrf=1", "--densecrfloss", "1"], "each regulariser once"),
         (["--regulariser", "densecrf"], "expected a number, found ''"),
