@@ -15,6 +15,11 @@ def colour(labels: np.ndarray) -> np.ndarray:
     return palette[labels]
 
 
+def light(colours: np.ndarray) -> np.ndarray:
+    """Return colours, uint8, lightened: VOC's are dark, and hardly seen over dark photographs."""
+    return np.minimum(64 + 0.96 * colours, 255).round().astype(np.uint8)  # as `visible` in page/static/labels.js
+
+
 def classes_in(*maps: np.ndarray | None) -> set[int]:
     """Return the classes that occur in label maps."""
     return {int(label) for labels in maps if labels is not None for label in np.unique(labels) if label < PADDING}

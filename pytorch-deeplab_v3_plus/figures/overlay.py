@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dataloaders.images import value_counts
-from figures.colours import colour
+from figures.colours import colour, light
 from figures.fonts import drawable_names, font_file
 
 SMALLEST, LARGEST = 480, 1600  # range of the overlay's long side, in pixels
@@ -16,8 +16,8 @@ TINT = 0.5  # share of the class's colour in its area
 def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) -> Image.Image:
     """Tint an RGB image by its label map (H, W), draw the classes' borders, and add a legend of their shares below.
 
-    Class 0, the background, is left as it is. Small images are enlarged by an integer factor and large ones reduced, so
-    that the legend is readable beside them.
+    The colours are VOC's, lightened. Class 0, the background, is left as it is. Small images are enlarged by an integer
+    factor and large ones reduced, so that the legend is readable beside them.
     """
     entries = class_shares(labels, drawable_names(class_names))
     longest = max(image.size)
@@ -29,7 +29,7 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
 
     opacity = np.where(labels > 0, TINT, 0.0)[..., None]
     opacity[_borders(labels, width=max(1, round(min(size) / 300)))] = 1.0
-    tinted = Image.fromarray((picture * (1 - opacity) + colour(labels) * opacity).round().astype(np.uint8))
+    tinted = Image.fromarray((picture * (1 - opacity) + light(colour(labels)) * opacity).round().astype(np.uint8))
     return _with_legend(tinted, entries)
 
 
@@ -73,7 +73,7 @@ def _with_legend(picture: Image.Image, entries: dict[int, str]) -> Image.Image:
     canvas.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
     for (k, text), (x, y) in zip(entries.items(), places, strict=True):
-        fill = tuple(colour(k).tolist()) if k else None
+        fill = tuple(light(colour(k)).tolist()) if k else None
         draw.rectangle((x, y, x + height, y + height), fill=fill, outline=(128, 128, 128))
         draw.text((x + height + gap // 2, y + height // 2), text, fill="black", font=font, anchor="lm")
     return canvas

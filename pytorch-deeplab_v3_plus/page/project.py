@@ -40,6 +40,7 @@ from dataloaders.layout import (
     write_class_names,
 )
 from dataloaders.synthetic import draw_dataset
+from figures.colours import light
 from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
 
 logger = logging.getLogger(__name__)
@@ -230,8 +231,7 @@ def small_mask(path: Path, longest: int) -> bytes:
     """Return a mask as a PNG in the page's colours, its longest side at most `longest`, the background transparent."""
     with Image.open(path) as image:
         image.thumbnail((longest, longest), Image.Resampling.NEAREST)
-        palette = np.minimum(64 + 0.96 * np.array(image.getpalette()), 255)  # as `visible` in static/labels.js
-        image.putpalette(palette.round().astype(np.uint8).tolist())
+        image.putpalette(light(np.array(image.getpalette())).tolist())
         content = io.BytesIO()
         image.save(content, "PNG", transparency=0)
     return content.getvalue()
