@@ -30,7 +30,6 @@ class DeepLab(Network):
         freeze_bn: keep the batch norms' running statistics fixed through training; scale and shift are still trained.
         pretrained: the backbone's first weights: 'none' (random), 'bundled', 'imagenet', or a file (see
             `modeling.pretrained`).
-        crop_size: side of the crops that it is trained on, which decides how it takes whole images.
 
     Raises:
         InputError: an unknown backbone or output stride, or pretrained weights that cannot be had or do not fit.
@@ -46,7 +45,6 @@ class DeepLab(Network):
         sync_bn: bool = False,
         freeze_bn: bool = False,
         pretrained: str | Path = "none",
-        crop_size: int = 513,
     ):
         super().__init__()
         norm_layer = nn.SyncBatchNorm if sync_bn else nn.BatchNorm2d
@@ -56,7 +54,6 @@ class DeepLab(Network):
         self.decoder = Decoder(self.backbone.low_level_channels, num_classes, norm_layer)
         self.freeze_bn = freeze_bn
         self.output_stride = self.backbone.output_stride
-        self.crop_size = crop_size
         self.train()
 
     def forward(self, image: Tensor, for_training: bool = False) -> Tensor | TrainingOutput:
@@ -74,10 +71,10 @@ class DeepLab(Network):
 
         Scaling features with aligned corners, as `forward` does, is exact for sides of a multiple of the stride plus 1.
         Others are stretched: by 7 % where 172 pixels have features at 0, 16, ... 160. A network that has learned from
-        crops without that gets whole images without it too, padded at the right and bottom with their last pixels.
+        crops without that gets whole images without it too: padded at the right and bottom with their last pixels.
         """
         stride, (height, width) = self.output_stride, image.shape[2:]
-        if (self.crop_size - 1) % stride:
+        if self.crop_size and (self.crop_size - 1) % stride:
             return self(image)
         image = F.pad(image, (0, (1 - width) % stride, 0, (1 - height) % stride), mode="replicate")
         return self(image)[:, :, :height, :width]

@@ -18,8 +18,7 @@ class Network(nn.Module):
     """Turns a normalised image (N, 3, H, W) into logits (N, num_classes, H, W).
 
     A network is built with `num_classes` and `pretrained` (its first weights, see modeling.pretrained) and, where it
-    `has_backbone`, with `backbone`, `output_stride`, `sync_bn`, `freeze_bn` and `crop_size` (see
-    modeling.deeplab.DeepLab).
+    `has_backbone`, with `backbone`, `output_stride`, `sync_bn` and `freeze_bn` (see modeling.deeplab.DeepLab).
     """
 
     classifier_keys: tuple[str, ...]  # the weights that depend on the number of classes, as named in its state dict
@@ -28,6 +27,7 @@ class Network(nn.Module):
     has_backbone = True  # whether it is built on one of modeling.backbone
     takes_batch_statistics = True  # whether it has batch norms that do: a batch then needs two images
     freeze_bn = False  # whether the batch norms stay in evaluation, through training too
+    crop_size: int | None = None  # side of the crops that it is trained on, where it is known
 
     @classmethod
     def default_pretrained(cls) -> str:

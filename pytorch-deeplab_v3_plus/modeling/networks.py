@@ -37,15 +37,17 @@ def build_network(
     """Build the network that `settings` describe, with random weights but for those of `pretrained`.
 
     The settings are those that checkpoints hold under `model`: network (default deeplabv3plus), num_classes and, for a
-    network with one, backbone, output_stride and perhaps crop_size; others are ignored. For the rest, and the errors,
-    see modeling.deeplab.DeepLab.
+    network with one, backbone and output_stride, and crop_size where it is known; others are ignored. For the rest, and
+    the errors, see modeling.deeplab.DeepLab.
     """
     network = network_class(settings.get("network", DEFAULT_NETWORK))
     how = {"num_classes": settings["num_classes"], "pretrained": pretrained}
     if network.has_backbone:
-        how |= {name: settings[name] for name in ("backbone", "output_stride", "crop_size") if name in settings}
+        how |= {name: settings[name] for name in ("backbone", "output_stride")}
         how |= {"sync_bn": sync_bn, "freeze_bn": freeze_bn}
-    return network(**how)
+    built = network(**how)
+    built.crop_size = settings.get("crop_size")
+    return built
 
 
 def checkpoint_of_caffemodel(path: Path) -> dict[str, Any]:
