@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from modeling.backbone import BACKBONES
-from modeling.deeplab import DeepLab
+from modeling.networks import NETWORKS, build_network
 
 HOME = Path(__file__).parents[2]
 CODE = HOME / "pytorch-deeplab_v3_plus"
@@ -275,11 +275,13 @@ def example(name: str) -> Any:
 
 def test_the_backbone_and_the_network_that_contributing_writes_down_work(monkeypatch):
     monkeypatch.setitem(BACKBONES, "tiny", example("Tiny"))
-    image = torch.zeros(2, 3, 65, 49)
+    monkeypatch.setitem(NETWORKS, "fcn", example("FCN"))
+    image, settings = torch.zeros(2, 3, 65, 49), {"num_classes": 3, "backbone": "tiny", "crop_size": 65}
     for stride in (16, 8):
-        for network in (DeepLab, example("FCN")):
-            model = network(num_classes=3, backbone="tiny", output_stride=stride, freeze_bn=True)
-            assert model(image).shape == (2, 3, 65, 49)
+        for network in ("deeplabv3plus", "fcn"):
+            settings |= {"network": network, "output_stride": stride}
+            model = build_network(settings, freeze_bn=True)
+            assert model(image).shape == model.whole(image).shape == (2, 3, 65, 49)
             deep, low_level = model.backbone(image)
             assert deep.shape[2] == 64 // stride + 1 and low_level.shape[2] == 17
     keys = model.classifier_keys
