@@ -67,7 +67,7 @@ CONTENT: dict[str, Expected] = {
     "best_pred": ("a score of at most 1", lambda value: isinstance(value, int | float) and -math.inf < value <= 1),
     "history": _every(dict, "records of epochs"),
     "random_states": _every(dict, "states of random numbers"),
-    **{name: _by_name(name) for name in ("optimizer", "options", "identity", "losses", "order")},
+    **{name: _by_name(name) for name in ("trained", "optimizer", "options", "identity", "losses", "order")},
 }
 SETTINGS: dict[str, Expected] = {
     "network": (f"one of {', '.join(NETWORKS)}", lambda value: value in list(NETWORKS)),

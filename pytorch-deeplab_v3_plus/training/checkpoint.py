@@ -61,10 +61,11 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def load_training(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to train on from; InputError also where its optimizer is infinite or not a number."""
+    """Read a checkpoint to train on from; InputError also where its training state is infinite or not a number."""
     checkpoint = load_checkpoint(path)
-    if name := not_finite(optimizer_tensors(checkpoint.get("optimizer", {}))):
-        what = f"expected a finite optimizer, found its {name} infinite or not a number: its training diverged"
+    trained = {name: value for name, value in checkpoint.get("trained", {}).items() if isinstance(value, Tensor)}
+    if name := not_finite(trained | optimizer_tensors(checkpoint.get("optimizer", {}))):
+        what = f"expected a finite training state, found {name} infinite or not a number: its training diverged"
         raise InputError(f"{path}: {what}; take an earlier checkpoint, or --ft to start from its weights alone")
     return checkpoint
 

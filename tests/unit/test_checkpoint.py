@@ -97,15 +97,17 @@ def test_another_projects_network_is_called_that():
         load_weights(DeepLab(3, "mobilenet"), {"classifier.aspp.weight": torch.zeros(1)}, "best.pth")
 
 
-@pytest.mark.parametrize("where", ["weights", "optimizer"])
+@pytest.mark.parametrize("where", ["state_dict", "trained", "optimizer"])
 def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path, caplog, where):
     for number, value in enumerate((1.0, 2.0, math.nan)):
-        weight, momentum = torch.tensor([value, 1.0] if where == "weights" else [1.0, value])
-        optimizer = {"state": {7: {"momentum_buffer": momentum}}, "param_groups": []}
-        save_last(tmp_path, {"epoch": number, "state_dict": {"a": weight}, "optimizer": optimizer})
+        one, other = torch.tensor(1.0), torch.tensor(value)
+        content = {"state_dict": {"a": one}, "trained": {"b": one}, "optimizer": {"state": {}, "param_groups": []}}
+        bad = {"state_dict": {"a": other}, "trained": {"b": other}, "optimizer": {"state": {7: {"m": other}}}}
+        content[where] |= bad[where]
+        save_last(tmp_path, {"epoch": number, **content})
     previous = tmp_path / "checkpoint_previous.pth.tar"
     assert newest_checkpoint(tmp_path) == previous == newest_good(tmp_path)
-    what = {"weights": "a", "optimizer": "its momentum_buffer of parameter 7"}[where]
+    what = {"state_dict": "a", "trained": "b", "optimizer": "m of parameter 7"}[where]
     assert f"found {what} infinite or not a number" in caplog.text
 
 
