@@ -107,7 +107,7 @@ def gradient_picture(network: torch.nn.Module, image: Image.Image) -> np.ndarray
 
     pixels = to_tensor(resize_short_side(image, SIZE)).float()[None]
     with torch.no_grad():
-        soft = network(normalize(pixels)).softmax(1)
+        soft = network.whole(normalize(pixels)).softmax(1)
     soft.requires_grad_()
     loss = DenseCRFLoss(WEIGHT, SIGMA_RGB, SIGMA_XY, 1.0, size_free=True, normalised_kernel=True)
     loss(pixels, soft, torch.ones_like(pixels[:, 0])).backward()

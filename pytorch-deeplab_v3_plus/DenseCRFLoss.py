@@ -122,8 +122,8 @@ class DenseCRFLoss(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive number, found {value}")
+            if not 1e-18 <= value <= 1e18:  # its square is one in single precision
+                raise ValueError(f"{name} must be a positive number, within 1e-18 and 1e18, found {value}")
         if not 0 < scale_factor <= 1:
             raise ValueError(f"scale_factor must lie in (0, 1], found {scale_factor}")
         self.weight, self.scale_factor = weight, scale_factor

@@ -72,6 +72,7 @@ def evaluate(options: EvaluationOptions, data: DataOptions, device: torch.device
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
     crop = options.crop_size or settings.get("crop_size", DEFAULT_CROP)
     whole = options.crop_size or short_side(settings)
+    network.crop_size = settings.get("crop_size", crop)
     splits = ("val", "fill_in") if options.fill_in else ("val",)
     data = replace(data, crop_size=crop, test_batch_size=options.test_batch_size)
     share = {"rank": distributed.rank(), "world_size": distributed.world_size()}

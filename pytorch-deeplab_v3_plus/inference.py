@@ -78,6 +78,7 @@ def infer(options: InferenceOptions, preset: str | None, device: torch.device) -
     network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
     if preset:
         settings.setdefault("crop_size", ALL_PRESETS[preset].get("crop_size", DEFAULT_CROP))
+    network.crop_size = settings.get("crop_size", options.crop_size)
     segmenter = Segmenter(options, network.eval(), settings)
     if options.export and distributed.is_main():
         make_folder(segmenter.folder, "choose another --output_directory")

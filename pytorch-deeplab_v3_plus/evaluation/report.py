@@ -24,6 +24,7 @@ from figures.colours import error_picture
 from figures.matrices import save_confusion
 from figures.sheets import save_contact_sheet
 from modeling.checkpoint import weights_digest
+from modeling.network import Network
 from prediction import evaluation_mode
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ EXTREMES = 4  # of the worst images in the figure, and as many of the best
 
 
 def describe(
-    checkpoint: Any, model: nn.Module, loaders: Loaders, splits: Iterable[str], protocols: Iterable[Protocol]
+    checkpoint: Any, model: Network, loaders: Loaders, splits: Iterable[str], protocols: Iterable[Protocol]
 ) -> dict[str, dict[str, Any]]:
     """Return by title what the reports of an evaluation say of themselves: checkpoint, data and protocol.
 
@@ -48,7 +49,9 @@ def describe(
         what = {"checkpoint": str(checkpoint), "weights": weights, "output_stride": model.output_stride}
         what |= {"data": loaders.name, "data_folder": str(images.folder.resolve()), "labels": labels}
         for protocol in protocols:
-            how = {"protocol": protocol.view, "description": str(protocol), "settings": asdict(protocol)}
+            pads = protocol.view == "full" and model.whole_grid > 1
+            description = str(protocol) + f"; padded to {model.whole_grid} k + 1 pixels" * pads
+            how = {"protocol": protocol.view, "description": description, "settings": asdict(protocol)}
             reports[column_title(split, protocol)] = what | how
     return reports
 

@@ -32,8 +32,8 @@ class Potts(nn.Module):
         check_settings("potts", shares=[("rloss_scale", rloss_scale)])
         if neighbours not in NEIGHBOURS:
             raise InputError(f"regulariser potts: neighbours must be 4 or 8, found {neighbours}")
-        if sigma_rgb:
-            check_settings("potts", positive=[("sigma_rgb", sigma_rgb)])
+        if not 0 <= sigma_rgb <= 1e18:
+            raise InputError(f"regulariser potts: sigma_rgb must be 0 or more, up to 1e18, found {sigma_rgb}")
         self.weight, self.sigma_rgb, self.rloss_scale = weight, sigma_rgb, rloss_scale
         self.offsets = NEIGHBOURS[neighbours]
 

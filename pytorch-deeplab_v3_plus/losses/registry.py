@@ -33,6 +33,7 @@ instead of `forward`, and never has the probabilities of the entire batch at ful
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import textwrap
 from collections.abc import Callable, Mapping
@@ -154,7 +155,10 @@ def _value(text: str, kind: type, given: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        return kind(text)
+        value = kind(text)
+        if kind is float and value and math.isfinite(value) and not 1e-18 <= abs(value) <= 1e18:
+            raise InputError(f"expected 0, or a number within 1e-18 and 1e18, found {text!r} in {given!r}")
+        return value
     except (ValueError, KeyError):
         expected = {bool: "True or False", int: "an integer", float: "a number"}.get(kind, kind.__name__)
         raise InputError(f"expected {expected}, found {text!r} in {given!r}") from None

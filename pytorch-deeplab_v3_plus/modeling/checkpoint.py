@@ -168,9 +168,11 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def not_finite(weights: dict[str, Tensor]) -> str | None:
-    """Return the name of the first weight that is infinite or not a number, or None."""
+    """Return the name of the first weight that is infinite, not a number or not there at all, or None."""
 
     def finite(value: Tensor) -> bool:
+        if value.is_quantized or value.layout is not torch.strided or value.is_meta:
+            return False
         return bool((value.float() if value.element_size() == 1 else value).isfinite().all())  # float8 has none itself
 
     return next((key for key, value in weights.items() if not finite(value)), None)

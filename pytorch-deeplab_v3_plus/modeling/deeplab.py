@@ -66,18 +66,15 @@ class DeepLab(Network):
         logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=True)
         return TrainingOutput(logits, features, (logits,)) if for_training else logits
 
-    def whole(self, image: Tensor) -> Tensor:
-        """Return the logits of a normalised whole image (N, 3, H, W).
+    @property
+    def whole_grid(self) -> int:
+        """The stride, as scaling features with aligned corners is exact for sides of a multiple of it plus 1 alone.
 
-        Scaling features with aligned corners, as `forward` does, is exact for sides of a multiple of the stride plus 1.
-        Others are stretched: by 7 % where 172 pixels have features at 0, 16, ... 160. A network that has learned from
-        crops without that gets whole images without it too: padded at the right and bottom with their last pixels.
+        Others are stretched: by 7 % where 172 pixels have features at 0, 16, ... 160. 1 for a network that has learned
+        from stretched crops.
         """
-        stride, (height, width) = self.output_stride, image.shape[2:]
-        if self.crop_size and (self.crop_size - 1) % stride:
-            return self(image)
-        image = F.pad(image, (0, (1 - width) % stride, 0, (1 - height) % stride), mode="replicate")
-        return self(image)[:, :, :height, :width]
+        stretched = self.crop_size and (self.crop_size - 1) % self.output_stride
+        return 1 if stretched else self.output_stride
 
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
         """Return the optimizer's groups: the backbone, and all else at `head_rate` times the learning rate."""

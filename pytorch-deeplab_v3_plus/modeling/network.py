@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,6 +29,7 @@ class Network(nn.Module):
     takes_batch_statistics = True  # whether it has batch norms that do: a batch then needs two images
     freeze_bn = False  # whether the batch norms stay in evaluation, through training too
     crop_size: int | None = None  # side of the crops that it is trained on, where it is known
+    whole_grid = 1  # the sides of whole images, which are no crops, are padded to this times k plus 1
 
     @classmethod
     def default_pretrained(cls) -> str:
@@ -39,8 +41,10 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def whole(self, image: Tensor) -> Tensor:
-        """Return the logits of a normalised whole image (N, 3, H, W), which is of any size; training sees crops."""
-        return self(image)
+        """Return the logits of a normalised whole image (N, 3, H, W), padded with its last pixels by `whole_grid`."""
+        grid, (height, width) = self.whole_grid, image.shape[2:]
+        image = F.pad(image, (0, (1 - width) % grid, 0, (1 - height) % grid), mode="replicate")
+        return self(image)[:, :, :height, :width]
 
     def parameter_groups(self, head_rate: float = 10.0) -> list[dict[str, Any]]:
         """Return the optimizer's groups, each with the `lr_scale` by which it learns faster than the learning rate.

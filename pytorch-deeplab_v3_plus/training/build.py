@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from common import distributed
@@ -34,6 +33,7 @@ from training.advice import (
     report_shares,
     steps_advice,
 )
+from training.average import MovingAverage
 from training.identity import data_facts, fingerprint
 from training.journal import Journal, SilentJournal
 from training.options import BASE_RATE, IMAGES_PER_DEVICE, TrainOptions, default_rate
@@ -182,7 +182,7 @@ def build_step(
     how = {"amp": options.amp, "accumulate": options.accumulate, "min_images": options.min_images}
     how["score_strides"] = model.score_strides
     if options.ema:
-        how["average"] = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
+        how["average"] = MovingAverage(model, options.ema)
     return TrainingStep(network, optimizer, criterion, named, **how, inspect=report_shares)
 
 
@@ -261,7 +261,7 @@ def log_optimisation(options: TrainOptions, steps_per_epoch: int, step: Training
     if advice := steps_advice(steps_per_epoch, epochs, options.steps):
         logger.warning("%s", advice)
     if options.ema:
-        first = options.ema ** (options.steps or epochs * steps_per_epoch)
+        first = options.ema ** ((options.steps or epochs * steps_per_epoch) - 1)
         what = "moving average of the weights: over about %.0f steps; at the end %.0f %% of it are the first weights"
         level = logging.WARNING if first > 0.1 else logging.INFO
         logger.log(level, what + "; lower --ema" * (first > 0.1), 1 / (1 - options.ema), 100 * first)

@@ -42,6 +42,8 @@ HOUSEKEEPING = {
 }
 # Options that may change within a run, which is said: some follow from the devices, and a run may be made longer.
 CHANGEABLE = {"epochs", "steps", "lr", "lr_step", "batch_size", "accumulate", "amp", "sync_bn"}
+# Options that earlier versions did not have, and what they did.
+EARLIER = {"ema": None}
 # What two scores must have in common to be compared.
 SCORE_FACTS = {"classes", "validation list", "validation images", "validation labels", "crop_size"}
 
@@ -142,7 +144,8 @@ def differences(before: Identity, now: Identity, facts: Collection[str] | None =
     told = []
     for part in ("data", "settings"):
         for name, value in now.get(part, {}).items():
-            earlier = before.get(part, {}).get(name, value)
+            unknown = EARLIER.get(name, value) if before.get("settings") else value
+            earlier = before.get(part, {}).get(name, unknown)
             if earlier != value and (name not in CHANGEABLE if facts is None else name in facts):
                 told.append(_difference(part, name, earlier, value))
     if facts is None:  # a later version's

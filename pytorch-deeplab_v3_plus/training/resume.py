@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.faults import lacks_memory
 from common.files import replace_file
 from dataloaders import Loaders
-from modeling.checkpoint import class_mismatch, load_checkpoint, weights_digest
+from modeling.checkpoint import class_mismatch, load_checkpoint, load_weights, weights_digest
 from training.checkpoint import (
     BEST,
     load_training,
@@ -209,9 +209,9 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
     if "trained" in checkpoint:
         with _own_state(source, "trained"):
-            trainer.model.load_state_dict(checkpoint["trained"])
-        if trainer.step.average:  # a copy of the weights that are loaded already
-            trainer.step.average.n_averaged += trainer.epoch * trainer.steps_per_epoch + trainer.steps_done
+            load_weights(trainer.model, checkpoint["trained"], source)
+        if trainer.step.average:
+            trainer.step.average.begun = True  # with the weights that are loaded already
     _restore_optimizer(trainer, checkpoint, source)
     with _own_state(source, "regularisers"):  # what they keep from step to step
         for name in trainer.step.regularisers.keys() & checkpoint.get("regularisers", {}).keys():

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from common import distributed
 from common.stopwatch import Stopwatch
@@ -17,6 +16,7 @@ from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.transforms import normalize
 from losses.registry import INPUTS, Rescale, apply_regulariser, in_stages, takes
 from modeling.data_parallel import without_reduction
+from training.average import MovingAverage
 from training.in_parts import in_parts
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,7 +51,7 @@ class TrainingStep:
     accumulate: int = 1  # how many micro-batches a batch is split into ...
     min_images: int = 1  # ... each of at least so many images
     score_strides: Sequence[int] = (1,)  # of the network
-    average: AveragedModel | None = None  # of the network's weights, which each step updates
+    average: MovingAverage | None = None  # of the network's weights, which each step updates
     # Called once, with the losses, scaled by the scaler, and the main scores of the first micro-batch, before its
     # backward pass.
     inspect: Callable[[Terms, Tensor], None] | None = None
@@ -83,7 +83,7 @@ class TrainingStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.average is not None:
-                self.average.update_parameters(self.network)
+                self.average.update(self.network)
         return losses
 
     def gradients(self, batch: dict[str, Any]) -> Terms:

@@ -68,7 +68,7 @@ class Trainer:
     @property
     def network(self) -> nn.Module:
         """The network that is scored and kept: the model, or with --ema the moving average of its weights."""
-        return self.model if self.step.average is None else self.step.average.module
+        return self.model if self.step.average is None else self.step.average.network
 
     @property
     def steps_per_epoch(self) -> int:

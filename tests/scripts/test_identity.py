@@ -275,6 +275,15 @@ def test_settings_of_a_later_version_are_named(voc):
     )
 
 
+def test_a_run_of_a_version_without_an_option_is_another_than_one_with_it():
+    def told(before: dict, **now) -> list[str]:
+        settings = {"lr": 0.1, **now}
+        return differences({"data": {}, "settings": before}, {"data": {}, "settings": settings, "start": None})
+
+    assert told({"lr": 0.1}, ema=0.9) == ["--ema was None and is 0.9"]
+    assert told({"lr": 0.1}, ema=None) == told({}, ema=0.9) == told({"lr": 0.1, "ema": 0.9}, ema=0.9) == []
+
+
 def test_fine_tuning_from_a_file_of_other_weights_is_another_run(tmp_path, voc, caplog):
     ours, model = identity(voc), tmp_path / "model.pth.tar"
     tune = options("--resume", model, "--ft")

@@ -62,6 +62,7 @@ def test_a_preset_gives_the_kernel_and_a_size_that_the_checkpoint_does_not_hold(
     for file, more in ((checkpoint, []), (published, []), (published, ["--crop_size", 40, "--sigma-xy", 7])):
         assert segment(file, tmp_path / "out", *preset, *more) == 0
     assert [segmenter.size for segmenter in seen] == [48, 256, 40]
+    assert [segmenter.network.crop_size for segmenter in seen] == [48, 256, 256]  # which decides on padding
     assert [segmenter.options.sigma_xy for segmenter in seen] == [60, 60, 7]
     assert seen[0].options.rloss_scale == 0.75 and seen[0].options.batch_size == 1  # the batch is training's
 
@@ -74,6 +75,17 @@ def test_a_preset_gives_the_kernel_of_the_training(checkpoint, tmp_path, monkeyp
     assert segment(checkpoint, tmp_path / "out", "--preset", preset, "--image_path", "a.png") == 0
     trained = parse_options(["--preset", preset])
     assert all(getattr(seen[0], name) == getattr(trained, name) for name in inference.LOSS_SETTINGS)
+
+
+def test_a_centre_crop_is_taken_as_it_is_and_a_whole_image_padded(checkpoint, tmp_path, monkeypatch):
+    content, sizes, forward = torch.load(checkpoint, weights_only=True), [], DeepLab.forward
+    torch.save(content | {"model": content["model"] | {"crop_size": 49}}, tmp_path / "49.pth.tar")
+    spy = lambda network, image, *how: sizes.append(tuple(image.shape[2:])) or forward(network, image, *how)  # noqa: E731
+    monkeypatch.setattr(DeepLab, "forward", spy)
+    for words in (["--center-crop"], []):
+        image = draw(tmp_path / "a.png")
+        assert segment(tmp_path / "49.pth.tar", tmp_path / "out", "--image_path", image, "--crop_size", 40, *words) == 0
+    assert sizes[0] == (40, 40) and sizes[1][0] == 49 and sizes[1][1] % 16 == 1
 
 
 # The script

@@ -107,7 +107,7 @@ def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path, caplog, where)
         save_last(tmp_path, {"epoch": number, **content})
     previous = tmp_path / "checkpoint_previous.pth.tar"
     assert newest_checkpoint(tmp_path) == previous == newest_good(tmp_path)
-    what = {"state_dict": "a", "trained": "b", "optimizer": "m of parameter 7"}[where]
+    what = {"state_dict": "a", "trained": "b of 'trained'", "optimizer": "m of parameter 7"}[where]
     assert f"found {what} infinite or not a number" in caplog.text
 
 

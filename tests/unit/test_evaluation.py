@@ -256,6 +256,17 @@ def test_images_of_different_sizes_are_all_counted(voc):
     assert crop.matrix.counts.sum() == 2 * 24 * 24
 
 
+def test_crops_are_taken_as_they_are_and_whole_images_padded(voc):
+    network, sizes = DeepLab(3, "mobilenet"), []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+    loaders = make_data_loader(custom(voc), splits=("val",))
+    evaluate_split(network, loaders, "val", Protocol("crop", 24), workers=0)
+    assert {*sizes} == {(24, 24)}
+    sizes.clear()
+    evaluate_split(network, loaders, "val", Protocol("full", 24), workers=0)
+    assert sizes and all(side % 16 == 1 for size in sizes for side in size)
+
+
 def test_parts_of_the_images_add_up(voc, monkeypatch):
     """As the processes of a distributed run share them: no image twice, none left out."""
     loaders = make_data_loader(custom(voc), splits=("fill_in", "val"))

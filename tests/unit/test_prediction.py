@@ -243,7 +243,7 @@ def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
 
 @pytest.mark.parametrize(("output_stride", "size"), [(16, (40, 65)), (16, (49, 51)), (8, (44, 9)), (16, (1, 2))])
 def test_whole_images_are_not_stretched(output_stride, size):
-    """Regression: where a side is no multiple of the stride plus 1, masks reached up to 7 % too far.
+    """Regression: where a side is no multiple of the stride plus 1, masks reached too far, by 7 % for 172 pixels.
 
     An image of such sides whose last pixels repeat one another has the mask of the part without them.
     """

@@ -12,18 +12,17 @@ export function newestRound(rounds) {
   return rounds.findLast(({ network }) => network)?.round ?? null;
 }
 
-/** The three most uncertain images, which are worth correcting. */
+const isCorrected = ({ learned }) => learned === false; // since the round that is shown
+
+/** The three most uncertain images without new strokes, by id: they are worth correcting. */
 export function uncertain(images) {
-  return new Set(byUncertainty(images).slice(0, 3).map((image) => image.id));
+  return byUncertainty(images.filter((image) => !isCorrected(image))).slice(0, ENOUGH).map(({ id }) => id);
 }
 
-const isCorrected = (image) => image?.learned === false; // since the round that is shown
-
-/** The next image to correct: the most uncertain one without new strokes, or where that is `id`, the one after it. */
-export function toCorrect(images, id) {
-  const order = byUncertainty(images.filter((image) => !isCorrected(image)));
-  const at = order.slice(0, ENOUGH - 1).findIndex((image) => image.id === id);
-  return order[at + 1] ?? order[0];
+/** The one of these to go to: the first, or the one after the image that is shown; undefined where there is no other. */
+export function toCorrect(images, shown) {
+  const most = uncertain(images), next = most[(most.indexOf(shown) + 1) % most.length];
+  return next === shown ? undefined : next;
 }
 
 /**
@@ -51,9 +50,9 @@ export function nextStep({ images, classes, training, rounds, shown }, image, la
     return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
   }
   if (shown !== newestRound(rounds)) return { text: "hintOlder", action: "toNewest" };
-  const corrected = images.filter(isCorrected).length;
-  if (corrected >= ENOUGH || (corrected && !toCorrect(images))) return { text: "hintCorrected", action: "toTrain" };
-  if (corrected && isCorrected(image)) return { text: "hintCorrectMore", action: "toMostNext" };
-  if (image && uncertain(images).has(image.id) && image.place) return { text: "hintLookHere", action: "toMostNext" };
-  return { text: "hintLook", action: "toMost" };
+  const corrected = images.filter(isCorrected).length, next = toCorrect(images, image?.id);
+  if (corrected >= ENOUGH || (corrected && !next)) return { text: "hintCorrected", action: "toTrain" };
+  if (corrected) return { text: "hintCorrectMore", action: "toMostNext" };
+  const isUncertain = image?.place && uncertain(images).includes(image.id);
+  return { text: isUncertain ? "hintLookHere" : "hintLook", action: next && (isUncertain ? "toMostNext" : "toMost") };
 }

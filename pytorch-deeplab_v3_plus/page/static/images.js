@@ -97,7 +97,7 @@ export class ImageList {
 
   render(state, current) {
     Object.assign(this, { state, current });
-    const most = uncertain(state.images);
+    const most = new Set(uncertain(state.images));
     const shown = {
       all: () => true,
       none: (image) => !image.drawn.length,

@@ -203,8 +203,8 @@ function go(step) {
 }
 
 function goToUncertain() {
-  const image = toCorrect(state.images, current);
-  if (image) open(image.id);
+  const next = toCorrect(state.images, current);
+  if (next !== undefined) open(next);
 }
 
 function finished(stroke) {
