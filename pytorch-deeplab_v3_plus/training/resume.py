@@ -209,7 +209,7 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
     trainer.epoch, trainer.steps_done = checkpoint["epoch"], checkpoint.get("step", 0)
     if "trained" in checkpoint:
         with _own_state(source, "trained"):
-            load_weights(trainer.model, checkpoint["trained"], source)
+            load_weights(trainer.model, checkpoint["trained"], f"{source}, 'trained'")
         if trainer.step.average:
             trainer.step.average.begun = True  # with the weights that are loaded already
     _restore_optimizer(trainer, checkpoint, source)
