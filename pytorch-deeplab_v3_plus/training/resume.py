@@ -211,7 +211,8 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: Path) -> None:
         with _own_state(source, "trained"):
             load_weights(trainer.model, checkpoint["trained"], f"{source}, 'trained'")
         if trainer.step.average:
-            trainer.step.average.begun = True  # with the weights that are loaded already
+            # With the weights that are loaded already, but for a run that was killed before its first step.
+            trainer.step.average.begun = trainer.epoch + trainer.steps_done > 0
     _restore_optimizer(trainer, checkpoint, source)
     with _own_state(source, "regularisers"):  # what they keep from step to step
         for name in trainer.step.regularisers.keys() & checkpoint.get("regularisers", {}).keys():
