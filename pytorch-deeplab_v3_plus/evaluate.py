@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(options: EvaluationOptions, data: DataOptions, device: torch.device) -> None:
     """Evaluate as the options say. In a run of several processes, which share the images, each calls it."""
-    network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
+    asked = options.backbone, options.n_class, options.out_stride, options.crop_size
+    network, settings = load_network(options.checkpoint, *asked)
     crop = options.crop_size or settings.get("crop_size", DEFAULT_CROP)
     whole = options.crop_size or short_side(settings)
-    network.crop_size = settings.get("crop_size", crop)
     splits = ("val", "fill_in") if options.fill_in else ("val",)
     data = replace(data, crop_size=crop, test_batch_size=options.test_batch_size)
     share = {"rank": distributed.rank(), "world_size": distributed.world_size()}

@@ -75,10 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def infer(options: InferenceOptions, preset: str | None, device: torch.device) -> int:
     """Segment or export as the options say; return the exit status. Of several processes, each calls it."""
-    network, settings = load_network(options.checkpoint, options.backbone, options.n_class, options.out_stride)
-    if preset:
-        settings.setdefault("crop_size", ALL_PRESETS[preset].get("crop_size", DEFAULT_CROP))
-    network.crop_size = settings.get("crop_size", options.crop_size)
+    crop_size = options.crop_size or (ALL_PRESETS[preset].get("crop_size", DEFAULT_CROP) if preset else None)
+    asked = options.backbone, options.n_class, options.out_stride, crop_size
+    network, settings = load_network(options.checkpoint, *asked)
     segmenter = Segmenter(options, network.eval(), settings)
     if options.export and distributed.is_main():
         make_folder(segmenter.folder, "choose another --output_directory")

@@ -87,6 +87,11 @@ def boolean(text: str) -> bool:
 SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
 
 
+def has_square(value: float) -> bool:
+    """Return whether a number is 0, or its square one in single precision."""
+    return value == 0 or 1e-18 <= abs(value) <= 1e18
+
+
 def number(kind: type, low: float, *, above: bool = False, high: float = math.inf) -> Callable[[str], int | float]:
     """Return a parser for numbers of `kind` that are >= low (> low with `above`) and <= high.
 
@@ -102,7 +107,7 @@ def number(kind: type, low: float, *, above: bool = False, high: float = math.in
             value = math.nan  # which lies in no range
         if not (low < value if above else low <= value) or not (value <= high and value < limit):
             raise argparse.ArgumentTypeError(f"expected {what} {bounds}, found {text!r}")
-        if kind is float and value and not 1e-18 <= abs(value) <= 1e18:
+        if kind is float and not has_square(value):
             raise argparse.ArgumentTypeError(f"expected 0, or a number within 1e-18 and 1e18, found {text!r}")
         return value
 

@@ -6,16 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.arguments import has_square
 from common.errors import InputError
 
 
 def check_settings(name: str, *, positive: Sequence[tuple[str, float]] = (), shares: Sequence[tuple[str, float]] = ()):
-    """Raise InputError for a setting of the regulariser `name` that is not positive, or not in (0, 1].
-
-    Positive numbers have squares in single precision.
-    """
+    """Raise InputError for a setting of regulariser `name` that is not positive (see has_square), or not in (0, 1]."""
     for setting, value in positive:
-        if not 1e-18 <= value <= 1e18:
+        if not (value > 0 and has_square(value)):
             what = "must be a positive number, within 1e-18 and 1e18"
             raise InputError(f"regulariser {name}: {setting} {what}, found {value}")
     for setting, value in shares:

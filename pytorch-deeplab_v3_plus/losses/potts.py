@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from common.arguments import has_square
 from common.errors import InputError
 from losses._inputs import at_least_float32, check_settings, on_device_of, resized, scaled_size
 from losses._pairs import PairEnergy, fitting, over_pairs, pair_sums, similarity, squared_distance
@@ -32,7 +33,7 @@ class Potts(nn.Module):
         check_settings("potts", shares=[("rloss_scale", rloss_scale)])
         if neighbours not in NEIGHBOURS:
             raise InputError(f"regulariser potts: neighbours must be 4 or 8, found {neighbours}")
-        if not 0 <= sigma_rgb <= 1e18:
+        if not (sigma_rgb >= 0 and has_square(sigma_rgb)):
             raise InputError(f"regulariser potts: sigma_rgb must be 0 or more, up to 1e18, found {sigma_rgb}")
         self.weight, self.sigma_rgb, self.rloss_scale = weight, sigma_rgb, rloss_scale
         self.offsets = NEIGHBOURS[neighbours]

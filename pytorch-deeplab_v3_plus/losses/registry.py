@@ -45,6 +45,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 import losses
+from common.arguments import has_square
 from common.errors import InputError
 
 INPUTS = ("labels", "logits", "features", "lattices")  # what `forward` may name beside the three that it always gets
@@ -156,7 +157,7 @@ def _value(text: str, kind: type, given: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         value = kind(text)
-        if kind is float and value and math.isfinite(value) and not 1e-18 <= abs(value) <= 1e18:
+        if kind is float and math.isfinite(value) and not has_square(value):
             raise InputError(f"expected 0, or a number within 1e-18 and 1e18, found {text!r} in {given!r}")
         return value
     except (ValueError, KeyError):

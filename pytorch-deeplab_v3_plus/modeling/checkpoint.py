@@ -143,7 +143,7 @@ def _check_names(settings: Mapping[str, Any], path: str | os.PathLike[str]) -> N
 def _checked_weights(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return weights, which must be finite numbers, without the prefixes that wrappers left in their names."""
     for key, value in weights.items():
-        if value.is_quantized or value.layout is not torch.strided or value.device.type != "cpu":
+        if not _is_plain(value):
             raise InputError(f"{path}: expected plain weights, found {key} quantised, sparse or without values")
     if key := not_finite(weights):
         raise InputError(
@@ -167,11 +167,15 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _is_plain(value: Tensor) -> bool:
+    return not value.is_quantized and value.layout is torch.strided and not value.is_meta
+
+
 def not_finite(weights: dict[str, Tensor]) -> str | None:
     """Return the name of the first weight that is infinite, not a number or not there at all, or None."""
 
     def finite(value: Tensor) -> bool:
-        if value.is_quantized or value.layout is not torch.strided or value.is_meta:
+        if not _is_plain(value):
             return False
         return bool((value.float() if value.element_size() == 1 else value).isfinite().all())  # float8 has none itself
 
@@ -245,6 +249,7 @@ def load_network(
     backbone: str | None = None,
     num_classes: int | None = None,
     output_stride: int | None = None,
+    crop_size: int | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network of a checkpoint, on the CPU, and its settings.
 
@@ -270,6 +275,8 @@ def load_network(
             raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")
     _check_names(settings, path)
     settings = {"num_classes": 21, "backbone": "resnet", "output_stride": 16, **settings}
+    if crop_size:
+        settings.setdefault("crop_size", crop_size)
     model = build_network({**settings, "output_stride": output_stride or settings["output_stride"]})
     settings["output_stride"] = model.output_stride
     load_weights(model, weights, path)

@@ -47,13 +47,13 @@ def predict(
     Raises InputError where a logit is infinite or not a number.
     """
     images = images.to(next(network.parameters()).device, non_blocking=True)
+    forward = network.whole if whole else network
     for scale in scales:
         scaled = images
         if scale != 1:
             shape = [max(1, round(side * scale)) for side in images.shape[2:]]
             source = images if original is None else original.to(images.device)
             scaled = F.interpolate(source.float(), shape, mode="bilinear", align_corners=False, antialias=True)
-        forward = network.whole if whole else network
         yield _finite(_in_tiles(forward, scaled, tile, batch_size))
         if flip:
             yield _finite(_in_tiles(forward, scaled.flip(3), tile, batch_size).flip(3))

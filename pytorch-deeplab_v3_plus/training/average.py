@@ -10,8 +10,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class MovingAverage:
     """The exponential moving average of a network's weights and statistics, from those after the first step on.
 
-    It is as torch.optim.swa_utils.AveragedModel makes it, but for that one's counter: it has a GPU waited for in each
-    step. Whole numbers are those of the last step.
+    As torch.optim.swa_utils.AveragedModel makes it, without its counter, for which each step would wait for a GPU.
+    Whole numbers are those of the last step.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

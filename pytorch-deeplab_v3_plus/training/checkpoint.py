@@ -63,9 +63,9 @@ def newest_first(folder: Path) -> list[Path]:
 def load_training(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint to train on from; InputError also where its training state is infinite or not a number."""
     checkpoint = load_checkpoint(path)
-    trained = {f"{name} of 'trained'": value for name, value in checkpoint.get("trained", {}).items()}
-    tensors = {name: value for name, value in trained.items() if isinstance(value, Tensor)}
-    if name := not_finite(tensors | optimizer_tensors(checkpoint.get("optimizer", {}))):
+    trained = checkpoint.get("trained", {}).items()
+    trained = {f"{name} of 'trained'": value for name, value in trained if isinstance(value, Tensor)}
+    if name := not_finite(trained | optimizer_tensors(checkpoint.get("optimizer", {}))):
         what = f"expected a finite training state, found {name} infinite or not a number: its training diverged"
         raise InputError(f"{path}: {what}; take an earlier checkpoint, or --ft to start from its weights alone")
     return checkpoint

@@ -62,7 +62,7 @@ def test_a_preset_gives_the_kernel_and_a_size_that_the_checkpoint_does_not_hold(
     for file, more in ((checkpoint, []), (published, []), (published, ["--crop_size", 40, "--sigma-xy", 7])):
         assert segment(file, tmp_path / "out", *preset, *more) == 0
     assert [segmenter.size for segmenter in seen] == [48, 256, 40]
-    assert [segmenter.network.crop_size for segmenter in seen] == [48, 256, 256]  # which decides on padding
+    assert [segmenter.network.crop_size for segmenter in seen] == [48, 256, 40]  # which decides on padding
     assert [segmenter.options.sigma_xy for segmenter in seen] == [60, 60, 7]
     assert seen[0].options.rloss_scale == 0.75 and seen[0].options.batch_size == 1  # the batch is training's
 

@@ -11,7 +11,7 @@ from helpers import message, one_line, run_folder, train
 from modeling.checkpoint import load_checkpoint, load_network, load_weights
 from modeling.deeplab import DeepLab
 from modeling.networks import NETWORKS, build_network, network_class
-from training.checkpoint import keep_newest, newest_checkpoint, newest_good, save_last
+from training.checkpoint import keep_newest, load_training, newest_checkpoint, newest_good, save_last
 from training.run_folder import new_run
 from training.step import TrainingStep
 
@@ -109,6 +109,13 @@ def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path, caplog, where)
     assert newest_checkpoint(tmp_path) == previous == newest_good(tmp_path)
     what = {"state_dict": "a", "trained": "b of 'trained'", "optimizer": "m of parameter 7"}[where]
     assert f"found {what} infinite or not a number" in caplog.text
+
+
+@pytest.mark.parametrize("odd", [torch.ones(2).to_sparse(), torch.ones(2, device="meta")])
+def test_odd_tensors_to_train_on_from_are_one_line(tmp_path, odd):
+    """Regression: a traceback."""
+    for part in ({"trained": {"b": odd}}, {"optimizer": {"state": {7: {"m": odd}}, "param_groups": []}}):
+        assert "found" in message(load_training, saved(tmp_path, {"state_dict": {"a": torch.ones(1)}, **part}))
 
 
 @pytest.mark.parametrize(

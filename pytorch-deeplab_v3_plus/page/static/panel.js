@@ -181,7 +181,8 @@ export class Panel {
       const show = element("button", { className: "quiet", textContent: round, title: t("roundShow", { round }) });
       show.disabled = !network;
       const onclick = network ? () => this.act.show(round) : null;
-      return element("tr", { onclick }, element("td", {}, show), ...cells.map((cell) => element("td", { textContent: cell })));
+      const others = cells.map((cell) => element("td", { textContent: cell }));
+      return element("tr", { onclick }, element("td", {}, show), ...others);
     }));
     for (const [index, row] of [...body.children].entries()) {
       row.classList.toggle("shown", rounds[index].round === shown);
