@@ -3,10 +3,10 @@
     PYTHONPATH=pytorch-deeplab_v3_plus python experiments/rounds.py --data-root FOLDER
 
 The user draws on some images and has a round trained exactly as the page does (page.rounds); then draws on the three
-images of which the network is least sure, adds a stroke to three of those drawn on, where the network is wrong nearest
-to the place that the page marks, and trains on from the network. Beside it: the same with three images at random, the
-added strokes in the largest wrong place; and scikit-image's trainable segmentation, a random forest with the settings
-of its example, on the same strokes. Its masks too keep the strokes and have only the classes drawn.
+images of which the network is least sure, adds a stroke to three of those drawn on, in the largest wrong place of each,
+and trains on from the network. Beside it: the same with images at random; and scikit-image's trainable segmentation, a
+random forest with the settings of its example, on the same strokes. Its masks too keep the strokes and have only the
+classes drawn.
 
 Images hold one, two or all classes of objects: those that hold no other, and where they are too few, images in which
 the other objects count as background. Everything that is drawn comes from the full truth of FOLDER, by default a set
@@ -172,10 +172,10 @@ def write_scribbles(data: Path, image_id: str, label: np.ndarray) -> None:
     replace_file(data / SCRIBBLES / f"{image_id}.png", lambda path: write_label(path, label))
 
 
-def wrong_part(truth: np.ndarray, mask: np.ndarray, place: Sequence[int] | None) -> tuple[np.ndarray, int] | None:
-    """Return a connected part of one class, bool (H, W), where a mask is wrong, and that class; None for small errors.
+def wrong_part(truth: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, int] | None:
+    """Return the largest connected part of one class, bool (H, W), where a mask is wrong, and that class.
 
-    It is the part that is nearest to a place (x, y), or the largest.
+    None where the errors are small.
     """
     wrong = [
         (part, int(value))
@@ -183,12 +183,7 @@ def wrong_part(truth: np.ndarray, mask: np.ndarray, place: Sequence[int] | None)
         for part in components((truth == value) & (mask != value))
         if part.mean() >= USUAL.smallest
     ]
-
-    def rank(found: tuple[np.ndarray, int]) -> float:
-        rows, columns = np.nonzero(found[0])
-        return -float(len(rows)) if place is None else np.hypot(columns - place[0], rows - place[1]).min()
-
-    return min(wrong, key=rank, default=None)
+    return max(wrong, key=lambda found: found[0].sum(), default=None)
 
 
 def correct(data: Path, folder: Path, order: str, seed: int) -> None:
@@ -196,13 +191,13 @@ def correct(data: Path, folder: Path, order: str, seed: int) -> None:
 
     It starts from the strokes of that round, so that a correction that was interrupted is made again.
     """
-    lines = last_lines(folder)
+    uncertainty = last_uncertainty(folder)
     drawn = listing(folder / DRAWN, (".png",))
     rng = np.random.default_rng([seed, int(folder.name)])
     if order == "random":
-        ids = rng.permutation(sorted(lines)).tolist()
+        ids = rng.permutation(sorted(uncertainty)).tolist()
     else:
-        ids = sorted(lines, key=lambda image_id: (-lines[image_id]["uncertainty"], image_id))
+        ids = sorted(uncertainty, key=lambda image_id: (-uncertainty[image_id], image_id))
     for image_id in [image_id for image_id in ids if image_id not in drawn][:MORE]:
         draw_on(data, image_id, seed)
     corrected = 0
@@ -211,7 +206,7 @@ def correct(data: Path, folder: Path, order: str, seed: int) -> None:
             break
         truth = read_label(data / TRUTH / f"{image_id}.png", PADDING)
         mask = read_label(folder / PREDICTIONS / f"{image_id}.png", PADDING)
-        found = wrong_part(truth, mask, None if order == "random" else lines[image_id]["place"])
+        found = wrong_part(truth, mask)
         if found:
             stroke = next(component_strokes(*found, USUAL.share * truth.size, rng))
             label = read_label(drawn[image_id], PADDING)
@@ -220,10 +215,10 @@ def correct(data: Path, folder: Path, order: str, seed: int) -> None:
             corrected += 1
 
 
-def last_lines(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what the last prediction of a round says of each image: uncertainty, and its peak as `place`."""
+def last_uncertainty(folder: Path) -> dict[str, float]:
+    """Return the uncertainty of each image in the last prediction of a round."""
     lines = (folder / PREDICTED).read_text(encoding="utf-8").splitlines()
-    return {line["id"]: line for line in map(json.loads, lines)}
+    return {line["id"]: line["uncertainty"] for line in map(json.loads, lines)}
 
 
 # The network and the forest

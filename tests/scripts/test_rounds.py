@@ -69,17 +69,15 @@ def test_other_objects_become_background(source, tmp_path):
     assert not (tmp_path / "made" / SCRIBBLES / "00.png").exists()
 
 
-def test_the_wrong_part_that_is_largest_or_nearest():
+def test_the_largest_wrong_part():
     truth, mask = np.zeros((2, 30, 40), np.uint8)
     truth[2:12, 2:12] = 1  # missed: 100 pixels
     mask[20:26, 30:36] = 1  # wrong: 36 pixels of background
     truth[28, 0] = mask[0, 39] = 1  # too small to be seen
     truth[29, 39] = 255
-    part, value = rounds.wrong_part(truth, mask, None)
+    part, value = rounds.wrong_part(truth, mask)
     assert value == 1 and np.argwhere(part).min(0).tolist() == [2, 2] and part.sum() == 100
-    part, value = rounds.wrong_part(truth, mask, (25, 20))  # x, y
-    assert value == 0 and part.sum() == 36
-    assert rounds.wrong_part(truth, truth, None) is None
+    assert rounds.wrong_part(truth, truth) is None
 
 
 def test_measures_and_ranks_by_hand():
@@ -102,7 +100,7 @@ def ended(source, tmp_path):
     names = [f"{index:02d}" for index in range(13)]
     rounds.make_data(source, data, (1, 2), (names[:4], names[4:]), 1)
     folder = new_round(data, RoundSettings())
-    lines = [{"id": name, "uncertainty": int(name) / 100, "place": [0, 0]} for name in names]
+    lines = [{"id": name, "uncertainty": int(name) / 100} for name in names]
     (folder / rounds.PREDICTED).write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name in names:
         mask = read_label(data / TRUTH / f"{name}.png", 3)
