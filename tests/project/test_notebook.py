@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat")
-
 HOME = Path(__file__).parents[2]
 SHORTER = {"SIZE = 129": "SIZE = 65", "steps=60": "steps=3"}  # beside the environment's one epoch
 NOTEBOOK = HOME / "notebooks/rloss_tour.ipynb"
@@ -35,6 +33,7 @@ def number(pattern: str, text: str) -> float:
 
 @pytest.fixture
 def stored():
+    nbformat = pytest.importorskip("nbformat")  # not above, as it takes seconds to import
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
