@@ -43,7 +43,8 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
         raise InputError("there are no masks of these images yet: train first")
     files, names = project.files(), project.class_names
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.write(project.folder / CLASS_FILE, CLASS_FILE)  # what the numbers in the masks mean
+        numbered = "".join(f"{number} {name}\n" for number, name in enumerate(names))
+        archive.writestr(CLASS_FILE, numbered)  # what the numbers in the masks mean
         for image_id, mask in masks.items():
             if not overlays:
                 archive.write(mask, f"{image_id}{PREDICTION}")

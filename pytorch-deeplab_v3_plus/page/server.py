@@ -132,6 +132,7 @@ class Page:
         self.strokes = Strokes(self.project)
         self._starting = threading.Lock()
         self._unread: dict[str, tuple[str, str]] = {}  # images that could not be shown: version of the file, and why
+        self.is_ending: Callable[[], bool] = lambda: False  # whether the server waits for the last answers to end
 
     def app(self) -> Starlette:
         """Return the application, without the gate in front of it (page.security)."""
@@ -248,7 +249,7 @@ class Page:
         async def stream() -> Any:
             before = await run_in_threadpool(self._stamps)
             yield "retry: 1000\n\n"
-            while not await request.is_disconnected():
+            while not (self.is_ending() or await request.is_disconnected()):
                 await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
                 now = await run_in_threadpool(self._stamps)
                 changed = [topic for topic in now.keys() | before.keys() if now.get(topic) != before.get(topic)]

@@ -37,15 +37,18 @@ def serve(folder: Path, address: str, port: int, open_browser: bool) -> None:
     name = "127.0.0.1" if address in EVERYWHERE else address
     url = f"http://{f'[{name}]' if ':' in name else name}:{port}/" + (f"?token={token}" if token else "")
     with only_one(folder, url):
-        app = Gate(Page(folder).app(), address, port, token)
+        page = Page(folder)
         logger.info("data set: %s", folder)
         stays = "RLOSS_CONTAINER" not in os.environ  # where all programs end with the first
         training = "a training continues" if stays else "a training can be resumed"
         logger.info("open %s (Ctrl-C ends the page; %s)", url, training)
         if open_browser and (sys.platform == "darwin" or DISPLAYS & os.environ.keys()):
             webbrowser.open(url)
+        app = Gate(page.app(), address, port, token)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run([listener])
+        server = uvicorn.Server(config)
+        page.is_ending = lambda: server.should_exit
+        server.run([listener])
 
 
 def only_one(folder: Path, address: str) -> Any:

@@ -48,7 +48,8 @@ class Server:
 
     def __init__(self, *words: object) -> None:
         command = [sys.executable, str(CODE / "annotate.py"), *map(str, words), "--no-browser", "--port", "0"]
-        self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes)
         self.lines = []
         for line in self.process.stdout:
             self.lines.append(line)
@@ -78,9 +79,8 @@ class Server:
 
     def end(self, number: int = signal.SIGKILL) -> int:
         self.process.send_signal(number)
-        status = self.process.wait(60)
-        self.process.stdout.close()
-        return status
+        self.lines += self.process.communicate(timeout=60)[0].splitlines()
+        return self.process.returncode
 
 
 @pytest.mark.slow
@@ -100,7 +100,10 @@ def test_a_server_that_is_killed_loses_no_stroke(photographs):
         if (data / "pascal_2012_scribble/p0.png").exists():
             break
         time.sleep(0.1)
-    assert server.end(signal.SIGINT) in (0, 130)
+    with urllib.request.urlopen(server.url + "api/events", timeout=60) as events:  # as a page that stays open
+        assert events.readline() == b"retry: 1000\n"
+        assert server.end(signal.SIGINT) in (0, 130)
+    assert "Traceback" not in "".join(server.lines)  # regression
     assert read_label(data / "pascal_2012_scribble/p0.png", 3)[20, 40] == 8 % 3
     assert sorted(path.name for path in photographs.iterdir()) == ["p0.jpg", "p1.jpg"]  # untouched
 

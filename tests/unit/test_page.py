@@ -734,6 +734,7 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     assert call(inference, *words[:-1], tmp_path / "out", "--no-cuda", "--workers", 0) == 0
     archive = zipfile.ZipFile(io.BytesIO(page.get("/api/export/masks?images=a,c").content))
     assert archive.namelist() == ["classes.txt", "a_prediction.png", "c_prediction.png"]
+    assert archive.read("classes.txt").decode() == "0 background\n1 cat\n2 dog\n"
     for name in archive.namelist()[1:]:
         assert np.array_equal(np.array(Image.open(archive.open(name))), np.array(Image.open(tmp_path / "out" / name)))
     assert len(zipfile.ZipFile(io.BytesIO(page.get("/api/export/overlays").content)).namelist()) == 4

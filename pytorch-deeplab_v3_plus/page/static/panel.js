@@ -206,7 +206,8 @@ export class Panel {
     const masks = images.map(({ predicted }) => predicted).filter((round) => round !== null);
     const rounds = [...new Set(masks.length ? masks : [shown])].sort((one, other) => one - other);
     const count = { count: images.length, masks: masks.length, round: rounds.join(", ") };
-    $("export-what").textContent = t(shown === null ? "exportNone" : chosen.size ? "exportChosen" : "exportAll", count);
+    const none = this.state.training?.running ? "exportSoon" : "exportNone";
+    $("export-what").textContent = t(!masks.length && shown === null ? none : chosen.size ? "exportChosen" : "exportAll", count);
     $("choose-none").hidden = !chosen.size;
     for (const button of document.querySelectorAll("[data-export]")) {
       const kind = button.dataset.export;
