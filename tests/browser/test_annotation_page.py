@@ -366,6 +366,7 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     steps.fill("")
     steps.blur()
     assert steps.input_value() == usual
+    tab.page.wait_for_timeout(1500)  # an event after the stroke has the page ask, and the answer hides the banner
     tab.page.route("**/prediction.png*", lambda route: route.abort())
     tab.key("ArrowRight")
     tab.page.wait_for_selector("#banner:has-text('does not answer')")
@@ -384,6 +385,10 @@ def test_draw_train_look_correct_export(server, open_tab, tmp_path):
     for name, value in {"steps": 2, "crf steps": 2, "crop size": 65, "batch size": 2}.items():
         tab.page.locator(f"label.field:has(small:text-is('{name}')) input").fill(str(value))
     tab.page.wait_for_selector("#train:enabled")
+    state, few = tab.page.evaluate("fetch('/api/state').then((answer) => answer.json())"), tab.page.inner_text("#few")
+    for number, name in enumerate(["disc", "rim"], 1):
+        count = sum(number in image["drawn"] for image in state["images"])
+        assert (f"{name} ({count})" in few) == (0 < count < 5)
     tab.page.click("#train")
     tab.page.wait_for_selector("#progress")
     tab.reload()  # the round goes on

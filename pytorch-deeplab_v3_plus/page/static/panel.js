@@ -15,6 +15,7 @@ const COMMANDS = {
   check: "commandCheck", partial_ce: "phaseCe", densecrf: "phaseCrf", masks: "commandMasks", onnx: "onnx",
 };
 const NETWORKS = ["checkpoint", "onnx"];
+const FEW = 5; // images that a class is drawn on, below which the page asks for more
 const SHARES = { changed: "roundChanged", miou: "roundMiou", miou_others: "roundMiouOthers" };
 
 /** A length of time in the page's language. */
@@ -82,6 +83,12 @@ export class Panel {
     const missing = state.classes.filter((_, label) => !drawn.has(label)).map(({ name }) => name);
     $("missing").hidden = drawn.size >= 2 && !missing.length;
     $("missing").textContent = drawn.size < 2 ? t("tooFew") : t("missing", { names: missing.join(", ") });
+    const few = state.classes.flatMap(({ name }, label) => {
+      const count = state.images.filter((image) => image.drawn.includes(label)).length;
+      return label && count && count < Math.min(FEW, state.images.length) ? [`${name} (${count})`] : [];
+    });
+    $("few").hidden = drawn.size < 2 || !few.length;
+    $("few").textContent = t("few", { names: few.join(", ") });
     $("training-error").hidden = !training?.error;
     $("training-error").textContent = training?.error ? t("trainingEnded", { line: said(training.error) }) : "";
     if (running) this.#progress(training);
@@ -206,8 +213,8 @@ export class Panel {
     const masks = images.map(({ predicted }) => predicted).filter((round) => round !== null);
     const rounds = [...new Set(masks.length ? masks : [shown])].sort((one, other) => one - other);
     const count = { count: images.length, masks: masks.length, round: rounds.join(", ") };
-    const none = this.state.training?.running ? "exportSoon" : "exportNone";
-    $("export-what").textContent = t(!masks.length && shown === null ? none : chosen.size ? "exportChosen" : "exportAll", count);
+    const none = this.state.training?.running ? "exportSoon" : "exportNone", some = masks.length || shown !== null;
+    $("export-what").textContent = t(some ? (chosen.size ? "exportChosen" : "exportAll") : none, count);
     $("choose-none").hidden = !chosen.size;
     for (const button of document.querySelectorAll("[data-export]")) {
       const kind = button.dataset.export;
