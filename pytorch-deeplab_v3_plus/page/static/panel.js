@@ -85,7 +85,7 @@ export class Panel {
     $("missing").textContent = drawn.size < 2 ? t("tooFew") : t("missing", { names: missing.join(", ") });
     const few = state.classes.flatMap(({ name }, label) => {
       const count = state.images.filter((image) => image.drawn.includes(label)).length;
-      return label && count && count < Math.min(FEW, state.images.length) ? [`${name} (${count})`] : [];
+      return label && count && count < Math.min(FEW, state.images.length / 2) ? [`${name} (${count})`] : [];
     });
     $("few").hidden = drawn.size < 2 || !few.length;
     $("few").textContent = t("few", { names: few.join(", ") });
