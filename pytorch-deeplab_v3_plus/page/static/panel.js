@@ -78,16 +78,15 @@ export class Panel {
     $("train").textContent = shown === null ? t("train") : t("trainOn", { round: shown });
     $("resume").hidden = !training?.error;
     $("train-afresh").hidden = shown === null;
-    const drawn = new Set(state.images.flatMap((image) => image.drawn));
-    $("train").disabled = $("train-afresh").disabled = drawn.size < 2;
-    const missing = state.classes.filter((_, label) => !drawn.has(label)).map(({ name }) => name);
-    $("missing").hidden = drawn.size >= 2 && !missing.length;
-    $("missing").textContent = drawn.size < 2 ? t("tooFew") : t("missing", { names: missing.join(", ") });
-    const few = state.classes.flatMap(({ name }, label) => {
-      const count = state.images.filter((image) => image.drawn.includes(label)).length;
-      return label && count && count < Math.min(FEW, state.images.length / 2) ? [`${name} (${count})`] : [];
-    });
-    $("few").hidden = drawn.size < 2 || !few.length;
+    const counts = state.classes.map((_, label) => state.images.filter(({ drawn }) => drawn.includes(label)).length);
+    const tooFew = counts.filter(Boolean).length < 2, most = Math.min(FEW, state.images.length / 2);
+    $("train").disabled = $("train-afresh").disabled = tooFew;
+    const missing = state.classes.filter((_, label) => !counts[label]).map(({ name }) => name);
+    $("missing").hidden = !tooFew && !missing.length;
+    $("missing").textContent = tooFew ? t("tooFew") : t("missing", { names: missing.join(", ") });
+    const few = state.classes.map(({ name }, label) => `${name} (${counts[label]})`)
+      .filter((_, label) => label && counts[label] && counts[label] < most);
+    $("few").hidden = tooFew || !few.length;
     $("few").textContent = t("few", { names: few.join(", ") });
     $("training-error").hidden = !training?.error;
     $("training-error").textContent = training?.error ? t("trainingEnded", { line: said(training.error) }) : "";
