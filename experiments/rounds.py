@@ -10,8 +10,8 @@ classes drawn.
 
 Images hold one, two or all classes of objects: those that hold no other, and where they are too few, images in which
 the other objects count as background. Everything that is drawn comes from the full truth of FOLDER, by default a set
-of dataloaders.synthetic. The table also says how well measures of uncertainty order the images that are not drawn on
-by their error. Writes rounds.md (tables), rounds.json and rounds.png to --output; repeated, it keeps what has ended.
+of dataloaders.synthetic. A table says how well measures of uncertainty order the images by the share of wrong pixels
+in their masks. Writes rounds.md (tables), rounds.json and rounds.png to --output; repeated, it keeps what has ended.
 """
 
 from __future__ import annotations
@@ -64,14 +64,16 @@ from page.rounds import (
     read_record,
     rounds_in,
     run_round,
+    scaled_strokes,
 )
-from page.uncertainty import image_uncertainty, uncertainty_map
+from page.uncertainty import uncertainty_map
 from prediction.options import ImageOptions
 from prediction.predict import keep_scribbles, predict, probabilities, short_side
 from training.two_stages import mean_and_spread
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -82,6 +84,7 @@ MORE = 3  # images that are drawn on after each round, and images drawn on that 
 NETWORK, FOREST = "network", "forest"
 METHODS = {NETWORK: "the page", FOREST: "forest"}
 SETS = {"drawn": "drawn on at first", "others": "never drawn on", "all": "all images"}
+LEARNED = {"drawn on": True, "not drawn on": False}
 COLOURS = {"uncertainty": "tab:blue", "random": "tab:orange"}
 LINES = {NETWORK: "-", FOREST: ":"}
 # Settings of a round that the command line has.
@@ -305,32 +308,54 @@ def _entropy(soft: Tensor) -> float:
     return torch.special.entr(soft).sum(0).mean().item()
 
 
+def _expected(soft: Tensor) -> float:
+    """Return 1 - the mIoU of the mask were the probabilities right; a class counts as its highest probability."""
+    mask = F.one_hot(soft.argmax(0), len(soft)).permute(2, 0, 1)
+    hit, found, expected = (values.sum((1, 2)) for values in (soft * mask, mask, soft))
+    weights = soft.amax((1, 2))
+    union = (found + expected - hit).clamp(min=1e-9)  # of a class that is impossible: 0, as is its weight
+    return 1 - ((weights * hit / union).sum() / weights.sum()).item()
+
+
 MEASURES = {
-    "1 - expected mIoU": image_uncertainty,
     "1 - margin, mean": _margin,
     "1 - margin, mean off the borders": _inside,
     "entropy, mean": _entropy,
+    "1 - expected mIoU": _expected,
 }
 """By name: from the probabilities (K, h, w) of an image to its uncertainty. The first is the page's."""
 
 
 @torch.inference_mode()
 def measure(data: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Return the error of each image that a round was not trained on, 1 - mIoU, and what each measure says of it."""
+    """Return of each image the share of wrong pixels in a round's mask, its `error`, and what each measure says of it.
+
+    One that the round has `learned`, being drawn on, keeps its strokes, as in the mask.
+    """
     kept = folder / "measures.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     network, settings = load_network(folder / MODEL)
     network.eval()
     images, drawn, found = list_files(data, IMAGES), listing(folder / DRAWN, (".png",)), {}
-    for image_id in tqdm(sorted(images.keys() - drawn.keys()), desc="measuring", disable=None, leave=False):
-        pixels = to_tensor(resize_short_side(read_image(images[image_id]), short_side(settings)))
+    for image_id, path in tqdm(sorted(images.items()), desc="measuring", disable=None, leave=False):
+        pixels = to_tensor(resize_short_side(read_image(path), short_side(settings)))
         (logits,) = predict(network, pixels[None], tile=ImageOptions.tile)
         soft = probabilities([logits], tuple(logits.shape[2:]))[0]
-        error = 1 - miou(data, folder / PREDICTIONS, [image_id])
-        found[image_id] = {"error": error} | {name: rate(soft) for name, rate in MEASURES.items()}
+        if image_id in drawn:
+            soft = keep_scribbles(soft, scaled_strokes(read_label(drawn[image_id], PADDING), soft.shape[:0:-1]))
+        truth, mask = (read_label(one / f"{image_id}.png", PADDING) for one in (data / TRUTH, folder / PREDICTIONS))
+        error = float((truth != mask)[truth < PADDING].mean())
+        found[image_id] = {"error": error, "learned": image_id in drawn}
+        found[image_id] |= {name: rate(soft) for name, rate in MEASURES.items()}
     write_text(kept, json.dumps(found) + "\n")
     return found
+
+
+def correlations(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the rank correlation of each measure with the error."""
+    errors = [found["error"] for found in measured]
+    return {name: rank_correlation([found[name] for found in measured], errors) for name in MEASURES}
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -384,13 +409,11 @@ def score_case(case: Path, folders: Mapping[str, Sequence[Path]], methods: Seque
         for nth, folder in enumerate(rounds, 1):
             masks = {NETWORK: folder / PREDICTIONS, FOREST: data / FOREST / str(nth)}
             measured = measure(data, folder).values()
-            errors = [found["error"] for found in measured]
+            parts = [[found for found in measured if found["learned"] == learned] for learned in LEARNED.values()]
             scores: Scores = {
                 "images": len(listing(folder / DRAWN, (".png",))),
                 "minutes": read_record(folder)["seconds"] / 60,
-                "correlation": {
-                    name: rank_correlation([found[name] for found in measured], errors) for name in MEASURES
-                },
+                "correlation": {which: correlations(part) for which, part in zip(LEARNED, parts, strict=True)},
             }
             for method in methods:
                 scores[method] = {name: 100 * miou(data, masks[method], ids) for name, ids in sets.items()}
@@ -461,12 +484,17 @@ def ordering_table(results: Results, rounds: int) -> str:
     rows = []
     for classes, draws in results.items():
         for nth in range(1, rounds + 1):
-            found = {
-                name: [value for order in orders_of(nth) for value in scores_of(draws, order, nth, "correlation", name)]
-                for name in MEASURES
-            }
-            rows.append([str(classes), str(nth), *(f"{statistics.mean(values):.2f}" for values in found.values())])
-    return markdown(["object classes", "round", *MEASURES], rows)
+            for which in LEARNED:
+                found = [
+                    statistics.mean(
+                        value
+                        for order in orders_of(nth)
+                        for value in scores_of(draws, order, nth, "correlation", which, name)
+                    )
+                    for name in MEASURES
+                ]
+                rows.append([str(classes), str(nth), which, *(f"{value:.2f}" for value in found)])
+    return markdown(["object classes", "round", "images", *MEASURES], rows)
 
 
 def tables(results: Results, methods: Sequence[str], rounds: int) -> str:
@@ -474,8 +502,8 @@ def tables(results: Results, methods: Sequence[str], rounds: int) -> str:
     parts = {
         "mIoU in %, mean ± standard deviation over the draws:": score_table(results, methods, rounds),
         "Differences in points, draw by draw:": difference_table(results, methods, rounds),
-        "Rank correlation (Spearman) of the uncertainty of the images not drawn on with their error, 1 - mIoU, mean "
-        "over draws and orders:": ordering_table(results, rounds),
+        "Rank correlation (Spearman) of the uncertainty of the images with the share of wrong pixels in their masks, "
+        "mean over draws and orders:": ordering_table(results, rounds),
     }
     return "\n\n".join(f"{title}\n\n{table}" for title, table in parts.items())
 

@@ -21,7 +21,7 @@ from figures.overlay import overlay
 from page.process import CODE
 from page.project import Project
 from page.rounds import DRAWN, MODEL, STAGES, RoundSettings, read_record, rounds_in
-from prediction.segmenter import OVERLAY, PREDICTION
+from prediction.segmenter import OVERLAY
 
 SECONDS_FOR_ONNX = 600
 
@@ -38,7 +38,7 @@ def network_of(data: Path, number: str | None = None) -> Path:
 
 
 def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: bool) -> None:
-    """Write a ZIP with the masks, by image id, or with the overlays of these, called as inference.py calls them."""
+    """Write a ZIP with the masks, by image id, called as the photographs are, or with the overlays of these."""
     if not masks:
         raise InputError("there are no masks of these images yet: train first")
     files, names = project.files(), project.class_names
@@ -47,7 +47,7 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
         archive.writestr(CLASS_FILE, numbered)  # what the numbers in the masks mean
         for image_id, mask in masks.items():
             if not overlays:
-                archive.write(mask, f"{image_id}{PREDICTION}")
+                archive.write(mask, f"{image_id}.png")
                 continue
             with Image.open(mask) as picture:
                 labels = np.asarray(picture)

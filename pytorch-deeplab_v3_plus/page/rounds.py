@@ -58,7 +58,7 @@ from dataloaders.layout import (
 from dataloaders.transforms import resize_short_side, to_tensor
 from evaluation.scores import ConfusionMatrix
 from modeling.checkpoint import load_checkpoint, load_network
-from page.uncertainty import image_uncertainty, most_uncertain_place, uncertainty_map
+from page.uncertainty import most_uncertain_place, uncertainty_map
 from prediction.options import ImageOptions
 from prediction.predict import (
     keep_scribbles,
@@ -391,9 +391,10 @@ def predict_image(
         mask = labels_on_scribbles(logits[0], full, scribbles).numpy()
     else:
         mask = labels_and_confidence(logits[0], full)[0].numpy()
-    place = most_uncertain_place(uncertainty_map(soft), drawn)
+    uncertainty = uncertainty_map(soft)
+    place = most_uncertain_place(uncertainty, drawn)
     at = [int((place[axis] + 0.5) * image.size[axis] / seen[1 - axis]) for axis in (0, 1)]
-    return mask, image_uncertainty(soft), at
+    return mask, uncertainty.mean().item(), at
 
 
 def main(argv: Sequence[str] | None = None) -> int:

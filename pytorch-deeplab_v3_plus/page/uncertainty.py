@@ -11,23 +11,10 @@ def uncertainty_map(probabilities: Tensor) -> Tensor:
     """Return 1 - (p1 - p2) of each pixel, float (h, w) in 0-1, for probabilities (K, h, w).
 
     p1 and p2 are those of the likeliest and the second likeliest class: the margin of active learning (Scheffer,
-    Decomain and Wrobel 2001).
+    Decomain and Wrobel 2001). Its mean is the uncertainty of an image.
     """
     best = probabilities.topk(2, dim=0).values
     return 1 - (best[0] - best[1])
-
-
-def image_uncertainty(probabilities: Tensor) -> float:
-    """Return 1 - the mIoU that the mask of an image would have were its probabilities (K, h, w) right, in 0-1.
-
-    A class counts as much as it is likely to occur at all: as its highest probability. The mean of the map above says
-    how much of an image is uncertain; this also sees small objects, and classes that are hardly anywhere.
-    """
-    mask = F.one_hot(probabilities.argmax(0), len(probabilities)).permute(2, 0, 1)
-    hit, found, expected = (values.sum((1, 2)) for values in (probabilities * mask, mask, probabilities))
-    weights = probabilities.amax((1, 2))
-    union = (found + expected - hit).clamp(min=1e-9)  # of a class that is impossible: 0, as is its weight
-    return 1 - ((weights * hit / union).sum() / weights.sum()).item()
 
 
 def most_uncertain_place(uncertainty: Tensor, drawn: Tensor | None = None) -> tuple[int, int]:

@@ -33,7 +33,7 @@ from page.rounds import RoundSettings, add_to_record, new_round, read_record, ro
 from page.security import Gate
 from page.server import Page
 from page.strokes import Strokes, checked, read_log
-from page.uncertainty import image_uncertainty, most_uncertain_place, uncertainty_map
+from page.uncertainty import most_uncertain_place, uncertainty_map
 from training.run_folder import STEPS
 
 WIDTH, HEIGHT = 60, 40
@@ -474,10 +474,6 @@ def test_requests_that_are_too_large_or_no_json(page):
 def test_uncertainty_by_hand():
     soft = torch.tensor([[[0.5, 0.9]], [[0.3, 0.05]], [[0.2, 0.05]]])  # three classes, two pixels
     assert torch.allclose(uncertainty_map(soft), torch.tensor([[0.8, 0.15]]))
-    # Class 0 takes both pixels: 1.4 of 2 right. The others take none, and count as much as they are likely.
-    assert image_uncertainty(soft) == pytest.approx(1 - 0.9 * (1.4 / 2) / (0.9 + 0.3 + 0.2))
-    certain = torch.eye(3)[:, None, :2]  # classes 0 and 1, and nothing of class 2
-    assert image_uncertainty(certain) == 0
     unsure = torch.zeros(48, 60)
     unsure[30, 10] = 1.0  # a lone pixel
     unsure[4:12, 40:48] = 0.6  # and a region, whose middle is at (43.5, 7.5)
@@ -612,7 +608,7 @@ def test_an_older_round_is_shown_exported_and_trained_on(folder, two_rounds, mon
             archive = zipfile.ZipFile(io.BytesIO(answer.content))
             assert f"data-round-{shown}-masks.zip" in answer.headers["content-disposition"]
             assert len(archive.namelist()) == 1 + len(expected) - expected.count(None)
-            assert (np.array(Image.open(archive.open("a_prediction.png"))) == shown).all()
+            assert (np.array(Image.open(archive.open("a.png"))) == shown).all()
             assert page.get(f"/api/export/checkpoint{query}").text == f"the network of round {shown}"
             assert f"rounds/{shown}/model" in json.dumps(page.get(f"/api/commands{query}").json())
     assert page.get("/api/export/masks?round=7").status_code == 400
@@ -733,10 +729,11 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     words = command.split("inference.py ")[1].split()
     assert call(inference, *words[:-1], tmp_path / "out", "--no-cuda", "--workers", 0) == 0
     archive = zipfile.ZipFile(io.BytesIO(page.get("/api/export/masks?images=a,c").content))
-    assert archive.namelist() == ["classes.txt", "a_prediction.png", "c_prediction.png"]
+    assert archive.namelist() == ["classes.txt", "a.png", "c.png"]
     assert archive.read("classes.txt").decode() == "0 background\n1 cat\n2 dog\n"
-    for name in archive.namelist()[1:]:
-        assert np.array_equal(np.array(Image.open(archive.open(name))), np.array(Image.open(tmp_path / "out" / name)))
+    for one in "ac":
+        masks = archive.open(f"{one}.png"), tmp_path / "out" / f"{one}_prediction.png"
+        assert np.array_equal(*(np.array(Image.open(mask)) for mask in masks))
     assert len(zipfile.ZipFile(io.BytesIO(page.get("/api/export/overlays").content)).namelist()) == 4
     assert page.get("/api/export/masks?images=x").status_code == 404
     # A class more, and on from the network.
