@@ -191,6 +191,12 @@ def test_fingers_draw_and_zoom_and_leave_drawing_to_a_pen(server, open_tab):
     touch("End")
     tab.page.wait_for_function("zoom => document.querySelector('#zoom').textContent !== zoom", arg=zoom)
     assert tab.page.locator(".world").bounding_box()["width"] > 1.2 * scale
+    for number in (1, 2, 3):  # three fingers, one after the other
+        touch("Start", *[(x, 45) for x in (40, 50, 60)[:number]])
+    left = tab.page.locator(".world").bounding_box()["x"]
+    touch("Move", *[(x, 45) for x in (45, 55, 65)])
+    touch("End")
+    tab.page.wait_for_function("left => document.querySelector('.world').getBoundingClientRect().x > left", arg=left)
     assert operations(server, "f") == []
     tab.key("f")
     tab.page.wait_for_selector(f"#zoom:text-is('{zoom}')")
