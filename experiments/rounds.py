@@ -84,7 +84,7 @@ MORE = 3  # images that are drawn on after each round, and images drawn on that 
 NETWORK, FOREST = "network", "forest"
 METHODS = {NETWORK: "the page", FOREST: "forest"}
 SETS = {"drawn": "drawn on at first", "others": "never drawn on", "all": "all images"}
-LEARNED = {"drawn on": True, "not drawn on": False}
+MEASURED = ("drawn on", "not drawn on")
 COLOURS = {"uncertainty": "tab:blue", "random": "tab:orange"}
 LINES = {NETWORK: "-", FOREST: ":"}
 # Settings of a round that the command line has.
@@ -328,16 +328,17 @@ MEASURES = {
 
 @torch.inference_mode()
 def measure(data: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Return of each image the share of wrong pixels in a round's mask, its `error`, and what each measure says of it.
+    """Return the rank correlation of each measure with the share of wrong pixels in a round's masks, by `MEASURED`.
 
-    One that the round has `learned`, being drawn on, keeps its strokes, as in the mask.
+    An image that was drawn on keeps its strokes, as in the mask.
     """
-    kept = folder / "measures.json"
+    kept = folder / "correlations.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     network, settings = load_network(folder / MODEL)
     network.eval()
-    images, drawn, found = list_files(data, IMAGES), listing(folder / DRAWN, (".png",)), {}
+    images, drawn = list_files(data, IMAGES), listing(folder / DRAWN, (".png",))
+    rows: dict[str, list[list[float]]] = {which: [] for which in MEASURED}
     for image_id, path in tqdm(sorted(images.items()), desc="measuring", disable=None, leave=False):
         pixels = to_tensor(resize_short_side(read_image(path), short_side(settings)))
         (logits,) = predict(network, pixels[None], tile=ImageOptions.tile)
@@ -345,17 +346,14 @@ def measure(data: Path, folder: Path) -> dict[str, dict[str, float]]:
         if image_id in drawn:
             soft = keep_scribbles(soft, scaled_strokes(read_label(drawn[image_id], PADDING), soft.shape[:0:-1]))
         truth, mask = (read_label(one / f"{image_id}.png", PADDING) for one in (data / TRUTH, folder / PREDICTIONS))
-        error = float((truth != mask)[truth < PADDING].mean())
-        found[image_id] = {"error": error, "learned": image_id in drawn}
-        found[image_id] |= {name: rate(soft) for name, rate in MEASURES.items()}
+        wrong = float((truth != mask)[truth < PADDING].mean())
+        rows[MEASURED[image_id not in drawn]].append([wrong, *(rate(soft) for rate in MEASURES.values())])
+    found = {}
+    for which, some in rows.items():
+        wrong, *rated = zip(*some, strict=True)
+        found[which] = {name: rank_correlation(values, wrong) for name, values in zip(MEASURES, rated, strict=True)}
     write_text(kept, json.dumps(found) + "\n")
     return found
-
-
-def correlations(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the rank correlation of each measure with the error."""
-    errors = [found["error"] for found in measured]
-    return {name: rank_correlation([found[name] for found in measured], errors) for name in MEASURES}
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -408,12 +406,10 @@ def score_case(case: Path, folders: Mapping[str, Sequence[Path]], methods: Seque
         sets = {"drawn": sorted(drawn), "others": sorted(images - drawn.union(*later)), "all": sorted(images)}
         for nth, folder in enumerate(rounds, 1):
             masks = {NETWORK: folder / PREDICTIONS, FOREST: data / FOREST / str(nth)}
-            measured = measure(data, folder).values()
-            parts = [[found for found in measured if found["learned"] == learned] for learned in LEARNED.values()]
             scores: Scores = {
                 "images": len(listing(folder / DRAWN, (".png",))),
                 "minutes": read_record(folder)["seconds"] / 60,
-                "correlation": {which: correlations(part) for which, part in zip(LEARNED, parts, strict=True)},
+                "correlation": measure(data, folder),
             }
             for method in methods:
                 scores[method] = {name: 100 * miou(data, masks[method], ids) for name, ids in sets.items()}
@@ -484,7 +480,7 @@ def ordering_table(results: Results, rounds: int) -> str:
     rows = []
     for classes, draws in results.items():
         for nth in range(1, rounds + 1):
-            for which in LEARNED:
+            for which in MEASURED:
                 found = [
                     statistics.mean(
                         value
@@ -542,7 +538,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--draws", type=integers, default="1,2,3", metavar="A,B,...", help="of images and strokes")
     parser.add_argument("--rounds", type=number(int, 1), default=3, metavar="N", help="of drawing and training")
-    parser.add_argument("--drawn", type=number(int, 1), default=10, metavar="M", help="images to draw on at first")
+    parser.add_argument("--drawn", type=number(int, 2), default=10, metavar="M", help="images to draw on at first")
     parser.add_argument("--others", type=number(int, 2), default=100, metavar="N", help="images beside them")
     parser.add_argument("--no-forest", action="store_true", help="leave the random forest out")
     parser.add_argument("--output", type=Path, default=Path("run/rounds"), metavar="FOLDER", help="for everything")

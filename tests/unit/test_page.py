@@ -29,7 +29,16 @@ from helpers import call, finish_round, message, write_grey_png
 from page import process, rounds, server
 from page.process import progress
 from page.project import Project, open_project
-from page.rounds import RoundSettings, add_to_record, new_round, read_record, rounds_in, run_round, scaled_strokes
+from page.rounds import (
+    RoundSettings,
+    add_to_record,
+    new_round,
+    predict_image,
+    read_record,
+    rounds_in,
+    run_round,
+    scaled_strokes,
+)
 from page.security import Gate
 from page.server import Page
 from page.strokes import Strokes, checked, read_log
@@ -485,6 +494,14 @@ def test_uncertainty_by_hand():
     drawn[:20, 30:] = True
     x, y = most_uncertain_place(unsure, drawn)
     assert abs(x - 10) < 3 and abs(y - 30) < 3
+
+
+def test_an_images_uncertainty_is_the_mean_of_its_map(monkeypatch):
+    logits = torch.zeros(1, 2, 40, 60)
+    logits[0, 0, :, :45] = np.log(3)  # three quarters with probabilities 3/4 and 1/4, one with equal ones
+    monkeypatch.setattr("page.rounds.predict", lambda *given, **named: [logits])
+    mask, uncertainty, _ = predict_image(None, Image.new("RGB", (60, 40)), 40, None, True)
+    assert uncertainty == pytest.approx(3 / 4 * 1 / 2 + 1 / 4) and not mask[:, :45].any()
 
 
 def test_thin_strokes_outlive_scaling_down():
