@@ -17,7 +17,7 @@ def colour(labels: np.ndarray) -> np.ndarray:
 
 def light(colours: np.ndarray) -> np.ndarray:
     """Return colours, uint8, lightened: VOC's are dark, and hardly seen over dark photographs."""
-    return np.minimum(64 + 0.96 * colours, 255).round().astype(np.uint8)  # as `visible` in page/static/labels.js
+    return np.minimum(64 + 0.96 * colours, 255).round().astype(np.uint8)
 
 
 def classes_in(*maps: np.ndarray | None) -> set[int]:

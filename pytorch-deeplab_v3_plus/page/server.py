@@ -31,6 +31,7 @@ from common.faults import explained
 from dataloaders.images import listing, read_label, write_label
 from dataloaders.labels import PADDING, voc_palette
 from dataloaders.layout import CLASS_FILE
+from figures.colours import light
 from page import exports, process
 from page.project import Photograph, Project, picture, small_mask, stamp
 from page.rounds import (
@@ -167,7 +168,8 @@ class Page:
 
         Masks, and what is known from them, are the newest of each image, or those of the `round` that is asked for.
         """
-        palette, data = voc_palette(), self.project.folder
+        names, data = self.project.class_names, self.project.folder
+        colours = voc_palette()[: len(names)]
         rounds = rounds_in(data)
         with_network = [folder for folder in rounds if (folder / MODEL).is_file()]
         wanted = [folder for folder in with_network if folder.name == request.query_params.get("round")]
@@ -177,8 +179,8 @@ class Page:
         return {
             "folder": str(data),
             "classes": [
-                {"name": name, "color": f"#{bytes(palette[number]).hex()}"}
-                for number, name in enumerate(self.project.class_names)
+                {"name": name, "color": f"#{bytes(own).hex()}", "shown": f"#{bytes(shown).hex()}"}
+                for name, own, shown in zip(names, colours, light(colours), strict=True)
             ],
             "images": [
                 self._image(one, predicted.get(one.id, {}), logs, trained) for one in self.project.photographs()

@@ -333,20 +333,21 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     second = new_round(server.data, RoundSettings(), first / "model.pth.tar", logs=logs)
     finish_round(second, dict.fromkeys("gh", masks[1]))
 
-    def wait_shown(round_: int, colour: int) -> None:
+    def wait_shown(round_: int, colour: str) -> None:
         tab.page.wait_for_selector(f"#train:text-is('Train on from round {round_}')")
         tab.page.wait_for_function(
             """colour => {
               const canvas = document.querySelector(".prediction"), context = canvas.getContext("2d");
-              return canvas.width > 1 && context.getImageData(50, 50, 1, 1).data[colour] > 150;
+              return canvas.width > 1 && `${context.getImageData(50, 50, 1, 1).data}` === colour;
             }""",
             arg=colour,
         )
 
-    wait_shown(2, 1)  # green
+    red, green = "187,64,64,255", "64,187,64,255"  # VOC's, lightened
+    wait_shown(2, green)
     tab.page.focus("#rounds tbody button:text-is('1')")
     tab.key("Enter")
-    wait_shown(1, 0)  # red
+    wait_shown(1, red)
     assert tab.page.inner_text(":focus") == "1"
     assert "round 1: 1 of" in tab.page.inner_text("#export-what")
     with tab.page.expect_download() as download:
@@ -354,9 +355,9 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     assert download.value.suggested_filename == "photographs-rloss-round-1-masks.zip"
     tab.page.wait_for_selector("#notices .done:has-text('round-1-masks.zip')")
     tab.reload()
-    wait_shown(1, 0)
+    wait_shown(1, red)
     tab.page.click("#hint-action:text-is('Show round 2')")
-    wait_shown(2, 1)
+    wait_shown(2, green)
     assert tab.page.inner_text("#thumbnails [aria-current=true] .state") == "uncertain"
     tab.draw((20, 60), (40, 60))
     tab.page.wait_for_selector("#thumbnails [aria-current=true] .state:text-is('new strokes')")

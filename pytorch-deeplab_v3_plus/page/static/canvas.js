@@ -6,7 +6,7 @@
  * event adds only its own piece to the layer on top, so that the size of the photograph does not matter.
  */
 
-import { outlines, paintAreas, visible } from "./labels.js";
+import { outlines, paintAreas } from "./labels.js";
 
 const HALO = 1.5; // width in CSS pixels of the light edge that lets strokes stand out on any photograph
 const LONGEST = 20_000; // points of a stroke, after which the next one begins
@@ -256,7 +256,7 @@ export class View {
   }
 
   #colour(label) {
-    return visible(this.#classes[label]?.color ?? "#000000");
+    return this.#classes[label]?.shown ?? "#000000";
   }
 
   #drawOutlines(context) {

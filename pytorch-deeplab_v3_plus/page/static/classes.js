@@ -2,7 +2,6 @@
 
 import { request } from "./api.js";
 import { element, icon, renew } from "./dom.js";
-import { visible } from "./labels.js";
 import { t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -41,9 +40,9 @@ export class ClassList {
       this.wanted = undefined;
       return this.act.choose(added);
     }
-    const items = () => classes.map(({ name, color }, label) => {
+    const items = () => classes.map(({ name, shown }, label) => {
       const dot = element("i"), words = t("rename", { name });
-      dot.style.background = visible(color);
+      dot.style.background = shown;
       const choose = element("button", { className: "class", title: name, onclick: () => this.act.choose(label) }, dot,
         element("span", { className: "name", textContent: name }),
         element("kbd", { textContent: label < 10 ? label : "" }));

@@ -3,7 +3,6 @@
 import { imagePath, request } from "./api.js";
 import { element } from "./dom.js";
 import { byUncertainty, uncertain } from "./hint.js";
-import { visible } from "./labels.js";
 import { said, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -146,7 +145,7 @@ export class ImageList {
     open.title = `${id}: ${words.join(", ")}`;
     item.querySelector(".dots").replaceChildren(...drawn.map((label) => {
       const dot = element("i");
-      dot.style.background = visible(classes[label]?.color ?? "#000000");
+      dot.style.background = classes[label]?.shown ?? "#000000";
       return dot;
     }));
     choose.checked = this.chosen.has(id);

@@ -4,14 +4,10 @@ import { Away } from "./api.js";
 
 const UNLABELLED = 255;
 
-/** The colour of a class on the page: the palette's, which is dark, brought to where it is seen on a photograph. */
-export function visible(colour) {
-  return `rgb(${channels(colour).map((value) => Math.min(255, Math.round(64 + value * 0.96)))})`;
-}
-
-function channels(colour) {
+/** A colour, "#rrggbb", as canvases keep an opaque pixel of it. */
+function pixel(colour) {
   const value = parseInt(colour.slice(1), 16);
-  return [value >> 16, (value >> 8) & 255, value & 255];
+  return ((255 << 24) | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
 }
 
 /** Read a label map, made smaller where it has more than `limit` pixels: {width, height, labels: Uint8Array}. */
@@ -28,10 +24,7 @@ export async function readLabels(url, classes, limit) {
   context.drawImage(bitmap, 0, 0, width, height);
   bitmap.close();
   const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
-  const classOf = new Map(classes.map(({ color }, label) => {
-    const [red, green, blue] = channels(color);
-    return [((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0, label];
-  }));
+  const classOf = new Map(classes.map(({ color }, label) => [pixel(color), label]));
   const labels = new Uint8Array(pixels.length);
   let last = -1, label = UNLABELLED; // neighbours mostly have the same colour
   for (let index = 0; index < pixels.length; index++) {
@@ -47,9 +40,8 @@ export function paintAreas(canvas, map, classes, background) {
   canvas.height = map?.height ?? 1;
   if (!map) return;
   const colours = new Uint32Array(256);
-  classes.forEach(({ color }, label) => {
-    const [red, green, blue] = visible(color).match(/\d+/g);
-    if (label || background) colours[label] = ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  classes.forEach(({ shown }, label) => {
+    if (label || background) colours[label] = pixel(shown);
   });
   const picture = new ImageData(map.width, map.height);
   const pixels = new Uint32Array(picture.data.buffer);
