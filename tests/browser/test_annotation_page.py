@@ -283,8 +283,12 @@ def test_images_and_classes_by_keys_and_clicks(server, open_tab):
     tab.page.set_viewport_size({"width": 1280, "height": 800})
     tab.key("ArrowLeft")
     tab.page.wait_for_function("() => location.hash === '#g'")
-    tab.page.fill("#new-class", "edge 2")
-    tab.page.keyboard.press("Enter")
+    tab.page.set_viewport_size({"width": 300, "height": 700})  # a phone has no place for the field before it is needed
+    assert tab.page.locator("#new-class").bounding_box()["width"] == 0
+    tab.page.click("#add-class button")
+    tab.page.keyboard.type("edge 2")
+    tab.page.click("#add-class button")
+    tab.page.set_viewport_size({"width": 1280, "height": 800})
     tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('edge 2')")
     tab.page.click("[aria-label='Rename edge 2']")
     tab.page.keyboard.type("rim")

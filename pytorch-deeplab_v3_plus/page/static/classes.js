@@ -15,7 +15,8 @@ export class ClassList {
     $("add-class").onsubmit = async (event) => {
       event.preventDefault();
       const name = $("new-class").value.trim();
-      if (name && (await this.#send("POST", "api/classes", name))) {
+      if (!name) return $("new-class").focus();
+      if (await this.#send("POST", "api/classes", name)) {
         $("new-class").value = "";
         $("new-class").blur();
         this.wanted = name;
