@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from common.arguments import number
+from common.arguments import ArgumentParser, number
 from common.errors import InputError, exit_status
 from figures.plotting import new_figure, save_figure
 from filtering import native, torch_lattice
@@ -280,7 +280,7 @@ def integers(text: str) -> list[int]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--row",
         type=row_of,

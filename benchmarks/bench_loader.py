@@ -8,7 +8,6 @@ leaves the cores to the workers (it sleeps, as a process does whose GPU works).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import statistics
@@ -16,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from common.arguments import HelpFormatter, add_options, number, options_from
+from common.arguments import ArgumentParser, add_options, number, options_from
 from common.errors import exit_status
 from dataloaders.loaders import make_data_loader, usable_cpus
 from dataloaders.options import DataOptions
@@ -65,9 +64,9 @@ def with_workers(options: DataOptions, count: int, step: float) -> None:
     print(f"  workers {options.workers}: {images / alone:7.1f} images/s, waiting {waited / total:4.0%}")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     add_options(parser, DataOptions, only=OPTIONS)
     parser.set_defaults(batch_size=12)
     count, seconds = number(int, 1), number(float, 0)

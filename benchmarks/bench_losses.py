@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from common.arguments import number
+from common.arguments import ArgumentParser, number
 from common.errors import exit_status
 from dataloaders.labels import UNLABELLED
 from losses import build_regulariser, parse_regulariser
@@ -107,9 +107,7 @@ def _peak_on_the_cpu(text: str, images: int, side: int, threads: int) -> float:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     gpu = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if gpu else "cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--losses", nargs="+", default=list(OTHERS), metavar="NAME=WEIGHT,...", help="to compare")

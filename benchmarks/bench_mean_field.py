@@ -10,13 +10,12 @@ disturbance affects all of them.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common.arguments import number
+from common.arguments import ArgumentParser, number
 from common.errors import exit_status
 from filtering import torch_lattice
 from filtering.mean_field import MeanField
@@ -44,7 +43,7 @@ def rows_moved(image: Tensor, crf: MeanField) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report as the command line says."""
-    parser = argparse.ArgumentParser(description="Time the refinement by a DenseCRF on the CPU.")
+    parser = ArgumentParser(description="Time the refinement by a DenseCRF on the CPU.")
     parser.add_argument("--side", type=number(int, 1), default=513, help="of the image, in pixels (default: 513)")
     parser.add_argument("--classes", type=number(int, 1), default=CLASSES, help=f"(default: {CLASSES})")
     parser.add_argument("--repeats", type=number(int, 2), default=9, help="(default: 9)")

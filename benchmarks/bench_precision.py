@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from common.arguments import SWITCH, number
+from common.arguments import SWITCH, ArgumentParser, number
 from common.devices import CPUINFO
 from common.errors import InputError, exit_status
 from measuring import (
@@ -140,9 +140,7 @@ def size(text: str) -> tuple[int, int]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbone", choices=list(BACKBONES), default="mobilenet", help="feature network")
     sizes = f"side and number of the images; several times for several (default: {SIZES})"
     parser.add_argument(

@@ -13,7 +13,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 
-from common.arguments import SWITCH, number
+from common.arguments import SWITCH, ArgumentParser, number
 from common.errors import exit_status
 from dataloaders.labels import UNLABELLED
 from DenseCRFLoss import DenseCRFLoss
@@ -127,9 +127,7 @@ def _peak_on_the_cpu(args: argparse.Namespace, name: str, threads: int) -> float
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; where it gives no sizes, a CPU gets smaller ones than a GPU."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     gpu = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if gpu else "cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--crop", type=number(int, 33), default=513 if gpu else 257, help="side of the images")

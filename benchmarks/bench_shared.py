@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
-from common.arguments import number
+from common.arguments import ArgumentParser, number
 from common.distributed import usable_cpus
 from common.errors import InputError, exit_status
 from measuring import CLASSES, Pictures, machine_line, random_batch, result_file, training_step, write_json
@@ -139,7 +139,7 @@ def setting(text: str) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     what = "a setting beside GCC's default and the scripts' own; repeatable (default: OMP_WAIT_POLICY=passive)"
     parser.add_argument("--setting", type=setting, action="append", metavar="NAME=VALUE", help=what)
     parser.add_argument("--side", type=number(int, 1), default=257, help="of the images to filter [257]")

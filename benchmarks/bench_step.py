@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.arguments import SWITCH, number
+from common.arguments import SWITCH, ArgumentParser, number
 from common.errors import exit_status
 from DenseCRFLoss import DenseCRFLoss
 from measuring import (
@@ -60,9 +60,7 @@ def build_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Cal
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; where it gives no sizes, a CPU gets smaller ones than a GPU."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     gpu = torch.cuda.is_available()
     width = number(float, 0, above=True)
     parser.add_argument("--device", default="cuda" if gpu else "cpu", help="cpu, cuda, cuda:1, mps")

@@ -9,11 +9,10 @@ and what the allocator keeps in reserve.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from common.arguments import number
+from common.arguments import ArgumentParser, number
 from common.errors import InputError, exit_status
 from common.faults import lacks_memory
 from DenseCRFLoss import DenseCRFLoss
@@ -43,7 +42,7 @@ def peak(pictures: Pictures, backbone: str, crop: int, batch: int, precision: st
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=["mobilenet", "resnet"])
     parser.add_argument("--crops", nargs="+", type=number(int, 33), default=list(SIZES), help="sides of the images")
     parser.add_argument("--batches", nargs="+", type=number(int, 2), default=[12], help="images per step")

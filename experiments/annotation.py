@@ -10,7 +10,6 @@ annotation.md (table) and annotation.png to --output; repeated, it keeps the tra
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.arguments import HelpFormatter, integers, number
+from common.arguments import ArgumentParser, integers, number
 from common.errors import exit_status
 from common.files import write_text
 from common.logs import configure_logging
@@ -139,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line says; return the exit status."""
     configure_logging()
     about = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = ArgumentParser(description=about, allow_abbrev=False)
     parser.add_argument(
         "--data-root", type=Path, metavar="FOLDER", help="data set with full truth and lists of images (default: drawn)"
     )

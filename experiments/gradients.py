@@ -10,12 +10,11 @@ Takes seconds on a CPU.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter
+from common.arguments import ArgumentParser
 from common.errors import exit_status
 from dataloaders.transforms import resize_short_side, to_tensor
 from figures.colours import scribble_picture
@@ -61,7 +60,7 @@ def gradient(text: str, image: torch.Tensor, labels: torch.Tensor, cup: torch.Te
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("run/losses.png"), metavar="FILE", help="the picture")
     path = parser.parse_args(argv).output
     photograph = photographs()[NAME]

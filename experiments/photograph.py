@@ -10,13 +10,12 @@ by NASA. Writes photograph.png to --output, in some minutes on a CPU; repeated, 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter
+from common.arguments import ArgumentParser
 from common.errors import InputError, exit_status
 from common.logs import configure_logging
 from dataloaders.labels import UNLABELLED
@@ -120,7 +119,7 @@ def gradient_picture(network: torch.nn.Module, image: Image.Image) -> np.ndarray
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and draw as the command line says; return the exit status."""
     configure_logging()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("run/photograph"), metavar="FOLDER", help="for everything")
     folder = parser.parse_args(argv).output
     write_data(folder / "data")

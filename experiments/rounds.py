@@ -31,7 +31,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from common.arguments import HelpFormatter, add_options, integers, number
+from common.arguments import ArgumentParser, add_options, integers, number
 from common.errors import InputError, exit_status
 from common.files import link_or_copy, make_folder, new_folder, replace_file, write_text
 from common.logs import configure_logging
@@ -529,9 +529,9 @@ def draw(path: Path, results: Results, methods: Sequence[str], rounds: int) -> N
     save_figure(figure, path)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the study."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="data set with full truth (default: drawn)")
     parser.add_argument(
         "--classes", type=integers, metavar="A,B,...", help="numbers of object classes (default: 1, 2 and all)"

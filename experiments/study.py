@@ -14,7 +14,6 @@ docs/results.md and docs/losses.md show what it found.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -23,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.arguments import HelpFormatter, integers, number
+from common.arguments import ArgumentParser, integers, number
 from common.errors import InputError, exit_status
 from common.files import write_text
 from common.logs import configure_logging
@@ -260,9 +259,9 @@ def draw(path: Path, results: Results) -> None:
     save_figure(figure, path)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the study."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--study", choices=STUDIES, required=True, help="which one: the images or their size, and what differs"
     )

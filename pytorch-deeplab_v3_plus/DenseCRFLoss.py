@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function
 
-from common.arguments import has_square
 from filtering import Lattice, bilateral_filter
 from filtering.autograd import never_twice
 
@@ -123,7 +122,7 @@ class DenseCRFLoss(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
-            if not (value > 0 and has_square(value)):
+            if not 1e-18 <= value <= 1e18:  # of which the square is a number in single precision
                 raise ValueError(f"{name} must be a positive number, within 1e-18 and 1e18, found {value}")
         if not 0 < scale_factor <= 1:
             raise ValueError(f"scale_factor must lie in (0, 1], found {scale_factor}")

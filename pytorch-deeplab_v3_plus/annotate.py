@@ -6,24 +6,23 @@ makes a data set beside the folder PHOTOS, or works on a data set that exists, p
 Every other script takes the data set as it is. Without a folder it draws a dozen pictures to try the page on.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter, number
+from common.arguments import ArgumentParser, number
 from common.errors import InputError, exit_status
 from common.logs import configure_logging
-from dataloaders.layout import read_class_names
+from dataloaders.layout import read_class_lines
 from page.project import draw_example, open_project
 
 EXAMPLE = Path("run/annotate")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of this script."""
     about = "Draw strokes on photographs, train, look and correct, in the browser."
-    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=about)
     what = f"photographs, or a data set (default: {EXAMPLE}, a dozen pictures that are drawn)"
     parser.add_argument("folder", nargs="?", default=EXAMPLE, metavar="FOLDER", type=Path, help=what)
     parser.add_argument("--classes", metavar="A,B|FILE", help="classes beside the background (default: one, to rename)")
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.folder == EXAMPLE and not EXAMPLE.exists():
         draw_example(EXAMPLE)
     given = args.classes or ""
-    names = read_class_names(Path(given)) if given.endswith(".txt") else [n for n in given.split(",") if n.strip()]
+    names = read_class_lines(Path(given)) if given.endswith(".txt") else [n for n in given.split(",") if n.strip()]
     folder = open_project(args.folder, args.output, names)
     try:
         from page.serving import serve

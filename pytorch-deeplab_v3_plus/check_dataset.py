@@ -7,7 +7,6 @@ is 1 when there are errors. --fix OUT writes a copy in which whatever can be cor
 that copy.
 """
 
-import argparse
 import contextlib
 import json
 import logging
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter
+from common.arguments import ArgumentParser
 from common.errors import exit_status
 from common.files import make_folder, write_text
 from common.logs import configure_logging
@@ -30,10 +29,10 @@ from preparation.problems import ERROR
 logger = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the check."""
     description = "Check every file of a data set before training."
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=description)
     add = parser.add_argument
     add("folder", metavar="FOLDER", type=Path, help="data set with JPEGImages/ and pascal_2012_scribble/")
     classes = "class names, one a line, background first (default: FOLDER/classes.txt, otherwise those of PASCAL VOC)"

@@ -5,7 +5,6 @@
 Prints one line per check and exits with status 1 if one fails. `note` marks what is worth knowing but no failure.
 """
 
-import argparse
 import contextlib
 import functools
 import importlib
@@ -19,6 +18,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from common.arguments import ArgumentParser
 from common.errors import InputError
 
 CODE = Path(__file__).resolve().parent
@@ -237,7 +237,7 @@ def run(check: Callable[[], str]) -> tuple[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run every check; return 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     as_json = parser.parse_args(argv).json
     width = max(40, min(shutil.get_terminal_size().columns, 100))

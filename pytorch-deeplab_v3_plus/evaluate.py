@@ -13,7 +13,6 @@ images. Several GPUs (--gpu-ids 0,1) or processes (torchrun) share the images.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import distributed
-from common.arguments import HelpFormatter, add_options, options_from
+from common.arguments import ArgumentParser, add_options, options_from
 from common.devices import choose_device, describe_device, processes_to_launch
 from common.errors import InputError, exit_status
 from common.faults import one_line_errors
@@ -42,11 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the evaluation script."""
-    parser = argparse.ArgumentParser(
-        description="Score a trained network on a data set.", formatter_class=HelpFormatter
-    )
+    parser = ArgumentParser(description="Score a trained network on a data set.")
     add_options(parser, DataOptions, only=("dataset", "data_root", "classes", "workers"))
     add_options(parser, EvaluationOptions)
     return parser

@@ -5,13 +5,12 @@
 PREDICTIONS is a folder that inference.py filled. What the tool then saves comes back with import_scribbles.py --truth.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter
+from common.arguments import ArgumentParser
 from common.errors import exit_status
 from common.logs import configure_logging
 from dataloaders.layout import CLASS_FILE, find_class_names
@@ -20,10 +19,10 @@ from preparation.exporting import WRITERS, export_annotations
 logger = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the export script."""
     description = "Write predictions as annotations, so that they can be corrected in an annotation tool."
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=description)
     parser.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="folder of inference.py's results")
     parser.add_argument("--format", required=True, choices=tuple(WRITERS), help="what to write")
     parser.add_argument("--images", required=True, metavar="FOLDER", type=Path, help="the photographs")

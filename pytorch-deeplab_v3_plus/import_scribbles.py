@@ -13,14 +13,13 @@ DATA then has JPEGImages/, pascal_2012_scribble/, classes.txt, and lists of the 
 With --truth the labels become its full ground truth, SegmentationClassAug/, instead of its scribbles.
 """
 
-import argparse
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter, add_options, options_from
+from common.arguments import ArgumentParser, add_options, options_from
 from common.errors import exit_status
 from common.logs import configure_logging
 from dataloaders.labels import PADDING
@@ -32,10 +31,10 @@ from preparation.sources import unpacked
 logger = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the import script."""
     description = "Make a data set from what annotation tools write."
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=description)
     formats = "; ".join(f"{name}: {content}" for name, content in FORMATS.items())
     parser.add_argument(
         "format",

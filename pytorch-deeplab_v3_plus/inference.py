@@ -14,7 +14,6 @@ processes (torchrun) share the images.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import distributed
-from common.arguments import HelpFormatter, add_options, options_from
+from common.arguments import ArgumentParser, add_options, options_from
 from common.devices import choose_device, describe_device, processes_to_launch
 from common.errors import exit_status
 from common.faults import one_line_errors
@@ -44,11 +43,9 @@ LOSS_SETTINGS = ("rloss_scale", "sigma_xy", "sigma_rgb", "size_free", "normalise
 logger = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the inference script."""
-    parser = argparse.ArgumentParser(
-        description="Segment images with a trained network.", formatter_class=HelpFormatter
-    )
+    parser = ArgumentParser(description="Segment images with a trained network.")
     what = "kernel of the DenseCRF loss, as in training from pretrained weights, and --crop_size where it is not known"
     add_preset(parser, what)
     add_options(parser, InferenceOptions)

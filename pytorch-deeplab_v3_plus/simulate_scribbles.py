@@ -6,13 +6,12 @@ DATA has SegmentationClassAug/; OUT becomes the same data set with simulated scr
 seed gives the same strokes for every --length and --drop: the sparser set is a subset of the fuller one.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.arguments import HelpFormatter, add_options, number, options_from
+from common.arguments import ArgumentParser, add_options, number, options_from
 from common.errors import exit_status
 from common.logs import configure_logging
 from dataloaders.labels import PADDING, VOC_CLASSES
@@ -23,10 +22,10 @@ from preparation.simulation import simulate_folder
 logger = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the simulation."""
     description = "Simulate scribbles from the full ground truth of a data set."
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=description)
     parser.add_argument("data", metavar="DATA", type=Path, help="data set with SegmentationClassAug/")
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder for the data set with simulated scribbles")
     classes = "class names, one a line, background first (default: DATA/classes.txt, otherwise those of PASCAL VOC)"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import distributed
-from common.arguments import HelpFormatter, add_options, integers, option, options_from, switch
+from common.arguments import ArgumentParser, add_options, integers, option, options_from, switch
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
@@ -103,10 +103,10 @@ class ComparisonOptions:
     output: str = option("run/two_stages", "where all runs and the table go", metavar="FOLDER")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of this script's own options."""
     about = "Two-stage training with and without the DenseCRF loss; further options go to the training script."
-    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = ArgumentParser(description=about, allow_abbrev=False)
     add_preset(parser, "a recipe for images of this size")
     add_options(parser, ComparisonOptions)
     return parser

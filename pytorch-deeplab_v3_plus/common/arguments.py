@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from common.errors import InputError
 
@@ -19,6 +19,16 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or "(default:" in (action.help or "")
         return action.help if silent else super()._get_help_string(action)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Show defaults in --help, and raise InputError for a command line that does not parse."""
+
+    def __init__(self, *names: Any, formatter_class: type = HelpFormatter, **how: Any) -> None:
+        super().__init__(*names, formatter_class=formatter_class, **how)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (--help lists the options)")
 
 
 def option(default: Any, help: str, *names: str, **how: Any) -> Any:

@@ -103,7 +103,7 @@ def report_shares(terms: dict[str, Tensor], scores: Tensor) -> None:
         if max(of_loss, of_gradient) < NEGLIGIBLE:
             logger.warning(
                 "%s is negligible: it will change nothing. Raise its weight (the plain DenseCRF "
-                "loss shrinks with the image; --size-free with a weight of about 2 does not)",
+                "loss shrinks with the image; --size-free does not)",
                 name,
             )
         elif OVERWHELMING < of_gradient < 1:  # all of it: the cross-entropy found no label in this micro-batch

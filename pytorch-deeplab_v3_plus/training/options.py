@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.arguments import HelpFormatter, add_options, check_values, number, option, options_from, switch
+from common.arguments import ArgumentParser, add_options, check_values, number, option, options_from, switch
 from common.devices import DeviceOptions, has_fast_bfloat16
 from common.distributed import is_launched, world_size
 from common.errors import InputError
@@ -106,7 +106,9 @@ class LossOptions(DenseCRFOptions):
     )
     use_balanced_weights: bool = switch("weight classes by 1 / ln(1.02 + frequency)")
     densecrfloss: float = option(
-        0.0, "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 2 with --size-free, 0 for off", type=WEIGHT
+        0.0,
+        "weight of the DenseCRF loss: 2e-9 at 513 pixels, about 2 with --size-free and --ce-reduction mean, 0 for off",
+        type=WEIGHT,
     )
     rloss_scale: float = option(1.0, "scale of the DenseCRF loss's input: below 1 it is faster", type=SHARE)
     exact_gradient: bool = switch("exact gradient of the lattice filter instead of the original's")
@@ -355,10 +357,10 @@ def parse_with_preset(
     return parser.parse_args(argv)
 
 
-def build_parser(allow_abbrev: bool = True) -> argparse.ArgumentParser:
+def build_parser(allow_abbrev: bool = True) -> ArgumentParser:
     """Return the parser of the training script; it may take an option by the beginning of its name."""
     about = "Train DeepLabv3+ on scribbles with partial cross-entropy and the DenseCRF loss."
-    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=allow_abbrev)
+    parser = ArgumentParser(description=about, allow_abbrev=allow_abbrev)
     add_preset(parser, "a recipe for images of this size")
     add_options(parser, DataOptions)
     add_options(parser, TrainOptions)
@@ -368,8 +370,8 @@ def build_parser(allow_abbrev: bool = True) -> argparse.ArgumentParser:
 def parse_options(argv: Sequence[str] | None = None, allow_abbrev: bool = True) -> TrainOptions:
     """Parse the command line of training and fill in what follows from other options.
 
-    Raises InputError for options that contradict each other, and SystemExit for a value out of its range (status 2) and
-    after --help and --regulariser help (status 0).
+    Raises InputError for options that do not parse, contradict each other or the machine, and SystemExit after --help
+    and --regulariser help.
     """
     parser = build_parser(allow_abbrev)
     namespace = parse_with_preset(parser, argv)

@@ -25,12 +25,14 @@ from page.serving import only_one
 
 
 def test_classes_of_a_file(photographs, tmp_path, monkeypatch):
-    """Regression: the file's name became a class; every other script takes a file."""
+    """Regression: the file's name became a class; every other script takes a file. One class is enough for the page."""
     names = tmp_path / "classes.txt"
-    names.write_text("background\ncat\ndog\n")
     monkeypatch.setattr("page.serving.serve", lambda *how: None)
-    assert call(annotate, photographs, "--classes", names) == 0
-    assert (tmp_path / "photographs-rloss/classes.txt").read_text() == names.read_text()
+    for lines in ("background\ncat\ndog\n", "cat\n"):
+        names.write_text(lines)
+        output = tmp_path / lines[:3]
+        assert call(annotate, photographs, "--classes", names, "--output", output) == 0
+        assert (output / "classes.txt").read_text() == "background\n" + lines.removeprefix("background\n")
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
 """The DenseCRF loss: the original's numbers, the true gradient, the size-free form, and its checks."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import DenseCRFLoss as densecrf
 from DenseCRFLoss import DenseCRFLoss, DenseCRFLossFunction
 from filtering import bilateral_filter
-from helpers import OnlyOnCuda, cuda_synchronisations, needs_cuda, pretends_a_gpu
+from helpers import CODE, OnlyOnCuda, cuda_synchronisations, needs_cuda, pretends_a_gpu
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -307,6 +311,17 @@ def test_backward_twice_gives_the_same_gradient():
     loss = DenseCRFLoss(1.0, 15, 20, 1.0)(image, s, region)
     first, second = (torch.autograd.grad(loss, s, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_the_loss_works_as_a_copy_in_another_project(tmp_path):
+    """Regression: the two parts that the README says to copy imported a third."""
+    shutil.copy(CODE / "DenseCRFLoss.py", tmp_path)
+    shutil.copytree(CODE / "filtering", tmp_path / "filtering")
+    words = "import torch; from DenseCRFLoss import DenseCRFLoss; x = torch.ones(1, 3, 9, 9)"
+    words += "; print(DenseCRFLoss(1.0, 15, 20, 1.0)(100 * x, x[:, :2] / 2, x[:, 0]).item())"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    made = subprocess.run([sys.executable, "-c", words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert made.returncode == 0 and float(made.stdout) < 0, made.stderr
 
 
 def test_there_is_no_second_derivative():

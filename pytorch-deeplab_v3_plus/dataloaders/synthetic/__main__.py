@@ -1,9 +1,8 @@
 """Draw a synthetic data set: ``python -m dataloaders.synthetic FOLDER --seed N``."""
 
-import argparse
 from collections.abc import Sequence
 
-from common.arguments import HelpFormatter
+from common.arguments import ArgumentParser
 from common.errors import exit_status
 from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 
@@ -11,9 +10,7 @@ from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and draw; return the exit status."""
     description = "Draw a data set of textured objects in PASCAL VOC's layout."
-    parser = argparse.ArgumentParser(
-        "python -m dataloaders.synthetic", description=description, formatter_class=HelpFormatter
-    )
+    parser = ArgumentParser("python -m dataloaders.synthetic", description=description)
     parser.add_argument("folder", help="folder of the data set; one that was drawn there before is replaced")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses the pictures")
     parser.add_argument("--train", type=int, default=TRAIN, help="number of training pictures")

@@ -6,7 +6,6 @@ writes FOLDER/photographs/ (60 with scribbles: part_000.jpg, part_000.json, ...)
 pictures, with colours.txt) and FOLDER/new/ (6 without annotations). docs/worked_example.md trains a network on them.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.arguments import number
+from common.arguments import ArgumentParser, number
 from common.errors import InputError, exit_status
 from common.faults import advice
 from dataloaders.synthetic.objects import Figure, scrap, twig
@@ -138,7 +137,7 @@ def draw_photographs(folder: Path, seed: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and draw; return the exit status."""
     description = "Draw photographs of parts on a belt, with labelme files."
-    parser = argparse.ArgumentParser("python -m dataloaders.synthetic.belt", description=description)
+    parser = ArgumentParser("python -m dataloaders.synthetic.belt", description=description)
     parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=number(int, 0), default=1, help="chooses the pictures (default: 1)")
     args = parser.parse_args(argv)
