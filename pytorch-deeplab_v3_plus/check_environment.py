@@ -57,7 +57,7 @@ def processor() -> str:
     """Processors, threads and memory."""
     import torch
 
-    from dataloaders.loaders import usable_cpus
+    from common.parallel import usable_cpus
 
     threads = torch.get_num_threads()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
@@ -86,7 +86,7 @@ def filter_build() -> str:
     import _bilateralfilter
     import bilateralfilter
 
-    from dataloaders.loaders import usable_cpus
+    from common.parallel import usable_cpus
 
     rebuild = "build it again: pip install ./wrapper/bilateralfilter"
     if not hasattr(bilateralfilter, "mean_field"):

@@ -2,8 +2,8 @@
 
 Environment variables override the folders named here:
 
-* ``DATA_ROOT`` replaces ``/data/datasets`` in every path;
-* ``RLOSS_<DATASET>_ROOT`` (``RLOSS_PASCAL_ROOT``, ...) names the folder of one data set.
+* ``RLOSS_<DATASET>_ROOT`` (``RLOSS_PASCAL_ROOT``, ...) names the folder of one data set;
+* ``DATA_ROOT`` replaces ``/data/datasets`` in every path that this file names.
 """
 
 import os
@@ -27,8 +27,9 @@ class Path:
     @staticmethod
     def db_root_dir(dataset: str) -> str:
         """Return the folder of a data set; raise InputError for a name that is neither listed nor overridden."""
-        folder = os.environ.get(root_variable(dataset)) or Path.listed(dataset)
-        data_root = os.environ.get("DATA_ROOT")
+        if override := os.environ.get(root_variable(dataset)):
+            return override
+        folder, data_root = Path.listed(dataset), os.environ.get("DATA_ROOT")
         if data_root and folder.startswith(f"{DEFAULT_DATA_ROOT}/"):
             folder = os.path.join(data_root, folder.removeprefix(f"{DEFAULT_DATA_ROOT}/"))
         return folder

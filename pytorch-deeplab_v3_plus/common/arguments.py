@@ -80,8 +80,9 @@ def check_values(options: Any) -> None:
         try:
             if choices is not None and value not in choices and value != field.default:
                 raise argparse.ArgumentTypeError(f"expected one of {', '.join(map(str, choices))}, found {value!r}")
-            if parse is not None and isinstance(value, Real) and not isinstance(value, bool):
-                parse(str(value))
+            for one in value if isinstance(value, tuple) else (value,):
+                if parse is not None and isinstance(one, Real) and not isinstance(one, bool):
+                    parse(str(one))
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--{field.name.replace('_', '-')}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Several processes, one a device, on torch.distributed. Everything here works for a single process too.
+"""Several processes, one per device, on torch.distributed. Everything here works for a single process too.
 
 `torchrun` starts the processes, on one machine or several, or `launch` does for `--gpu-ids 0,1,...`; either way each
 finds its place in the environment variables RANK, LOCAL_RANK and WORLD_SIZE. One of them alone, as other programs leave
@@ -64,7 +64,7 @@ def is_main() -> bool:
 
 
 def launch(command: Sequence[str], processes: int) -> int:
-    """Run a Python script once a device of this machine, as `torchrun --standalone` does; return its exit status.
+    """Run a Python script once per device of this machine, as `torchrun --standalone` does; return its exit status.
 
     The first process that fails takes the others down; a signal to this process is passed on to all of them.
     """
@@ -74,7 +74,7 @@ def launch(command: Sequence[str], processes: int) -> int:
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes report their errors themselves
     # The filter of the DenseCRF loss uses threads; without this each process would take all cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // processes)))
     with tempfile.TemporaryDirectory() as logs:
         one_machine = dict(min_nodes=1, max_nodes=1, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
         specs, name = DefaultLogsSpecs(log_dir=logs), str(uuid.uuid4())

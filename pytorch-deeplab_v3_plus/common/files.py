@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -32,7 +33,7 @@ def read_text(path: Path) -> str:
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary_path)` and put the finished file in the place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         write(temporary)
         synchronise(temporary)

@@ -15,8 +15,9 @@ UNLABELLED_NAMES = ("unlabelled", "unlabeled", "unannotated", "ignore", "ignored
 
 
 def tidy(name: str) -> str:
-    """Return a name as classes.txt holds it: composed Unicode (NFC), one space between words, none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", name).split()).strip("\ufeff\u200b")
+    """Return a name as classes.txt holds it: composed Unicode (NFC), one space between words, nothing at the ends."""
+    words = (word.strip("\ufeff\u200b") for word in unicodedata.normalize("NFC", name).split())
+    return " ".join(filter(None, words))
 
 
 def same_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """Read and write images and label maps; whatever is wrong with a file is one line that names it."""
 
 import hashlib
+import logging
 import math
 import os
 import threading
@@ -16,6 +17,8 @@ from common.errors import InputError
 from common.faults import lacks_memory
 from common.files import why
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -277,6 +280,22 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
             f"expected a label map of {size[0]}x{size[1]} pixels as its image {image_file} (turned upright if it says "
             f"so), found {width}x{height} in {label_file}: draw or export the labels at the size of the image"
         )
+
+
+def readable_label(
+    image_file: Path, size: tuple[int, int], label_file: Path | None, num_classes: int
+) -> np.ndarray | None:
+    """Return the label map of an image of `size`, (width, height): None where there is none, or, with a warning in the
+    log, none that could be read and fits. It is for pictures and scores that may do without.
+    """
+    try:
+        label = label_file and read_label(label_file, num_classes)
+        if label is not None:
+            check_sizes(image_file, size, label_file, label)
+        return label
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _unreadable(expected: str, path: str | Path, error: Exception) -> InputError | MemoryError:

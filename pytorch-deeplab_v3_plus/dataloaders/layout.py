@@ -117,7 +117,7 @@ def write_lists(folder: Path, train: Sequence[str], val: Sequence[str]) -> None:
     for name, ids in (("train", train), ("val", val)):
         path = list_file(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+        write_text(path, "".join(f"{image_id}\n" for image_id in ids))
 
 
 def split_by_name(ids: Sequence[str]) -> dict[str, list[str]]:

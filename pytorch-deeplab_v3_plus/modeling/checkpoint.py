@@ -22,6 +22,7 @@ from common.files import why
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES
 from modeling.caffemodel import SUFFIX
 from modeling.networks import DEFAULT_NETWORK, NETWORKS, build_network, checkpoint_of_caffemodel, network_class
+from modeling.weights import is_plain, not_finite
 
 
 def _numpy_scalar(core: str) -> Callable[[np.dtype, bytes], float]:
@@ -143,7 +144,7 @@ def _check_names(settings: Mapping[str, Any], path: str | os.PathLike[str]) -> N
 def _checked_weights(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return weights, which must be finite numbers, without the prefixes that wrappers left in their names."""
     for key, value in weights.items():
-        if not _is_plain(value):
+        if not is_plain(value):
             raise InputError(f"{path}: expected plain weights, found {key} quantised, sparse or without values")
     if key := not_finite(weights):
         raise InputError(
@@ -165,21 +166,6 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _is_plain(value: Tensor) -> bool:
-    return not value.is_quantized and value.layout is torch.strided and not value.is_meta
-
-
-def not_finite(weights: dict[str, Tensor]) -> str | None:
-    """Return the name of the first weight that is infinite, not a number or not there at all, or None."""
-
-    def finite(value: Tensor) -> bool:
-        if not _is_plain(value):
-            return False
-        return bool((value.float() if value.element_size() == 1 else value).isfinite().all())  # float8 has none itself
-
-    return next((key for key, value in weights.items() if not finite(value)), None)
 
 
 def _check(content: dict[str, Any], expected: dict[str, Expected], path: Path) -> None:
@@ -275,10 +261,10 @@ def load_network(
             raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")
     _check_names(settings, path)
     settings = {"num_classes": 21, "backbone": "resnet", "output_stride": 16, **settings}
-    if crop_size:
-        settings.setdefault("crop_size", crop_size)
     model = build_network({**settings, "output_stride": output_stride or settings["output_stride"]})
     settings["output_stride"] = model.output_stride
+    if crop_size:  # asked for; it says nothing of the crops that the network was trained on
+        settings.setdefault("crop_size", crop_size)
     load_weights(model, weights, path)
     return model, settings
 

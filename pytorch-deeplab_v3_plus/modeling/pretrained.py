@@ -19,6 +19,7 @@ from modeling.backbone import BACKBONES, backbone_class
 from modeling.backbone.base import Backbone
 from modeling.caffemodel import SUFFIX, read_caffemodel
 from modeling.network import Network
+from modeling.weights import not_finite
 
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "weights"  # its NOTICE.md says where they come from
 
@@ -50,6 +51,8 @@ def load_pretrained(model: Backbone | Network, source: str | Path) -> None:
             f"{origin}: expected a {kind}'s state dict (names to tensors), found something else; "
             "a checkpoint of the whole network goes to --resume"
         )
+    if key := not_finite(weights):
+        raise InputError(f"{origin}: expected finite weights, found {key} infinite or not a number: take another file")
     own = model.state_dict()
     try:
         weights = model.from_published(weights)

@@ -42,7 +42,15 @@ from common.devices import DeviceOptions, choose_device
 from common.errors import InputError, exit_status
 from common.files import link_or_copy, make_folder, new_folder, replace_file, write_text
 from common.logs import configure_logging
-from dataloaders.images import image_size, listing, read_image, read_label, write_label
+from dataloaders.images import (
+    check_sizes,
+    image_size,
+    listing,
+    read_image,
+    read_label,
+    readable_label,
+    write_label,
+)
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import (
     CLASS_FILE,
@@ -194,7 +202,9 @@ def training_images(data: Path, drawn_in_page: set[str]) -> list[str]:
     ids = sorted((scribbles.keys() & images.keys()) - held_out)
     names, values = read_class_names(data / CLASS_FILE), set()
     for image_id in ids:
-        values |= set(np.unique(read_label(scribbles[image_id], len(names))).tolist())
+        image, label = images[image_id], read_label(scribbles[image_id], len(names))
+        check_sizes(image, image_size(image), scribbles[image_id], label)
+        values |= set(np.unique(label).tolist())
     drawn = [name for value, name in enumerate(names) if value in values]
     if len(drawn) < 2:
         found = f"only those of '{drawn[0]}'" if drawn else "none"
@@ -322,15 +332,6 @@ def save_weights(checkpoint: Path, path: Path) -> None:
     torch.save({name: content[name] for name in ("epoch", "state_dict", "model", "identity")}, path)
 
 
-def readable(path: Path | None, num_classes: int) -> np.ndarray | None:
-    """Return a label map, None where there is none, or, with a line in the log, where it cannot be read."""
-    try:
-        return path and read_label(path, num_classes)
-    except InputError as error:
-        logger.warning("%s", error)
-        return None
-
-
 def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
     """Predict every image with the network of a round, those that it was trained on first.
 
@@ -359,12 +360,13 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
         line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place, "seconds": seconds}
         with open(folder / PREDICTED, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
-        true = readable(truth.get(image_id), num_classes)
-        old = None if image_id in drawn else readable(before.get(image_id), PADDING)
-        if true is not None and true.shape == mask.shape:
+        true = readable_label(images[image_id], image.size, truth.get(image_id), num_classes)
+        if true is not None:
             tally = tallies["miou" if image_id in drawn else "miou_others"]
             tally.update(torch.from_numpy(true), torch.from_numpy(mask))
-        if old is not None and old.shape == mask.shape:
+        earlier = None if image_id in drawn else before.get(image_id)
+        old = readable_label(images[image_id], image.size, earlier, PADDING)
+        if old is not None:
             changed, compared = changed + np.count_nonzero(old != mask), compared + mask.size
     scores = {name: tally.scores()["miou"] if tally.counts.any() else None for name, tally in tallies.items()}
     return scores | {"changed": changed / compared if compared else None}

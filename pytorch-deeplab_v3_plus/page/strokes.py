@@ -29,7 +29,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import make_folder, replace_file, synchronise
-from dataloaders.images import image_size, read_label, value_counts, write_label
+from dataloaders.images import check_sizes, image_size, read_label, value_counts, write_label
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import SCRIBBLES
 from dataloaders.strokes import brush_stroke
@@ -256,7 +256,8 @@ class Strokes:
         ids, label = self._last.get(below, ([], None))
         names = [stroke["id"] for stroke in strokes]
         if label is None or names[: len(ids)] != ids:
-            ids, label = [], read_label(base, PADDING) if base else np.full(size[::-1], UNLABELLED, dtype=np.uint8)
+            label = self._read_base(image_id, base) if base else np.full(size[::-1], UNLABELLED, dtype=np.uint8)
+            ids = []
         label = label.copy()
         for stroke in strokes[len(ids) :]:
             covered = brush_stroke(np.array(stroke["points"]), stroke["width"], label.shape)
@@ -319,6 +320,7 @@ class Strokes:
     def _take_base(self, image_id: str) -> None:
         """Keep the scribble map that is there as the base of the strokes to come."""
         scribble = self._scribble(image_id)
+        self._read_base(image_id, scribble)
         replace_file(self._base(image_id), lambda temporary: shutil.copyfile(scribble, temporary))
         self._write(image_id, {"id": str(uuid.uuid4()), "op": "base"})
 
@@ -328,9 +330,15 @@ class Strokes:
             return []
         at, classes = self._base_classes.get(image_id, (-1, []))
         if at != _time(path):
-            counts = value_counts(read_label(path, PADDING))[:PADDING]
+            counts = value_counts(self._read_base(image_id, path))[:PADDING]
             at, classes = self._base_classes[image_id] = _time(path), np.flatnonzero(counts).tolist()
         return classes
+
+    def _read_base(self, image_id: str, path: Path) -> np.ndarray:
+        """Return a scribble map of an image; raise InputError where it is not readable, or not of the image's size."""
+        image, label = self.project.files()[image_id], read_label(path, PADDING)
+        check_sizes(image, image_size(image), path, label)
+        return label
 
     def _log(self, image_id: str) -> Path:
         return self.folder / f"{image_id}.jsonl"

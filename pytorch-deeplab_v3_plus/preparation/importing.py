@@ -54,6 +54,8 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
             images, labels = (Path(workshop) / name for name in (IMAGES, kind))
             present = list_files(folder, IMAGES)
             counts = draw_label_maps(items, images, labels, kept={} if options.overwrite else present)
+            if not counts[:PADDING].any():
+                raise InputError(f"expected labelled pixels, found none in any label map, as in {items[0].source}")
             lists = None
             if not keeps_lists:
                 known = {name: list_files(folder, name) for name in (SCRIBBLES, TRUTH)}

@@ -141,7 +141,7 @@ class OptimisationOptions:
     accumulate: int = option(
         1,
         "split each batch into N micro-batches: the gradient of the whole batch with the memory of one of them (batch "
-        "norm sees the micro-batches)",
+        "norm sees the micro-batches, and losses that are means over pixels weigh them alike)",
         **HOW_MANY,
     )
     lr: float | None = option(

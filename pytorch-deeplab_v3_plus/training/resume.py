@@ -171,7 +171,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
 
     `epoch` is the number of finished epochs, `step` that of the steps of the next one, and `order` what decides which
     images those were. An epoch that a length in steps cut off is not finished: a longer training takes its other steps.
-    `state_dict` is what is scored; with --ema the weights that training goes on from are in `trained`.
+    `state_dict` is what is scored; with --ema the weights from which training resumes are in `trained`.
     """
     step, finished = trainer.step, trainer.epoch - bool(trainer.left_over)
     return {

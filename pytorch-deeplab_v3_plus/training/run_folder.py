@@ -35,7 +35,7 @@ def new_run(parent: Path) -> Path:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's scores.jsonl or steps.jsonl that are whole: the run may have been killed."""
+    """Return the intact records of a run's scores.jsonl or steps.jsonl: the run may have been killed."""
     records = []
     with contextlib.suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

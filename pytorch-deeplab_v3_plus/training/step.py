@@ -72,7 +72,7 @@ class TrainingStep:
         return next(self.network.parameters()).device
 
     def __call__(self, batch: dict[str, Any]) -> Terms:
-        """Take the step; return what this process's share adds to each loss. Only with fp16 it waits for the device.
+        """Take the step; return what this process's share adds to each loss. Only fp16 makes it wait for the device.
 
         Of `batch` it takes 'image', uint8 (n, 3, H, W), and 'label', uint8 (n, H, W). Raises NotFinite where a
         regulariser refuses what the network gives because the cross-entropy is not finite.
@@ -91,7 +91,8 @@ class TrainingStep:
 
         However the batch is split, over processes and into micro-batches, its loss is the same: the cross-entropy is
         divided by the labelled pixels and images of the whole batch, and a regulariser, a mean over images, counts
-        with the micro-batch's share of them.
+        with the micro-batch's share of them. (`gated_crf` and `tree_energy` are means over pixels, and weigh
+        micro-batches with different amounts of padding a little differently.)
         """
         with self.clock.part("data"):
             image, labels = (batch[name].to(self.device, non_blocking=True) for name in ("image", "label"))

@@ -17,15 +17,14 @@ from common import distributed
 from common.errors import InputError
 from dataloaders import Loaders
 from evaluation import evaluate
-from modeling.checkpoint import not_finite
 from modeling.data_parallel import share_statistics
+from modeling.weights import not_finite
 from training.checkpoint import (
     BEST,
     BY_EPOCH,
     keep_newest,
     newest_good,
     optimizer_tensors,
-    save_checkpoint,
     save_last,
 )
 from training.faults import Stopped, StopRequest
@@ -247,10 +246,10 @@ class Trainer:
             logger.warning("%s", advice)
         improved = self.best > best_before
         folder, copies = self.journal.folder, []
-        if improved and distributed.is_main():
-            copies += filter(None, [best_of_runs(folder, self.identity, self.best)])
         if improved or self.options.no_val:
             copies.append(folder / BEST)
+        if improved and distributed.is_main():
+            copies += filter(None, [best_of_runs(folder, self.identity, self.best)])
         if self.options.save_interval and self.epoch % self.options.save_interval == 0:
             copies.append(folder / BY_EPOCH.format(self.epoch))
         self.save(*copies)
@@ -292,6 +291,4 @@ class Trainer:
             what = f"{weight} is infinite or not a number after {steps} steps"
             raise InputError(f"{what}; lower --lr or the weights of the losses; last good checkpoint: {good}")
         if distributed.is_main():
-            for path in copies:
-                save_checkpoint(path, state)
-            save_last(self.journal.folder, state)
+            save_last(self.journal.folder, state, *copies)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from common.errors import InputError
 from common.files import make_folder, write_text
+from common.parallel import usable_cpus
 from dataloaders.loaders import Loaders
 from figures.comparison import Compared, close_up
 from figures.sheets import evenly_spaced, save_contact_sheet
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 # Options of the training script that the comparison decides.
 TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
-TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val"}
+TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val", "--benchmark"}
 UNREGULARISED = ("--densecrfloss", "0")
 BY_MACHINE = {"amp", "sync_bn"}  # settings that follow from the machine, and may change within a comparison
 LEAST_INTERVAL = 5  # epochs between two evaluations
@@ -213,7 +214,7 @@ def _train(training: Training, at_once: int, running: set[subprocess.Popen]) -> 
     logger.info("=== %s", training.title)
     how: dict[str, Any] = {}
     if at_once > 1:
-        threads = str(max(1, (os.cpu_count() or 1) // at_once))
+        threads = str(max(1, usable_cpus() // at_once))
         how = {"env": {"OMP_NUM_THREADS": threads, **os.environ}, "text": True}
         how |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     last: deque[str] = deque(maxlen=20)

@@ -620,6 +620,15 @@ def import_masks(masks: Path, *words) -> int:
     )
 
 
+def test_labels_that_are_all_unlabelled_are_refused(masks, capsys):
+    """Regression: "background nan%", and a data set on which nothing can be learned."""
+    for path in masks.iterdir():
+        Image.fromarray(np.full((*NUMBERS.shape, 3), 255, np.uint8)).save(path)
+    assert import_masks(masks) == 2
+    assert "expected labelled pixels, found none in any label map" in one_line(capsys)
+    assert not (masks.parent / "data").exists()
+
+
 def test_colours_become_class_numbers(masks):
     palette = Image.fromarray((2 - NUMBERS).astype(np.uint8))  # numbers say nothing, colours count
     palette.putpalette(COLOURS[::-1].tobytes())

@@ -1,6 +1,7 @@
 """The ImageNet weights in data/weights: what they are, and the conversion that made them."""
 
 import importlib.util
+import math
 import sys
 import types
 
@@ -156,6 +157,15 @@ def test_bundled_batch_norm_fits_normalised_images(objects):
     with torch.inference_mode():
         assert 0.5 < spread(normalize(objects[0])) < 2
         assert spread(objects[0].float()) > 10
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    """Regression: the first loss was not a number, and the advice a lower --lr."""
+    weights = build_backbone("mobilenet", 16).state_dict()
+    weights["features.3.conv.0.weight"][0] = math.nan
+    torch.save(weights, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="w.pth: expected finite weights, found features.3.conv.0.weight"):
+        load_pretrained(build_backbone("mobilenet", 16), tmp_path / "w.pth")
 
 
 def test_bundled_is_for_mobilenet_and_says_so():

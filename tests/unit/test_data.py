@@ -355,6 +355,16 @@ def test_pictures_list_a_folder_once(voc, monkeypatch):
     assert found[2][2] is None
 
 
+def test_pictures_do_without_labels_that_cannot_be_shown(voc, caplog):
+    """Regression: training ended with a traceback, after its evaluation, at a validation image's scribbles."""
+    write_label(voc / "pascal_2012_scribble/i0.png", np.zeros((3, 3), np.uint8))
+    (voc / "pascal_2012_scribble/i1.png").write_bytes(b"damaged")
+    data_set = VOCSegmentation(arguments(), voc)
+    assert data_set.pictures(0)[1] is None and data_set.pictures(1)[1] is None
+    assert data_set.pictures(0)[2] is not None
+    assert "i0.png: draw or export" in caplog.text and "i1.png" in caplog.text
+
+
 def test_labels_are_counted(voc):
     counts = VOCSegmentation(arguments(), voc).survey().counts
     assert counts.shape == (256,) and counts.dtype == np.int64
@@ -718,8 +728,9 @@ def test_the_documented_entry_pastes_into_mypath(tmp_path, monkeypatch):
     assert where("your_dataset") == "/data/datasets/your_dataset/"
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     assert where("your_dataset") == f"{tmp_path}/your_dataset/"
-    monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", "/elsewhere")
-    assert where("your_dataset") == "/elsewhere"
+    for folder in ("/elsewhere", "/data/datasets/elsewhere"):  # which DATA_ROOT does not change
+        monkeypatch.setenv("RLOSS_YOUR_DATASET_ROOT", folder)
+        assert where("your_dataset") == folder
 
 
 def test_environment_says_where_pascal_is(monkeypatch, tmp_path):

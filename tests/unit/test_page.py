@@ -38,6 +38,7 @@ from page.rounds import (
     rounds_in,
     run_round,
     scaled_strokes,
+    training_images,
 )
 from page.security import Gate
 from page.server import Page
@@ -183,6 +184,17 @@ def test_scribbles_of_others_are_kept_below_the_strokes(folder):
     assert strokes.classes("b") == [0] and strokes.drawn("b").live() == []
     label = draw(strokes, stroke("2", 1, 3, [[30, 0], [30, 20]]), image="b")
     assert label[0, 0] == UNLABELLED and label[30, 0] == 0 and label[10, 30] == 1
+
+
+def test_scribbles_of_another_size_are_an_error_of_their_image(folder, page):
+    """Regression: strokes went into a map of that size, training took it stretched, and the round broke off."""
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    write_label(folder / SCRIBBLES / "c.png", np.ones((HEIGHT // 2, WIDTH), np.uint8))
+    error = f"expected a label map of {WIDTH}x{HEIGHT} pixels"
+    states = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert states["c"]["error"].startswith(error) and states["a"]["error"] is None
+    assert page.post("/api/images/c/strokes", json=stroke("1")).json()["error"].startswith(error)
+    assert message(training_images, folder, set()).startswith(error)
 
 
 def test_scribbles_of_any_palette_are_shown_in_the_colours_of_the_classes(folder, page):

@@ -15,7 +15,15 @@ from torch.utils.data import Dataset
 from common.errors import InputError
 from common.parallel import in_threads
 from dataloaders.class_names import check_class_names
-from dataloaders.images import check_sizes, file_digest, image_size, read_image, read_label, value_counts
+from dataloaders.images import (
+    check_sizes,
+    file_digest,
+    image_size,
+    read_image,
+    read_label,
+    readable_label,
+    value_counts,
+)
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import (
     CLASS_FILE,
@@ -113,10 +121,11 @@ class VOCSegmentation(Dataset):
         return image, Image.fromarray(label)
 
     def pictures(self, index: int) -> tuple[Image.Image, np.ndarray | None, np.ndarray | None]:
-        """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where there is no file."""
+        """Return an image at its own size with its scribbles and truth, uint8 (H, W), None where none can be had."""
+        image_file = self.image_files[index]
+        image = read_image(image_file)
         files = (self._files[kind].get(self.ids[index]) for kind in (SCRIBBLES, TRUTH))
-        labels = (None if file is None else read_label(file, self.num_classes) for file in files)
-        return read_image(self.image_files[index]), *labels
+        return image, *(readable_label(image_file, image.size, file, self.num_classes) for file in files)
 
     def survey(self) -> Survey:
         """Read every label map once and check its values and its size; raise InputError for the first wrong file.

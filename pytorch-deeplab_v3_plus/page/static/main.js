@@ -178,7 +178,7 @@ function open(id) {
   if (id !== null) history.replaceState(null, "", `#${encodeURIComponent(id)}`);
   $("view").querySelector(".empty").hidden = !image?.error;
   $("view").querySelector(".empty").textContent = image?.error ? t("unreadable", { line: said(image.error) }) : "";
-  document.body.dataset.tab = "draw";
+  if (id !== null) document.body.dataset.tab = "draw"; // without images, the tab on which they are added stays
   view.show(strokes && image, imagePath(id, "photo"), imagePath(id, "photo?size=256"));
   if (strokes) {
     strokes.base = null; // read again for the new view
