@@ -55,10 +55,10 @@ from evaluation.scores import ConfusionMatrix, near_border
 from figures.plotting import new_figure, save_figure
 from modeling.checkpoint import load_network
 from page.rounds import (
-    DRAWN,
     MODEL,
     PREDICTED,
     PREDICTIONS,
+    TRAINED_ON,
     RoundSettings,
     new_round,
     read_record,
@@ -195,7 +195,7 @@ def correct(data: Path, folder: Path, order: str, seed: int) -> None:
     It starts from the strokes of that round, so that a correction that was interrupted is made again.
     """
     uncertainty = last_uncertainty(folder)
-    drawn = listing(folder / DRAWN, (".png",))
+    drawn = listing(folder / TRAINED_ON, (".png",))
     rng = np.random.default_rng([seed, int(folder.name)])
     if order == "random":
         ids = rng.permutation(sorted(uncertainty)).tolist()
@@ -248,7 +248,7 @@ def run_forest(data: Path, nth: int, seed: int) -> None:
     if target.is_dir():
         return
     features, forest_type, fit = forest_tools()
-    images, drawn = list_files(data, IMAGES), listing(folder / DRAWN, (".png",))
+    images, drawn = list_files(data, IMAGES), listing(folder / TRAINED_ON, (".png",))
     num_classes = len(read_class_names(data / CLASS_FILE))
     points, values = [], []
     for image_id, path in drawn.items():
@@ -337,7 +337,7 @@ def measure(data: Path, folder: Path) -> dict[str, dict[str, float]]:
         return json.loads(kept.read_text(encoding="utf-8"))
     network, settings = load_network(folder / MODEL)
     network.eval()
-    images, drawn = list_files(data, IMAGES), listing(folder / DRAWN, (".png",))
+    images, drawn = list_files(data, IMAGES), listing(folder / TRAINED_ON, (".png",))
     rows: dict[str, list[list[float]]] = {which: [] for which in MEASURED}
     for image_id, path in tqdm(sorted(images.items()), desc="measuring", disable=None, leave=False):
         pixels = to_tensor(resize_short_side(read_image(path), short_side(settings)))
@@ -398,7 +398,7 @@ def score_case(case: Path, folders: Mapping[str, Sequence[Path]], methods: Seque
     The sets of images are the same in all rounds of both orders: `drawn` are those drawn on before the first round,
     `others` those that nobody ever draws on, and `all` the whole folder.
     """
-    drawn, *later = (set(listing(folder / DRAWN, (".png",))) for rounds in folders.values() for folder in rounds)
+    drawn, *later = (set(listing(folder / TRAINED_ON, (".png",))) for rounds in folders.values() for folder in rounds)
     results: dict[str, list[Scores]] = {}
     for order, rounds in folders.items():
         data, results[order] = case / order, []
@@ -407,7 +407,7 @@ def score_case(case: Path, folders: Mapping[str, Sequence[Path]], methods: Seque
         for nth, folder in enumerate(rounds, 1):
             masks = {NETWORK: folder / PREDICTIONS, FOREST: data / FOREST / str(nth)}
             scores: Scores = {
-                "images": len(listing(folder / DRAWN, (".png",))),
+                "images": len(listing(folder / TRAINED_ON, (".png",))),
                 "minutes": read_record(folder)["seconds"] / 60,
                 "correlation": measure(data, folder),
             }

@@ -20,8 +20,10 @@ from dataloaders.layout import CLASS_FILE, IMAGES
 from figures.overlay import overlay
 from page.process import CODE
 from page.project import Project
-from page.rounds import DRAWN, MODEL, STAGES, RoundSettings, read_record, rounds_in
+from page.rounds import MODEL, SNAPSHOT, STAGES, TRAINED_ON, RoundSettings, read_record, rounds_in
 from prediction.segmenter import OVERLAY
+from training.checkpoint import LAST
+from training.run_folder import PREFIX
 
 SECONDS_FOR_ONNX = 600
 
@@ -90,15 +92,15 @@ def commands(data: Path, number: str | None = None) -> list[dict[str, str]]:
         return found
     network = network_of(data, number)
     folder = network.parent
-    run = Path("run") / f"{data.name}-round-{folder.name}"  # its own, so that experiment_0 is of this round
+    run = Path("run") / f"{data.name}-round-{folder.name}"  # its own, so that run 0 is of this round
     output = run / "masks"
     record = read_record(folder)
     settings, start = RoundSettings(**record["settings"]), record["start"] and Path(record["start"])
     for stage, name in enumerate(STAGES):
         words = settings.words(folder, stage, start, run)
         found.append(line(name, "train_withdensecrfloss.py", *words))
-        start = run / "drawn" / name / "experiment_0" / "checkpoint_last.pth.tar"
-    kept = ["--scribbles", folder / DRAWN] if settings.only_drawn else []
+        start = run / SNAPSHOT / name / f"{PREFIX}0" / LAST
+    kept = ["--scribbles", folder / TRAINED_ON] if settings.only_drawn else []
     images = ["--image_path", data / IMAGES, *kept, "--output_directory", output]
     found.append(line("masks", "inference.py", "--checkpoint", network, *images))
     found.append(line("onnx", "inference.py", *_onnx_words(network, output)))

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from common.errors import InputError
 from dataloaders.layout import IMAGES, list_files
-from page.rounds import LOG, PREDICTED, ROUNDS, STAGES, RoundSettings, read_record
+from page.rounds import LOG, PREDICTED, ROUNDS, RUNS, SNAPSHOT, STAGES, RoundSettings, read_record
 from training.faults import StopRequest
 from training.run_folder import STEPS, read_records, runs_in
 
@@ -79,7 +79,7 @@ def progress(folder: Path, running: bool) -> dict[str, Any]:
     """Return how far a round is, as the page shows it."""
     record = read_record(folder)
     settings, finished = RoundSettings(**record["settings"]), record["phase"] == "finished"
-    stages = [_steps(folder / "runs" / "drawn" / name) for name in STAGES]
+    stages = [_steps(folder / RUNS / SNAPSHOT / name) for name in STAGES]
     losses = [[stage * settings.steps + s["step"], *_losses(s)] for stage, steps in enumerate(stages) for s in steps]
     images, predicted = len(list_files(folder.parent.parent, IMAGES)), read_records(folder / PREDICTED)
     share, seconds = _estimate(settings, stages, [one.get("seconds", 0.0) for one in predicted], len(STAGES) * images)

@@ -86,7 +86,8 @@ from training.run_folder import runs_in
 logger = logging.getLogger(__name__)
 
 ROUNDS, RECORD, MODEL, LOG = "rounds", "round.json", "model.pth.tar", "log.txt"
-DRAWN, PREDICTIONS, PREDICTED = "scribbles", "predictions", "images.jsonl"
+TRAINED_ON, SNAPSHOT, RUNS = "scribbles", "drawn", "runs"
+PREDICTIONS, PREDICTED = "predictions", "images.jsonl"
 STAGES = ("partial_ce", "densecrf")
 PHASES = ("partial CE", "+ DenseCRF loss")
 SAVE_STEPS = 50  # steps that a killed round loses at most
@@ -106,15 +107,15 @@ TAKEN = (
     "--benchmark",
     "--help",
 )
-STEPS = {"type": number(int, 1, high=100_000), "metavar": "N"}
+LENGTH = {"type": number(int, 1, high=100_000), "metavar": "STEPS"}
 
 
 @dataclass(frozen=True)
 class RoundSettings:
     """How a round trains: as --preset 80 does, with a lower weight of the DenseCRF loss (docs/annotate.md)."""
 
-    steps: int = option(100, "steps on the strokes alone (partial cross-entropy)", **STEPS)
-    crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **STEPS)
+    steps: int = option(100, "steps on the strokes alone (partial cross-entropy)", **LENGTH)
+    crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **LENGTH)
     preset: str = option("80", "where all settings come from that are not here", choices=tuple(LARGEST))
     crop_size: int = option(129, "short side, in pixels, at which the network sees the images", type=number(int, 33))
     batch_size: int = option(8, "images in a step", type=number(int, 2))
@@ -150,10 +151,10 @@ class RoundSettings:
 
         It starts from the weights in `start`, and its own folder is in `run_root`.
         """
-        images, steps = len(list_files(folder / "drawn", SCRIBBLES)), (self.steps, self.crf_steps)[stage]
+        images, steps = len(list_files(folder / SNAPSHOT, SCRIBBLES)), (self.steps, self.crf_steps)[stage]
         words = {
             "preset": self.preset,
-            "data-root": folder / "drawn",
+            "data-root": folder / SNAPSHOT,
             "run-root": run_root,
             "checkname": STAGES[stage],
             "steps": steps,
@@ -234,14 +235,14 @@ def new_round(
     record = {"settings": asdict(settings), "phase": "starting", "start": str(start) if start else None}
     record |= {"images": len(ids), **facts}
     with new_folder(folder) as made:
-        for name in (f"drawn/{IMAGES}", f"drawn/{SCRIBBLES}", DRAWN, PREDICTIONS):
+        for name in (f"{SNAPSHOT}/{IMAGES}", f"{SNAPSHOT}/{SCRIBBLES}", TRAINED_ON, PREDICTIONS):
             make_folder(made / name)
         for image_id in ids:
             image, scribbles = files[IMAGES][image_id], files[SCRIBBLES][image_id]
-            shutil.copyfile(scribbles, made / DRAWN / f"{image_id}.png")  # a link would change with the scribbles
-            snapshot(image, scribbles, made / "drawn", LARGER * settings.crop_size)
-        shutil.copyfile(data / CLASS_FILE, made / "drawn" / CLASS_FILE)
-        write_lists(made / "drawn", ids, ids[:1])
+            shutil.copyfile(scribbles, made / TRAINED_ON / f"{image_id}.png")  # a link would change with the scribbles
+            snapshot(image, scribbles, made / SNAPSHOT, LARGER * settings.crop_size)
+        shutil.copyfile(data / CLASS_FILE, made / SNAPSHOT / CLASS_FILE)
+        write_lists(made / SNAPSHOT, ids, ids[:1])
         write_text(made / RECORD, json.dumps(record, indent=1) + "\n")
     return folder
 
@@ -287,7 +288,7 @@ def run_round(folder: Path) -> None:
         for stage, phase in enumerate(PHASES):
             if stage >= done:
                 add_to_record(folder, stage=stage, phase=phase)
-            trained, stopped = train(settings.words(folder, stage, start, folder / "runs"), asked)
+            trained, stopped = train(settings.words(folder, stage, start, folder / RUNS), asked)
             if not trained.exists():
                 break
             start = trained
@@ -300,7 +301,7 @@ def run_round(folder: Path) -> None:
     if not (folder / MODEL).exists():
         raise InputError("stopped before the first step, so that there are no masks: resume the round, or train anew")
     add_to_record(folder, phase="finished", stopped=stopped, seconds=time.time() - begun, **scores)
-    for checkpoint in (folder / "runs").rglob("*.pth.tar"):
+    for checkpoint in (folder / RUNS).rglob("*.pth.tar"):
         checkpoint.unlink()
 
 
@@ -342,7 +343,7 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
     network, settings = load_network(folder / MODEL)
     network.eval().to(choose_device(DeviceOptions()))
     size, num_classes = short_side(settings), settings["num_classes"]
-    images, drawn, truth = list_files(data, IMAGES), listing(folder / DRAWN, (".png",)), list_files(data, TRUTH)
+    images, drawn, truth = list_files(data, IMAGES), listing(folder / TRAINED_ON, (".png",)), list_files(data, TRUTH)
     tallies = {name: ConfusionMatrix(num_classes) for name in ("miou", "miou_others")}
     before = listing(Path(start).parent / PREDICTIONS, (".png",)) if start else {}
     changed = compared = 0

@@ -35,12 +35,13 @@ from figures.colours import light
 from page import exports, process
 from page.project import Photograph, Project, picture, small_mask, stamp
 from page.rounds import (
-    DRAWN,
     MODEL,
     PREDICTED,
     PREDICTIONS,
     RECORD,
     ROUNDS,
+    RUNS,
+    TRAINED_ON,
     RoundSettings,
     new_round,
     read_record,
@@ -175,7 +176,7 @@ class Page:
         wanted = [folder for folder in with_network if folder.name == request.query_params.get("round")]
         shown, predicted = (wanted or with_network or [None])[-1], self._predicted(wanted or rounds)
         logs = read_record(shown).get("logs") if shown else None
-        trained = listing(shown / DRAWN, (".png",)) if shown else {}
+        trained = listing(shown / TRAINED_ON, (".png",)) if shown else {}
         return {
             "folder": str(data),
             "classes": [
@@ -274,7 +275,7 @@ class Page:
         stamps["images"] = [stamps["images"], masks, list(self._unread.values())]
         stamps["rounds"] = [stamp(one / RECORD) for one in rounds]
         if rounds:
-            steps = [stamp(path) for path in sorted((rounds[-1] / "runs").rglob(STEPS))]
+            steps = [stamp(path) for path in sorted((rounds[-1] / RUNS).rglob(STEPS))]
             stamps["training"] = [stamps["rounds"][-1], steps, process.is_running(folder)]
         return stamps
 

@@ -169,6 +169,6 @@ def test_a_round_that_fails_says_the_line_of_the_script(photographs):
     server.draw()
     server.ask("api/train", {"settings": {"more": "--faster"}})
     training = server.training_ended()
-    assert training["error"] == "unrecognized arguments: --faster"
+    assert training["error"] == "unrecognized arguments: --faster (--help lists the options)"
     assert isinstance(new_round(data, RoundSettings()), Path)
     server.end()
