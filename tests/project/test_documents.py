@@ -316,6 +316,17 @@ def test_the_training_in_python_that_the_page_on_training_writes_down_works(voc,
     assert re.search(r"mIoU 0\.\d{3}; run folder run/voc/deeplab-mobilenet/experiment_0\n", capsys.readouterr().out)
 
 
+def test_the_prediction_in_python_that_the_page_on_inference_writes_down_works(voc, tmp_path):
+    (code,) = blocks(text_of(DOCS / "inference.md"), "python")
+    settings = {"backbone": "mobilenet", "num_classes": 3, "output_stride": 16, "crop_size": 33}
+    weights = build_network(settings).state_dict()
+    torch.save({"state_dict": weights, "model": settings}, tmp_path / "checkpoint.pth.tar")
+    image = next((voc / "JPEGImages").iterdir())
+    known = {}
+    exec(code.replace("CHECKPOINT", f"{tmp_path}/checkpoint.pth.tar").replace("IMAGE", str(image)), known)
+    assert known["labels"].shape == Image.open(image).size[::-1] and known["labels"].max() < 3
+
+
 def test_targets_and_settings_of_make_exist():
     makefile = (HOME / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
