@@ -30,11 +30,11 @@ from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.images import image_size
-from dataloaders.loaders import make_data_loader
+from dataloaders.loaders import Loaders, make_data_loader
 from dataloaders.options import DataOptions
 from training.checkpoint import LAST
 from training.identity import data_facts, file_facts, fingerprint
-from training.options import HOW_MANY, LARGEST, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
+from training.options import FROM_RANDOM, HOW_MANY, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
 from training.options import build_parser as training_parser
 from training.two_stages import (
     ARMS,
@@ -59,7 +59,7 @@ class Stages(NamedTuple):
     lr: float
 
 
-# Of the presets for small images.
+# Of the presets from the bundled weights.
 STAGES, STAGES_FROM_RANDOM = Stages((600, 600), "adamw", 2e-4), Stages((1350, 360), "sgd", 0.003)
 
 
@@ -69,7 +69,7 @@ class ComparisonOptions:
 
     stage1_epochs: int | None = option(
         None,
-        "epochs of partial cross-entropy alone (default: 20; with the presets for small images, as many as make "
+        "epochs of partial cross-entropy alone (default: 20; with presets from the bundled weights as many as make "
         f"{STAGES.steps[0]} steps; from random weights {STAGES_FROM_RANDOM.steps[0]})",
         **HOW_MANY,
     )
@@ -133,7 +133,7 @@ def variants_of(own: argparse.Namespace) -> dict[str, tuple[str, ...]]:
 def default_preset(words: Sequence[str]) -> str | None:
     """Return the preset for these options of the training: None where they name a regularised loss themselves.
 
-    It is the one for small images that suits the short side of the training images (their median).
+    It is the one that suits the short side of the training images (their median).
     """
     if any(word.split("=")[0] in ("--densecrfloss", "--regulariser") for word in words):
         return None
@@ -146,8 +146,8 @@ def default_preset(words: Sequence[str]) -> str | None:
 
 
 def stages_of(preset: str | None, options: TrainOptions) -> Stages | None:
-    """Return the stages of a preset for small images, None for others."""
-    if preset not in LARGEST:
+    """Return the stages of a preset that has its own, None for others."""
+    if preset not in FROM_RANDOM:
         return None
     return STAGES_FROM_RANDOM if options.pretrained == "none" else STAGES
 
@@ -158,12 +158,11 @@ def lengths(own: argparse.Namespace, stages: Stages | None, steps_per_epoch: int
     return own.stage1_epochs or usual[0], own.stage2_epochs or usual[1]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the command line says; return the exit status."""
-    configure_logging()
-    own, rest = build_parser().parse_known_args(argv)
-    if distributed.world_size() > 1:
-        raise InputError("expected no torchrun: this script starts trainings itself, which --gpu-ids shares among GPUs")
+def prepare(own: argparse.Namespace, rest: Sequence[str]) -> tuple[Comparison, Loaders]:
+    """Return the comparison that the command line describes, and its data; `rest` are the options of all trainings.
+
+    Raises InputError where something in it is wrong, before anything is trained.
+    """
     variants = variants_of(own)
     check_not_taken([*rest, *itertools.chain(*variants.values())])
     own.preset = own.preset or default_preset([*rest, *itertools.chain(*variants.values())])
@@ -200,27 +199,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         full=own.full,
         stage2_lr=own.stage2_lr or rate,
     )
-    comparison.train(own.jobs)
-    first = next(iter(variants))
-    trained = comparison.run_folder(own.seeds[0], first) / LAST
-    model = comparison.folder / "model.pth.tar"
-    replace_file(model, lambda temporary: shutil.copyfile(trained, temporary))
-    results = {"seeds": comparison.seeds, "classes": loaders.class_names, "scores": comparison.results()}
-    write_text(comparison.folder / "results.json", json.dumps(results, indent=1) + "\n")
-    table = comparison_table(comparison.results())
-    write_text(comparison.folder / "table.txt", table + "\n")
+    return comparison, loaders
+
+
+def report(comparison: Comparison, loaders: Loaders) -> None:
+    """Write the table, the scores, the pictures and the first variant's network, and say where they are."""
+    results, folder, (first, *_) = comparison.results(), comparison.folder, comparison.variants
+    runs = {arm: comparison.run_folder(comparison.seeds[0], arm) / LAST for arm in (first, "partial_ce")}
+    model = folder / "model.pth.tar"
+    replace_file(model, lambda temporary: shutil.copyfile(runs[first], temporary))
+    known = {"seeds": comparison.seeds, "classes": loaders.class_names, "scores": results}
+    write_text(folder / "results.json", json.dumps(known, indent=1) + "\n")
+    table = comparison_table(results)
+    write_text(folder / "table.txt", table + "\n")
     for split in ("val", "fill_in"):
         if getattr(loaders, split) is not None:
-            save_comparison(comparison, loaders, comparison.folder / f"{split}.png", split)
-    title = f"Scores of the last epoch, crop protocol (short side {options.data.crop_size}, centre square)"
-    logger.info("\n%s\n\n%s\n\npictures and runs: %s", title, table, comparison.folder)
-    alone = comparison.run_folder(own.seeds[0], "partial_ce") / LAST
-    with_loss, without = (percents(comparison.results(), arm, "val")[0] for arm in (first, "partial_ce"))
-    scored = f"{model}: the {first} network, val {with_loss:.1f}. {alone}: partial CE, val {without:.1f}"
+            save_comparison(comparison, loaders, folder / f"{split}.png", split)
+    crop_size = comparison.settings["partial_ce"]["crop_size"]
+    title = f"Scores of the last epoch, crop protocol (short side {crop_size}, centre square)"
+    logger.info("\n%s\n\n%s\n\npictures and runs: %s", title, table, folder)
+    with_loss, without = (percents(results, arm, "val")[0] for arm in runs)
+    scored = f"{model}: the {first} network, val {with_loss:.1f}. {runs['partial_ce']}: partial CE, val {without:.1f}"
     if without > with_loss:
         logger.warning("networks: %s: here the loss does not gain; take partial CE's", scored)
     else:
         logger.info("networks: %s", scored)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the command line says; return the exit status."""
+    configure_logging()
+    own, rest = build_parser().parse_known_args(argv)
+    if distributed.world_size() > 1:
+        raise InputError("expected no torchrun: this script starts trainings itself, which --gpu-ids shares among GPUs")
+    comparison, loaders = prepare(own, rest)
+    comparison.train(own.jobs)
+    report(comparison, loaders)
     return 0
 
 

@@ -261,10 +261,10 @@ def load_network(
             raise InputError(f"{path}: its {name.replace('_', ' ')} is {settings[name]}, but {option} says {asked}")
     _check_names(settings, path)
     settings = {"num_classes": 21, "backbone": "resnet", "output_stride": 16, **settings}
+    if crop_size:
+        settings.setdefault("crop_size", crop_size)
     model = build_network({**settings, "output_stride": output_stride or settings["output_stride"]})
     settings["output_stride"] = model.output_stride
-    if crop_size:  # asked for; it says nothing of the crops that the network was trained on
-        settings.setdefault("crop_size", crop_size)
     load_weights(model, weights, path)
     return model, settings
 

@@ -30,27 +30,30 @@ from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
-# Recipes by image size, as differences from the defaults. Those for small images have a loss that regularises them,
-# which the original's rows for 40 and 80 pixels do not (docs/small_images.md).
-SMALL = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", batch_size=8, amp="auto")
-SMALL |= dict(scale_range=(0.9, 1.3), ce_reduction="mean", channels_last=True)
-SMALL |= dict(densecrfloss=3.0, size_free=True, normalised_kernel=True, rloss_scale=1.0, sigma_rgb=6.0)
+# Recipes by image size, as differences from the defaults. Those from the bundled weights have a loss that regularises
+# small images, which the original's rows for 40 and 80 pixels do not (docs/small_images.md).
+BUNDLED = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", batch_size=8, amp="auto")
+BUNDLED |= dict(scale_range=(0.9, 1.3), ce_reduction="mean", channels_last=True)
+BUNDLED |= dict(densecrfloss=3.0, size_free=True, normalised_kernel=True, rloss_scale=1.0, sigma_rgb=6.0)
 ORIGINAL = dict(backbone="mobilenet", densecrfloss=2e-9)
 PRESETS: dict[str, dict[str, Any]] = {
-    "40": dict(SMALL, crop_size=65, base_size=65, densecrfloss=0.5, sigma_xy=20.0),
-    "80": dict(SMALL, crop_size=SMALL_CROP, base_size=SMALL_CROP, sigma_xy=40.0),
+    "40": dict(BUNDLED, crop_size=65, base_size=65, densecrfloss=0.5, sigma_xy=20.0),
+    "80": dict(BUNDLED, crop_size=SMALL_CROP, base_size=SMALL_CROP, sigma_xy=40.0),
+    "256": dict(BUNDLED, crop_size=257, base_size=257, sigma_xy=80.0),
     "40-original": dict(
         ORIGINAL,
         **dict(crop_size=64, base_size=64, batch_size=32, lr=0.01, epochs=80),
         **dict(rloss_scale=0.25, sigma_xy=20.0, sigma_rgb=10.0),
     ),
     "80-original": dict(ORIGINAL, crop_size=128, base_size=128, batch_size=16, rloss_scale=0.5, sigma_xy=40.0),
-    "256": dict(crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0),
+    "256-original": dict(
+        crop_size=256, base_size=256, batch_size=8, densecrfloss=2e-9, rloss_scale=0.75, sigma_xy=60.0
+    ),
     "513": dict(crop_size=513, base_size=513, batch_size=4, densecrfloss=2e-9, rloss_scale=1.0, sigma_xy=80.0),
 }
 # What changes in a preset from random weights.
 RANDOM = dict(optimizer="sgd", lr=0.01, densecrfloss=2.0, normalised_kernel=False, sigma_rgb=12.0)
-FROM_RANDOM = {"40": dict(RANDOM, sigma_xy=14.0), "80": dict(RANDOM, sigma_xy=24.0)}
+FROM_RANDOM = {"40": dict(RANDOM, sigma_xy=14.0), "80": dict(RANDOM, sigma_xy=24.0), "256": dict(RANDOM, sigma_xy=48.0)}
 ALL_PRESETS = PRESETS | RECIPES
 LARGEST = {"40": 60, "80": math.inf}  # short side in pixels of the images for which a preset is taken unasked
 IMAGES_PER_DEVICE = 4

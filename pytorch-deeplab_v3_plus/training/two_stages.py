@@ -41,6 +41,7 @@ TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision"
 TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val", "--benchmark"}
 UNREGULARISED = ("--densecrfloss", "0")
 BY_MACHINE = {"amp", "sync_bn"}  # settings that follow from the machine, and may change within a comparison
+PARTS = ("data", "variants", "settings")  # of comparison.json, by name
 LEAST_INTERVAL = 5  # epochs between two evaluations
 COMPARED = 3  # images in the sheet that compares the arms
 REGULARISED = "regularised"  # the variant, where there is one without a name
@@ -141,38 +142,44 @@ class Comparison:
         if not path.exists() and any(self.folder.glob("seed_*")):
             raise InputError(f"{path}: is missing, and says of which data and settings the runs there are; {remedy}")
         if path.exists():
-            try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                before = None
-            parts = ("data", "variants", "settings")
-            values = [before.get(name, {}) for name in parts] if isinstance(before, dict) else [None]
-            values += values[-1].values() if isinstance(values[-1], dict) else []
-            if not all(isinstance(part, dict) for part in values):
+            if (before := _comparison_in(path)) is None:
                 raise InputError(f"{path}: is damaged; {remedy}")
             if "data" not in before:
                 logger.warning("%s: an earlier version did not keep what its data were: they are not compared", path)
-            other = differences({"data": before.get("data", {})}, settings)
-            for name in ("options", "stage_epochs", "stage2_lr"):
-                if before.get(name) != settings[name]:
-                    other.append(f"{name} were {before.get(name)} and are {settings[name]}")
-            known = before.get("variants", {})  # more of them may join, and others be left out
-            for name, words in settings["variants"].items():
-                if known.get(name, words) != words:
-                    other.append(f"{name} was '{shlex.join(known[name])}' and is '{shlex.join(words)}'")
-            meant = before.get("settings", {})
-            for name, values in settings["settings"].items():
-                changes = differences(
-                    {"settings": meant.get(name, {})}, {"settings": values}, values.keys() - BY_MACHINE
-                )
-                other += [change for change in changes if change not in other]
-            settings["variants"] = known | settings["variants"]
-            settings["settings"] = meant | settings["settings"]
-            settings["data"] = before.get("data", {}) | settings["data"]
-            if other:
+            if other := _what_differs(before, settings):
                 what = f"this folder holds a comparison of another kind ({'; '.join(other)})"
                 raise InputError(f"{path}: {what}; {remedy}")
+            for part in PARTS:  # more variants may join, and others be left out
+                settings[part] = before.get(part, {}) | settings[part]
         write_text(path, json.dumps(settings, indent=1) + "\n")
+
+
+def _comparison_in(path: Path) -> dict[str, Any] | None:
+    """Return what a comparison.json holds, None where it is not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or not all(isinstance(content.get(part, {}), dict) for part in PARTS):
+        return None
+    return content if all(isinstance(one, dict) for one in content.get("settings", {}).values()) else None
+
+
+def _what_differs(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say in what two comparisons differ, as far as both know it."""
+    told = differences({"data": before.get("data", {})}, now)
+    for name in ("options", "stage_epochs", "stage2_lr"):
+        if before.get(name) != now[name]:
+            told.append(f"{name} were {before.get(name)} and are {now[name]}")
+    variants, settings = (before.get(part, {}) for part in ("variants", "settings"))
+    for name, words in now["variants"].items():
+        if variants.get(name, words) != words:
+            told.append(f"{name} was '{shlex.join(variants[name])}' and is '{shlex.join(words)}'")
+    for name, values in now["settings"].items():
+        meant = {"settings": settings.get(name, {})}
+        changes = differences(meant, {"settings": values}, values.keys() - BY_MACHINE)
+        told += [change for change in changes if change not in told]
+    return told
 
 
 def check_not_taken(words: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ def test_a_preset_gives_the_kernel_and_a_size_that_the_checkpoint_does_not_hold(
     monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter) or 0)
     published = tmp_path / "published.pth.tar"
     torch.save({"state_dict": torch.load(checkpoint, weights_only=True)["state_dict"]}, published)
-    preset = ("--preset", "256", "--backbone", "mobilenet", "--image_path", "a.png")
+    preset = ("--preset", "256-original", "--backbone", "mobilenet", "--image_path", "a.png")
     for file, more in ((checkpoint, []), (published, []), (published, ["--crop_size", 40, "--sigma-xy", 7])):
         assert segment(file, tmp_path / "out", *preset, *more) == 0
     assert [segmenter.size for segmenter in seen] == [48, 256, 40]

@@ -376,13 +376,6 @@ def test_broken_files_are_named(tmp_path, network):
             load_checkpoint(path)
 
 
-def test_the_size_that_is_asked_for_says_nothing_of_the_training(tmp_path, network):
-    """Regression: --crop_size 500 turned off the padding of whole images, for a file that does not know its crop."""
-    save_checkpoint(tmp_path / "theirs.pth.tar", {"state_dict": network.state_dict()})
-    model, settings = load_network(tmp_path / "theirs.pth.tar", "mobilenet", crop_size=500)
-    assert (model.crop_size, settings["crop_size"], model.whole_grid) == (None, 500, 16)
-
-
 def test_all_places_of_a_checkpoint_are_one_file(tmp_path):
     best, other, last = (tmp_path / name for name in ("checkpoint.pth.tar", "other", "checkpoint_last.pth.tar"))
     for number in (1, 2):
