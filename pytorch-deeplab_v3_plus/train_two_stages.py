@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import distributed
-from common.arguments import ArgumentParser, add_options, integers, option, options_from, switch
+from common.arguments import COUNT, ArgumentParser, add_options, integers, option, options_from, switch
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
@@ -34,7 +34,7 @@ from dataloaders.loaders import Loaders, make_data_loader
 from dataloaders.options import DataOptions
 from training.checkpoint import LAST
 from training.identity import data_facts, file_facts, fingerprint
-from training.options import FROM_RANDOM, HOW_MANY, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
+from training.options import FROM_RANDOM, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
 from training.options import build_parser as training_parser
 from training.two_stages import (
     ARMS,
@@ -71,13 +71,13 @@ class ComparisonOptions:
         None,
         "epochs of partial cross-entropy alone (default: 20; with presets from the bundled weights as many as make "
         f"{STAGES.steps[0]} steps; from random weights {STAGES_FROM_RANDOM.steps[0]})",
-        **HOW_MANY,
+        **COUNT,
     )
     stage2_epochs: int | None = option(
         None,
         "epochs of the second stage, for each arm (default: 10; with those presets, as many as make "
         f"{STAGES.steps[1]} steps; from random weights {STAGES_FROM_RANDOM.steps[1]})",
-        **HOW_MANY,
+        **COUNT,
     )
     stage2_lr: float | None = option(
         None, "learning rate of stage 2 (default: as stage 1, or the preset's)", type=POSITIVE, metavar="RATE"
@@ -99,7 +99,7 @@ class ComparisonOptions:
         metavar="NAME=OPTIONS",
     )
     full: bool = switch("also train with full supervision, the upper bound")
-    jobs: int = option(1, "trainings that run at the same time", **HOW_MANY)
+    jobs: int = option(1, "trainings that run at the same time", **COUNT)
     output: str = option("run/two_stages", "where all runs and the table go", metavar="FOLDER")
 
 

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 IMAGES, SCRIBBLES, TRUTH, LISTS = "JPEGImages", "pascal_2012_scribble", "SegmentationClassAug", "ImageSets"
 CLASS_FILE = "classes.txt"
+PREDICTION, REFINED = "_prediction.png", "_crf.png"  # ends of the names of inference.py's label maps
 ARRAY_SUFFIXES = (".npy", ".mat")
 OTHER_LABEL_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"), ".gif", *ARRAY_SUFFIXES)
 ARRAY_ADVICE = "save it as PNG, in Python with Image.fromarray(numbers.astype('uint8')).save('ID.png')"

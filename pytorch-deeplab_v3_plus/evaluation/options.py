@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from common.arguments import number, option, switch
+from common.arguments import COUNT, PIXELS, number, option, switch
 from common.devices import DeviceOptions
 from dataloaders.sizes import DEFAULT_CROP
 from evaluation.protocols import VIEWS, Protocol
-from prediction.options import CheckpointOptions, RefinementOptions, count
+from prediction.options import CheckpointOptions, RefinementOptions
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ScoreOptions:
         None,
         f"short side of what the network sees (default: the checkpoint's, or else {DEFAULT_CROP})",
         *("--crop-size", "--crop_size"),
-        **count(1, "PIXELS"),
+        **PIXELS,
     )
     scales: tuple[float, ...] = option(
         (1.0,),
@@ -35,7 +35,7 @@ class ScoreOptions:
         metavar="FACTOR",
     )
     flip: bool = switch("average over the mirrored image too")
-    test_batch_size: int = option(4, "images per step", **count(1))
+    test_batch_size: int = option(4, "images per step", **COUNT)
     fill_in: bool = switch("also score the training images against their full truth")
     output: str | None = option(
         None,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from common.arguments import number, option, switch
+from common.arguments import COUNT, number, option, switch
 from common.devices import DeviceOptions
 from common.errors import InputError
 from dataloaders.sizes import DEFAULT_CROP
@@ -103,7 +103,7 @@ class ImageOptions:
     interpolation: str = option(
         INTERPOLATIONS[0], "how the network's scores are scaled back to the image's size", choices=INTERPOLATIONS
     )
-    batch_size: int = option(1, "images or tiles of the same size per step", **count(1))
+    batch_size: int = option(1, "images or tiles of the same size per step", **COUNT)
     workers: int = option(4, "processes that read images ahead", **count(0))
     confidence: bool = switch("<name>_confidence.png: the probability of the predicted class, as grey levels of 0-255")
     probabilities: bool = switch("<name>_probabilities.npz: `probabilities` (K, H, W) float16 and `class_names`")

@@ -23,7 +23,7 @@ from common.parallel import WORKERS, follow_the_parent, usable_cpus
 from dataloaders.class_names import check_class_names
 from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
-from dataloaders.layout import CLASS_FILE, read_class_names
+from dataloaders.layout import CLASS_FILE, PREDICTION, REFINED, read_class_names
 from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import colour
@@ -45,8 +45,8 @@ from prediction.predict import (
 logger = logging.getLogger(__name__)
 
 # No ending ends another: two images' results have the same name only if the images have.
-PREDICTION, COLOUR, OVERLAY, CONFIDENCE = "_prediction.png", "_colour.png", "_overlay.png", "_confidence.png"
-REFINED, PROBABILITIES, GRADIENT = "_crf.png", "_probabilities.npz", "_grad_seg_class_{}.png"
+COLOUR, OVERLAY, CONFIDENCE = "_colour.png", "_overlay.png", "_confidence.png"  # and PREDICTION and REFINED
+PROBABILITIES, GRADIENT = "_probabilities.npz", "_grad_seg_class_{}.png"
 
 
 class Segmenter:

@@ -19,11 +19,10 @@ from common.files import new_folder
 from dataloaders.class_names import is_background
 from dataloaders.images import check_sizes, image_size, read_label, write_label
 from dataloaders.labels import voc_palette
+from dataloaders.layout import PREDICTION, REFINED
 from preparation.sources import Photographs, files_in
 
 logger = logging.getLogger(__name__)
-
-PREDICTION, REFINED = "_prediction.png", "_crf.png"  # how inference.py calls its label maps
 
 
 class LabelMap(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.arguments import ArgumentParser, add_options, check_values, number, option, options_from, switch
+from common.arguments import COUNT, ArgumentParser, add_options, check_values, number, option, options_from, switch
 from common.devices import DeviceOptions, has_fast_bfloat16
 from common.distributed import is_launched, world_size
 from common.errors import InputError
@@ -64,7 +64,7 @@ WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.01}
 OPTIMIZERS = tuple(WEIGHT_DECAY)
 
 POSITIVE, WEIGHT, SHARE = number(float, 0, above=True), number(float, 0), number(float, 0, above=True, high=1)
-HOW_MANY, EPOCHS, STEPS = ({"type": number(int, 1), "metavar": metavar} for metavar in ("N", "EPOCHS", "STEPS"))
+EPOCHS, STEPS = ({"type": number(int, 1), "metavar": metavar} for metavar in ("EPOCHS", "STEPS"))
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class LossOptions(DenseCRFOptions):
 class OptimisationOptions:
     """optimisation"""
 
-    epochs: int | None = option(None, f"passes over the images (default: {EPOCHS_OF_A_RUN})", **HOW_MANY)
+    epochs: int | None = option(None, f"passes over the images (default: {EPOCHS_OF_A_RUN})", **COUNT)
     steps: int | None = option(None, "length of the training in steps, instead of in epochs", **STEPS)
     start_epoch: int = option(
         0, "epoch to begin with (--resume sets it)", "--start_epoch", "--start-epoch", type=number(int, 0), metavar="N"
@@ -145,7 +145,7 @@ class OptimisationOptions:
         1,
         "split each batch into N micro-batches: the gradient of the whole batch with the memory of one of them (batch "
         "norm sees the micro-batches, and losses that are means over pixels weigh them alike)",
-        **HOW_MANY,
+        **COUNT,
     )
     lr: float | None = option(
         None,
@@ -161,7 +161,7 @@ class OptimisationOptions:
     lr_step: int | None = option(
         None,
         "with --lr-scheduler step: epochs between drops (default: a third of --epochs); with --steps: steps",
-        **HOW_MANY,
+        **COUNT,
     )
     optimizer: str = option("sgd", "sgd, as in the original, or adamw, which learns in fewer steps", choices=OPTIMIZERS)
     momentum: float = option(0.9, "SGD momentum", type=number(float, 0, high=1), metavar="M")
@@ -200,17 +200,17 @@ class RunOptions:
     ft: bool = switch("with --resume: take only the weights; epoch, optimizer and best score start afresh")
     eval_interval: int = option(1, "epochs between evaluations (the last epoch is always evaluated)", **EPOCHS)
     save_interval: int | None = option(
-        None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", **HOW_MANY
+        None, "also keep checkpoint_epoch_<n>.pth.tar every N epochs (default: never)", **COUNT
     )
-    keep: int | None = option(None, "of those, keep only the newest N (default: all)", **HOW_MANY)
+    keep: int | None = option(None, "of those, keep only the newest N (default: all)", **COUNT)
     save_steps: int | None = option(
-        None, "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)", **HOW_MANY
+        None, "also write checkpoint_last.pth.tar every N steps (default: after each epoch and at a signal)", **COUNT
     )
     log_interval: int = option(
         10, "steps between two lines of steps.jsonl; the losses are read from the device only then", **STEPS
     )
     benchmark: int | None = option(
-        None, "take N steps, print the time of each part of a step and the peak memory, and write nothing", **HOW_MANY
+        None, "take N steps, print the time of each part of a step and the peak memory, and write nothing", **COUNT
     )
     no_val: bool = switch("train without evaluation")
 

@@ -264,10 +264,15 @@ def background_everywhere(results: Results, score: str) -> float:
     return 100 * frequency[0] / sum(share > 0 for share in frequency)
 
 
+def titles_of(arms: Iterable[str]) -> dict[str, str]:
+    """Return what tables and pictures call the arms of a comparison."""
+    return {arm: ARMS.get(arm, f"+ {arm}") for arm in arms}
+
+
 def comparison_table(results: Results) -> str:
     """Return the table: mIoU in percent, mean and standard deviation over the seeds, of each arm and score."""
     scores = [name for name in ("val", "fill_in") if all(name in final for final in results["partial_ce"])]
-    titles = {arm: ARMS.get(arm, f"+ {arm}") for arm in results}
+    titles = titles_of(results)
     variants = [arm for arm in results if arm not in ("partial_ce", "full")]
     gain = {arm: "gain of the regulariser" if arm == REGULARISED else f"gain of {arm}" for arm in variants}
     share = {arm: "share of the gap closed" if arm == REGULARISED else f"share closed by {arm}" for arm in variants}
@@ -304,7 +309,7 @@ def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split:
     The last row is a close-up of the place in them where the first regularised loss corrects most.
     """
     dataset, seed = getattr(loaders, split).dataset, comparison.seeds[0]
-    titles = {arm: ARMS.get(arm, f"+ {arm}") for arm in comparison.arms}
+    titles = titles_of(comparison.arms)
     networks = {titles[arm]: load_network(comparison.run_folder(seed, arm) / LAST) for arm in comparison.arms}
     compared = []
     for index in evenly_spaced(len(dataset), COMPARED):
