@@ -197,6 +197,12 @@ STUDIES = {
 }
 """By the images, or their size in pixels, and what differs from the first study of that size."""
 STUDIES["photographs-long"] = replace(STUDIES["photographs"], epochs=(6, 9))
+STUDIES["photographs-257"] = replace(
+    STUDIES["photographs"],
+    crop=257,
+    epochs=(3, 3),
+    variants={"weight 3, sigma xy 80, rgb 6": loss(3, 80, 6, NORMALISED)},
+)
 
 
 def table(results: Results) -> str:
