@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Sequence
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
 
@@ -22,10 +24,27 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Show defaults in --help, and raise InputError for a command line that does not parse."""
+    """Show defaults in --help, and raise InputError for a command line that does not parse, or has an empty word."""
 
     def __init__(self, *names: Any, formatter_class: type = HelpFormatter, **how: Any) -> None:
         super().__init__(*names, formatter_class=formatter_class, **how)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        return super().parse_args(self._without_gaps(args), namespace)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(self._without_gaps(args), namespace)
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        return super().parse_intermixed_args(self._without_gaps(args), namespace)
+
+    def _without_gaps(self, args: Sequence[str] | None) -> Sequence[str]:
+        words = sys.argv[1:] if args is None else args
+        for before, word in itertools.pairwise(["", *words]):
+            if not word or (word.startswith("--") and word.endswith("=")):
+                where = before if before.startswith("--") and not word else word or "the command line"
+                raise InputError(f"{where}: expected a value, found an empty word (a variable that is not set?)")
+        return words
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the options)")
@@ -125,7 +144,7 @@ def number(kind: type, low: float, *, above: bool = False, high: float = math.in
     return parse
 
 
-PIXELS: dict[str, Any] = {"type": number(int, 1), "metavar": "PIXELS"}
+PIXELS: dict[str, Any] = {"type": number(int, 1, high=2**16), "metavar": "PIXELS"}
 COUNT: dict[str, Any] = {"type": number(int, 1), "metavar": "N"}
 
 

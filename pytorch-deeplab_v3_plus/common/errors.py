@@ -52,6 +52,19 @@ def sigterm_as_error() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def hangup_as_sigterm() -> Iterator[None]:
+    """Take SIGHUP, which comes when a terminal is closed, for SIGTERM, unless nohup or somebody else handles it."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Have SIGINT and SIGTERM wait for the end of the block, in which files that belong together get their places."""
     came: list[int] = []
@@ -87,7 +100,7 @@ def lost_signals_again() -> Iterator[None]:
 
 def exit_status(main: Callable[[], int]) -> int:
     """Run a script's `main`; 2 after one line for bad input, a package that is not installed, or a machine that fails
-    (see common.faults), 130 after Ctrl-C and 143 after SIGTERM.
+    (see common.faults), 130 after Ctrl-C and 143 after SIGTERM or SIGHUP.
 
     Other errors, such as a mistaken import in somebody's own data set or loss, keep their traceback; with RLOSS_DEBUG=1
     in the environment, all do.
@@ -95,7 +108,7 @@ def exit_status(main: Callable[[], int]) -> int:
     from common.faults import one_line_errors  # here, since that knows InputError
 
     try:
-        with sigterm_as_error(), lost_signals_again(), one_line_errors():
+        with sigterm_as_error(), hangup_as_sigterm(), lost_signals_again(), one_line_errors():
             return main()
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Terminated)

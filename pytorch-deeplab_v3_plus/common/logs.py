@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 
 
@@ -19,6 +20,9 @@ def configure_logging(quiet: bool = False) -> None:
 
     What the encoding of the output lacks, or a file name that is not in UTF-8, is escaped there, as in Python's errors.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as some daemons leave it: what is written there is lost
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     with contextlib.suppress(AttributeError):  # of an output that is no text stream, as in a notebook
         sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)

@@ -205,13 +205,17 @@ def pages(path: str | Path) -> int:
 
 
 def file_digest(path: Path) -> bytes:
-    """Return a digest of a file: of its size, and its first and last half MiB, however large it is."""
-    half = 2**19
+    """Return a digest of a file: of its size, and its first and last half MiB, however large it is.
+
+    Of an image that may not be compressed, of which a change alters nothing else, it is of everything.
+    """
+    half = None if path.suffix.lower() in (".bmp", ".tif", ".tiff") else 2**19
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.blake2b(file.read(half), digest_size=8, person=b"%d" % size)
-        file.seek(max(half, size - half))
-        digest.update(file.read(half))
+        if half:
+            file.seek(max(half, size - half))
+            digest.update(file.read(half))
     return digest.digest()
 
 

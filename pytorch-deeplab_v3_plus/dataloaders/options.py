@@ -39,7 +39,7 @@ class DataOptions:
         DEFAULT_CROP,
         "short side of a training image before the random scaling; own: that of each image, at which the trained "
         "network then sees whole images too",
-        type=lambda text: None if text == "own" else number(int, 1)(text),
+        type=lambda text: None if text == "own" else PIXELS["type"](text),
         metavar="PIXELS",
     )
     scale_range: tuple[float, float] = option(
@@ -66,7 +66,10 @@ class DataOptions:
     batch_size: int | None = option(None, "images in a step, over all devices (default: 4 per device)", **COUNT)
     test_batch_size: int | None = option(None, "images in a step of the evaluation (default: as --batch-size)", **COUNT)
     repeat: int = option(
-        1, "how often an epoch takes each training image: with few images, its end is a large part of the time", **COUNT
+        1,
+        "how often an epoch takes each training image: with few images, its end is a large part of the time",
+        type=number(int, 1, high=1_000_000),
+        metavar="N",
     )
     seed: int = option(1, "random seed for weights, order and augmentation", type=number(int, 0), metavar="N")
 

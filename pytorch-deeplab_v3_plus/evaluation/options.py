@@ -30,7 +30,7 @@ class ScoreOptions:
         (1.0,),
         "average the probabilities over that size times each of these factors; 0.5 0.75 1 1.25 1.5 1.75 are usual "
         "(default: 1)",
-        type=number(float, 0, above=True),
+        type=number(float, 0, above=True, high=1000),
         nargs="+",
         metavar="FACTOR",
     )

@@ -12,10 +12,13 @@ from figures.fonts import families, font_file
 
 @contextlib.contextmanager
 def plain_text() -> Iterator[None]:
-    """Draw texts literally, not as mathematics, in fonts of any language; a function is decorated @plain_text()."""
-    from matplotlib import rc_context  # here, because matplotlib takes a second to import
+    """Draw texts literally, not as mathematics, in fonts of any language; a function is decorated @plain_text().
 
-    with rc_context({"text.parse_math": False, "font.family": families()}):
+    Everything else is as Matplotlib has it, whatever the user's matplotlibrc says.
+    """
+    from matplotlib import rc_context, style  # here, because matplotlib takes a second to import
+
+    with style.context("default"), rc_context({"text.parse_math": False, "font.family": families()}):
         yield
 
 

@@ -15,7 +15,16 @@ from tqdm import tqdm
 
 from common.errors import InputError, signals_held
 from common.faults import advice
-from dataloaders.images import check_name, check_sizes, id_of_file, image_size, stored_size, value_counts, write_label
+from dataloaders.images import (
+    check_name,
+    check_sizes,
+    id_of_file,
+    image_size,
+    read_label,
+    stored_size,
+    value_counts,
+    write_label,
+)
 from dataloaders.labels import PADDING
 from dataloaders.layout import (
     CLASS_FILE,
@@ -53,7 +62,8 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
         with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
             images, labels = (Path(workshop) / name for name in (IMAGES, kind))
             present = list_files(folder, IMAGES)
-            counts = draw_label_maps(items, images, labels, kept={} if options.overwrite else present)
+            counts, others = draw_label_maps(items, images, labels, present, options.overwrite)
+            check_others(folder, kind, others, options.overwrite)
             if not counts[:PADDING].any():
                 raise InputError(f"expected labelled pixels, found none in any label map, as in {items[0].source}")
             lists = None
@@ -118,12 +128,31 @@ def ids_in_lists(folder: Path) -> set[str]:
     return {line for path in (folder / LISTS).rglob("*.txt") for line in read_lines(path, "a list of images")}
 
 
-def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept: Mapping[str, Path]) -> np.ndarray:
-    """Draw all label maps into the folder `labels`, and put their images into `images` unless they are `kept`.
+def check_others(folder: Path, kind: str, others: dict[Path, tuple[int, int]], overwrite: bool) -> None:
+    """Warn of images of a data set that are `others`, of these sizes, where the labels come from.
 
-    Returns how many pixels have each value, int64 (256,).
+    Raises InputError where one would take the place of an image with labels of another kind, which do not fit it.
     """
-    counts, by_turning = np.zeros(256, dtype=np.int64), defaultdict(list)
+    if not others:
+        return
+    labels = list_files(folder, TRUTH if kind == SCRIBBLES else SCRIBBLES)
+    for path, size in others.items() if overwrite else ():
+        if label := labels.get(id_of_file(path.name)):
+            check_sizes(path, size, label, read_label(label, PADDING))
+    what = "replaced" if overwrite else "kept, and get the new labels"
+    line = "%d images are other files than those of the same names in the source (first %s): they are %s"
+    logger.warning(line, len(others), next(iter(others)), what)
+
+
+def draw_label_maps(
+    items: Sequence[Labelled], images: Path, labels: Path, present: Mapping[str, Path], overwrite: bool
+) -> tuple[np.ndarray, dict[Path, tuple[int, int]]]:
+    """Draw all label maps into the folder `labels`, and put their images into `images` that are not `present`, or all.
+
+    Returns how many pixels have each value, int64 (256,), and those of the present images that are not the same files,
+    with the sizes (width, height) of the new ones.
+    """
+    counts, by_turning, others = np.zeros(256, dtype=np.int64), defaultdict(list), {}
     images.mkdir()
     labels.mkdir()
     for item in tqdm(items, desc="importing", unit="file", disable=None, leave=False):
@@ -132,10 +161,13 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
         by_turning[turned].append(item)
         counts += value_counts(label)
         write_label(labels / f"{item.id}.png", label)
-        if item.id in kept:
-            check_sizes(kept[item.id], image_size(kept[item.id]), item.source, label)
+        content, there = item.image.read_bytes() if content is None else content, present.get(item.id)
+        if there and there.read_bytes() != content:
+            others[there] = label.shape[::-1]
+        if there and not overwrite:
+            check_sizes(there, image_size(there), item.source, label)
         else:
-            (images / item.name).write_bytes(item.image.read_bytes() if content is None else content)
+            (images / item.name).write_bytes(content)
     if turned := by_turning[True]:
         number = f"{len(turned)} photographs carry an EXIF rotation"
         logger.info("%s that their labels lack (%s): these were turned", number, turned[0].source)
@@ -145,7 +177,7 @@ def draw_label_maps(items: Sequence[Labelled], images: Path, labels: Path, kept:
                 f"{doubtful[0].source}, where both fit, beside unturned ones: save it without that tag, and "
                 "draw its labels anew"
             )
-    return counts
+    return counts, others
 
 
 def upright_label(item: Labelled, image: Path | io.BytesIO) -> tuple[np.ndarray, bool | None]:

@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.files import link_or_copy, new_folder
 from common.parallel import in_processes
 from dataloaders.images import id_of_file, read_label, value_counts, write_label
+from dataloaders.labels import PADDING
 from dataloaders.layout import (
     CLASS_FILE,
     IMAGES,
@@ -51,6 +52,8 @@ def simulate_folder(
         simulate = functools.partial(_simulate, made / SCRIBBLES, num_classes, seed, options)
         for some in in_processes(simulate, truth.values(), title="simulating", unit="image"):
             counts += some
+        if not counts[:PADDING].any():
+            raise InputError(f"expected scribbles, found none left on {folder}: change the options of the strokes")
         images = list_files(folder, IMAGES)
         for path in images.values():
             link_or_copy(path, made / IMAGES / path.name)

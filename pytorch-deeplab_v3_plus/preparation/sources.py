@@ -254,7 +254,16 @@ class Photographs:
                 f"expected one photograph '{name}' of {source}, found {best[0]} and {best[1]}: rename or remove one, "
                 "or name the folder of the right ones with --images"
             )
+        if (folder := wanted.parent.name) != best[0].parent.name and folder in self._folders:
+            raise InputError(
+                f"expected the photograph '{name}' of {source}, found one of that name in another folder alone, "
+                f"{best[0]}: add it to its own folder, or remove its labels"
+            )
         return best[0]
+
+    @functools.cached_property
+    def _folders(self) -> set[str]:
+        return {path.parent.name for path in self.files}
 
     def _none(self, name: str, source: Path) -> str:
         expected = f"expected the photograph of {source}, found"

@@ -332,6 +332,20 @@ def coco(*annotations, **image) -> dict:
     return {"info": {}, "images": images, "annotations": annotations + others, "categories": categories}
 
 
+def test_a_photograph_is_not_taken_from_another_folder(run, photos, tmp_path):
+    """Regression: labels of a frame of one camera went to that of the other."""
+    cameras = tmp_path / "cameras"
+    for name in ("left", "right"):
+        shutil.copytree(photos, cameras / name)
+    (cameras / "left/p1.png").unlink()
+    content = coco()
+    for image in content["images"]:
+        image["file_name"] = f"left/{image['file_name']}"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    said = run(tmp_path / "a.json", "--images", cameras)
+    assert "'left/p1.png'" in said and "in another folder alone" in said and "right/p1.png" in said
+
+
 def runs(mask: np.ndarray) -> list[int]:
     """Return COCO's run lengths, by walking down the columns."""
     counts, last = [0], False

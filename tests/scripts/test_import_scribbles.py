@@ -620,6 +620,30 @@ def import_masks(masks: Path, *words) -> int:
     )
 
 
+def test_other_photographs_of_the_same_names_are_said(masks, capsys):
+    """Regression: a second camera's IMG_0.jpg took the place, or the labels, of the first one's without a word."""
+    photographs = sorted(path for path in (masks.parent / "photos").iterdir() if path.suffix != ".json")
+    assert import_masks(masks, "--truth") == 0
+    with Image.open(photographs[0]) as image:
+        size, suffix = image.size, photographs[0].suffix
+    Image.new("RGB", size, "red").save(photographs[0])
+    capsys.readouterr()
+    assert import_masks(masks) == 0
+    assert f"WARNING: 1 images are other files than those of the same names in the source (first {masks.parent}" in (
+        said := capsys.readouterr().out
+    )
+    assert f"p0{suffix}): they are kept" in said
+    assert import_masks(masks, "--overwrite") == 0
+    assert f"p0{suffix}): they are replaced" in capsys.readouterr().out
+    for path in photographs:
+        Image.new("RGB", (2 * size[0], 2 * size[1])).save(path)
+    for path in masks.iterdir():
+        Image.fromarray(COLOURS[NUMBERS]).resize((2 * size[0], 2 * size[1]), 0).save(path)
+    assert import_masks(masks, "--overwrite") == 2
+    line = one_line(capsys)
+    assert f"found {size[0]}x{size[1]} in" in line and "SegmentationClassAug" in line
+
+
 def test_labels_that_are_all_unlabelled_are_refused(masks, capsys):
     """Regression: "background nan%", and a data set on which nothing can be learned."""
     for path in masks.iterdir():
@@ -879,6 +903,12 @@ def test_the_simulation_of_a_folder(voc, capsys):
     assert call(simulate_script, voc / "JPEGImages", voc.parent / "new", *words) == 2
     assert "expected ground truth" in one_line(capsys)
     assert not (voc.parent / "new").exists()
+
+
+def test_a_simulation_that_leaves_nothing_is_refused(voc, capsys):
+    out = voc.parent / "out"
+    assert call(simulate_script, voc, out, "--classes", voc.parent / "classes.txt", "--drop", 1) == 2
+    assert "expected scribbles, found none left" in one_line(capsys) and not out.exists()
 
 
 def test_the_simulation_says_what_has_no_truth(voc, capsys):

@@ -300,7 +300,8 @@ def test_a_folder_on_a_read_only_disk(voc, checkpoint, tmp_path, capsys):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])  # the second: a terminal was closed
+def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path, number):
     """Regression: half a file, under its temporary name, stayed."""
     code = (
         "import sys, time; from pathlib import Path; from common.errors import exit_status\n"
@@ -312,7 +313,7 @@ def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == b"begun\n"
-        process.terminate()
+        process.send_signal(number)
         assert process.stderr.read() == b"terminated\n" and process.wait() == 143
     assert not list(tmp_path.iterdir())
 

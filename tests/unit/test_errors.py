@@ -15,7 +15,7 @@ from common.errors import InputError, exit_status
 from common.parallel import WORKERS
 from dataloaders.images import read_image
 from filtering import Lattice, torch_lattice
-from helpers import CODE, data, one_line, run_folder, train
+from helpers import CODE, ENVIRONMENT, data, one_line, run_folder, train
 
 
 def fails(error: BaseException):
@@ -29,6 +29,18 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     monkeypatch.delenv("RLOSS_DEBUG", raising=False)
     assert exit_status(fails(InputError("a.png: expected an image"))) == 2
     assert capsys.readouterr().err == "error: a.png: expected an image\n"
+
+
+def test_closed_streams_and_a_matplotlibrc_are_no_error(voc):
+    """Regression: a progress bar had nothing to write to, status 1 without a word; a sheet was set with LaTeX."""
+    (voc.parent / "matplotlibrc").write_text("text.usetex: True\n")
+    environment = {**ENVIRONMENT, "MATPLOTLIBRC": str(voc.parent / "matplotlibrc")}
+    command = [sys.executable, CODE / "check_dataset.py", voc, "--classes", voc.parent / "classes.txt"]
+    command = [*command, "--output", voc.parent / "report"]
+    closed = subprocess.run(
+        ["bash", "-c", '"$@" >&- 2>&-', "bash", *map(str, command)], env=environment, check=False, timeout=300
+    )
+    assert closed.returncode == 0 and (voc.parent / "report/report.txt").is_file()
 
 
 def test_sigmas_too_small_for_the_filter_are_one_line(capsys, voc):
