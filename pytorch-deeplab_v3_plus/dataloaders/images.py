@@ -286,6 +286,18 @@ def check_sizes(image_file: Path, size: tuple[int, int], label_file: Path, label
         )
 
 
+def check_scaled(size: tuple[int, int], short_side: int, source: object) -> None:
+    """Raise InputError where an image of `size` has more than LARGEST pixels when it is scaled to a short side.
+
+    So has a sliver of an image, which would be gigabytes.
+    """
+    if short_side * short_side * max(size) / min(size) > LARGEST:
+        raise InputError(
+            f"expected an image of at most {LARGEST:,} pixels when its short side is scaled to {short_side}, found "
+            f"{size[0]}x{size[1]} in {source}; lower --crop-size"
+        )
+
+
 def readable_label(
     image_file: Path, size: tuple[int, int], label_file: Path | None, num_classes: int
 ) -> np.ndarray | None:

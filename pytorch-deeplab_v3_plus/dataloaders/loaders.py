@@ -11,6 +11,7 @@ from common.errors import InputError
 from common.parallel import WORKERS, follow_the_parent, usable_cpus
 from dataloaders.catalogue import choose_data_set
 from dataloaders.datasets.pascal import SPLITS, VOCSegmentation
+from dataloaders.images import check_scaled
 from dataloaders.sampling import BatchShare, SeededSampler
 from dataloaders.transforms import resize_short_side, to_tensor
 
@@ -109,6 +110,7 @@ class WholeImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
         image, label = self.images.read(index)
+        check_scaled(image.size, self.short_side, self.images.image_files[index])
         return {
             "image": to_tensor(resize_short_side(image, self.short_side)),
             "original": to_tensor(image),

@@ -43,6 +43,7 @@ from common.errors import InputError, exit_status
 from common.files import link_or_copy, make_folder, new_folder, replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.images import (
+    check_scaled,
     check_sizes,
     image_size,
     listing,
@@ -351,6 +352,7 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
         begun = time.monotonic()
         try:
             image = read_image(images[image_id])
+            check_scaled(image.size, size, images[image_id])
             scribbles = read_label(drawn[image_id], num_classes) if image_id in drawn else None
             mask, uncertainty, place = predict_image(network, image, size, scribbles, only_drawn)
         except InputError as error:

@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.files import walk
 from dataloaders.images import (
     IMAGE_SUFFIXES,
-    LARGEST,
+    check_scaled,
     check_sizes,
     id_of_file,
     image_size,
@@ -98,14 +98,9 @@ def network_view(
 
     The network sees the image with its short side scaled to `size` (0: not scaled). With `centre` it sees the centre
     square of that, which is then also what is to be segmented. Raises InputError, which names `source`, if that has
-    more pixels than an image may have, as when a sliver of an image is scaled to gigabytes.
+    too many pixels (see check_scaled).
     """
-    most = LARGEST
-    if size * size * max(image.size) / min(image.size) > most:
-        raise InputError(
-            f"expected an image of at most {most:,} pixels when its short side is scaled to {size}, found "
-            f"{image.width}x{image.height} in {source}; lower --crop_size"
-        )
+    check_scaled(image.size, size, source)
     scaled = resize_short_side(image, size)
     if centre:
         image = scaled = centre_square(scaled)

@@ -21,7 +21,7 @@ from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.images import image_size, read_image, read_label
 from dataloaders.labels import PADDING, UNLABELLED, VOC_CLASSES, voc_palette
 from dataloaders.layout import find_class_names, read_class_names
-from dataloaders.loaders import make_data_loader
+from dataloaders.loaders import WholeImages, make_data_loader
 from dataloaders.sampling import SeededSampler
 from dataloaders.transforms import (
     EvalTransform,
@@ -353,6 +353,16 @@ def test_pictures_list_a_folder_once(voc, monkeypatch):
     image, scribbles, truth = found[1]
     assert image.size == (WIDTH, HEIGHT) and (scribbles != UNLABELLED).sum() == 26 and set(np.unique(truth)) == {0, 2}
     assert found[2][2] is None
+
+
+def test_a_sliver_of_a_whole_image_is_named(voc):
+    """Regression: scaled to the crop size it was gigabytes, and the advice a smaller batch."""
+    sliver = np.zeros((2, 4000), np.uint8)
+    Image.fromarray(sliver).save(voc / "JPEGImages/i1.png")
+    (voc / "JPEGImages/i1.jpg").unlink(missing_ok=True)
+    write_label(voc / "SegmentationClassAug/i1.png", sliver)
+    whole = WholeImages(VOCSegmentation(arguments(supervision="full"), voc), 513)
+    assert "found 4000x2 in" in message(whole.__getitem__, 1) and whole[0]["image"].shape[1] == 513
 
 
 def test_pictures_do_without_labels_that_cannot_be_shown(voc, caplog):

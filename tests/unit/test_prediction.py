@@ -237,7 +237,7 @@ def test_an_image_keeps_its_size_with_size_0_and_a_sliver_is_refused():
     assert network_view(image, 10)[1].shape == (3, 10, 18)
     picture, inputs = network_view(image, 10, centre=True)
     assert picture.size == (10, 10) and inputs.shape == (3, 10, 10)
-    with pytest.raises(InputError, match="found 20000x1 in sliver.png; lower --crop_size"):
+    with pytest.raises(InputError, match="found 20000x1 in sliver.png; lower --crop-size"):
         network_view(Image.new("RGB", (20000, 1)), 513, source=Path("sliver.png"))
 
 
