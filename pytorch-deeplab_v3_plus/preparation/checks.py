@@ -125,7 +125,8 @@ def file_problems(folder: Path, files: Files, lists: dict[str, list[str]]) -> li
                 array = file.suffix.lower() in ARRAY_SUFFIXES
                 what = "label file" + (", array" if array else ", lossy" if is_lossy(file) else "")
                 problems.append(Problem(what, f"{kind}/{file.name}", "", i))
-    return problems
+    paths = [path for others in unread.values() for path in others.values() if path.is_dir()]
+    return problems + [Problem("sub-folder", str(path.relative_to(folder))) for path in paths]
 
 
 def check_item(folder: Path, files: dict[str, Path | None], item: Item, num_classes: int) -> Item:

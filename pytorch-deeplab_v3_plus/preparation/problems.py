@@ -76,6 +76,7 @@ KINDS = {
     "no truth": Kind(NOTE, "there is no ground truth", "scores are then measured on the scribbles of the val list"),
     "not listed": Kind(NOTE, "a scribbled image is in no list", "add its id to a list to use it"),
     "no image": Kind(WARNING, "a label map has no image", "do the file names match?"),
+    "sub-folder": Kind(WARNING, "a sub-folder is not looked into", "move its files up, images and label maps alike"),
     "grey levels": Kind(WARNING,
         "16-bit images differ in how many bits they use: different 8 of them are read, so the brightness differs",
         "save all with 8 bits, scaled alike"),

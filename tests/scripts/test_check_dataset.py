@@ -128,6 +128,7 @@ SPOILS = [
     (lambda r: (r / TRAIN_LIST).write_text("i0\n"), "few images", ""),
     (lambda r: (r / TRAIN_LIST).write_text("i0\ni1\ni2\n"), "not listed", f"{IMAGES}/i3"),
     (lambda r: write_label(r / f"{SCRIBBLES}/x.png", np.zeros((9, 9))), "no image", "x.png"),
+    (lambda r: (r / f"{IMAGES}/more").mkdir(), "sub-folder", "more"),
     (
         lambda r: Image.new("RGBA", (WIDTH, HEIGHT), (1, 2, 3, 0)).save(r / f"{IMAGES}/i0.jpg", format="PNG"),
         "transparency",
