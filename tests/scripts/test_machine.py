@@ -309,9 +309,9 @@ def test_sigterm_ends_a_script_as_ctrl_c_does(tmp_path, number):
         "def write(path): path.write_text('half'); print('begun', flush=True); time.sleep(60)\n"
         "sys.exit(exit_status(lambda: replace_file(Path('whole'), write)))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    how = {"cwd": tmp_path, "env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    how["preexec_fn"] = lambda: signal.signal(number, signal.SIG_DFL)  # which nohup has ignored
+    with subprocess.Popen([sys.executable, "-c", code], **how) as process:
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(number)
         assert process.stderr.read() == b"terminated\n" and process.wait() == 143
