@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from common.files import link_or_copy, replace_file, synchronise
+from common.files import replace_file, synchronise
 from modeling.checkpoint import load_checkpoint
 from modeling.weights import not_finite
 
@@ -29,22 +29,12 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     replace_file(path, lambda temporary: torch.save(checkpoint, temporary))
 
 
-def save_last(folder: Path, checkpoint: dict[str, Any], *copies: Path) -> None:
-    """Write a checkpoint to `copies`, then as the newest of its run, and keep the one before it.
-
-    All are one file in several places where the file system can: none is ever changed, only replaced.
-    """
+def save_last(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint as the newest of its run, and keep the one before it."""
     last = folder / LAST
-    for copy in copies[:1]:
-        save_checkpoint(copy, checkpoint)
-    for copy in copies[1:]:
-        replace_file(copy, lambda temporary: link_or_copy(copies[0], temporary))
 
     def write(temporary: Path) -> None:
-        if copies:
-            link_or_copy(copies[0], temporary)
-        else:
-            torch.save(checkpoint, temporary)
+        torch.save(checkpoint, temporary)
         synchronise(temporary)  # before the old one moves: at any moment one is intact
         if last.exists():
             os.replace(last, folder / PREVIOUS)

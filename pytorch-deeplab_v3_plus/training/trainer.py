@@ -25,6 +25,7 @@ from training.checkpoint import (
     keep_newest,
     newest_good,
     optimizer_tensors,
+    save_checkpoint,
     save_last,
 )
 from training.faults import Stopped, StopRequest
@@ -291,4 +292,6 @@ class Trainer:
             what = f"{weight} is infinite or not a number after {steps} steps"
             raise InputError(f"{what}; lower --lr or the weights of the losses; last good checkpoint: {good}")
         if distributed.is_main():
-            save_last(self.journal.folder, state, *copies)
+            for path in copies:  # no links to one file, which whoever rewrites one of them would change everywhere
+                save_checkpoint(path, state)
+            save_last(self.journal.folder, state)

@@ -16,7 +16,7 @@ from evaluation.scores import ConfusionMatrix, score_table
 from losses.registry import FACTORIES, register
 from modeling.checkpoint import load_checkpoint, load_network, load_weights
 from modeling.deeplab import DeepLab
-from training.checkpoint import save_checkpoint, save_last
+from training.checkpoint import save_checkpoint
 from training.journal import Journal
 from training.options import FROM_RANDOM, PRESETS, build_parser, parse_options
 from training.recipes import RECIPES
@@ -379,17 +379,6 @@ def test_broken_files_are_named(tmp_path, network):
         torch.save(other, path)
         with pytest.raises(InputError, match="expected weights by name"):
             load_checkpoint(path)
-
-
-def test_all_places_of_a_checkpoint_are_one_file(tmp_path):
-    best, other, last = (tmp_path / name for name in ("checkpoint.pth.tar", "other", "checkpoint_last.pth.tar"))
-    for number in (1, 2):
-        save_last(tmp_path, {"number": number}, best, other)
-    assert {torch.load(path)["number"] for path in (best, other, last)} == {2}
-    assert best.samefile(last) and other.samefile(last)
-    save_last(tmp_path, {"number": 3})
-    numbers = [torch.load(path)["number"] for path in (best, last, tmp_path / "checkpoint_previous.pth.tar")]
-    assert numbers == [2, 3, 2]
 
 
 def test_weights_load_strictly(network):
