@@ -29,9 +29,6 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, *names: Any, formatter_class: type = HelpFormatter, **how: Any) -> None:
         super().__init__(*names, formatter_class=formatter_class, **how)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
-        return super().parse_args(self._without_gaps(args), namespace)
-
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         return super().parse_known_args(self._without_gaps(args), namespace)
 

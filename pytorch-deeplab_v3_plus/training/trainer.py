@@ -247,10 +247,10 @@ class Trainer:
             logger.warning("%s", advice)
         improved = self.best > best_before
         folder, copies = self.journal.folder, []
-        if improved or self.options.no_val:
-            copies.append(folder / BEST)
         if improved and distributed.is_main():
             copies += filter(None, [best_of_runs(folder, self.identity, self.best)])
+        if improved or self.options.no_val:
+            copies.append(folder / BEST)
         if self.options.save_interval and self.epoch % self.options.save_interval == 0:
             copies.append(folder / BY_EPOCH.format(self.epoch))
         self.save(*copies)
