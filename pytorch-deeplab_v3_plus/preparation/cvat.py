@@ -69,10 +69,8 @@ def _shape(element: ElementTree.Element) -> Shape:
         return make_shape(label, {"polyline": "line", "polygon": "polygon", "points": "point"}[kind], points)
     if kind == "box":
         left, top, right, bottom = numbers("xtl", "ytl", "xbr", "ybr")
-        if not rotation:
-            return make_shape(label, "rectangle", [(left, top), (right, bottom)])
         corners = box_corners(left, top, right - left, bottom - top)
-        return make_shape(label, "polygon", turned(corners, rotation, corners.mean(0)))
+        return make_shape(label, "rectangle", turned(corners, rotation, corners.mean(0)))
     if kind == "ellipse":
         x, y, rx, ry = numbers("cx", "cy", "rx", "ry")
         return make_shape(label, "polygon", turned(ellipse_outline(x, y, rx, ry), rotation, (x, y)))

@@ -61,7 +61,7 @@ def read_labelme(path: Path) -> Annotation:
         name, carried = content.get("imagePath"), bool(content.get("imageData"))
     name = None if not name else str(name).replace("\\", "/")  # annotated under Windows
     image = functools.partial(_carried_image, path) if carried else None
-    return Annotation(path, name, size if all(size) else None, shapes, image)
+    return Annotation(path, name, size if all(size) else None, shapes, image, counts_pixels=True)
 
 
 def _carried_image(path: Path) -> bytes:

@@ -69,4 +69,4 @@ def read_scribblesup(path: Path) -> Annotation:
         raise InputError(
             f"expected <polygon><tag>CLASS</tag><point><X>..</X><Y>..</Y></point>...</polygon>, found {error} in {path}"
         ) from None
-    return Annotation(path, None, size, tuple(shapes))
+    return Annotation(path, None, size, tuple(shapes), counts_pixels=True)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Shape(NamedTuple):
-    """One thing that was drawn, in pixels of the image, the centre of the first pixel at (0, 0)."""
+    """One thing that was drawn, in pixels of the image; where (0, 0) lies, its annotation says."""
 
     label: str
     kind: str  # point, line (any number of points in a row), polygon, rectangle, circle or mask
@@ -41,6 +41,8 @@ class Annotation(NamedTuple):
     size: tuple[int, int] | None  # width and height on which it was drawn, where the source says so
     shapes: tuple[Shape, ...]
     carried: Callable[[], bytes] | None = None  # reads the image file itself, where the source carries it
+    counts_pixels: bool = False
+    """Whether (0, 0) is the centre of the first pixel, and an outline part of its shape; else it is the corner."""
 
     @property
     def place(self) -> str:
@@ -73,7 +75,7 @@ def make_shape(label: object, kind: str, points: object, **more: Any) -> Shape:
         found = points.tolist() if isinstance(points, np.ndarray) else points
         wanted = f"{count}{'' if exact else ' or more'} pairs of numbers expected"
         raise ValueError(f"a {kind} of '{label}' with the points {str(found)[:100]} ({wanted})")
-    return Shape(label, kind, array, **more)
+    return Shape(label, kind, array.round(6), **more)  # where computed, a point may be a hair off a pixel's border
 
 
 def turned(points: object, degrees: float, centre: object) -> np.ndarray:
@@ -170,25 +172,27 @@ def class_names_of(annotations: Iterable[Annotation]) -> tuple[str, ...]:
     return "background", *others
 
 
-def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarray:
+def covered_pixels(shape: Shape, size: tuple[int, int], width: int, counts_pixels: bool) -> np.ndarray:
     """Return the pixels, bool (H, W), that a shape covers in an image of `size` (width, height).
 
-    Points and lines are drawn `width` pixels wide, other shapes are filled. Raises ValueError for a mask that is
-    damaged or leaves the image.
+    Points and lines are drawn `width` pixels wide, other shapes are filled. `counts_pixels` is that of the annotation.
+    Raises ValueError for a mask that is damaged or leaves the image.
     """
     points = shape.points
     if shape.kind in ("point", "line"):
+        points = points if counts_pixels else points - 0.5
         paths = [points] if shape.kind == "line" else points[:, None]
         strokes = (brush_stroke(path, width, size[::-1]) for path in paths)
         return functools.reduce(np.logical_or, strokes)
+    if shape.kind == "polygon" and not counts_pixels:
+        holes = (pixels_within(hole, size) for hole in shape.holes)
+        return functools.reduce(lambda left, hole: left & ~hole, holes, pixels_within(points, size))
     picture = Image.new("1", size)
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(picture)  # with which labelme itself makes masks
     if shape.kind == "polygon":
-        for ring, fill in [(points, 1), *((hole, 0) for hole in shape.holes)]:
-            # Where a computed corner is a hair off its pixel, Pillow takes the next one.
-            pen.polygon([tuple(point) for point in ring.round(6).tolist()], fill=fill)
+        pen.polygon([tuple(point) for point in points.tolist()], fill=1)
     elif shape.kind == "rectangle":
-        pen.rectangle(tuple(np.sort(points[:2], axis=0).ravel().tolist()), fill=1)
+        pen.rectangle(tuple(np.sort(points, axis=0).ravel().tolist()), fill=1)
     elif shape.kind == "circle":
         radius = np.hypot(*(points[1] - points[0]))
         pen.ellipse((*(points[0] - radius).tolist(), *(points[0] + radius).tolist()), fill=1)
@@ -198,6 +202,25 @@ def covered_pixels(shape: Shape, size: tuple[int, int], width: int) -> np.ndarra
             raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} at x {corner[0]}, y {corner[1]}")
         picture.paste(Image.fromarray(mask), tuple(corner.tolist()))
     return np.array(picture)
+
+
+def pixels_within(ring: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels, bool (H, W), whose centres lie in a polygon, by the even-odd rule.
+
+    `ring` is float (points, 2), x and y from the corner of an image of `size` (width, height). Polygons that share a
+    border share no pixel. Written here, as Pillow draws polygons up to a pixel larger.
+    """
+    following = np.roll(ring, -1, axis=0)
+    ends = np.sort(np.stack([ring[:, 1], following[:, 1]]), axis=0)
+    first, last = np.ceil(ends - 0.5).clip(0, size[1]).astype(int)
+    # An edge crosses the middles of these rows, each at one place, behind which inside and outside change.
+    rows = np.concatenate([np.arange(*span) for span in zip(first, last, strict=True)])
+    edge = np.repeat(np.arange(len(ring)), last - first)
+    (x, y), (along, down) = ring[edge].T, (following - ring)[edge].T
+    columns = np.ceil(x + (rows + 0.5 - y) * along / down - 0.5).clip(0, size[0]).astype(int)
+    changes = np.zeros((size[1], size[0] + 1), dtype=bool)
+    np.logical_xor.at(changes, (rows, columns), True)
+    return np.logical_xor.accumulate(changes, axis=1)[:, :-1]
 
 
 def collect_shapes(
@@ -218,7 +241,8 @@ def collect_shapes(
         for shape in annotation.shapes:  # later ones over earlier ones
             try:
                 check_place(shape, size)
-                pixels = covered_pixels(shape, size, options.width or usual_width(size))
+                width = options.width or usual_width(size)
+                pixels = covered_pixels(shape, size, width, annotation.counts_pixels)
             except ValueError as error:
                 raise InputError(
                     f"expected shapes on the {size[0]}x{size[1]} pixels of the photograph, found {error} of "

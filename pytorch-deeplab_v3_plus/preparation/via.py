@@ -10,7 +10,7 @@ import numpy as np
 
 from common.files import read_text, why
 from preparation.formats import Collection, ImportOptions
-from preparation.shapes import Annotation, Shape, collect_shapes, ellipse_outline, make_shape, turned
+from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
 from preparation.sources import Photographs, json_or_none, read_json, reading, within
 
 SUFFIXES = (".json", ".csv")
@@ -115,14 +115,11 @@ def _shape(region: dict, attribute: str) -> Shape:
         return make_shape(label, {"polygon": "polygon", "polyline": "line"}[kind], points)
     if kind == "rect":
         x, y, width, height = (float(found[name]) for name in ("x", "y", "width", "height"))
-        return make_shape(label, "rectangle", [(x, y), (x + width, y + height)])
+        return make_shape(label, "rectangle", box_corners(x, y, width, height))
     if kind == "point":
         return make_shape(label, "point", [(found["cx"], found["cy"])])
-    if kind == "circle":
-        x, y, radius = (float(found[name]) for name in ("cx", "cy", "r"))
-        return make_shape(label, "circle", [(x, y), (x + radius, y)])
-    if kind == "ellipse":
-        x, y = found["cx"], found["cy"]
-        rim = ellipse_outline(x, y, found["rx"], found["ry"])
+    if kind in ("circle", "ellipse"):
+        x, y, rx, ry = (float(found[name]) for name in ("cx", "cy", *("rr" if kind == "circle" else ("rx", "ry"))))
+        rim = ellipse_outline(x, y, rx, ry)
         return make_shape(label, "polygon", turned(rim, np.degrees(found.get("theta", 0)), (x, y)))
     raise ValueError(f"a region of the kind {kind}")

@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 64, 48
 SIZE = {"width": WIDTH, "height": HEIGHT}
 NAMES = ("p0", "p1", "p2")
 COLOURS = {"background": (0, 0, 0), "bolt": (250, 50, 83), "nut": (61, 61, 245)}  # as CVAT gives them to labels
-BOLT = [(10, 20), (29, 20), (29, 29), (10, 29)]
+BOLT = [(10, 20), (30, 20), (30, 30), (10, 30)]  # as CVAT and COCO measure, from the corner of the image
 
 
 def drawn() -> np.ndarray:
@@ -43,7 +43,7 @@ def labelme(folder: Path) -> None:
     turned = [(19.5, 14.5), (29.5, 24.5), (19.5, 34.5), (9.5, 24.5)]
     shapes = [
         {"label": "background", "shape_type": "linestrip", "points": [(2, 3), (30, 3), (61, 3)]},
-        {"label": "bolt", "shape_type": "rectangle", "points": [BOLT[0], BOLT[2]]},
+        {"label": "bolt", "shape_type": "rectangle", "points": [(10, 20), (29, 29)]},  # counts pixels
         {"label": "nut", "shape_type": "mask", "points": [(40, 20), (47, 27)], "mask": utils.img_arr_to_b64(mask)},
         {"label": "bolt", "shape_type": "points", "points": [(5, 40), (8, 40)]},
     ]
@@ -97,7 +97,7 @@ def datumaro(folder: Path) -> None:
     bolt = Polygon(np.ravel(BOLT).tolist(), label=1, id=2)
     nut = Mask(drawn() == 3, label=2, id=3)
     dots = Points([5, 40, 8, 40], [2, 2], label=1, id=4)
-    box = Bbox(10, 20, 19, 9, label=1, id=5, attributes={"rotation": 90})
+    box = Bbox(10, 20, 20, 10, label=1, id=5, attributes={"rotation": 90})
     names = ["background", "bolt", "nut"]
     for name, kind, shapes in [
         ("cvat", "cvat", (background, bolt, nut, dots)),
