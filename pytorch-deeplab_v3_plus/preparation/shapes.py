@@ -218,9 +218,11 @@ def pixels_within(ring: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     edge = np.repeat(np.arange(len(ring)), last - first)
     (x, y), (along, down) = ring[edge].T, (following - ring)[edge].T
     columns = np.ceil(x + (rows + 0.5 - y) * along / down - 0.5).clip(0, size[0]).astype(int)
-    changes = np.zeros((size[1], size[0] + 1), dtype=bool)
-    np.logical_xor.at(changes, (rows, columns), True)
-    return np.logical_xor.accumulate(changes, axis=1)[:, :-1]
+    top, bottom, inside = first.min(), last.max(), np.zeros(size[::-1], dtype=bool)
+    changes = np.zeros((bottom - top, size[0] + 1), dtype=bool)
+    np.logical_xor.at(changes, (rows - top, columns), True)
+    inside[top:bottom] = np.logical_xor.accumulate(changes, axis=1)[:, :-1]
+    return inside
 
 
 def collect_shapes(
