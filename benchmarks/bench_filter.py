@@ -29,12 +29,12 @@ from measuring import (
     Pictures,
     machine_line,
     peak_alone,
+    peak_on_gpu,
     peak_resident,
     result_file,
     seconds,
     shown,
     summary,
-    synchronise,
     write_json,
 )
 
@@ -201,12 +201,8 @@ def peak_memory(engine: Engine, pictures: Pictures, row: Row) -> float | None:
     """Return the peak of the working memory in MB beyond input and output, None where it is not known."""
     if engine.device.type == "cuda":
         tensors = engine.prepare(*inputs(pictures, row))
-        synchronise(engine.device)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         with torch.no_grad():
-            engine.run(row.sigma_xy, *tensors)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6 - output_megabytes(row)
+            return peak_on_gpu(lambda: engine.run(row.sigma_xy, *tensors)) - output_megabytes(row)
     return peak_alone(_peak_on_the_cpu, engine, pictures, row)  # memory that was used before would not show
 
 
@@ -291,7 +287,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--engine", action="append", metavar="NAME", help="such as 'C++ avx2' or 'torch cpu' (default: all)"
     )
-    parser.add_argument("--repeats", type=number(int, 2), default=9, metavar="N", help="times each is measured [9]")
+    parser.add_argument("--repeats", type=number(int, 2), default=9, metavar="N", help="times each is measured")
     parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     parser.add_argument(
         "--plot", type=result_file, metavar="FILE", help="also measure cost against pixels and channels, as PNG"

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from common.arguments import ArgumentParser, add_options, number, options_from
 from common.errors import exit_status
-from dataloaders.loaders import make_data_loader, usable_cpus
+from common.parallel import usable_cpus
+from dataloaders.loaders import make_data_loader
 from dataloaders.options import DataOptions
 from dataloaders.transforms import normalize
 

@@ -27,12 +27,12 @@ from measuring import (
     Pictures,
     machine_line,
     peak_alone,
+    peak_on_gpu,
     peak_resident,
     result_file,
     seconds,
     shown,
     summary,
-    synchronise,
     usable_device,
     write_json,
 )
@@ -89,11 +89,7 @@ def peak_memory(text: str, images: int, side: int, device: torch.device) -> floa
     """Return the peak of the memory in MB beyond the inputs, None where it is not known."""
     if device.type == "cuda":
         batch = Batch(Pictures(images), images, side, device)
-        synchronise(device)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        batch.run(build(text, device))
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return peak_on_gpu(lambda: batch.run(build(text, device)))
     return peak_alone(_peak_on_the_cpu, text, images, side, torch.get_num_threads())
 
 

@@ -44,9 +44,9 @@ def rows_moved(image: Tensor, crf: MeanField) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report as the command line says."""
     parser = ArgumentParser(description="Time the refinement by a DenseCRF on the CPU.")
-    parser.add_argument("--side", type=number(int, 1), default=513, help="of the image, in pixels (default: 513)")
-    parser.add_argument("--classes", type=number(int, 1), default=CLASSES, help=f"(default: {CLASSES})")
-    parser.add_argument("--repeats", type=number(int, 2), default=9, help="(default: 9)")
+    parser.add_argument("--side", type=number(int, 1), default=513, help="of the image, in pixels")
+    parser.add_argument("--classes", type=number(int, 1), default=CLASSES, help="planes of the probabilities")
+    parser.add_argument("--repeats", type=number(int, 2), default=9, help="times it is measured")
     args = parser.parse_args(argv)
     cpu, crf = torch.device("cpu"), MeanField()
     image = Pictures(1).batch(1, args.side)

@@ -25,6 +25,7 @@ from measuring import (
     Pictures,
     machine_line,
     peak_alone,
+    peak_on_gpu,
     peak_resident,
     random_batch,
     result_file,
@@ -110,11 +111,7 @@ def peak(args: argparse.Namespace, name: str) -> float | None:
     if args.device.startswith("cuda"):
         action = build(args, args.batch)[name]
         action()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        action()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return peak_on_gpu(action)
     return peak_alone(_peak_on_the_cpu, args, name, torch.get_num_threads())
 
 

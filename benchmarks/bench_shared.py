@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from common.arguments import ArgumentParser, number
-from common.distributed import usable_cpus
 from common.errors import InputError, exit_status
+from common.parallel import usable_cpus
 from measuring import CLASSES, Pictures, machine_line, random_batch, result_file, training_step, write_json
 from modeling.deeplab import DeepLab
 
@@ -142,9 +142,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     what = "a setting beside GCC's default and the scripts' own; repeatable (default: OMP_WAIT_POLICY=passive)"
     parser.add_argument("--setting", type=setting, action="append", metavar="NAME=VALUE", help=what)
-    parser.add_argument("--side", type=number(int, 1), default=257, help="of the images to filter [257]")
-    parser.add_argument("--crop", type=number(int, 33), default=129, help="of the step's images [129]")
-    parser.add_argument("--rounds", type=number(int, 1), default=7, metavar="N", help="measurements of each [7]")
+    parser.add_argument("--side", type=number(int, 1), default=257, help="of the images to filter")
+    parser.add_argument("--crop", type=number(int, 33), default=129, help="of the step's images")
+    parser.add_argument("--rounds", type=number(int, 1), default=7, metavar="N", help="measurements of each")
     parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")
     return parser.parse_args(argv)
 

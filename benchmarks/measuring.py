@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import multiprocessing
-import os
 import platform
 import statistics
 import time
@@ -14,8 +13,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from common.devices import CPUINFO
 from common.errors import InputError
 from common.files import make_folder, write_text
+from common.parallel import usable_cpus
 from dataloaders.labels import UNLABELLED
 from dataloaders.synthetic.scenes import draw_scene
 from dataloaders.transforms import resize_short_side
@@ -39,12 +40,12 @@ IMAGES = "mosaics of 2 x 2 scenes of the synthetic data set (about as many verti
 def machine() -> dict[str, Any]:
     """Return what the times depend on: processor, cores, threads, GPU, PyTorch."""
     cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    if CPUINFO.exists():
+        lines = CPUINFO.read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cpus(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
@@ -129,6 +130,15 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has finished its work."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
+
+
+def peak_on_gpu(action: Callable[[], object]) -> float:
+    """Return by how many MB the memory in use on the current GPU rises at most during `action`."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    action()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
 def peak_alone(function: Callable[..., float], *arguments: Any) -> float | None:

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from common.arguments import ArgumentParser
 from common.errors import InputError, exit_status
+from common.files import make_folder
 from common.logs import configure_logging
+from dataloaders.images import write_label
 from dataloaders.labels import UNLABELLED
-from dataloaders.layout import CLASS_FILE
+from dataloaders.layout import IMAGES, SCRIBBLES, write_class_names, write_lists
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import mask_picture, scribble_picture
@@ -87,14 +89,13 @@ def draw_strokes(name: str, size: tuple[int, int]) -> np.ndarray:
 
 def write_data(folder: Path) -> None:
     """Write the photographs and their scribbles in the project's layout."""
-    for part in ("JPEGImages", "pascal_2012_scribble", "ImageSets/SegmentationAug"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    for part in (IMAGES, SCRIBBLES):
+        make_folder(folder / part)
     for name, image in photographs().items():
-        image.save(folder / "JPEGImages" / f"{name}.png")
-        Image.fromarray(draw_strokes(name, image.size)).save(folder / "pascal_2012_scribble" / f"{name}.png")
-    for split in ("train", "val"):
-        (folder / "ImageSets/SegmentationAug" / f"{split}.txt").write_text("\n".join(STROKES) + "\n")
-    (folder / CLASS_FILE).write_text("\n".join(CLASSES) + "\n")
+        image.save(folder / IMAGES / f"{name}.png")
+        write_label(folder / SCRIBBLES / f"{name}.png", draw_strokes(name, image.size))
+    write_lists(folder, list(STROKES), list(STROKES))
+    write_class_names(folder, CLASSES)
 
 
 def gradient_picture(network: torch.nn.Module, image: Image.Image) -> np.ndarray:

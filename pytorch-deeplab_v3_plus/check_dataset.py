@@ -18,7 +18,6 @@ from common.arguments import ArgumentParser
 from common.errors import exit_status
 from common.files import make_folder, write_text
 from common.logs import configure_logging
-from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import find_class_names
 from figures.colours import classes_in, scribble_picture
 from figures.sheets import save_contact_sheet
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check as the command line says; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    class_names = find_class_names(args.folder, args.classes, VOC_CLASSES)
+    class_names = find_class_names(args.folder, args.classes, or_vocs=True)
     output = args.output or Path("run/check") / args.folder.resolve().name
     report = check_dataset(args.folder, class_names)
     if args.fix:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.arguments import ArgumentParser
-from common.errors import InputError
+from common.errors import InputError, exit_status
 
 CODE = Path(__file__).resolve().parent
 REQUIREMENTS = CODE.parent / "requirements.txt"
@@ -255,4 +255,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

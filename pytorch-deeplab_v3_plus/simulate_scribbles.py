@@ -14,7 +14,7 @@ from pathlib import Path
 from common.arguments import ArgumentParser, add_options, number, options_from
 from common.errors import exit_status
 from common.logs import configure_logging
-from dataloaders.labels import PADDING, VOC_CLASSES
+from dataloaders.labels import PADDING
 from dataloaders.layout import find_class_names
 from dataloaders.synthetic.scribbles import StrokeOptions
 from preparation.simulation import simulate_folder
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Simulate as the command line says; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    class_names = find_class_names(args.data, args.classes, VOC_CLASSES)
+    class_names = find_class_names(args.data, args.classes, or_vocs=True)
     options = options_from(StrokeOptions, args)
     counts = simulate_folder(args.data, args.out, len(class_names), args.seed, options, args.classes)
     logger.info("%s: %.3f %% of the pixels labelled", args.out, 100 * counts[:PADDING].sum() / counts.sum())

@@ -190,7 +190,7 @@ def prepare(own: argparse.Namespace, rest: Sequence[str]) -> tuple[Comparison, L
     rate = stages.lr if stages and stages.optimizer == options.optimizer and not rate_given else None
     comparison = Comparison(
         folder=Path(own.output),
-        seeds=tuple(own.seeds),
+        seeds=own.seeds,
         stage_epochs=lengths(own, stages, len(loaders.train)),
         options=tuple(rest),
         variants=variants,

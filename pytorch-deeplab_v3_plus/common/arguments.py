@@ -83,9 +83,13 @@ def add_options(parser: argparse.ArgumentParser, options: type, *, only: Collect
 
 
 def options_from(options: type[Options], namespace: argparse.Namespace, **more: Any) -> Options:
-    """Return the dataclass `options` with the values that were parsed for its fields, and `more` of them."""
+    """Return the dataclass `options` with the values that were parsed for its fields, and `more` of them.
+
+    Lists, which argparse makes of several words, become tuples.
+    """
     names = {field.name for field in dataclasses.fields(options)} & vars(namespace).keys()
-    return options(**{name: getattr(namespace, name) for name in names} | more)
+    values = {name: getattr(namespace, name) for name in names}
+    return options(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()} | more)
 
 
 def check_values(options: Any) -> None:
@@ -145,9 +149,9 @@ PIXELS: dict[str, Any] = {"type": number(int, 1, high=2**16), "metavar": "PIXELS
 COUNT: dict[str, Any] = {"type": number(int, 1), "metavar": "N"}
 
 
-def integers(text: str) -> list[int]:
+def integers(text: str) -> tuple[int, ...]:
     """Parse comma-separated integers, each 0 or more and given once."""
-    numbers = [number(int, 0)(part) for part in text.split(",")]
+    numbers = tuple(number(int, 0)(part) for part in text.split(","))
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"expected each number once, found {text!r}")
     return numbers

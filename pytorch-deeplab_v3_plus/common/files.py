@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -49,6 +50,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # on a read-only file system, even of a file that is not there
             temporary.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the files that replace_file has left in a folder when its process was killed."""
+    return [path for path in folder.glob(".*") if re.fullmatch(r"\..+\.\d+\.\d+", path.name)]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ CLASS_0 = "no class is called background, so that class 0 is a class like any ot
 CLASS_NEVER = "a class is never labelled: the network cannot learn it"
 OBJECT_255 = "every pixel is 0 or 255, and 255 means 'not labelled': there is nothing but background to learn"
 NUMBER_ANEW = (
-    "import_scribbles.py masks FOLDER NEW --images IMAGES --classes FILE --map 255=1 numbers it anew, where FILE has "
+    "import_scribbles.py masks FOLDER NEW --images IMAGES --classes FILE --map 255=1 renumbers it, where FILE has "
     "the lines background and NAME"
 )
 TRAIN_AND_VAL = "the same picture is used for training and for validation: the scores are too good"

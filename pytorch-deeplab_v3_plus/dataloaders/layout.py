@@ -19,6 +19,7 @@ from common.errors import InputError
 from common.files import read_text, why, write_text
 from dataloaders.class_names import check_class_names, tidy
 from dataloaders.images import IMAGE_SUFFIXES, id_of_file, listing
+from dataloaders.labels import VOC_CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -128,19 +129,17 @@ def split_by_name(ids: Sequence[str]) -> dict[str, list[str]]:
     return {"train": sorted(set(ids) - set(val)), "val": val}
 
 
-def find_class_names(
-    folder: str | Path, file: str | Path | None = None, otherwise: Sequence[str] | None = None
-) -> tuple[str, ...]:
-    """Return the class names in `file`, else those in the folder's classes.txt, else `otherwise`.
+def find_class_names(folder: str | Path, file: str | Path | None = None, or_vocs: bool = False) -> tuple[str, ...]:
+    """Return the class names in `file`, else those in the folder's classes.txt, else with `or_vocs` PASCAL VOC's.
 
     Raises InputError where there are none, or a file is no list of class names.
     """
     own = Path(folder) / CLASS_FILE
     if file or os.path.lexists(own):  # a link that leads nowhere is an error
         return read_class_names(file or own)
-    if otherwise:
+    if or_vocs:
         logger.info("%s does not exist: taking the class names of PASCAL VOC", own)
-        return tuple(otherwise)
+        return VOC_CLASSES
     if not Path(folder).is_dir():
         raise InputError(f"expected a data set, found no folder {folder}: correct its name")
     raise InputError(

@@ -65,7 +65,7 @@ def make_data_loader(
     train = fill_in = None
     if "train" in splits:
         dataset, needed = open_split("train"), min_images * world_size
-        _check_batches(dataset, len(dataset) * options.repeat, options.batch_size, needed)
+        _check_batches(dataset, len(dataset) * options.repeat, options.batch_size, needed, world_size)
         train = loader(dataset, options.batch_size, shuffle=True, min_images=needed, repeat=options.repeat)
     val = open_split("val")
     if val.label_kind == "scribbles":
@@ -78,21 +78,21 @@ def make_data_loader(
     return Loaders(name, train, loader(val, options.test_batch_size), fill_in, val.class_names)
 
 
-def _check_batches(dataset: VOCSegmentation, images: int, batch_size: int, min_images: int) -> None:
+def _check_batches(dataset: VOCSegmentation, images: int, batch_size: int, min_images: int, world_size: int) -> None:
     """Refuse a data set whose epoch of `images` cannot fill a batch, and say so where a last batch is left out.
 
     Batch normalisation after global pooling fails on a batch of one image; every other remainder is kept.
     """
     if images < min_images:
-        least = "two" if min_images == 2 else min_images
+        why = "batch normalisation has no statistics of one" if min_images > world_size else "one for each process"
         raise InputError(
-            f"expected at least {least} training images (batch normalisation has no statistics of one), found "
-            f"{len(dataset)} under {dataset.folder}: add images, or cut a large one into pieces"
+            f"expected at least {min_images} training images ({why}), found {len(dataset)} under {dataset.folder}: add "
+            "images, or cut a large one into pieces"
         )
     remainder = images % batch_size
     if 0 < remainder < min_images:
-        images = "a single image" if remainder == 1 else f"only {remainder} images"
-        logger.info("the last training batch of each epoch would hold %s and is left out", images)
+        rest = "a single image" if remainder == 1 else f"only {remainder} images"
+        logger.info("the last training batch of each epoch would hold %s and is left out", rest)
 
 
 class WholeImages(Dataset):

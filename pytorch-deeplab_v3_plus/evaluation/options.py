@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from common.arguments import COUNT, PIXELS, number, option, switch
+from common.arguments import COUNT, PIXELS, option, switch
 from common.devices import DeviceOptions
 from dataloaders.sizes import DEFAULT_CROP
 from evaluation.protocols import VIEWS, Protocol
-from prediction.options import CheckpointOptions, RefinementOptions
+from prediction.options import CheckpointOptions, RefinementOptions, ViewOptions
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,6 @@ class ScoreOptions:
         *("--crop-size", "--crop_size"),
         **PIXELS,
     )
-    scales: tuple[float, ...] = option(
-        (1.0,),
-        "average the probabilities over that size times each of these factors; 0.5 0.75 1 1.25 1.5 1.75 are usual "
-        "(default: 1)",
-        type=number(float, 0, above=True, high=1000),
-        nargs="+",
-        metavar="FACTOR",
-    )
-    flip: bool = switch("average over the mirrored image too")
     test_batch_size: int = option(4, "images per step", **COUNT)
     fill_in: bool = switch("also score the training images against their full truth")
     output: str | None = option(
@@ -46,11 +37,11 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions(DeviceOptions, RefinementOptions, ScoreOptions, CheckpointOptions):
+class EvaluationOptions(DeviceOptions, RefinementOptions, ViewOptions, ScoreOptions, CheckpointOptions):
     """What evaluate.py scores, and how; its data set is described by dataloaders.options.DataOptions."""
 
     def protocols(self, crop_size: int, short_side: int) -> list[Protocol]:
         """Return the protocols to score by, for a network that sees crops and whole images of these sizes."""
-        how = tuple(self.scales), self.flip, self.mean_field()
+        how = self.scales, self.flip, self.mean_field()
         sizes = {"crop": crop_size, "full": short_side}
         return [Protocol(view, sizes[view], *how) for view in self.protocol]

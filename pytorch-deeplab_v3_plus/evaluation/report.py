@@ -144,8 +144,9 @@ def evaluate_and_report(
 ) -> tuple[dict[str, dict[str, Any]], list[Path]]:
     """Score `model` on each of `splits` that exists, by each protocol, and have the main process write the reports.
 
-    Other arguments as of `evaluate_split`; `reports` is what `describe` says, for the main process. Returns the scores
-    by title (the columns of `score_table`), and the files that were written to `folder`.
+    `workers` are those of the loader of whole images, `reports` is what `describe` says, for the main process, and
+    `wrap` is that of `evaluate_split`. Returns the scores by title (the columns of `score_table`), and the files that
+    were written to `folder`.
     """
     columns, files = {}, []
     pinned = next(model.parameters()).is_cuda

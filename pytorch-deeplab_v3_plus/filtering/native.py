@@ -38,7 +38,7 @@ class Lattices:
 
 def mean_field(
     images: Tensor,
-    logits: Tensor,
+    log_p: Tensor,
     iterations: int,
     appearance: tuple[float, float, float],
     smoothness: tuple[float, float],
@@ -47,10 +47,10 @@ def mean_field(
 
     `appearance` are the kernel's weight, sigma_rgb and sigma_xy, `smoothness` weight and sigma_xy.
     """
-    logits = logits.contiguous()
-    out = torch.empty_like(logits)
-    arrays = images.contiguous().numpy(), logits.numpy(), out.numpy()
-    _load().mean_field(*arrays, *logits.shape, iterations, *appearance, *smoothness)
+    log_p = log_p.contiguous()
+    out = torch.empty_like(log_p)
+    arrays = images.contiguous().numpy(), log_p.numpy(), out.numpy()
+    _load().mean_field(*arrays, *log_p.shape, iterations, *appearance, *smoothness)
     return out
 
 

@@ -233,6 +233,7 @@ def _sums(indices: Tensor, table: Tensor, starts: Tensor | None = None, weights:
 
 
 def padded(pixels: int) -> int:
+    """Return the number of pixels rounded up to a multiple of four, as the published filter takes them."""
     return -(-pixels // 4) * 4
 
 

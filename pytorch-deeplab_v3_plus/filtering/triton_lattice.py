@@ -74,7 +74,13 @@ class Lattice(torch_lattice.Lattice):
     """
 
     def __init__(
-        self, images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: float, low: list[float], high: list[float]
+        self,
+        images: Tensor,
+        values: Tensor | None,
+        sigma_rgb: float,
+        sigma_xy: float,
+        low: list[float],
+        high: list[float],
     ) -> None:
         """Build the lattice for images in low[c]..high[c]; it is usable if `covers_images`, that is, if they are."""
         n, _, h, w = self.shape = images.shape

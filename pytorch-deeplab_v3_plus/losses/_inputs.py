@@ -10,7 +10,9 @@ from common.arguments import has_square
 from common.errors import InputError
 
 
-def check_settings(name: str, *, positive: Sequence[tuple[str, float]] = (), shares: Sequence[tuple[str, float]] = ()):
+def check_settings(
+    name: str, *, positive: Sequence[tuple[str, float]] = (), shares: Sequence[tuple[str, float]] = ()
+) -> None:
     """Raise InputError for a setting of regulariser `name` that is not positive (see has_square), or not in (0, 1]."""
     for setting, value in positive:
         if not (value > 0 and has_square(value)):

@@ -30,6 +30,7 @@ instead of `forward`, and never has the probabilities of the entire batch at ful
                                         what `forward` returns, for what `rescale` does to the probabilities
 """
 
+import argparse
 import importlib
 import importlib.util
 import inspect
@@ -45,7 +46,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 import losses
-from common.arguments import has_square
+from common.arguments import boolean, has_square
 from common.errors import InputError
 
 INPUTS = ("labels", "logits", "features", "lattices")  # what `forward` may name beside the three that it always gets
@@ -91,7 +92,7 @@ def find_regulariser(name: str) -> Callable[..., nn.Module]:
     """Return what builds the regulariser `name`, or raise InputError."""
     if name not in FACTORIES:
         if name not in regulariser_names():
-            raise InputError(f"no regulariser is called {name!r}; there are: {', '.join(regulariser_names())}")
+            raise InputError(f"regulariser: expected one of {', '.join(regulariser_names())}, found {name!r}")
         module = importlib.import_module(f"{losses.__name__}.{name}")
         if name not in FACTORIES:
             FACTORIES[name] = _only_class(module)
@@ -155,12 +156,12 @@ def _type(name: str, setting: Parameter) -> type:
 def _value(text: str, kind: type, given: str) -> Any:
     try:
         if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
+            return boolean(text)
         value = kind(text)
         if kind is float and math.isfinite(value) and not has_square(value):
             raise InputError(f"expected 0, or a number within 1e-18 and 1e18, found {text!r} in {given!r}")
         return value
-    except (ValueError, KeyError):
+    except (ValueError, argparse.ArgumentTypeError):
         expected = {bool: "True or False", int: "an integer", float: "a number"}.get(kind, kind.__name__)
         raise InputError(f"expected {expected}, found {text!r} in {given!r}") from None
 

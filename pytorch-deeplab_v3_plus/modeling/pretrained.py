@@ -74,25 +74,25 @@ def load_pretrained(model: Backbone | Network, source: str | Path) -> None:
         logger.info("%s: %s start from random weights", origin, _listing(fresh))
 
 
-def _read(backbone: Backbone | Network, source: str | Path) -> tuple[str, Any]:
+def _read(model: Backbone | Network, source: str | Path) -> tuple[str, Any]:
     """Return where the weights come from, and what is there."""
     origin, path = str(source), Path(source)
     if source == "imagenet":
-        origin = backbone.imagenet_url()
+        origin = model.imagenet_url()
         if origin is None:
             raise InputError(
-                f"pretrained 'imagenet': no ImageNet weights are published for {type(backbone).__name__}; "
+                f"pretrained 'imagenet': no ImageNet weights are published for {type(model).__name__}; "
                 "use 'none' or the path of a file"
             )
         path = Path(torch.hub.get_dir(), "checkpoints", origin.rsplit("/", 1)[-1])
     elif source == "bundled":
-        if backbone.bundled is None:
+        if model.bundled is None:
             names = ", ".join(name for name, known in BACKBONES.items() if known.bundled)
             raise InputError(
-                f"pretrained 'bundled': this project has weights for {names} alone, not for {type(backbone).__name__}; "
+                f"pretrained 'bundled': this project has weights for {names} alone, not for {type(model).__name__}; "
                 "use 'imagenet', 'none' or the path of a file"
             )
-        path = BUNDLED / backbone.bundled
+        path = BUNDLED / model.bundled
         origin = str(path)
     if source != "imagenet" and not path.is_file():
         kinds = "'bundled', 'imagenet', 'none' or a file"
@@ -112,7 +112,7 @@ def _read(backbone: Backbone | Network, source: str | Path) -> tuple[str, Any]:
             what = "found a file that cannot be read as such"
             line = f"{path}: expected weights written by torch.save, {what} ({reason}); delete it or fetch it again"
         else:
-            ours = "--pretrained bundled (weights that come with this project), " if backbone.bundled else ""
+            ours = "--pretrained bundled (weights that come with this project), " if model.bundled else ""
             what = f"put that file at {path}, or use {ours}--pretrained none or --pretrained FILE"
             line = f"the ImageNet weights {origin} could not be downloaded ({reason}); {what}"
         raise InputError(line) from error

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
-from common.files import make_folder, replace_file, synchronise
+from common.files import leftovers, make_folder, replace_file, synchronise
 from dataloaders.images import check_sizes, image_size, read_label, value_counts, write_label
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import SCRIBBLES
@@ -145,7 +145,7 @@ class Strokes:
         make_folder(self.folder)
         make_folder(project.folder / SCRIBBLES)
         for place in (self.folder, project.folder / SCRIBBLES):
-            for leftover in place.glob(".*.png.*"):  # of a server that was killed while it wrote
+            for leftover in leftovers(place):
                 leftover.unlink(missing_ok=True)
         for image_id in project.files():
             self.drawn(image_id)

@@ -41,6 +41,21 @@ class CheckpointOptions:
 
 
 @dataclass(frozen=True)
+class ViewOptions:
+    """views of an image to average over"""
+
+    scales: tuple[float, ...] = option(
+        (1.0,),
+        "average the probabilities over the network's size of the image times each of these factors; 0.5 0.75 1 1.25 "
+        "1.5 1.75 are usual (default: 1)",
+        type=number(float, 0, above=True, high=1000),
+        nargs="+",
+        metavar="FACTOR",
+    )
+    flip: bool = switch("average over the mirrored image too")
+
+
+@dataclass(frozen=True)
 class RefinementOptions:
     """refinement by a DenseCRF"""
 
@@ -130,5 +145,12 @@ class LossReportOptions(DenseCRFOptions):
 
 
 @dataclass(frozen=True)
-class InferenceOptions(DeviceOptions, LossReportOptions, RefinementOptions, ImageOptions, CheckpointOptions):
+class InferenceOptions(
+    DeviceOptions, LossReportOptions, RefinementOptions, ViewOptions, ImageOptions, CheckpointOptions
+):
     """What inference.py segments, with which network, and what it writes."""
+
+    @property
+    def several_views(self) -> bool:
+        """Whether an image is predicted more than as it is."""
+        return self.flip or self.scales != (1.0,)

@@ -181,8 +181,8 @@ def segment(model: Network, image: Image.Image, size: int) -> np.ndarray:
     """
     pixels = to_tensor(resize_short_side(image, size))
     with evaluation_mode(model):
-        soft = probabilities(predict(model, pixels[None]), (image.height, image.width))
-    return soft[0].argmax(0).to(torch.uint8).cpu().numpy()
+        (logits,) = predict(model, pixels[None])
+    return labels_and_confidence(logits[0], (image.height, image.width))[0].numpy()
 
 
 def short_side(settings: Mapping[str, Any]) -> int:

@@ -64,6 +64,8 @@ class Segmenter:
             logger.info("%s has no class names: taking %s", options.checkpoint, origin)
         check_class_names(self.class_names, options.checkpoint)
         self.crf = options.mean_field()
+        if options.several_views and options.rloss_weight:
+            raise InputError("--rloss-weight reports on a single view: leave out --scales and --flip")
         self.folder = Path(options.output_directory)
 
     def segment(self, words: Sequence[str]) -> int:
@@ -96,7 +98,7 @@ class Segmenter:
                         bar.write(f"error: {item}", file=sys.stderr)
                     else:
                         readable.append((name, *item))
-                logits_of_each = self._logits([pixels for _, _, pixels, _ in readable])
+                logits_of_each = self._logits([(image, pixels) for _, image, pixels, _ in readable])
                 for item, logits in zip(readable, logits_of_each, strict=True):
                     self.write(*item, logits)
                 bar.update(len(batch))
@@ -105,18 +107,27 @@ class Segmenter:
             logger.info("%d of %d images segmented into %s", total - failed, total, self.folder)
         return 0 if not failed else 1 if failed < total else 2
 
-    def _logits(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Return the logits (K, h, w) of several images in their order; those of the same size are run together."""
+    def _logits(self, items: Sequence[tuple[Image.Image, Tensor]]) -> Iterator[Tensor]:
+        """Yield the logits (K, h, w) of several images in their order; those of the same size are run together.
+
+        Of several views it is the logarithm of their mean probabilities (K, H, W), image by image.
+        """
+        options = self.options
+        how = {"tile": options.tile, "batch_size": options.batch_size, "whole": not options.center_crop}
+        if options.several_views:
+            how |= {"scales": options.scales, "flip": options.flip}
+            for image, pixels in items:
+                views = predict(self.network, pixels[None], **how, original=to_tensor(image)[None])
+                yield probabilities(views, (image.height, image.width), options.interpolation)[0].log()
+            return
         groups: dict[torch.Size, list[int]] = {}
-        for index, pixels in enumerate(images):
+        for index, (_, pixels) in enumerate(items):
             groups.setdefault(pixels.shape, []).append(index)
         found = {}
         for indices in groups.values():
-            batch = torch.stack([images[index] for index in indices])
-            how = {"tile": self.options.tile, "batch_size": self.options.batch_size}
-            (logits,) = predict(self.network, batch, **how, whole=not self.options.center_crop)
+            (logits,) = predict(self.network, torch.stack([items[index][1] for index in indices]), **how)
             found.update(zip(indices, logits, strict=True))
-        return (found[index] for index in range(len(images)))
+        yield from (found[index] for index in range(len(items)))
 
     def write(
         self, name: str, image: Image.Image, inputs: Tensor, scribbles: np.ndarray | None, logits: Tensor

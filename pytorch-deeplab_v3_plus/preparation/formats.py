@@ -57,12 +57,12 @@ def value_map(text: str) -> dict[int, int]:
     return values
 
 
-def text_coding(text: str) -> str:
-    """Parse the name of a coding of text that Python knows."""
+def text_encoding(text: str) -> str:
+    """Parse the name of a text encoding that Python knows."""
     try:
         "".encode(text)
     except (LookupError, UnicodeError):
-        raise argparse.ArgumentTypeError(f"expected a coding of text, as cp932, found {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected a text encoding, such as cp932, found {text!r}") from None
     return text
 
 
@@ -111,10 +111,9 @@ class ImportOptions:
     )
     zip_names: str | None = option(
         None,
-        "for a ZIP: how the names of its files are coded where it does not say it, as cp932, under Japanese Windows "
-        "(default: UTF-8)",
-        type=text_coding,
-        metavar="CODING",
+        "for a ZIP: the encoding of its file names where it does not say (cp932: Japanese Windows; default: UTF-8)",
+        type=text_encoding,
+        metavar="ENCODING",
     )
     width: int | None = option(
         None,

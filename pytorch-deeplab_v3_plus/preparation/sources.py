@@ -36,17 +36,17 @@ PHOTOGRAPH_SUFFIXES = IMAGE_SUFFIXES + HEIC_SUFFIXES
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that was uploaded
 _DROPPED = re.compile(r"[^-\w.]")  # what it leaves out of such a name, where spaces become underscores
 DOCUMENT_SUFFIXES = (".json", ".geojson", ".xml", ".csv", ".txt", ".zip")
-_CODINGS = ("cp437", "cp932", "gbk", "cp949")  # of file names under Windows: Western, Japanese, Chinese, Korean
+_ENCODINGS = ("cp437", "cp932", "gbk", "cp949")  # of file names under Windows: Western, Japanese, Chinese, Korean
 
 
 @contextlib.contextmanager
-def unpacked(source: Path, coding: str | None = None) -> Iterator[Path]:
+def unpacked(source: Path, encoding: str | None = None) -> Iterator[Path]:
     """Yield a source itself, or, of a ZIP, a folder with its content that vanishes afterwards.
 
-    Raises InputError where the ZIP is damaged, encrypted, or larger than the disk; see name_files for `coding`.
+    Raises InputError where the ZIP is damaged, encrypted, or larger than the disk; see name_files for `encoding`.
     """
     if source.is_dir() or not (source.suffix.lower() == ".zip" or zipfile.is_zipfile(source)):
-        if coding:
+        if encoding:
             raise InputError(f"--zip-names is for the names in a ZIP, found {source}: leave it out")
         yield source
         return
@@ -56,7 +56,7 @@ def unpacked(source: Path, coding: str | None = None) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(source) as archive:
                 files, places = archive.infolist(), set()
-                name_files(files, coding, source)
+                name_files(files, encoding, source)
                 needed, free = sum(file.file_size for file in files), shutil.disk_usage(workshop).free
                 if needed > free:
                     raise OSError(f"it holds {needed:,} bytes, {free:,} are free in {tempfile.gettempdir()}")
@@ -74,11 +74,11 @@ def unpacked(source: Path, coding: str | None = None) -> Iterator[Path]:
             raise InputError(str(error).replace(str(folder), str(source))) from None
 
 
-def name_files(files: list[zipfile.ZipInfo], coding: str | None, source: Path) -> None:
+def name_files(files: list[zipfile.ZipInfo], encoding: str | None, source: Path) -> None:
     """Give the files of a ZIP the names that were meant, where it does not say that they are UTF-8.
 
-    They are UTF-8 all the same where macOS has packed it, and else what `coding` says: the ZIP does not, and one name
-    is readable in many codings. Raises InputError where they are not of that coding.
+    They are UTF-8 all the same where macOS has packed it, and else what `encoding` says: the ZIP does not, and one name
+    is readable in many encodings. Raises InputError where they are not of that encoding.
     """
     silent = []
     for file in files:
@@ -86,15 +86,15 @@ def name_files(files: list[zipfile.ZipInfo], coding: str | None, source: Path) -
             if not file.flag_bits & 0x800:
                 silent.append((file, file.filename.encode("cp437")))  # for which Python has taken it
     try:
-        names = [name.decode(coding or "utf-8") for _, name in silent]
+        names = [name.decode(encoding or "utf-8") for _, name in silent]
     except UnicodeError as error:
         readings = []
-        for other in _CODINGS:
+        for other in _ENCODINGS:
             with contextlib.suppress(UnicodeError):
                 readings.append(f"{error.object.decode(other)!r} ({other})")
         raise InputError(
-            f"expected file names in {coding or 'UTF-8'}, found another coding in {source}, perhaps "
-            f"{', '.join(readings)}: say which one with --zip-names CODING"
+            f"expected file names in {encoding or 'UTF-8'}, found another encoding in {source}, perhaps "
+            f"{', '.join(readings)}: say which one with --zip-names ENCODING"
         ) from None
     for (file, _), name in zip(silent, names, strict=True):
         file.filename = name

@@ -236,7 +236,7 @@ def log_network(options: TrainOptions, model: nn.Module, origin: Any, notes: Not
     """Log what the network is, where its weights come from, and notes on its classifier."""
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     shape = " ".join(filter(None, (options.network, options.backbone))) + f", output stride {model.output_stride}"
-    part = "backbone " if options.backbone else ""
+    part = "backbone " if options.backbone and not isinstance(origin, Path) else ""  # of a checkpoint it is all
     logger.info("network: %s, %.1f million parameters, %sfrom %s", shape, millions, part, origin)
     if origin == RANDOM:
         logger.info("%s", EXPECT_OF_RANDOM)

@@ -51,8 +51,9 @@ def one_line_errors(options: TrainOptions) -> contextlib.AbstractContextManager:
     data = options.data
     lower = (
         f"lower --batch-size ({data.batch_size}), --crop-size ({data.crop_size}) or --rloss-scale "
-        f"({options.rloss_scale:g}), or raise --accumulate ({options.accumulate}), which keeps the batch, or "
-        f"--out-stride ({options.out_stride})" + (", or try --amp bf16" if options.amp == "off" else "")
+        f"({options.rloss_scale:g}), or raise --accumulate ({options.accumulate}), which keeps the batch"
+        + (", or take --out-stride 16" if options.backbone and options.out_stride < 16 else "")
+        + (", or try --amp bf16" if options.amp == "off" else "")
     )
     then = "; --resume auto continues from the last checkpoint"
     return faults.one_line_errors(lower, f"--workers ({data.workers})", then)

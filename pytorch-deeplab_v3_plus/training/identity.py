@@ -7,7 +7,7 @@ A fingerprint is a plain dict, fit for JSON and checkpoints:
     settings  the options that decide what is learned, by name
     start     the file whose weights --ft started from, and their digest, or None
 
-Where one does not know a fact, as without --no-val or in a file of an earlier version, the two do not differ in it.
+Where one does not know a fact, as with --no-val or in a file of an earlier version, the two do not differ in it.
 """
 
 import contextlib

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from common.errors import InputError
-from common.files import write_text
+from common.files import leftovers, write_text
 from common.logs import LineFormatter
 from training.advice import percentage
 from training.run_folder import IDENTITY, PARAMETERS, SCORES, STEPS, new_run, read_records
@@ -111,7 +111,7 @@ class Journal:
                 self._log = _LogFile(self.folder / "log.txt", encoding="utf-8", errors="backslashreplace")
                 undo.callback(self._log.close)
                 fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however
-                for leftover in self.folder.glob(".*.[0-9]*"):  # of a process that was killed while it wrote
+                for leftover in leftovers(self.folder):
                     leftover.unlink()
                 lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
                 first = ["command: " + " ".join(sys.argv), f"versions: {versions()}"]

@@ -241,7 +241,7 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
             raise InputError("--ft starts from a trained network: name its checkpoint with --resume FILE")
         names = [wanted.name for wanted in self.regularisers]
         if len(set(names)) < len(names):
-            raise InputError(f"each regulariser once, found {', '.join(names)}")
+            raise InputError(f"expected each regulariser once, found {', '.join(names)}")
 
     @property
     def architecture(self) -> type[Network]:
@@ -279,7 +279,7 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         options = replace(
             self,
             data=replace(self.data, batch_size=batch_size, test_batch_size=self.data.test_batch_size or batch_size),
-            gpu_ids=tuple(gpu_ids),
+            gpu_ids=gpu_ids,
             lr=self.lr or rate,
             weight_decay=decay,
             amp=("bf16" if has_fast_bfloat16(cuda) else "off") if self.amp == "auto" else self.amp,

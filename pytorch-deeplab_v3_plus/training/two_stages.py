@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,13 +201,17 @@ def train_all(trainings: Iterable[Training], jobs: int) -> None:
     with ThreadPoolExecutor(at_once) as pool:
         futures = [pool.submit(_train, training, at_once, running) for training in todo]
         try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException as error:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:
+                future.cancel()  # after a failure what has not begun; the others end first
+            wait(futures)
+            for future in futures:
+                if not future.cancelled():
+                    future.result()
+        except BaseException:  # a signal, after which they would run on alone; of a failure's none runs any more
             pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(error, Exception):  # a signal, after which they would run on alone
-                for process in tuple(running):
-                    process.terminate()
+            for process in tuple(running):
+                process.terminate()
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)

@@ -185,7 +185,7 @@ def test_a_zip_that_says_nothing_of_its_names(run, photos, tmp_path, coding, nam
     """Regression: as Windows packs them, names were taken for Western ones, and no photograph was found."""
     source = silent_zip(tmp_path / "a.zip", names_in(photos, name), coding)
     line = run(source)
-    assert f"'{name}.png' ({coding.replace('850', '437')})" in line and "with --zip-names CODING" in line
+    assert f"'{name}.png' ({coding.replace('850', '437')})" in line and "with --zip-names ENCODING" in line
     assert sorted(run(source, "--zip-names", coding)) == sorted(["p0", name, "p2"])
     if coding != "cp850":
         assert "expected file names in ascii" in run(source, "--zip-names", "ascii")
@@ -194,7 +194,7 @@ def test_a_zip_that_says_nothing_of_its_names(run, photos, tmp_path, coding, nam
 def test_what_takes_no_coding_of_names(run, photos):
     assert "--zip-names is for the names in a ZIP" in run(photos, "--zip-names", "cp932")
     for wrong in ("shift", "base64", "undefined"):
-        assert f"--zip-names: expected a coding of text, as cp932, found '{wrong}'" in run(photos, "--zip-names", wrong)
+        assert f"expected a text encoding, such as cp932, found '{wrong}'" in run(photos, "--zip-names", wrong)
 
 
 def test_a_damaged_zip_of_each_compression(run, tmp_path):

@@ -13,11 +13,15 @@ from torch import nn
 
 import inference
 from common.errors import exit_status
-from dataloaders.images import write_label
+from dataloaders.images import read_image, write_label
 from dataloaders.labels import voc_palette
+from dataloaders.transforms import to_tensor
+from evaluation.protocols import Protocol, predict_batch
 from filtering.mean_field import MeanField
+from modeling.checkpoint import load_network
 from modeling.deeplab import DeepLab
 from prediction.export import RawRGB
+from prediction.files import network_view
 from training.options import PRESETS, parse_options
 
 NAMES = ["background", "cat", "dog"]
@@ -137,6 +141,25 @@ def test_options_change_what_they_say(checkpoint, tmp_path):
     assert np.abs(plain - scores("batch", "--batch-size", 3, "--workers", 2)).max() < 2e-3
     for words in (["--interpolation", "bicubic"], ["--crop_size", 0], ["--tile", 40]):
         assert np.abs(plain - scores(words[0], *words)).max() > 2e-3, words
+
+
+def test_several_views_are_averaged_as_in_the_evaluation(checkpoint, tmp_path, capsys):
+    image, out = draw(tmp_path / "a.png", 70, 50), tmp_path / "out"
+    words = ["--image_path", image, "--scales", 0.75, 1.5, "--flip", "--confidence", "--probabilities"]
+    assert segment(checkpoint, out, *words) == 0
+    network, _ = load_network(checkpoint)
+    original, pixels = network_view(read_image(image), 48)
+    protocol = Protocol("full", 48, (0.75, 1.5), flip=True)
+    batch = {"image": pixels[None], "original": to_tensor(original)[None], "label": torch.zeros(1, 50, 70)}
+    _, expected = predict_batch(network.eval(), batch, protocol)
+    assert np.array_equal(np.asarray(Image.open(out / "a_prediction.png")), expected[0])
+    with np.load(out / "a_probabilities.npz") as file:
+        soft = file["probabilities"].astype(np.float32)
+    assert np.allclose(255 * soft.max(0), np.asarray(Image.open(out / "a_confidence.png")), atol=1)
+    assert segment(checkpoint, tmp_path / "plain", "--image_path", image) == 0
+    assert not np.array_equal(np.asarray(Image.open(tmp_path / "plain/a_prediction.png")), expected[0])
+    assert segment(checkpoint, out, "--image_path", image, "--flip", "--rloss-weight", 1) == 2
+    assert "--rloss-weight reports on a single view" in error_lines(capsys)[-1]
 
 
 def test_the_crf_refines_the_prediction_and_the_pictures_show_it(checkpoint, tmp_path, capsys):

@@ -533,9 +533,13 @@ def test_what_a_training_dies_of_is_shown(tmp_path, monkeypatch, capfd, jobs):
     assert "the real cause" in "".join(capfd.readouterr())
 
 
-def test_a_signal_to_the_comparison_ends_its_trainings(tmp_path):
-    """Regression: they went on without it, and kept their folders locked."""
-    body = "import os, sys, time\nopen(sys.argv[4] + '.pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+@pytest.mark.parametrize("failing", ["none", "one"])
+def test_a_signal_to_the_comparison_ends_its_trainings(tmp_path, failing):
+    """Regression: they went on without it, and kept their folders locked, after a failure of one of them too."""
+    body = (
+        "import os, sys, time\nopen(sys.argv[4] + '.pid', 'w').write(str(os.getpid()))\n"
+        f"sys.exit(3) if sys.argv[4] == '{failing}' else time.sleep(60)"
+    )
     script, trainings = stub_training(tmp_path, body)
     code = (
         "import sys; from pathlib import Path; from training import two_stages; "
@@ -548,6 +552,8 @@ def test_a_signal_to_the_comparison_ends_its_trainings(tmp_path):
         while not all(path.is_file() and path.read_text() for path in pids):
             assert process.poll() is None
             time.sleep(0.05)
+        if failing != "none":
+            time.sleep(0.5)  # in which the comparison sees that it failed, and waits for the other
         process.terminate()
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
     for path in pids:
@@ -594,7 +600,7 @@ def test_several_losses_compete_from_the_same_first_stage(voc, trained_here, cap
         (["x=--regulariser 'potts=1"], "No closing quotation"),
         (["x=--epochs 3 --regulariser potts=1"], "--epochs is set by the stages themselves"),
         (["x=--sigma-xy 3"], "nothing to compare"),
-        (["x=--regulariser pots=1"], "no regulariser is called 'pots'"),
+        (["x=--regulariser pots=1"], "found 'pots'"),
     ],
 )
 def test_variants_that_cannot_be_compared(voc, capsys, variants, said):

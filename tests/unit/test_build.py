@@ -51,7 +51,7 @@ def test_options_are_checked_wherever_they_come_from():
         TrainOptions(data=DataOptions(scales=(0.5, -1.0)))
     with pytest.raises(InputError, match="--backbone: expected one of mobilenet, .*, found 'vgg'"):
         TrainOptions(backbone="vgg")
-    with pytest.raises(InputError, match="no regulariser is called 'nothing'"):
+    with pytest.raises(InputError, match="found 'nothing'"):
         TrainOptions(regulariser=("nothing=1",))
 
 

@@ -636,7 +636,7 @@ def test_an_epoch_repeats_few_images_each_augmented_anew(voc):
     ]
     assert len({image.numpy().tobytes() for image in images}) == 3
     (voc / "ImageSets/SegmentationAug/train.txt").write_text("i0\n")
-    assert "at least two training images" in message(make_data_loader, custom(voc))
+    assert "at least 2 training images (batch normalisation" in message(make_data_loader, custom(voc))
     assert len(make_data_loader(custom(voc, repeat=2)).train) == 1
 
 
@@ -650,7 +650,9 @@ def test_only_a_last_batch_of_one_is_dropped(voc, caplog, batch_size, kept):
 
 def test_one_training_image_is_refused(voc):
     (voc / "ImageSets/SegmentationAug/train.txt").write_text("i0\n")
-    assert "at least two training images" in message(make_data_loader, custom(voc))
+    assert "at least 2 training images (batch normalisation" in message(make_data_loader, custom(voc))
+    how = {"world_size": 4, "min_images": 1}
+    assert "at least 4 training images (one for each process), found 1" in message(make_data_loader, custom(voc), **how)
 
 
 # --- data sets by name ----------------------------------------------------------------------------------------------

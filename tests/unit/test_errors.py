@@ -31,6 +31,14 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: a.png: expected an image\n"
 
 
+def test_every_program_says_bad_input_in_one_line():
+    """Regression: a mistyped option of check_environment.py was a traceback."""
+    folders = CODE, CODE.parent / "benchmarks", CODE.parent / "experiments"
+    programs = [path for folder in folders for path in folder.rglob("*.py") if "__main__" in path.read_text()]
+    assert len(programs) > 20
+    assert [path for path in programs if "exit_status(main)" not in path.read_text()] == []
+
+
 def test_closed_streams_and_a_matplotlibrc_are_no_error(voc):
     """Regression: a progress bar had nothing to write to, status 1 without a word; a sheet was set with LaTeX."""
     (voc.parent / "matplotlibrc").write_text("text.usetex: True\n")

@@ -78,7 +78,7 @@ def test_balanced_weights_are_the_originals():
 
 
 def test_an_unknown_regulariser_is_answered_with_the_known():
-    with pytest.raises(InputError, match="no regulariser is called 'nothing'; there are: densecrf"):
+    with pytest.raises(InputError, match="regulariser: expected one of densecrf, .*, found 'nothing'"):
         parse_regulariser("nothing=1")
 
 

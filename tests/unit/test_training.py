@@ -276,7 +276,7 @@ def test_bad_values_are_errors_that_name_the_option(words):
         (["--regulariser", "densecrf=1", "--densecrfloss", "1"], "each regulariser once"),
         (["--regulariser", "densecrf"], "expected a number, found ''"),
         (["--regulariser", "densecrf=nan"], "a weight of 0 or more"),
-        (["--regulariser", "mine=1"], "no regulariser is called 'mine'"),
+        (["--regulariser", "mine=1"], "found 'mine'"),
         (["--regulariser", "densecrf=1,radius=3"], "has no setting 'radius'"),
         (["--regulariser", "densecrf=1,sigma_xy=wide"], "found 'wide'"),
         (["--regulariser", "densecrf=1,rloss_scale=0.001"], "leaves nothing of --crop-size 513"),

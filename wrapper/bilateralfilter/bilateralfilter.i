@@ -422,7 +422,7 @@ Source:
 %feature("docstring") instruction_sets
 "The instruction sets for which the module has been compiled and that this machine can run, the fastest first.
 
-The first is the one used; the result does not depend on it."
+The first is the one used. The filters' results do not depend on it; those of mean_field do in their last bits."
 
 %feature("docstring") bilateralfilter_profile
 "bilateralfilter_batch for benchmarks and tests: with the instruction set of that name, and timed.

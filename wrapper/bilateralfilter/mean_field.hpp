@@ -35,7 +35,6 @@ BILATERAL_INLINE Floats exp_of_negative(Floats x) {
     const Ints vanishes = x < -60.0f;
     x = vanishes ? Floats{} - 60.0f : x;
     // x = n log 2 + r with |r| <= log 2 / 2; log 2 in two parts, of which the first times n is exact.
-    constexpr float round_off = 12582912.0f;  // see PermutohedralLattice::find_simplex
     const Floats n = (x * 1.44269504f + round_off) - round_off;
     const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     Floats sum = r * 1.9875691500e-4f + 1.3981999507e-3f;

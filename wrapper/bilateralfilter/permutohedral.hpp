@@ -276,9 +276,6 @@ BILATERAL_INLINE void PermutohedralLattice<D>::find_simplex(const Floats (&eleva
                                                             Ints (&rank)[D + 1]) {
     constexpr float side = D + 1;
     constexpr float inverse = 1.0f / side;
-    // Adding and subtracting 1.5 * 2^23 rounds to an integer, half to even, as instructions for rounding do; it needs
-    // none of these.
-    constexpr float round_off = 12582912.0f;
 
     // The closest point of colour 0: round each coordinate to a multiple of D+1.
     Floats off_plane{};

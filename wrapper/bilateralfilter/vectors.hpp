@@ -47,6 +47,9 @@ using Vector = typename detail::VectorOf<T, n>::type;
 using Floats = Vector<float, lanes>;
 using Ints = Vector<std::int32_t, lanes>;
 
+// Added and subtracted, it rounds a float below 2^22 to an integer, half to even, as instructions for rounding do.
+constexpr float round_off = 0x1.8p23f;
+
 // Aligned or not.
 template <class V, class T>
 inline V load(const T* place) {

@@ -27,8 +27,8 @@ constexpr int channels_at_once = 4;
 // x = n + r with |r| <= 1/2; a Taylor polynomial gives 2^r, and 2^n is put together from bits.
 BILATERAL_INLINE Floats power_of_two(Floats x) {
     constexpr float least = -66.0f;
-    const Floats shifted = (x < least ? Floats{} + least : x) + 0x1.8p23f;  // no digits are left behind the point
-    const Floats r = x - (shifted - 0x1.8p23f);
+    const Floats shifted = (x < least ? Floats{} + least : x) + round_off;
+    const Floats r = x - (shifted - round_off);
     // The powers of log 2 over the factorials.
     Floats power = r * 1.5403530e-4f + 1.3333558e-3f;
     for (const float next : {9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})

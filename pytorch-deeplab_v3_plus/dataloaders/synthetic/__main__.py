@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from common.arguments import ArgumentParser
+from common.arguments import ArgumentParser, number
 from common.errors import exit_status
 from dataloaders.synthetic import SEED, TRAIN, VAL, draw_dataset
 
@@ -12,12 +12,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = "Draw a data set of textured objects in PASCAL VOC's layout."
     parser = ArgumentParser("python -m dataloaders.synthetic", description=description)
     parser.add_argument("folder", help="folder of the data set; one that was drawn there before is replaced")
-    parser.add_argument("--seed", type=int, default=SEED, help="chooses the pictures")
-    parser.add_argument("--train", type=int, default=TRAIN, help="number of training pictures")
-    parser.add_argument("--val", type=int, default=VAL, help="number of validation pictures")
+    parser.add_argument("--seed", type=number(int, 0), default=SEED, help="chooses the pictures")
+    parser.add_argument("--train", type=number(int, 2), default=TRAIN, help="number of training pictures")
+    parser.add_argument("--val", type=number(int, 1), default=VAL, help="number of validation pictures")
     args = parser.parse_args(argv)
-    if args.seed < 0 or args.train < 2 or args.val < 1:
-        parser.error("expected --seed of at least 0, --train of at least 2 and --val of at least 1")
     draw_dataset(args.folder, args.seed, args.train, args.val)
     return 0
 

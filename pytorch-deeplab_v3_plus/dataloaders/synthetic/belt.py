@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = "Draw photographs of parts on a belt, with labelme files."
     parser = ArgumentParser("python -m dataloaders.synthetic.belt", description=description)
     parser.add_argument("folder", type=Path, help="folder to write to")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="chooses the pictures (default: 1)")
+    parser.add_argument("--seed", type=number(int, 0), default=1, help="chooses the pictures")
     args = parser.parse_args(argv)
     draw_photographs(args.folder, args.seed)
     return 0
