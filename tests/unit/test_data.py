@@ -356,13 +356,14 @@ def test_pictures_list_a_folder_once(voc, monkeypatch):
 
 
 def test_a_sliver_of_a_whole_image_is_named(voc):
-    """Regression: scaled to the crop size it was gigabytes, and the advice a smaller batch."""
+    """Regression: scaled to the crop size it was gigabytes, and the advice a smaller batch; it ended trainings late."""
     sliver = np.zeros((2, 4000), np.uint8)
     Image.fromarray(sliver).save(voc / "JPEGImages/i1.png")
     (voc / "JPEGImages/i1.jpg").unlink(missing_ok=True)
     write_label(voc / "SegmentationClassAug/i1.png", sliver)
     whole = WholeImages(VOCSegmentation(arguments(supervision="full"), voc), 513)
     assert "found 4000x2 in" in message(whole.__getitem__, 1) and whole[0]["image"].shape[1] == 513
+    assert "found 4000x2 in" in message(VOCSegmentation(arguments(supervision="full", base_size=513), voc).survey)
 
 
 def test_pictures_do_without_labels_that_cannot_be_shown(voc, caplog):

@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.parallel import in_threads
 from dataloaders.class_names import check_class_names
 from dataloaders.images import (
+    check_scaled,
     check_sizes,
     file_digest,
     image_size,
@@ -134,8 +135,9 @@ class VOCSegmentation(Dataset):
         """
 
         def look(image_file: FilePath, label_file: FilePath) -> tuple[np.ndarray, bytes, bytes]:
-            label = read_label(label_file, self.num_classes)
-            check_sizes(image_file, image_size(image_file), label_file, label)
+            label, size = read_label(label_file, self.num_classes), image_size(image_file)
+            check_sizes(image_file, size, label_file, label)
+            check_scaled(size, self.short_side, image_file)
             counts = value_counts(label)
             found = np.stack([counts, counts > 0, thinned_out(label, self.short_side)])
             values = hashlib.blake2b(label, digest_size=8, person=b"%dx%d" % label.shape).digest()
