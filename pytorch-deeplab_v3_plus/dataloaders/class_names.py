@@ -1,6 +1,7 @@
 """Names of classes: which are one, which mean the background or no class at all, and in which order they go."""
 
 import logging
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 # As letters and digits alone, in lower case: "_background_" and "Back Ground" are among them.
 BACKGROUND_NAMES = ("background", "bg", "背景", "배경", "фон", "hintergrund", "fond", "fondo", "sfondo")
+_COMMENT = re.compile(r"\s*#(\s|$)")
+_OTHER_LIST = re.compile(r"\s*([\[{]|- |0\s*[:,;=])")  # how a list in JSON, YAML or CSV begins
 UNLABELLED_NAMES = ("unlabelled", "unlabeled", "unannotated", "ignore", "ignored", "void", "dontcare")
 
 
@@ -36,6 +39,16 @@ def is_unlabelled(name: str) -> bool:
     return _letters(name) in UNLABELLED_NAMES
 
 
+def check_form(names: Sequence[str], where: object) -> None:
+    """Raise InputError for names that are comments, or how a list in another form begins."""
+    others = [name for name in names if _COMMENT.match(name)] or [name for name in names[:1] if _OTHER_LIST.match(name)]
+    if others:
+        raise InputError(
+            f"expected one class name a line, found '{others[0]}' in {where}: leave out comments, brackets and "
+            "punctuation marks"
+        )
+
+
 def check_class_names(names: Sequence[str], where: object) -> None:
     """Raise InputError unless label maps can be numbered by a list of class names; `where` says whose it is.
 
@@ -46,6 +59,7 @@ def check_class_names(names: Sequence[str], where: object) -> None:
         raise InputError(
             f"expected 2 to {PADDING} classes, found {len(names)} in {where}: one class a line, the background first"
         )
+    check_form(names, where)
     known: dict[str, str] = {}
     for number, name in enumerate(names):
         if not tidy(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in tidy(name)):

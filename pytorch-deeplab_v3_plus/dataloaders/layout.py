@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 
 from common.errors import InputError
 from common.files import read_text, why, write_text
-from dataloaders.class_names import check_class_names, tidy
+from dataloaders.class_names import check_class_names, check_form, tidy
 from dataloaders.images import IMAGE_SUFFIXES, id_of_file, listing
 from dataloaders.labels import VOC_CLASSES
 
@@ -165,6 +165,7 @@ def read_class_lines(path: str | Path) -> list[str]:
     """
     path = Path(path)
     lines = read_lines(path, "a text file with one class name a line")
+    check_form(lines, path)
     if lines and _begins_with_number(lines[0]):
         for number, line in enumerate(lines):
             if not _begins_with_number(line) or int(line.split()[0]) != number:

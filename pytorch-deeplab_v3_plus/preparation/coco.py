@@ -7,7 +7,7 @@ import numpy as np
 
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, make_shape, mask_from_runs, turned
-from preparation.sources import Photographs, json_or_none, read_json, reading, within
+from preparation.sources import Photographs, json_or_none, read_json, reading, side, within
 
 SUFFIXES = (".json",)
 
@@ -42,7 +42,7 @@ def read_coco(path: Path) -> list[Annotation]:
             with within(images[key].get("file_name")):
                 outline = annotation.get("segmentation")
                 if isinstance(outline, dict):
-                    height, width = outline["size"]
+                    height, width = map(side, outline["size"])
                     sizes[key] = sizes[key] or (width, height)
                     if (width, height) != sizes[key]:
                         raise ValueError(f"run lengths for {width}x{height} pixels on an image of {sizes[key]}")
@@ -69,7 +69,7 @@ def _size(image: dict) -> tuple[int, int] | None:
 def _shapes(label: str, annotation: dict) -> list[Shape]:
     outline = annotation.get("segmentation")
     if isinstance(outline, dict):
-        height, width = outline["size"]
+        height, width = map(side, outline["size"])
         return [make_shape(label, "mask", [(0, 0)], mask=_run_lengths(outline["counts"], (height, width)))]
     if outline:  # the parts of one object, each x, y, x, y, ...
         parts = outline if isinstance(outline[0], list) else [outline]  # VIA writes a single part as it is

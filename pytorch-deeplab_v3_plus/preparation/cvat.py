@@ -17,7 +17,7 @@ from preparation.shapes import (
     mask_from_runs,
     turned,
 )
-from preparation.sources import Photographs, read_xml, reading, within, xml_or_none
+from preparation.sources import Photographs, read_xml, reading, side, within, xml_or_none
 
 SUFFIXES = (".xml",)
 
@@ -49,7 +49,7 @@ def read_cvat(path: Path) -> list[Annotation]:
         for image in root.findall("image"):
             name = image.attrib["name"]
             with within(name):
-                size = int(image.attrib["width"]), int(image.attrib["height"])
+                size = side(image.attrib["width"]), side(image.attrib["height"])
                 # The order in which CVAT draws; shapes of one height stay in the order of the file.
                 drawn = sorted((shape for shape in image if shape.tag != "tag"), key=lambda s: int(s.get("z_order", 0)))
                 shapes = tuple(_shape(shape) for shape in drawn)

@@ -182,7 +182,7 @@ def collect(source: Path, options: ImportOptions, name: str | None = None) -> Co
     folder = options.images or (source if source.is_dir() else source.parent)
     photographs = Photographs(folder, files if folder == source else files_in(folder))
     pictures = found.get("masks", [])
-    told_apart = bool(pictures and modules["masks"].tell_apart(pictures, photographs)[0])
+    told_apart = bool(pictures and modules["masks"].tell_apart(pictures, photographs, options)[0])
     name = name or choose(found, unknown, files, source, told_apart)
     module = modules[name]
     for field in fields(options):
@@ -229,7 +229,7 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], files: list[Path],
     if len(names) > 1:
         first = ", ".join(f"{name} ({found[name][0]})" for name in names)
         raise InputError(f"expected annotations of one format, found {first}: name the one to read before SOURCE")
-    documents = [path for path in unknown if path.suffix.lower() != ".csv" or "masks" not in found]
+    documents = [path for path in unknown if path.suffix.lower() != ".csv" or not told_apart]
     if not told_apart:
         stems, others = {path.stem for path in found.get("masks", [])}, set(files).difference(unknown, *found.values())
         others = [path for path in sorted(others) if path.suffix.lower() not in _BESIDE_MASKS]

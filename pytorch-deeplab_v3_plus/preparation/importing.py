@@ -1,12 +1,14 @@
 """Write what a format's module collected into a data set: images, label maps, class names and lists."""
 
 import contextlib
+import fcntl
 import io
 import logging
 import os
+import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,8 @@ from preparation.shapes import WrongSize
 
 logger = logging.getLogger(__name__)
 
+PREFIX = ".import-"  # of the folder in which an import prepares everything
+
 
 def import_labels(folder: Path, collection: Collection, options: ImportOptions) -> np.ndarray:
     """Write images and label maps into a data set, new or existing, and make its lists if it has none.
@@ -53,13 +57,13 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
     other classes.
     """
     items, kind = collection.items, TRUTH if options.truth else SCRIBBLES
-    check_target(folder, kind, collection, options.overwrite)
-    keeps_lists = has_lists(folder) and not options.new_lists
-    listed = ids_in_lists(folder) if keeps_lists else set()
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as workshop:
+        with alone_in(folder), tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as workshop:
+            check_target(folder, kind, collection, options.overwrite)
+            keeps_lists = has_lists(folder) and not options.new_lists
+            listed = ids_in_lists(folder) if keeps_lists else set()
             images, labels = (Path(workshop) / name for name in (IMAGES, kind))
             present = list_files(folder, IMAGES)
             counts, others = draw_label_maps(items, images, labels, present, options.overwrite)
@@ -72,8 +76,8 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
                 known[kind] |= list_files(labels.parent, kind)
                 lists = choose_lists(folder, known[SCRIBBLES], known[TRUTH], options.val, options.seed)
             with signals_held():
+                write_class_names(folder, collection.class_names)  # first: label maps without it would be VOC's
                 move_into_place(images, labels, folder, present)
-                write_class_names(folder, collection.class_names)
                 if lists:
                     write_lists(folder, *lists)
         if lists:
@@ -89,6 +93,22 @@ def import_labels(folder: Path, collection: Collection, options: ImportOptions) 
             with contextlib.suppress(OSError):
                 path.rmdir()
     return counts
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other imports out of a data set; raise InputError where one is at work. What killed ones left is removed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"expected no other import into {folder}, found one at work: wait for its end") from None
+        for leftover in folder.glob(f"{PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_target(folder: Path, kind: str, collection: Collection, overwrite: bool) -> None:

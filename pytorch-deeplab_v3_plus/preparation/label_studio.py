@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from common.files import why
 from dataloaders.images import LARGEST, READ_ERRORS, open_image, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, ellipse_outline, make_shape, turned
-from preparation.sources import Photographs, json_or_none, read_json, reading, within
+from preparation.sources import Photographs, json_or_none, read_json, reading, side, within
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def read_tasks(path: Path) -> list[Annotation]:
             images = {r["to_name"] for r in results if "original_width" in r and "to_name" in r}
             if len(images) > 1:
                 raise ValueError(f"regions on several images, {', '.join(sorted(images))}, in task {number}")
-            sizes = {(r["original_width"], r["original_height"]) for r in results if "original_width" in r}
+            sizes = {(side(r["original_width"]), side(r["original_height"])) for r in results if "original_width" in r}
             if len(sizes) > 1:
                 raise ValueError(f"sizes of one image that differ, {sizes}, in task {number}")
             name = _image_name(task)
@@ -112,12 +112,12 @@ def _region(result: dict, labels: list[str], task: object) -> Shape:
     label = labels[0]
     if not _PLACES & value.keys():
         raise ValueError(f"a region of the kind {result['type']} in task {task} (read are {', '.join(_SHAPES)})")
-    if result.get("image_rotation", 0) % 360:
+    if (result.get("image_rotation") or 0) % 360:
         raise ValueError(f"an image turned by {result['image_rotation']} degrees in task {task}: turn the file itself")
-    scale = np.array([result["original_width"], result["original_height"]]) / 100  # positions are percentages
+    size = side(result["original_width"]), side(result["original_height"])
+    scale = np.array(size) / 100  # positions are percentages
     rotation = value.get("rotation") or 0
     if "rle" in value:
-        size = int(result["original_width"]), int(result["original_height"])
         return make_shape(label, "mask", [(0, 0)], mask=functools.partial(_brush, value["rle"], size))
     if "points" in value:
         kind = "polygon" if value.get("closed", True) else "line"  # which was left before it was closed
@@ -153,8 +153,12 @@ def _image_name(task: dict) -> str:
         value = pictures[0]
     if value.startswith("data:"):
         raise ValueError(f"an image within the data of task {task.get('id')}: export tasks that name files")
-    address = urlsplit(value)
-    return unquote(parse_qs(address.query).get("d", [address.path])[0])  # ?d= names a file of local storage
+    if "/?d=" in value:  # a file of local storage
+        return unquote(value.partition("/?d=")[2])
+    scheme, _, rest = value.rpartition("://")
+    if scheme in ("http", "https", "file") or value.startswith("/data/"):
+        return unquote(urlsplit(value).path)
+    return rest  # as it was written
 
 
 def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:

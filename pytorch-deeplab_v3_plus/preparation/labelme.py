@@ -12,7 +12,7 @@ from common.errors import InputError
 from dataloaders.images import READ_ERRORS, image_size, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
-from preparation.sources import Photographs, json_or_none, read_json, reading
+from preparation.sources import Photographs, json_or_none, read_json, reading, side
 
 SUFFIXES = (".json",)
 
@@ -58,10 +58,11 @@ def read_labelme(path: Path) -> Annotation:
     with reading("a JSON file of labelme", path, ": save it again in labelme, or remove it"):
         shapes = tuple(_labelme_shape(shape) for shape in content["shapes"])
         size = content.get("imageWidth"), content.get("imageHeight")
+        size = tuple(map(side, size)) if all(size) else None
         name, carried = content.get("imagePath"), bool(content.get("imageData"))
     name = None if not name else str(name).replace("\\", "/")  # annotated under Windows
     image = functools.partial(_carried_image, path) if carried else None
-    return Annotation(path, name, size if all(size) else None, shapes, image, counts_pixels=True)
+    return Annotation(path, name, size, shapes, image, counts_pixels=True)
 
 
 def _carried_image(path: Path) -> bytes:

@@ -6,6 +6,7 @@ and Roboflow's 'Semantic Segmentation Masks' come with their table of classes. M
 their photograph and the class, x_bolt.png, or lie in folders called after the classes, bolt/x.png.
 """
 
+import filecmp
 import functools
 import logging
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 
 from common.errors import InputError
 from dataloaders.class_names import arranged, is_background, is_unlabelled, same_name, tidy
-from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, is_lossy, open_image, verify
+from dataloaders.images import EXIF_ORIENTATION, IMAGE_SUFFIXES, READ_ERRORS, id_of_file, is_lossy, open_image, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
 from preparation.formats import Collection, ImportOptions, Labelled, need
@@ -54,7 +55,7 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
 
     Raises InputError for a bad table, and where a mask has no photograph or values that are not in the table.
     """
-    masks, photographs = masks_and_photographs(files, photographs, bool(options.images))
+    masks, photographs = masks_and_photographs(files, photographs, options)
     table = options.colours or find_table(files)
     classes = {} if table else class_of_each(masks, photographs, options)
     if classes:
@@ -63,7 +64,19 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
         collection = collect_values(masks, photographs, table, options)
     if not options.images and len(collection.items) < len(photographs.files):
         logger.info("left out: %d photographs without a mask", len(photographs.files) - len(collection.items))
+        known = {item.id for item in collection.items}
+        without = [path for path in photographs.files if id_of_file(path.name) not in known]
+        if perhaps := [path for path in without if _shorter_stems(path, photographs)]:
+            what = "%d of these are called as another photograph and an ending (first %s); masks end in _mask or _label"
+            logger.warning(what, len(perhaps), perhaps[0])
     return collection
+
+
+def _shorter_stems(path: Path, photographs: Photographs) -> list[str]:
+    """Return the names of photographs with which the name of a picture begins, the longest first, but not its own."""
+    stem = plain(path.stem)
+    ends = (at for at in range(len(stem) - 1, 0, -1) if not stem[at].isalnum())
+    return [stem[:at] for at in ends if stem[:at] in photographs.by_stem]
 
 
 def collect_values(
@@ -81,23 +94,32 @@ def collect_values(
     return Collection(items, class_names)
 
 
-def masks_and_photographs(files: list[Path], photographs: Photographs, apart: bool) -> tuple[list[Path], Photographs]:
-    """Return the masks among pictures, and the photographs; `apart` says that these have a folder of their own.
-
-    Raises InputError where masks and photographs cannot be told apart.
-    """
+def masks_and_photographs(
+    files: list[Path], photographs: Photographs, options: ImportOptions
+) -> tuple[list[Path], Photographs]:
+    """Return the masks among pictures, and the photographs; raise InputError where these cannot be told apart."""
     if not photographs.files:
         raise InputError(f"expected photographs in {photographs.folder}, found none: name their folder with --images")
-    masks, no_photographs = tell_apart(files, photographs)
-    photographs = Photographs(photographs.folder, [p for p in photographs.files if p.resolve() not in no_photographs])
+    masks, no_photographs = tell_apart(files, photographs, options)
+    rest = [path for path in photographs.files if os.path.realpath(path) not in no_photographs]
+    photographs = Photographs(photographs.folder, rest)
     if not (masks and photographs.files):
-        if not apart:
+        if not options.images:
             need("masks", ImportOptions(), images="the photographs")
         raise InputError(
             f"expected photographs and masks, called x.jpg and x_mask.png, in {photographs.folder}, "
             f"found {files[0].name} to {files[-1].name}: put the masks into a folder of their own"
         )
+    known = {*masks, *photographs.files}
+    left = [path for path in files if path not in known and os.path.realpath(path) not in no_photographs]
+    if left := [path for path in left if not _is_copy(path, photographs)]:
+        logger.warning("left out: %d pictures outside the folders of masks (first %s)", len(left), left[0])
     return masks, photographs
+
+
+def _is_copy(path: Path, photographs: Photographs) -> bool:
+    """Whether a picture is a photograph that lies elsewhere too."""
+    return any(filecmp.cmp(path, other, shallow=False) for other in photographs.by_stem.get(plain(path.stem), ()))
 
 
 def pair_up(masks: list[Path], photographs: Photographs) -> list[tuple[Path, Path]]:
@@ -117,6 +139,18 @@ def pair_up(masks: list[Path], photographs: Photographs) -> list[tuple[Path, Pat
     ]
 
 
+class Labels:
+    """The names that a label may have with --classes: those of the classes, the background's, and "unlabelled"."""
+
+    def __init__(self, options: ImportOptions) -> None:
+        self.known = {same_name(name) for name in (read_class_lines(options.classes) if options.classes else ())}
+        self.background = any(map(is_background, self.known))
+
+    def __contains__(self, label: str) -> bool:
+        meant = is_unlabelled(label) or (self.background and is_background(label))
+        return same_name(label) in self.known or (meant and bool(self.known))
+
+
 class OfOneClass(NamedTuple):
     """What the name of a mask of one class says."""
 
@@ -127,22 +161,39 @@ class OfOneClass(NamedTuple):
 def class_of_each(masks: list[Path], photographs: Photographs, options: ImportOptions) -> dict[Path, OfOneClass]:
     """Return what the names of masks say, where they are masks of one class each and of two classes at least.
 
-    Raises InputError where the names end in several ways that are no classes.
+    Raises InputError where the names end in several ways that are no classes, or can be read in two ways, or where some
+    of the masks have no photograph.
     """
     found: dict[Path, OfOneClass] = {}
+    known, lost, unclear = Labels(options), [], []
     for path in masks:
         stem = plain(path.stem)
-        ends = (at for at in range(len(stem), 0, -1) if stem[:at] in photographs.by_stem)
-        at = next((at for at in ends if not stem[at : at + 1].isalnum()), None)
-        if at is None:
-            return {}
-        found[path] = OfOneClass(stem[:at], stem[at:].strip(" ._-") or path.parent.name)
-    known = {same_name(name) for name in (read_class_lines(options.classes) if options.classes else ())}
-    background = any(map(is_background, known))
+        stems = [stem] * (stem in photographs.by_stem) + _shorter_stems(path, photographs)
+        readings = [OfOneClass(name, stem[len(name) :].strip(" ._-") or path.parent.name) for name in stems]
+        if not readings:
+            lost.append(path)
+            continue
+        sensible = [reading for reading in readings if reading.label in known]
+        if len(sensible) > 1 and sensible[0].photograph != stem:
+            unclear.append((path, *sensible))
+        found[path] = (sensible or readings)[0]
     labels = {same_name(one.label) for one in found.values()}
-    unknown = [n for n in labels - known if not (is_unlabelled(n) or (background and is_background(n)))]
-    if len(labels) > 1 and known and not unknown:
+    if len(labels) > 1 and all(label in known for label in labels):
+        if unclear:
+            path, one, other = unclear[0][:3]
+            raise InputError(
+                f"expected one photograph and one class in the name of a mask, found '{one.photograph}' with "
+                f"'{one.label}' and '{other.photograph}' with '{other.label}' in {path}: rename the photograph, or put "
+                "masks into folders called after the classes"
+            )
+        if lost:
+            raise InputError(
+                f"expected a photograph of each mask, found none in {photographs.folder} of {lost[0]}"
+                f"{f' and {len(lost) - 1} others' if len(lost) > 1 else ''}: add it, or remove the mask"
+            )
         return found
+    if lost:
+        return {}
     endings = {one.label: path for path, one in found.items() if one.photograph != plain(path.stem)}
     if len(endings) > 1 and len(endings) == len(labels):
         first, second = list(endings.values())[:2]
@@ -220,18 +271,22 @@ def check_strokes(path: Path, drawn: np.ndarray) -> None:
         )
 
 
-def tell_apart(files: list[Path], photographs: Photographs) -> tuple[list[Path], set[Path]]:
-    """Return the masks among pictures, and which pictures, by their resolved paths, are no photographs."""
+def tell_apart(files: list[Path], photographs: Photographs, options: ImportOptions) -> tuple[list[Path], set[str]]:
+    """Return the masks among pictures, and which pictures, by their real paths, are no photographs."""
+    labels = Labels(options)
     top = os.path.commonpath([path.parent for path in files])
     folders = {path: {plain(part) for part in path.relative_to(top).parts[:-1]} for path in files}
     masks = [path for path in files if any(map(_MASK_FOLDER.fullmatch, folders[path]))]
     if masks:
+        if any(path.parent.name in labels for path in masks):  # of a class called mask: the others have folders too
+            masks = [path for path in files if path.parent.name in labels]
         objects = [path for path in files if _CVAT_OBJECTS in folders[path]]
-        return masks, {path.resolve() for path in masks + objects}
-    if files[0].resolve() not in {path.resolve() for path in photographs.files}:
+        return masks, set(map(os.path.realpath, masks + objects))
+    if os.path.realpath(files[0]) not in set(map(os.path.realpath, photographs.files)):
         return files, set()
-    masks = [path for path in files if _MASK_SUFFIX.search(plain(path.stem))]
-    return masks, {path.resolve() for path in masks}
+    endings = {path: _MASK_SUFFIX.search(plain(path.stem)) for path in files}
+    masks = [path for path, ending in endings.items() if ending and ending[1] not in labels]
+    return masks, set(map(os.path.realpath, masks))
 
 
 def find_table(files: list[Path]) -> Path | None:
@@ -304,7 +359,7 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
             line = f"{' '.join(map(str, bytes.fromhex(line[1:7])))} {line[8:]}"
         if line.startswith(("#", "Pixel Value")):
             continue
-        match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>[^:]+):{rgb}:.*", line)
+        match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>.+):{rgb}:.*", line)
         match = match or re.fullmatch(r"(?P<r>(?P<g>(?P<b>\d+)))\s*,\s*(?P<name>\S.*)", line)
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
@@ -367,6 +422,7 @@ def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray
             raw = raw if isinstance(raw, str) else str(raw[0])  # the bits of a pixel, in Pillow's notation
             # Pillow reads signed numbers of 8 bits, which a TIFF may have, as unsigned ones.
             signed = image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) > 1  # by which Pillow turns TIFF alone
             image.load()
             mode = image.mode
     except Image.UnidentifiedImageError as error:
@@ -380,6 +436,8 @@ def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray
             f"expected class numbers, found a {image.format} whose compression changes them, {path}: export it as PNG, "
             "or say what its colours mean with --colours FILE and leave those between unlabelled with --ignore-unknown"
         )
+    if turned:
+        raise InputError(f"expected a mask without an EXIF rotation, found one in {path}: save it without that tag")
     if pages > 1:
         raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")
     if ("16" in raw and mode in ("RGB", "RGBA", "LA")) or raw.endswith(("L;I", "2I", "4I", "1;I")):

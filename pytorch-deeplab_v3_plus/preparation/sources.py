@@ -45,7 +45,7 @@ def unpacked(source: Path, encoding: str | None = None) -> Iterator[Path]:
 
     Raises InputError where the ZIP is damaged, encrypted, or larger than the disk; see name_files for `encoding`.
     """
-    if source.is_dir() or not (source.suffix.lower() == ".zip" or zipfile.is_zipfile(source)):
+    if not source.is_file() or not (source.suffix.lower() == ".zip" or zipfile.is_zipfile(source)):
         if encoding:
             raise InputError(f"--zip-names is for the names in a ZIP, found {source}: leave it out")
         yield source
@@ -117,9 +117,11 @@ def files_in(source: Path) -> list[Path]:
             logger.info("left out: the data set in %s", path)
             folders.clear()
             continue
-        for link in (path / name for name in names if "." not in name):  # that of a file is found when it is read
-            if link.is_symlink() and not link.exists():
-                raise InputError(f"expected a folder or a file, found {link}, a link that leads nowhere: remove it")
+        for entry in (path / name for name in names if name[0] != "." and not (path / name).is_file()):
+            if not entry.is_symlink():
+                raise InputError(f"expected a folder or a file, found {entry}, a pipe or a device: remove it")
+            if "." not in entry.name:  # that of a file is found when it is read
+                raise InputError(f"expected a folder or a file, found {entry}, a link that leads nowhere: remove it")
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         found += [path / name for name in sorted(names) if not name.startswith(".")]
     return found
@@ -181,6 +183,17 @@ def within(image: object) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"{f'no {error}' if isinstance(error, KeyError) else error}, image '{image}',") from None
+
+
+def side(value: object) -> int:
+    """Return the length of an image's side, in pixels, which a file may hold as text; raise ValueError for no such."""
+    try:
+        pixels = float(value)
+    except (TypeError, ValueError):
+        pixels = 0.0
+    if not (pixels >= 1 and pixels.is_integer()):
+        raise ValueError(f"an image or a mask whose side is {value!r}")
+    return int(pixels)
 
 
 def json_or_none(path: Path) -> Any:

@@ -16,6 +16,7 @@ from preparation.sources import Photographs, json_or_none, read_json, reading, w
 SUFFIXES = (".json", ".csv")
 OPTIONS = ("attribute",)
 
+csv.field_size_limit(2**31 - 1)  # a polygon may have any number of points
 _HEADER = {"filename", "region_shape_attributes", "region_attributes"}
 
 
@@ -86,7 +87,11 @@ def _csv_entries(path: Path) -> dict[tuple[str, str], list[dict]]:
         text = read_text(path)
     except OSError as error:
         raise ValueError(why(path, error)) from None
-    for row in csv.DictReader(io.StringIO(text.removeprefix("#"), newline="")):
+    try:
+        rows = list(csv.DictReader(io.StringIO(text.removeprefix("#"), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"a table that cannot be read ({error})") from None
+    for row in rows:
         if None in row or None in row.values():
             raise ValueError(f"a row of '{row['filename']}' with too few or too many columns")
         region: dict[str, Any] = {

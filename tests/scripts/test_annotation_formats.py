@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ import check_dataset
 import export_annotations
 import import_scribbles
 from helpers import call, message, one_line, write_grey_png, write_label
+from preparation.importing import alone_in
 from preparation.masks import pixel_values
 
 TOOLS = Path(__file__).parents[1] / "annotations"
@@ -132,6 +134,84 @@ def test_a_damaged_picture_of_the_brush(run, photos, tmp_path):
     for number in range(3):
         (photos / f"p{number}.png").rename(photos / f"task-{number + 1}.png")
     assert f"cannot read {path}" in run(tmp_path / "brush", "--images", photos)
+
+
+@pytest.mark.parametrize("words", [[], ["--truth"]])
+def test_nothing_is_drawn_yet(run, photos, tmp_path, words):
+    """Regression: with a list of classes, which a data set has too, a traceback."""
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    (tmp_path / "a.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    labelme(photos)
+    for source, where in ((photos, "p0.json"), (tmp_path / "a.json", "what was read")):
+        line = run(source, "--images", photos, "--classes", tmp_path / "names.txt", *words)
+        assert "expected something drawn, found nothing in" in line and where in line
+
+
+def test_two_imports_into_one_data_set(run, photos, tmp_path, capsys):
+    """Regression: the labels of the one were numbered by the classes of the other."""
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    (tmp_path / "other/.import-left").mkdir(parents=True)
+    with alone_in(tmp_path / "other"):
+        assert call(import_scribbles, photos, tmp_path / "other") == 2
+        assert "found one at work" in one_line(capsys)
+    assert call(import_scribbles, photos, tmp_path / "other") == 0
+    assert not list((tmp_path / "other").glob(".*"))
+
+
+def test_pipes_loops_and_tables(run, photos, tmp_path):
+    """Regression: a pipe hung, a link to itself was a traceback, and a table beside photographs was never named."""
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    os.mkfifo(photos / "pipe.json")
+    assert "pipe.json, a pipe or a device: remove it" in run(photos)
+    (photos / "pipe.json").unlink()
+    (photos / "loop.png").symlink_to("loop.png")
+    assert len(run(photos)) == 3
+    (photos / "loop.png").unlink()
+    for path in photos.glob("*.json"):
+        path.unlink()
+    (photos / "labels.csv").write_text("label_name,bbox_x,bbox_y\nbolt,1,1\n")
+    assert "expected annotations, found" in (line := run(photos)) and "labels.csv" in line
+
+
+def test_sizes_as_text_and_as_nothing(run, photos, tmp_path):
+    """Regression: 48 was not 48, or a traceback."""
+    for wrong, said in (("48", None), (48.0, None), (None, None), ("x", "whose side is 'x'")):
+        labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+        path = photos / "p0.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"imageHeight": wrong}))
+        found = run(photos)
+        assert len(found) == 3 if said is None else said in found
+    for path in photos.glob("*.json"):
+        path.unlink()
+    for side, said in (
+        (float(HEIGHT), None),
+        (str(HEIGHT), None),
+        (None, "whose side is None"),
+        (9.5, "whose side is 9.5"),
+    ):
+        mask = {"counts": runs(scene() == 1), "size": [side, WIDTH]}
+        (tmp_path / "a.json").write_text(json.dumps(coco({"image_id": 0, "segmentation": mask}, width=0)))
+        found = run(tmp_path / "a.json", "--images", photos)
+        assert np.array_equal(found["p0"] == 1, scene() == 1) if said is None else said in found
+    for width, said in ((str(WIDTH), None), (None, "whose side is None")):
+        tasks = [task(n, KEYPOINT, original_width=width) for n in range(3)]
+        (tmp_path / "a.json").write_text(json.dumps(tasks))
+        found = run(tmp_path / "a.json", "--images", photos)
+        assert len(found) == 3 if said is None else said in found
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [("s3://bucket/leaf#0.png", "leaf#0"), ("a/leaf?0.png", "leaf?0"), ("/data/local-files/?d=a/l&b+1.png", "l&b+1")],
+)
+def test_signs_in_the_names_of_label_studio(run, photos, tmp_path, address, name):
+    """Regression: the name was cut off there, and the labels went to another photograph."""
+    (photos / "p1.png").rename(photos / f"{name}.png")
+    (photos / "p2.png").rename(photos / "leaf.png")
+    tasks = [task(number, KEYPOINT) for number in range(3)]
+    tasks[1]["data"]["image"], tasks[2]["data"]["image"] = address, "leaf.png"
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    assert sorted(run(tmp_path / "a.json", "--images", photos)) == sorted(["p0", name, "leaf"])
 
 
 def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsys):
@@ -541,6 +621,15 @@ def test_deeply_nested_json_in_a_table(run, photos, tmp_path):
     assert "nested too deeply" in run(file, "--images", photos)
 
 
+def test_a_region_of_via_with_many_points(run, photos, tmp_path):
+    """Regression: a field of more than 131,072 characters was a traceback."""
+    file = via("csv", tmp_path, {"part": "bolt"})
+    text = file.read_text()
+    points = ", ".join(["10"] * 40_000)
+    file.write_text(text.replace('""all_points_x"": [2, 9]', f'""all_points_x"": [{points}]', 1))
+    assert "with more x than y" in run(file, "--images", photos)
+
+
 def test_the_attribute_that_holds_the_class(run, photos, tmp_path):
     file = via("via2", tmp_path, {"part": "bolt", "quality": "good"})
     assert "the attributes part, quality: say which holds the class with --attribute" in run(file, "--images", photos)
@@ -768,6 +857,28 @@ def test_the_size_of_a_mask_is_seen_before_its_pixels(masks):
         path.write_bytes(content[:6] + 2 * (9000).to_bytes(2, "little") + content[10:])
 
     assert "found 9000x9000 in" in masks(save, suffix="gif")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_mask_with_an_exif_rotation(masks, suffix):
+    """Regression: it was obeyed in a TIFF, and ignored in other files."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture = Image.fromarray(NUMBERS.astype(np.uint8))
+    line = masks(lambda path: picture.save(path, exif=exif), suffix=suffix)
+    assert "expected a mask without an EXIF rotation, found one in" in line and f"p0.{suffix}" in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# mine\nbackground\nbolt\nnut", "[\n'background',\n'bolt']", "0: background\n1: bolt", "- background\n- bolt"],
+)
+def test_class_lists_of_another_form(run, photos, tmp_path, text):
+    """Regression: a comment became a class, by which all numbers were shifted."""
+    (tmp_path / "list.txt").write_text(text)
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    line = run(photos, "--classes", tmp_path / "list.txt")
+    assert "expected one class name a line, found '" in line and "list.txt: leave out comments" in line
 
 
 def test_numbers_in_a_gif(masks):
@@ -1123,6 +1234,55 @@ def test_what_masks_of_one_class_each_must_not_be(one_class_each):
     assert "all with one ending, found" in one_class_each(pattern, named=False, bolt=grey(bolt), nut=grey(nut))
     line = one_class_each("{label}/p{number}.png", bolt=grey(bolt), screw=grey(nut))
     assert "of masks of one class each: call them, or their folders, after the classes" in line
+
+
+@pytest.mark.parametrize("pattern", ["{label}/p{number}.png", "p{number}_{label}.png"])
+def test_classes_called_as_folders_of_masks(one_class_each, tmp_path, pattern):
+    """Regression: only the pictures in such a folder were masks, and the other classes were lost without a word."""
+    (tmp_path / "names.txt").write_text("background\nmask\nlabel\n")
+    parts = {"background": grey(scene() == 0), "mask": grey(scene() == 1, 1), "label": grey(scene() == 2, 1)}
+    found = one_class_each(pattern, **parts)
+    assert len(found) == 3 and all(np.array_equal(label, scene()) for label in found.values())
+
+
+def test_masks_outside_the_folders_of_masks_are_said(run, photos, tmp_path, capsys):
+    """Regression: they were left out without a word."""
+    (tmp_path / "names.txt").write_text("background\nbolt\nnut\n")
+    for number in range(3):
+        Image.open(photos / f"p{number}.png").save(photos / f"q{number}.png")
+        for path in (tmp_path / f"export/masks/p{number}.png", tmp_path / f"export/more/q{number}.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(NUMBERS).save(path)
+    shutil.copytree(photos, tmp_path / "export/JPEGImages")  # copies of the photographs are no masks
+    words = ["--images", photos, "--classes", tmp_path / "names.txt"]
+    assert call(import_scribbles, tmp_path / "export", tmp_path / "data", *words) == 0
+    assert "WARNING: left out: 3 pictures outside the folders of masks (first" in capsys.readouterr().out
+    for path in (tmp_path / "export/masks").iterdir():
+        path.replace(photos / path.name.replace(".png", "_mask.png"))
+    (photos / "q0.png").replace(photos / "p0_labeled.png")
+    assert call(import_scribbles, photos, tmp_path / "data2", "--classes", tmp_path / "names.txt") == 0
+    assert "1 of these are called as another photograph and an ending (first" in capsys.readouterr().out
+
+
+def test_a_mask_whose_name_can_be_read_in_two_ways(run, photos, tmp_path):
+    """Regression: it went to the wrong photograph."""
+    (photos / "p1.png").rename(photos / "p0_dead.png")
+    (tmp_path / "names.txt").write_text("background\nspot\ndead_spot\n")
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for photograph in ("p0", "p0_dead", "p2"):
+        for label, value in (("spot", 1), ("dead_spot", 2)):
+            grey(scene() == value)(folder / f"{photograph}_{label}.png")
+    line = run(folder, "--images", photos, "--classes", tmp_path / "names.txt")
+    assert "'p0_dead' with 'spot' and 'p0' with 'dead_spot' in" in line and "p0_dead_spot.png" in line
+
+
+def test_a_mask_of_one_class_without_its_photograph(one_class_each, photos):
+    """Regression: the photograph of another mask was said to be missing."""
+    (photos / "p2.png").rename(photos / "q.png")
+    parts = {"bolt": grey(scene() == 1), "nut": grey(scene() == 2)}
+    line = one_class_each("p{number}_{label}.png", **parts)
+    assert "expected a photograph of each mask" in line and "p2_bolt.png and 1 others" in line
 
 
 def test_black_strokes_on_white(run, photos, tmp_path):

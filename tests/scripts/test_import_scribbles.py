@@ -417,7 +417,7 @@ def test_names_as_other_systems_write_them(photos):
         (lambda p: (p / "p1.jpg").unlink(), ["p1.jpg", "found none"]),
         (lambda p: ((p / "p1.jpg").unlink(), annotate(p, 1, *STROKES, imageData="!!!")), ["imageData", "p1.json"]),
         (lambda p: [path.unlink() for path in p.glob("*.json")], ["*.json", "found none"]),
-        (lambda p: [annotate(p, n) for n in range(5)], ["found 0"]),
+        (lambda p: [annotate(p, n) for n in range(5)], ["found nothing in", "p0.json and 4 others"]),
     ],
 )
 def test_what_is_wrong_with_labelme_files_is_said(photos, capsys, spoil, said):
@@ -678,9 +678,10 @@ def test_masks_beside_their_photographs_are_refused(masks, capsys):
 
 
 def test_labelmaps_of_cvat(masks):
-    text = "# label:color_rgb:parts:actions\nsky:10,20,30::\nred house:200,0,0::\nvoid:255,255,255::\n"
+    text = "# label:color_rgb:parts:actions\nsky: blue:10,20,30::\nred house:200,0,0:a,b:\nvoid:255,255,255::\n"
     (masks.parent / "colours.txt").write_text(text)
     assert import_masks(masks, "--truth") == 0
+    assert "sky: blue" in (masks.parent / "data/classes.txt").read_text()
     assert np.array_equal(label(masks.parent / "data/SegmentationClassAug/p0.png"), MEANT)
 
 

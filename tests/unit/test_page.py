@@ -160,7 +160,7 @@ def test_the_scribble_map_is_drawn_at_the_start_where_the_server_was_killed_befo
     expected = draw(before, stroke("1"))
     before.draw_all()
     scribble = folder / SCRIBBLES / "a.png"
-    scribble.rename(scribble.with_name(".a.png.99"))  # as of a server that was killed while it drew
+    scribble.rename(scribble.with_name(".a.png.99.140"))  # as of a server that was killed while it drew
     strokes_of(folder).draw_all()
     assert [path.name for path in scribble.parent.iterdir()] == ["a.png"]
     assert np.array_equal(read_label(scribble, 3), expected)
