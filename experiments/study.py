@@ -203,6 +203,20 @@ STUDIES["photographs-257"] = replace(
     epochs=(3, 3),
     variants={"weight 3, sigma xy 80, rgb 6": loss(3, 80, 6, NORMALISED)},
 )
+STUDIES["photographs-257-settings"] = replace(
+    STUDIES["photographs-257"],
+    variants={
+        "weight 3, sigma xy 80, rgb 6": loss(3, 80, 6, NORMALISED),
+        "weight 2": loss(2, 80, 6, NORMALISED),
+        "weight 4": loss(4, 80, 6, NORMALISED),
+        "weight 5": loss(5, 80, 6, NORMALISED),
+        "weight 6": loss(6, 80, 6, NORMALISED),
+        "sigma xy 40": loss(3, 40, 6, NORMALISED),
+        "sigma rgb 10": loss(3, 80, 10, NORMALISED),
+    },
+    full=False,
+    whole=False,
+)
 
 
 def table(results: Results) -> str:

@@ -40,7 +40,7 @@ def list_files(folder: Path, kind: str) -> dict[str, Path]:
     files = find_files(folder, kind)
     others = [path for path in files.values() if kind != IMAGES and path.suffix.lower() != ".png"]
     if others:
-        more = f" and {len(others) - 1:,} others" if len(others) > 1 else ""
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
         arrays = others[0].suffix.lower() in ARRAY_SUFFIXES
         advice = ARRAY_ADVICE if arrays else f"check_dataset.py {folder} --fix OUT writes PNGs"
         raise InputError(f"expected label maps as PNG, found {others[0]}{more}: {advice}")

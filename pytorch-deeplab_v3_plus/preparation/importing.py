@@ -104,7 +104,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"expected no other import into {folder}, found one at work: wait for its end") from None
-        for leftover in folder.glob(f"{PREFIX}*"):
+        for leftover in folder.glob(f"{PREFIX}{8 * '?'}"):  # as tempfile calls it
             shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:

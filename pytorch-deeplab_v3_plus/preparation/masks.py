@@ -189,7 +189,7 @@ def class_of_each(masks: list[Path], photographs: Photographs, options: ImportOp
         if lost:
             raise InputError(
                 f"expected a photograph of each mask, found none in {photographs.folder} of {lost[0]}"
-                f"{f' and {len(lost) - 1} others' if len(lost) > 1 else ''}: add it, or remove the mask"
+                f"{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}: add it, or remove the mask"
             )
         return found
     if lost:

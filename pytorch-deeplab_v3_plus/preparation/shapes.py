@@ -235,7 +235,7 @@ def collect_shapes(
     """
     if not any(annotation.shapes for annotation in annotations):
         where = f"{annotations[0].place}" if annotations else "what was read"
-        others = f" and {len(annotations) - 1} others" if len(annotations) > 1 else ""
+        others = f" and {len(annotations) - 1} more" if len(annotations) > 1 else ""
         raise InputError(f"expected something drawn, found nothing in {where}{others}: draw, save, and export it again")
     class_names = class_names or class_names_of(annotations)
     values, outside = label_values(annotations, class_names), value_outside(class_names, options.truth)

@@ -150,7 +150,7 @@ def test_nothing_is_drawn_yet(run, photos, tmp_path, words):
 def test_two_imports_into_one_data_set(run, photos, tmp_path, capsys):
     """Regression: the labels of the one were numbered by the classes of the other."""
     labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
-    (tmp_path / "other/.import-left").mkdir(parents=True)
+    (tmp_path / "other/.import-a1b2c3d_").mkdir(parents=True)
     with alone_in(tmp_path / "other"):
         assert call(import_scribbles, photos, tmp_path / "other") == 2
         assert "found one at work" in one_line(capsys)
@@ -1282,7 +1282,7 @@ def test_a_mask_of_one_class_without_its_photograph(one_class_each, photos):
     (photos / "p2.png").rename(photos / "q.png")
     parts = {"bolt": grey(scene() == 1), "nut": grey(scene() == 2)}
     line = one_class_each("p{number}_{label}.png", **parts)
-    assert "expected a photograph of each mask" in line and "p2_bolt.png and 1 others" in line
+    assert "expected a photograph of each mask" in line and "p2_bolt.png and 1 more" in line
 
 
 def test_black_strokes_on_white(run, photos, tmp_path):

@@ -417,7 +417,7 @@ def test_names_as_other_systems_write_them(photos):
         (lambda p: (p / "p1.jpg").unlink(), ["p1.jpg", "found none"]),
         (lambda p: ((p / "p1.jpg").unlink(), annotate(p, 1, *STROKES, imageData="!!!")), ["imageData", "p1.json"]),
         (lambda p: [path.unlink() for path in p.glob("*.json")], ["*.json", "found none"]),
-        (lambda p: [annotate(p, n) for n in range(5)], ["found nothing in", "p0.json and 4 others"]),
+        (lambda p: [annotate(p, n) for n in range(5)], ["found nothing in", "p0.json and 4 more"]),
     ],
 )
 def test_what_is_wrong_with_labelme_files_is_said(photos, capsys, spoil, said):
