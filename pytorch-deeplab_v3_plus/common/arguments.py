@@ -128,7 +128,8 @@ def number(kind: type, low: float, *, above: bool = False, high: float = math.in
 
     Integers have 63 bits. Other numbers have squares in single precision: they are 0, or within 1e-18 and 1e18.
     """
-    bounds = f"{'greater than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e308 else "")
+    bounds = f"{'greater than' if above else 'of at least'} {low:g}"
+    bounds += f" and at most {high:g}" if high < 1e308 else ""
     what, limit = ("an integer", 2**63) if kind is int else ("a number", math.inf)
 
     def parse(text: str) -> int | float:

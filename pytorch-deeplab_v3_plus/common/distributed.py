@@ -36,7 +36,9 @@ def _read(name: str, otherwise: int, low: int) -> int:
         return otherwise
     text = os.environ.get(name, str(otherwise))
     if not text.isdecimal() or int(text) < low:
-        raise InputError(f"{name}: expected an integer at least {low} in the environment, found '{text}'; use torchrun")
+        raise InputError(
+            f"{name}: expected an integer of at least {low} in the environment, found '{text}': use torchrun"
+        )
     return int(text)
 
 

@@ -215,7 +215,7 @@ def test_results_are_not_segmented_again(checkpoint, tmp_path, capsys):
         (["--image_path", "{tmp}/empty"], "none in the folder"),
         (["--image_path", "{tmp}/*.jpg"], "no file that matches"),
         (["--image_path", "{tmp}/a.png", "--output_directory", "{tmp}/a.png/out"], "choose another --output_directory"),
-        (["--image_path", "{tmp}/a.png", "--tile", "-1"], "expected an integer at least 0"),
+        (["--image_path", "{tmp}/a.png", "--tile", "-1"], "expected an integer of at least 0"),
         (["--image_path", "{tmp}/x.png", "{tmp}/y.png"], "y.png"),
     ],
 )

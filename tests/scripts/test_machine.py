@@ -440,7 +440,7 @@ def test_half_an_environment_counts_for_nothing(monkeypatch, name):
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE: expected an integer at least 1 in the environment, found"),
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE: expected an integer of at least 1 in the environment, found"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR expected, but not set); start with torchrun, or unset RANK"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "do not find each other"),
         ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK: expected less than WORLD_SIZE=1 in the environment, found '1'"),

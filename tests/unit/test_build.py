@@ -45,7 +45,7 @@ def test_a_few_lines_train_as_the_script_does(voc):
 
 
 def test_options_are_checked_wherever_they_come_from():
-    with pytest.raises(InputError, match="--crop-size: expected an integer at least 1 and at most 65536, found '0'"):
+    with pytest.raises(InputError, match="--crop-size: expected an integer of at least 1 and at most 65536, found '0'"):
         TrainOptions(data=DataOptions(crop_size=0))
     with pytest.raises(InputError, match="--scales: expected a number greater than 0"):
         TrainOptions(data=DataOptions(scales=(0.5, -1.0)))
