@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 # What every browser shows where it is 8-bit grey or RGB; MPO is the JPEG of phones.
 SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png"}
+LONGEST = 200  # name of a photograph in bytes: the files of its strokes and masks have longer ones for a moment
 THUMBNAIL = 512  # longest side, in pixels, of the pictures that are kept in memory
 
 
@@ -109,6 +110,7 @@ def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
     for path in files:
         if other := known.get(id_of_file(path.name)):
             raise InputError(f"expected one photograph of each name, found {other} and {path}: rename one")
+        check_length(path.name)
         known[id_of_file(path.name)] = path
     make_folder(folder / IMAGES, "choose another --output")
     there = list_files(folder, IMAGES)
@@ -122,6 +124,12 @@ def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
                 replace_file(folder / IMAGES / name, lambda temporary, data=data: temporary.write_bytes(data))
         except OSError as error:
             raise InputError(f"cannot write {folder / IMAGES / name}: {error.strerror}; free space") from None
+
+
+def check_length(name: str) -> None:
+    """Raise InputError for a file name that leaves no room for those of the strokes and masks."""
+    if len(os.fsencode(name)) > LONGEST:
+        raise InputError(f"expected file names of at most {LONGEST} bytes in UTF-8, found '{name[:100]}...': rename it")
 
 
 class Project:
@@ -158,7 +166,8 @@ class Project:
         Raises InputError for a name that is taken or no photograph's, and content that cannot be read as one.
         """
         name = PurePath(name.replace("\\", "/")).name.lstrip(".")  # hidden files are no part of a data set
-        if PurePath(name).suffix.lower() not in PHOTOGRAPH_SUFFIXES or not name.isprintable() or len(name) > 200:
+        check_length(name)
+        if PurePath(name).suffix.lower() not in PHOTOGRAPH_SUFFIXES or not name.isprintable():
             raise InputError(f"expected a photograph ({', '.join(PHOTOGRAPH_SUFFIXES)}), found {name[:200]!r}")
         with tempfile.TemporaryDirectory(prefix=".upload-", dir=self.folder) as workshop:
             path = Path(workshop) / name

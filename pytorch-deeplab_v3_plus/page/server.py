@@ -378,10 +378,11 @@ class Page:
 
     def resume(self, request: Request, body: bytes) -> Answer:
         """Take up the last round where it was interrupted."""
-        unfinished = [one for one in rounds_in(self.project.folder)[-1:] if read_record(one)["phase"] != "finished"]
-        if not unfinished:
-            raise Refused("there is no interrupted round", CONFLICT)
-        process.start(unfinished[0])
+        with self._starting:  # another tab may start one
+            unfinished = [one for one in rounds_in(self.project.folder)[-1:] if read_record(one)["phase"] != "finished"]
+            if not unfinished:
+                raise Refused("there is no interrupted round", CONFLICT)
+            process.start(unfinished[0])
         return {"ok": True}
 
     def export(self, request: Request, body: bytes) -> Answer:

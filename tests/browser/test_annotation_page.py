@@ -77,6 +77,18 @@ def test_strokes_of_mouse_and_keys_are_on_the_disk_and_in_the_label_map(server, 
     assert len(operations(server, "a")) == 4
 
 
+def test_strokes_lie_where_they_are_drawn_on_a_screen_of_another_resolution(server, open_tab):
+    """Regression: after the window was moved there, until its size changed, they appeared elsewhere."""
+    tab = open_tab("h")
+    session = tab.page.context.new_cdp_session(tab.page)
+    for factor, y in ((2, 20), (1, 40), (3, 60)):
+        size = {"width": 1280, "height": 800, "deviceScaleFactor": factor, "mobile": False}
+        session.send("Emulation.setDeviceMetricsOverride", size)
+        tab.draw((10, y), (60, y))
+        tab.wait_ink(40, y)
+    tab.wait_saved()
+
+
 def test_undo_and_redo_outlive_a_reload(server, open_tab):
     tab = open_tab("b")
     tab.draw((10, 20), (60, 20))
@@ -197,6 +209,10 @@ def test_fingers_draw_and_zoom_and_leave_drawing_to_a_pen(server, open_tab):
     touch("Move", *[(x, 45) for x in (45, 55, 65)])
     touch("End")
     tab.page.wait_for_function("left => document.querySelector('.world').getBoundingClientRect().x > left", arg=left)
+    touch("Start", (20, 70))
+    touch("Move", (40, 70))
+    touch("Cancel")  # the system has taken it back
+    tab.wait_ink(30, 70, shown=False)
     assert operations(server, "f") == []
     tab.key("f")
     tab.page.wait_for_selector(f"#zoom:text-is('{zoom}')")
@@ -281,6 +297,16 @@ def test_images_and_classes_by_keys_and_clicks(server, open_tab):
         }"""
     )
     tab.page.set_viewport_size({"width": 1280, "height": 800})
+    tab.page.click("#help")
+    tab.key("ArrowLeft")  # is for the dialog
+    assert tab.page.url.endswith("#h")
+    tab.key("Escape")
+    choose = tab.page.locator("#thumbnails input").first
+    choose.focus()
+    tab.key("Space")
+    assert choose.is_checked()
+    tab.key("Space")
+    choose.blur()
     tab.key("ArrowLeft")
     tab.page.wait_for_function("() => location.hash === '#g'")
     tab.page.set_viewport_size({"width": 300, "height": 700})  # a phone has no place for the field before it is needed

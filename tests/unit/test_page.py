@@ -382,6 +382,10 @@ def test_a_data_set_of_photographs(tmp_path, folder, caplog):
     (photographs / "more").mkdir()
     Image.new("RGB", (9, 9)).save(photographs / "more/a.jpg")
     assert "one photograph of each name" in message(open_project, photographs, folder, [])
+    long = photographs / f"{70 * '葉'}.png"  # the files of its strokes would have names that are too long
+    (photographs / "a.png").rename(long)
+    assert "at most 200 bytes in UTF-8, found" in message(open_project, photographs, folder, [])
+    assert "at most 200 bytes in UTF-8, found" in message(Project(folder).add, long.name, long.read_bytes())
     (tmp_path / "empty").mkdir()
     assert "found none" in message(open_project, tmp_path / "empty", None, [])
     assert "leave out --output" in message(open_project, folder, tmp_path / "x", [])

@@ -38,7 +38,7 @@ export async function request(method, path, body, timeout = 30_000) {
   throw new Refusal(answer.error ?? `${response.status} ${response.statusText}`, response.status);
 }
 
-export const get = async (path) => (await request("GET", path)).json();
+export const get = async (path, timeout) => (await request("GET", path, undefined, timeout)).json();
 
 export const imagePath = (id, what) => `api/images/${encodeURIComponent(id)}/${what}`;
 

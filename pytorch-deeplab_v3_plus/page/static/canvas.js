@@ -33,6 +33,7 @@ export class View {
   #pen = false; // once a pen has touched, fingers move the image and do not draw
   #scheduled = false;
   #moved = false; // whether the user has chosen a view
+  #ratio = 0; // of the layers' pixels to CSS pixels
 
   /** @param finished ({class, width, points}) is called with each stroke; viewed() after each change of the view. */
   constructor(root, finished, viewed) {
@@ -165,7 +166,7 @@ export class View {
 
   #resize() {
     if (!this.root.clientWidth) return; // hidden
-    const ratio = devicePixelRatio;
+    const ratio = (this.#ratio = devicePixelRatio);
     for (const { canvas } of Object.values(this.layers)) {
       canvas.width = Math.round(this.root.clientWidth * ratio);
       canvas.height = Math.round(this.root.clientHeight * ratio);
@@ -185,6 +186,7 @@ export class View {
 
   #draw() {
     this.#scheduled = false;
+    if (this.#ratio !== devicePixelRatio && this.root.clientWidth) return this.#resize(); // the window is elsewhere
     for (const context of Object.values(this.layers)) {
       context.restore(); // what was clipped
       context.setTransform(1, 0, 0, 1, 0, 0);
@@ -350,7 +352,10 @@ export class View {
 
   #up(event) {
     this.#pointers.delete(event.pointerId);
-    if (this.#stroke?.pointer === event.pointerId) this.finish();
+    if (this.#stroke?.pointer !== event.pointerId) return;
+    // A touch that the system takes back was the hand beside a pen, or a gesture of its own.
+    if (event.type === "pointercancel" && event.pointerType === "touch") this.#cancel();
+    else this.finish();
   }
 
   /** End the stroke that is being drawn, if there is one, where it is; one beside the photograph is none. */

@@ -40,6 +40,7 @@ export class ImageList {
       this.act.reordered();
     };
     $("files").onchange = async ({ target }) => {
+      target.blur(); // keys belong to the image again
       await this.add([...target.files]);
       target.value = "";
     };
@@ -111,7 +112,9 @@ export class ImageList {
     $("nothing").textContent = t(state.images.length ? "nothing" : "nothingToSee");
     const list = $("thumbnails"), items = this.#images.map((image) => this.#item(image, state.classes, most));
     if (items.length !== list.children.length || items.some((item, index) => list.children[index] !== item)) {
+      const focused = document.activeElement;
       list.replaceChildren(...items);
+      if (list.contains(focused)) focused.focus({ preventScroll: true });
     }
   }
 
@@ -121,6 +124,13 @@ export class ImageList {
     const show = () => id === this.current && this.#items.get(id)?.scrollIntoView(near);
     show();
     setTimeout(show, 100); // when the thumbnails that came into sight have got their height
+  }
+
+  /** Ask for the pictures again that did not come. */
+  reload() {
+    for (const picture of $("thumbnails").querySelectorAll("img[src]")) {
+      if (picture.complete && !picture.naturalWidth) picture.src = picture.src;
+    }
   }
 
   #item({ id, error, strokes, drawn, learned, predicted, uncertainty }, classes, most) {

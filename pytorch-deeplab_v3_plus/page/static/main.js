@@ -75,7 +75,7 @@ function once(work) {
 
 const refreshState = once(async () => {
   const asked = round, before = state?.rounds;
-  state = await get(`api/state${asked === null ? "" : `?round=${asked}`}`);
+  state = await get(`api/state${asked === null ? "" : `?round=${asked}`}`, 300_000); // the first reads every image
   away = false;
   if (round === asked && state.shown !== asked) round = null; // it is gone
   if (before && newestRound(before) !== newestRound(state.rounds)) showRound(null); // its masks, as they come
@@ -101,7 +101,10 @@ const refreshStrokes = once(async () => {
   if (wanted !== strokes) return;
   showStrokes();
   if (news) {
-    const map = wanted.base && (await readLabels(wanted.base, state.classes, BASE_SHOWN));
+    const map = wanted.base && (await readLabels(wanted.base, state.classes, BASE_SHOWN).catch((error) => {
+      wanted.base = null; // it is asked for again after the next answer
+      throw error;
+    }));
     if (wanted === strokes) view.setBase(map);
   }
 });
@@ -124,7 +127,7 @@ function maskOf(id) {
 const showPrediction = once(async () => {
   const wanted = (mask = maskOf(current));
   const map = wanted && (await readLabels(wanted, state.classes, LABELS_SHOWN));
-  if (wanted !== mask) return;
+  if (wanted !== mask || wanted !== maskOf(current)) return; // another image is shown by now
   view.setPrediction(map);
   renderTools();
 });
@@ -266,9 +269,17 @@ function changeBrush(wider) {
   setBrush(wanted / Math.max(image.width, image.height));
 }
 
+function prefer(key, value) {
+  try {
+    localStorage.setItem(key, value);
+  } catch {
+    // Without room for it, a reload begins with the default.
+  }
+}
+
 function setMode(mode) {
   view.mode = mode;
-  localStorage.setItem("rloss-mode", mode);
+  prefer("rloss-mode", mode);
   view.update();
   renderTools();
 }
@@ -447,7 +458,8 @@ const KEYS = {
 };
 
 addEventListener("keydown", (event) => {
-  if (!state || event.target.closest("dialog, select, input:not([type=range], [type=checkbox])")) return;
+  if (!state || document.querySelector("dialog[open]")) return;
+  if (event.target.closest("select, input:not([type=range], [type=checkbox])")) return;
   // While a Japanese keyboard composes, and on keyboards of other scripts, only the code says which key it was.
   const latin = event.key !== "Process" && /^[ -~]+$/.test(event.key);
   const key = (latin ? event.key : event.code.replace("Key", "")).toLowerCase();
@@ -455,7 +467,7 @@ addEventListener("keydown", (event) => {
   let action;
   if (event.ctrlKey || event.metaKey) action = { z: event.shiftKey ? redo : undo, y: redo }[key];
   else if (event.altKey) return;
-  else if (event.code === "Space" && !event.target.closest("button, summary, a")) action = () => (view.panning = true);
+  else if (event.code === "Space" && !event.target.closest("button, summary, a, [type=checkbox]")) action = () => (view.panning = true);
   else if (digit && !event.shiftKey) action = () => choose(Number(digit));
   else if (!(event.target.closest("input") && key.startsWith("arrow"))) action = KEYS[key];
   if (!action) return;
@@ -470,7 +482,7 @@ addEventListener("pagehide", () => view.finish());
 addEventListener("beforeunload", (event) => (queue?.fragile || images.adding) && event.preventDefault());
 
 $("language").onchange = ({ target }) => {
-  localStorage.setItem("rloss-language", setLanguage(target.value));
+  prefer("rloss-language", setLanguage(target.value));
   render();
 };
 $("language").value = setLanguage(localStorage.getItem("rloss-language") ?? navigator.language.slice(0, 2));
@@ -485,6 +497,7 @@ listen({
     mask = undefined;
     refreshStrokes();
     view.reload();
+    images.reload();
     queue?.flush();
   },
   changed,

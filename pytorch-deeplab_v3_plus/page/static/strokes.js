@@ -189,6 +189,7 @@ export class ImageStrokes {
   forget(ids) {
     this.done = this.done.filter((id) => !ids.has(id));
     this.undone = this.undone.filter((id) => !ids.has(id));
+    this.#keep();
   }
 
   #move(from, to, op) {
@@ -199,11 +200,15 @@ export class ImageStrokes {
   }
 
   #send(operation) {
+    this.#keep();
+    this.queue.add(this.image, operation);
+  }
+
+  #keep() {
     try {
       sessionStorage.setItem(this.key, JSON.stringify({ done: this.done, undone: this.undone }));
     } catch {
       // Without room for it, undo ends at a reload.
     }
-    this.queue.add(this.image, operation);
   }
 }

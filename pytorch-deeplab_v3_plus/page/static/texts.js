@@ -367,6 +367,7 @@ export const LINES = {
     "a round is running already": "訓練はもう始まっています。終わるのを待つか、停止してください",
     "expected a name of 1 to": "名前は 1 文字以上 100 文字以下にしてください",
     "expected a new name, found": "同じ名前の画像がもうあります。ファイル名を変えてください",
+    "expected file names of at most": "ファイル名が長すぎます。短くしてください",
     "expected a photograph (": "写真のファイルではありません",
     "expected at most": "ファイルが大きすぎます",
     "expected classes, found": "ラベルなしを表す名前はクラスに使えません",
