@@ -124,6 +124,8 @@ class DenseCRFLoss(nn.Module):
         for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
             if not 1e-18 <= value <= 1e18:  # of which the square is a number in single precision
                 raise ValueError(f"{name} must be a positive number, within 1e-18 and 1e18, found {value}")
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight must be a number of 0 or more, found {weight}")
         if not 0 < scale_factor <= 1:
             raise ValueError(f"scale_factor must lie in (0, 1], found {scale_factor}")
         self.weight, self.scale_factor = weight, scale_factor

@@ -2,7 +2,7 @@
 
 `torchrun` starts the processes, on one machine or several, or `launch` does for `--gpu-ids 0,1,...`; either way each
 finds its place in the environment variables RANK, LOCAL_RANK and WORLD_SIZE. One of them alone, as other programs leave
-it behind, counts for nothing.
+it behind, counts for nothing. A process group that a program of one's own has made counts too.
 """
 
 import contextlib
@@ -44,6 +44,8 @@ def _read(name: str, otherwise: int, low: int) -> int:
 
 def rank() -> int:
     """Return the number of this process among all of them, from 0."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
     number, processes = _read("RANK", 0, 0), world_size()
     if number >= processes:
         raise InputError(f"RANK: expected less than WORLD_SIZE={processes} in the environment, found '{number}'")
@@ -56,7 +58,9 @@ def local_rank() -> int:
 
 
 def world_size() -> int:
-    """Return the number of processes."""
+    """Return the number of processes: of the group, where there is one, or that torchrun has started."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
     return _read("WORLD_SIZE", 1, 1)
 
 

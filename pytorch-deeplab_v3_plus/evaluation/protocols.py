@@ -63,7 +63,7 @@ PLAIN = Protocol("crop", 0)
 """Scores batches of the loaders, which are cropped already, by the plain prediction."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = PLAIN) -> tuple[Tensor, Tensor]:
     """Return truth and prediction by a model in evaluation mode, both int64 (N, H, W) on its device.
 

@@ -18,10 +18,17 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
-        """Count pixels of `truth` and `prediction`, integers of the same shape, where the truth is in [0, K)."""
+        """Count pixels of `truth` and `prediction`, integers of the same shape, where the truth is in [0, K).
+
+        Raises ValueError for a prediction there that is no class.
+        """
         k = len(self.counts)
         counted = (truth >= 0) & (truth < k)
-        pairs = k * truth[counted].to(torch.int64) + prediction[counted]
+        predicted = prediction[counted].to(torch.int64)
+        if predicted.numel() and not (predicted.min() >= 0 and predicted.max() < k):
+            wrong = predicted[(predicted < 0) | (predicted >= k)][0].item()
+            raise ValueError(f"expected predictions of 0 to {k - 1}, found {wrong}")
+        pairs = k * truth[counted].to(torch.int64) + predicted
         self.counts += torch.bincount(pairs, minlength=k * k).reshape(k, k).cpu()
 
     def scores(self) -> dict[str, Any]:

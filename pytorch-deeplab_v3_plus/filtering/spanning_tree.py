@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from filtering import native
+from filtering.autograd import never_twice
 
 
 def tree_filter(features: Tensor, values: Tensor, sigma: float) -> Tensor:
@@ -48,7 +49,7 @@ class EdgeDistances(Function):
         return torch.cat([step.square_().sum(1).flatten(1) for step in differences(features)], 1)
 
     @staticmethod
-    @once_differentiable
+    @never_twice
     def backward(ctx, grad_output: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         n, _, height, width = features.shape
@@ -75,7 +76,7 @@ class NativeTreeFilter(Function):
         return means
 
     @staticmethod
-    @once_differentiable
+    @never_twice
     def backward(ctx, grad_output: Tensor):
         forest, (weights, masses, *saved) = ctx.forest, ctx.saved_tensors
         of_weights = None
@@ -200,7 +201,7 @@ class TreeFilter(Function):
         return result.index_select(0, forest.places)
 
     @staticmethod
-    @once_differentiable
+    @never_twice
     def backward(ctx, grad_output: Tensor):
         forest, (weights, *saved) = ctx.forest, ctx.saved_tensors
         inward_gradient, gradient = _passes(grad_output, weights, forest)

@@ -38,6 +38,7 @@ def resized(
     if tuple(size) == tuple(image.shape[2:]):
         return image, probabilities, list(masks)
     masks = [F.interpolate(mask.unsqueeze(1).float(), size, mode="area").squeeze(1) == 1 for mask in masks]
+    image = image if image.is_floating_point() else image.float()
     return F.interpolate(image, size, mode="area"), F.interpolate(probabilities, size, mode="area"), masks
 
 

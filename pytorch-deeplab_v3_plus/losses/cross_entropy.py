@@ -14,6 +14,7 @@ class PartialCrossEntropy(nn.Module):
     0.5 m (1 - e^-m)^2 / n. The division by n is the original's, whose DenseCRF weights were tuned with it; without it
     (`reduction` `mean`, not `batch`) the balance of the losses does not depend on the batch size. A batch without any
     label costs 0. `ignore_index` is the label of the pixels that do not count; `class_weights` are (K,) or None.
+    Raises ValueError for another kind or reduction.
 
     A batch may come in parts, over several processes or one after the other: given the `size` of the batch, the losses
     of its parts add up to its loss. For `focal`, which is no sum over pixels, the processes' parts must be
@@ -24,6 +25,9 @@ class PartialCrossEntropy(nn.Module):
         self, kind: str = "ce", *, ignore_index: int, class_weights: Tensor | None = None, reduction: str = "batch"
     ) -> None:
         super().__init__()
+        for what, given, known in (("kind", kind, ("ce", "focal")), ("reduction", reduction, ("batch", "mean"))):
+            if given not in known:
+                raise ValueError(f"{what}: expected {' or '.join(known)}, found {given!r}")
         self.kind, self.ignore_index, self.reduction = kind, ignore_index, reduction
         self.register_buffer("class_weights", class_weights)
 

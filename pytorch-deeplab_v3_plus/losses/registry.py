@@ -132,7 +132,9 @@ def parse_regulariser(text: str) -> RegulariserOptions:
     for setting, _, value in others:
         if setting not in known:
             names = ", ".join(known) or "none"
-            raise InputError(f"{name} has no setting {setting!r}; it has: {names} (in {text!r})")
+            there = setting in inspect.signature(find_regulariser(name)).parameters
+            advice = f"; write `*,` before {setting} in its constructor, which makes it one" if there else ""
+            raise InputError(f"{name} has no setting {setting!r}; it has: {names} (in {text!r}){advice}")
         if setting in settings:
             raise InputError(f"expected each setting once, found {setting} twice in {text!r}")
         settings[setting] = _value(value, _type(name, known[setting]), text)

@@ -2,11 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from common.errors import InputError
 from dataloaders.labels import UNLABELLED
 from dataloaders.transforms import normalize
+from filtering.autograd import never_twice
 from filtering.spanning_tree import tree_filter
 from losses._inputs import at_least_float32, check_settings, resized, scaled_size
 
@@ -27,7 +28,7 @@ class Distance(Function):
         return total.to(one.dtype)
 
     @staticmethod
-    @once_differentiable
+    @never_twice
     def backward(ctx, grad_output: Tensor):
         (signs,) = ctx.saved_tensors
         gradient = signs.to(grad_output.dtype).mul_(grad_output)

@@ -266,7 +266,7 @@ def load_network(
     model = build_network({**settings, "output_stride": output_stride or settings["output_stride"]})
     settings["output_stride"] = model.output_stride
     load_weights(model, weights, path)
-    return model, settings
+    return model.eval(), settings
 
 
 def _network_of(weights: Mapping[str, Tensor]) -> str:

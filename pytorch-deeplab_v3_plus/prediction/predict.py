@@ -20,7 +20,7 @@ from modeling.network import Network
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
     network: Network,
     images: Tensor,
@@ -46,8 +46,13 @@ def predict(
 
     Raises InputError where a logit is infinite or not a number.
     """
-    images = images.to(next(network.parameters()).device, non_blocking=True)
-    forward = network.whole if whole else network
+    weight = next(network.parameters())
+    images = images.to(weight.device, non_blocking=True)
+    seen = network.whole if whole else network
+
+    def forward(pixels: Tensor) -> Tensor:
+        return seen(normalize(pixels).to(weight.dtype))
+
     for scale in scales:
         scaled = images
         if scale != 1:
@@ -74,7 +79,7 @@ def _in_tiles(forward: Callable[[Tensor], Tensor], images: Tensor, tile: int, ba
     height, width = images.shape[2:]
     h, w = (min(height, tile), min(width, tile)) if tile else (height, width)
     if (h, w) == (height, width):
-        return forward(normalize(images))
+        return forward(images)
     ramp = (_ramp(h)[:, None] * _ramp(w)).to(images.device)
     weights = torch.zeros(height, width, device=images.device)
     sums = None
@@ -83,7 +88,7 @@ def _in_tiles(forward: Callable[[Tensor], Tensor], images: Tensor, tile: int, ba
     for start in range(0, len(corners), batch_size):
         some = corners[start : start + batch_size]
         tiles = torch.stack([images[n, :, top : top + h, left : left + w] for n, top, left in some])
-        for (n, top, left), logits in zip(some, forward(normalize(tiles)), strict=True):
+        for (n, top, left), logits in zip(some, forward(tiles), strict=True):
             if sums is None:
                 sums = logits.new_zeros(len(images), len(logits), height, width)
             sums[n, :, top : top + h, left : left + w] += ramp * logits
@@ -113,7 +118,7 @@ def _scaled_back(logits: Tensor, size: tuple[int, int], interpolation: str) -> T
     return F.interpolate(logits.float(), size, mode=interpolation, align_corners=True)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def probabilities(views: Iterable[Tensor], size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
     """Return the softmax probabilities (N, K, *size), float32, averaged over the logits that `predict` yields."""
     total, count = 0.0, 0
@@ -122,7 +127,7 @@ def probabilities(views: Iterable[Tensor], size: tuple[int, int], interpolation:
     return total / count
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def labels_and_confidence(
     logits: Tensor, size: tuple[int, int], interpolation: str = "bilinear"
 ) -> tuple[Tensor, Tensor]:
@@ -139,7 +144,7 @@ def labels_and_confidence(
     return labels.cpu(), (best - log_sum).exp().cpu()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def keep_scribbles(probabilities: Tensor, scribbles: np.ndarray) -> Tensor:
     """Return probabilities (K, H, W) that agree with an image's scribbles, uint8 (H, W).
 
@@ -157,7 +162,7 @@ def keep_scribbles(probabilities: Tensor, scribbles: np.ndarray) -> Tensor:
     return kept
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def labels_on_scribbles(
     logits: Tensor, size: tuple[int, int], scribbles: np.ndarray, interpolation: str = "bilinear"
 ) -> Tensor:
@@ -192,10 +197,11 @@ def short_side(settings: Mapping[str, Any]) -> int:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch a model to evaluation mode for the duration of the block."""
-    training = model.training
+    """Switch a model to evaluation mode for the duration of the block; then each of its modules has its own again."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
