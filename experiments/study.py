@@ -201,7 +201,7 @@ STUDIES["photographs-257"] = replace(
     STUDIES["photographs"],
     crop=257,
     epochs=(3, 3),
-    variants={"weight 3, sigma xy 80, rgb 6": loss(3, 80, 6, NORMALISED)},
+    variants={"weight 3, sigma xy 80, rgb 6": loss(3, 80, 6, NORMALISED), "weight 4": loss(4, 80, 6, NORMALISED)},
 )
 STUDIES["photographs-257-settings"] = replace(
     STUDIES["photographs-257"],
