@@ -123,7 +123,7 @@ def test_train_small_compares_with_a_regulariser_and_the_upper_bound():
     words = command("train-small", "train_two_stages.py", "DATASET=synthetic", "SEEDS=1,2")
     own, rest = train_two_stages.build_parser().parse_known_args(words)
     options = parse_options(["--preset", own.preset, *rest])
-    assert (own.seeds, own.full, options.data.dataset, options.pretrained) == ([1, 2], True, "synthetic", "bundled")
+    assert (own.seeds, own.full, options.data.dataset, options.pretrained) == ((1, 2), True, "synthetic", "bundled")
     (regulariser,) = options.regularisers
     assert regulariser.name == "densecrf" and options.size_free and options.normalised_kernel
     assert "--full" not in command("train-small", "train_two_stages.py", "FULL=0")

@@ -569,7 +569,7 @@ def test_a_comparison_of_another_regulariser_leaves_the_other_arms_without(voc, 
     (start / "scores.jsonl").write_text('{"final": {}}\n')  # as if it had ended
     trainings = [*comparison.first_stage(), *comparison.second_stage()]
     regularisers = {one.name: parse_options([str(word) for word in one.options]).regulariser for one in trainings}
-    assert regularisers == {"stage1": None, "partial_ce": None, "regularised": ["densecrf=0.5"]}
+    assert regularisers == {"stage1": None, "partial_ce": None, "regularised": ("densecrf=0.5",)}
 
 
 @pytest.mark.slow
@@ -583,7 +583,7 @@ def test_several_losses_compete_from_the_same_first_stage(voc, trained_here, cap
         for path in out.glob("seed_1/*/*/experiment_0/checkpoint_last.pth.tar")
     }
     losses = {name: (one["regulariser"], one["densecrfloss"]) for name, one in options.items()}
-    expected = {"stage1": (None, 0), "partial_ce": (None, 0), "potts": (["potts=1,neighbours=4"], 0), "crf": (None, 2)}
+    expected = {"stage1": (None, 0), "partial_ce": (None, 0), "potts": (("potts=1,neighbours=4",), 0), "crf": (None, 2)}
     assert losses == expected
     assert len({options[name]["resume"] for name in ("partial_ce", "potts", "crf")}) == 1
     table = (out / "table.txt").read_text()
