@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     comparison.train(jobs=1)
     rows = []
     titles = {"partial CE": "partial_ce", "+ DenseCRF loss": "regularised"}
-    networks = {title: load_network(comparison.run_folder(1, arm) / LAST)[0].eval() for title, arm in titles.items()}
+    networks = {title: load_network(comparison.run_folder(1, arm) / LAST)[0] for title, arm in titles.items()}
     for name, image in photographs().items():
         row = {"scribbles": scribble_picture(image, draw_strokes(name, image.size))}
         row |= {title: mask_picture(image, segment(network, image, SIZE)) for title, network in networks.items()}

@@ -336,7 +336,6 @@ def measure(data: Path, folder: Path) -> dict[str, dict[str, float]]:
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     network, settings = load_network(folder / MODEL)
-    network.eval()
     images, drawn = list_files(data, IMAGES), listing(folder / TRAINED_ON, (".png",))
     rows: dict[str, list[list[float]]] = {which: [] for which in MEASURED}
     for image_id, path in tqdm(sorted(images.items()), desc="measuring", disable=None, leave=False):

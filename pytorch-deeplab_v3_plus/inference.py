@@ -75,7 +75,7 @@ def infer(options: InferenceOptions, preset: str | None, device: torch.device) -
     crop_size = options.crop_size or (ALL_PRESETS[preset].get("crop_size", DEFAULT_CROP) if preset else None)
     asked = options.backbone, options.n_class, options.out_stride, crop_size
     network, settings = load_network(options.checkpoint, *asked)
-    segmenter = Segmenter(options, network.eval(), settings)
+    segmenter = Segmenter(options, network, settings)
     if options.export and distributed.is_main():
         make_folder(segmenter.folder, "choose another --output_directory")
         path = segmenter.folder / (Path(Path(options.checkpoint).name.removesuffix(".tar")).stem + ".onnx")

@@ -237,7 +237,7 @@ def load_network(
     output_stride: int | None = None,
     crop_size: int | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network of a checkpoint, on the CPU, and its settings.
+    """Return the network of a checkpoint, on the CPU and in evaluation mode, and its settings.
 
     These are network, backbone, num_classes, output_stride and, where the checkpoint has them, class_names, crop_size
     and short_side (0: images were seen at their own size). A file without settings (the original's) takes the

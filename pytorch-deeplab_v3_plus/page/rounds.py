@@ -342,7 +342,7 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
     """
     data, start = folder.parent.parent, read_record(folder)["start"]
     network, settings = load_network(folder / MODEL)
-    network.eval().to(choose_device(DeviceOptions()))
+    network.to(choose_device(DeviceOptions()))
     size, num_classes = short_side(settings), settings["num_classes"]
     images, drawn, truth = list_files(data, IMAGES), listing(folder / TRAINED_ON, (".png",)), list_files(data, TRUTH)
     tallies = {name: ConfusionMatrix(num_classes) for name in ("miou", "miou_others")}

@@ -66,16 +66,16 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
         logger.info("left out: %d photographs without a mask", len(photographs.files) - len(collection.items))
         known = {item.id for item in collection.items}
         without = [path for path in photographs.files if id_of_file(path.name) not in known]
-        if perhaps := [path for path in without if _shorter_stems(path, photographs)]:
+        if perhaps := [path for path in without if len(_beginnings(path, photographs)) > 1]:
             what = "%d of these are called as another photograph and an ending (first %s); masks end in _mask or _label"
             logger.warning(what, len(perhaps), perhaps[0])
     return collection
 
 
-def _shorter_stems(path: Path, photographs: Photographs) -> list[str]:
-    """Return the names of photographs with which the name of a picture begins, the longest first, but not its own."""
+def _beginnings(path: Path, photographs: Photographs) -> list[str]:
+    """Return the names of photographs that the name of a picture is or begins with, the longest first."""
     stem = plain(path.stem)
-    ends = (at for at in range(len(stem) - 1, 0, -1) if not stem[at].isalnum())
+    ends = (at for at in range(len(stem), 0, -1) if not stem[at : at + 1].isalnum())
     return [stem[:at] for at in ends if stem[:at] in photographs.by_stem]
 
 
@@ -126,10 +126,8 @@ def pair_up(masks: list[Path], photographs: Photographs) -> list[tuple[Path, Pat
     """Return each mask with its photograph; raise InputError where a mask has none."""
     stems = [plain(path.stem) for path in masks]
     # The suffix, which all masks share, is that with which most have a photograph.
-    first, known = stems[0], photographs.by_stem.keys()
-    endings = [
-        first[at:] for at in range(len(first), 0, -1) if first[:at] in known and not first[at : at + 1].isalnum()
-    ]
+    known = photographs.by_stem.keys()
+    endings = [stems[0].removeprefix(name) for name in _beginnings(masks[0], photographs)]
     with_photograph = {end: sum(s.endswith(end) and s.removesuffix(end) in known for s in stems) for end in endings}
     ending = max(with_photograph, key=with_photograph.__getitem__, default="")
     names = [path.stem[: len(path.stem) - len(ending)] for path in masks]
@@ -167,9 +165,8 @@ def class_of_each(masks: list[Path], photographs: Photographs, options: ImportOp
     found: dict[Path, OfOneClass] = {}
     known, lost, unclear = Labels(options), [], []
     for path in masks:
-        stem = plain(path.stem)
-        stems = [stem] * (stem in photographs.by_stem) + _shorter_stems(path, photographs)
-        readings = [OfOneClass(name, stem[len(name) :].strip(" ._-") or path.parent.name) for name in stems]
+        stem, names = plain(path.stem), _beginnings(path, photographs)
+        readings = [OfOneClass(name, stem.removeprefix(name).strip(" ._-") or path.parent.name) for name in names]
         if not readings:
             lost.append(path)
             continue

@@ -234,7 +234,7 @@ def collect_shapes(
     means background. Raises InputError for a label that is no class, or an annotation without its image.
     """
     if not any(annotation.shapes for annotation in annotations):
-        where = f"{annotations[0].place}" if annotations else "what was read"
+        where = annotations[0].place if annotations else "what was read"
         others = f" and {len(annotations) - 1} more" if len(annotations) > 1 else ""
         raise InputError(f"expected something drawn, found nothing in {where}{others}: draw, save, and export it again")
     class_names = class_names or class_names_of(annotations)
@@ -244,10 +244,10 @@ def collect_shapes(
         if annotation.size:
             check_size(annotation.place, annotation.size, size)
         label, nowhere = np.full(size[::-1], outside, dtype=np.uint8), []
+        width = options.width or usual_width(size)
         for shape in annotation.shapes:  # later ones over earlier ones
             try:
                 check_place(shape, size)
-                width = options.width or usual_width(size)
                 pixels = covered_pixels(shape, size, width, annotation.counts_pixels)
             except ValueError as error:
                 raise InputError(

@@ -467,7 +467,9 @@ addEventListener("keydown", (event) => {
   let action;
   if (event.ctrlKey || event.metaKey) action = { z: event.shiftKey ? redo : undo, y: redo }[key];
   else if (event.altKey) return;
-  else if (event.code === "Space" && !event.target.closest("button, summary, a, [type=checkbox]")) action = () => (view.panning = true);
+  else if (event.code === "Space" && !event.target.closest("button, summary, a, [type=checkbox]")) {
+    action = () => (view.panning = true);
+  }
   else if (digit && !event.shiftKey) action = () => choose(Number(digit));
   else if (!(event.target.closest("input") && key.startsWith("arrow"))) action = KEYS[key];
   if (!action) return;
