@@ -8,12 +8,13 @@ it behind, counts for nothing. A process group that a program of one's own has m
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,10 @@ from torch.autograd.function import Function
 from common.errors import InputError
 from common.parallel import usable_cpus
 
+if TYPE_CHECKING:  # slow to load, and needed by `launch` alone
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+AT_ONCE = 10  # seconds within which processes fail because of each other
 STOPPED = 75  # exit status of a run that a signal has stopped, saved and ready to be resumed (EX_TEMPFAIL)
 
 
@@ -88,8 +93,7 @@ def launch(command: Sequence[str], processes: int) -> int:
         try:
             elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as error:
-            # The others fail in turn, and nearly at once: one that was killed is the cause.
-            failed, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+            failed, failure = _cause(error.failures)
             if failure.exitcode >= 0:
                 return failure.exitcode
             print(f"error: process {failed} of {processes} was killed by signal {-failure.exitcode}", file=sys.stderr)
@@ -97,6 +101,21 @@ def launch(command: Sequence[str], processes: int) -> int:
         except SignalException:
             return STOPPED
     return 0
+
+
+def _cause(failures: Mapping[int, "ProcessFailure"]) -> tuple[int, "ProcessFailure"]:
+    """Return which process failed first, and how.
+
+    The others fail in turn. Nearly at once: the cause is one that was killed. Or as the launcher ends them, with a
+    SIGTERM, and with a SIGKILL half a minute later: those are never the cause of another failure.
+    """
+    first = min(failure.timestamp for failure in failures.values())
+
+    def order(item: tuple[int, "ProcessFailure"]) -> tuple[bool, bool, int]:
+        code, time = item[1].exitcode, item[1].timestamp
+        return code == -signal.SIGTERM or time > first + AT_ONCE, code >= 0, time
+
+    return min(failures.items(), key=order)
 
 
 def use_cores() -> None:

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from common import distributed
 from common.errors import InputError
 from dataloaders.sampling import BatchShare, SeededSampler
 from gradients_of_a_batch import CASES, gradients
@@ -174,7 +176,7 @@ def test_processes_score_the_network_that_is_saved(voc, tmp_path):
 
 
 DYING = """
-import os, signal, sys, torch
+import os, signal, sys, time, torch
 from common import distributed
 from common.errors import InputError, exit_status
 from training import TrainOptions, faults
@@ -186,6 +188,8 @@ def main():
             if sys.argv[1] == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise InputError("the second has had enough")
+        if sys.argv[1] == "fails alone":
+            time.sleep(600)
         distributed.any_process(False)
     return 0
 
@@ -195,7 +199,11 @@ distributed.end(exit_status(main))
 
 @pytest.mark.parametrize(
     ("how", "status", "said"),
-    [("killed", 1, "process 1 of 2 was killed by signal 9"), ("fails", 2, "error: the second has had enough")],
+    [
+        ("killed", 1, "process 1 of 2 was killed by signal 9"),
+        ("fails", 2, "error: the second has had enough"),
+        ("fails alone", 2, "error: the second has had enough"),  # the launcher ends the first
+    ],
 )
 def test_a_process_that_dies_takes_the_others_down_with_its_error(tmp_path, how, status, said):
     (tmp_path / "dying.py").write_text(DYING)
@@ -205,6 +213,20 @@ def test_a_process_that_dies_takes_the_others_down_with_its_error(tmp_path, how,
     # The other process says so as well, unless it is ended first.
     others = [line for line in result.stderr.splitlines() if line.startswith("error: ") and said not in line]
     assert all("another process of this training has ended" in line for line in others)
+
+
+def test_the_cause_of_several_failures():
+    """Hand-worked: what was killed comes first, then what failed first, then what the launcher has ended."""
+
+    def cause(*failures: tuple[int, int]) -> int:
+        made = {place: SimpleNamespace(exitcode=code, timestamp=time) for place, (code, time) in enumerate(failures)}
+        return distributed._cause(made)[0]
+
+    assert cause((2, 100), (-9, 101)) == 1  # out of memory; the other saw it go
+    assert cause((-15, 100), (2, 100)) == 1
+    assert cause((-9, 130), (2, 100)) == 1  # it did not heed the SIGTERM
+    assert cause((75, 101), (2, 100), (-15, 100)) == 1
+    assert cause((-15, 100)) == 0
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
