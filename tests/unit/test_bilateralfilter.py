@@ -463,6 +463,13 @@ IMAGES, VALUES = random_problem(14, 2, 3, 5, 4)
         ({"ins": VALUES[:1]}, ValueError, r"ins: expected 120 values \(N\*K\*H\*W\), found 60"),
         ({"outs": np.zeros(121, np.float32)}, ValueError, r"outs: expected 120 values \(N\*K\*H\*W\), found 121"),
         ({"images": IMAGES[:, :1].copy()}, ValueError, r"images: expected 120 values \(N\*3\*H\*W\), found 40"),
+        (
+            {"H": 4, "W": 5},
+            ValueError,
+            r"images: expected the shape \[2, 3, 4, 5\] \(N\*3\*H\*W\), found \[2, 3, 5, 4\]",
+        ),
+        ({"images": np.moveaxis(IMAGES, 1, 3)}, ValueError, r"images: expected the shape .*, found \[2, 5, 4, 3\]"),
+        ({"outs": np.zeros((3, 2, 5, 4), np.float32)}, ValueError, r"outs: expected the shape \[2, 3, 5, 4\]"),
         ({"K": 2}, ValueError, r"ins: expected 80 values \(N\*K\*H\*W\), found 120"),
         ({"outs": np.zeros((2, 3, 5, 8), np.float32)[..., ::2]}, ValueError, r"outs: expected a C-contiguous array"),
         ({"outs": unaligned(VALUES)}, ValueError, r"outs: expected an aligned array"),
@@ -555,6 +562,8 @@ def test_errors_of_the_single_image_function():
         bilateralfilter(images, spoiled(values, 7, np.nan), out, 5, 4, 15.0, 9.0)
     with pytest.raises(TypeError, match="^in: expected a float32 array"):
         bilateralfilter(images, values.astype(np.float64), out, 5, 4, 15.0, 9.0)
+    with pytest.raises(ValueError, match=r"^image: expected the shape \[3, 5, 4\] \(3\*H\*W\), found \[5, 4, 3\]"):
+        bilateralfilter(np.moveaxis(images[0], 0, 2), values, out, 5, 4, 15.0, 9.0)
     with pytest.raises(ValueError, match=r"^out: expected 40 values \(K\*H\*W\), found 20"):
         bilateralfilter(images, np.zeros(40, np.float32), out, 5, 4, 15.0, 9.0)
 

@@ -75,6 +75,13 @@ void check_size(const char* name, std::int64_t size) {
     if (size <= 0) fail(name, "a positive number", std::to_string(size));
 }
 
+std::string text(const std::vector<std::int64_t>& shape) {
+    std::string text;
+    for (const std::int64_t size : shape) text += (text.empty() ? "[" : ", ") + std::to_string(size);
+    return text + "]";
+}
+
+// An array of another number of dimensions, such as a flat one, is taken in row order.
 template <class Array>
 void check_length(const Array& array, const std::string& meaning, std::initializer_list<std::int64_t> factors) {
     constexpr std::int64_t limit = std::int64_t(1) << 48;
@@ -85,6 +92,9 @@ void check_length(const Array& array, const std::string& meaning, std::initializ
     }
     if (array.length != static_cast<std::size_t>(expected))
         fail(array.name, std::to_string(expected) + " values (" + meaning + ")", std::to_string(array.length));
+    const std::vector<std::int64_t> sizes = factors;
+    if (array.shape.size() == sizes.size() && array.shape != sizes)
+        fail(array.name, "the shape " + text(sizes) + " (" + meaning + ")", text(array.shape));
 }
 
 void check_sigmas(const Guide& guide) {
@@ -155,6 +165,7 @@ PhaseSeconds filter_image(const Guide& guide, const Channels& channels) {
         fail(channels.ins.name, "a multiple of " + std::to_string(pixels) + " values (K*H*W)", std::to_string(length));
     Channels counted = channels;
     counted.K = static_cast<std::int64_t>(length / pixels);
+    check_length(channels.ins, "K*H*W", {counted.K, guide.H, guide.W});
     check_length(channels.outs, "K*H*W", {counted.K, guide.H, guide.W});
     check_overlap(guide, channels);
     return chosen_engine("").filter_checked(guide, counted, available_threads());

@@ -10,11 +10,12 @@
 
 namespace bilateral {
 
-// A contiguous float32 array that is only read. `name` is what messages call it.
+// A contiguous float32 array that is only read. `name` is what messages call it; `shape` is empty where there is none.
 struct Input {
     const char* name = "";
     const float* data = nullptr;
     std::size_t length = 0;
+    std::vector<std::int64_t> shape = {};
 };
 
 // A contiguous float32 array that is written.
@@ -22,6 +23,7 @@ struct Output {
     const char* name = "";
     float* data = nullptr;
     std::size_t length = 0;
+    std::vector<std::int64_t> shape = {};
 };
 
 // What the kernel depends on: N images of H x W pixels, [N, 3, H, W], usually 0 ... 255, and the Gaussian's standard
@@ -72,7 +74,7 @@ struct PhaseSeconds {
 // instruction_set: one of instruction_sets(), or empty for the first; the result does not depend on it.
 //
 // Throws std::invalid_argument, naming the argument, for a size or sigma that is not positive, a length that does not
-// match the sizes, overlapping arrays, values that are infinite or not a number, and sigmas so small that float32
+// match the sizes, a shape that does not where an array has that many dimensions, overlapping arrays, values that are infinite or not a number, and sigmas so small that float32
 // cannot resolve the lattice or 62 bits cannot number its vertices; std::bad_alloc. When values are rejected, outs may
 // be partly written.
 //

@@ -88,6 +88,7 @@ class FloatBuffer {
 
     float* data() { return held_ ? static_cast<float*>(view_.buf) : copy_.data(); }
     std::size_t length() const { return held_ ? static_cast<std::size_t>(view_.len) / sizeof(float) : copy_.size(); }
+    std::vector<std::int64_t> shape() const { return shape_; }
 
  private:
     template <class T>
@@ -105,6 +106,7 @@ class FloatBuffer {
             return false;
         }
         held_ = true;
+        shape_.assign(view_.shape, view_.shape + view_.ndim);
         return true;
     }
 
@@ -167,6 +169,7 @@ class FloatBuffer {
     Py_buffer view_{};
     bool held_ = false;
     std::vector<float> copy_;
+    std::vector<std::int64_t> shape_;
 };
 
 // Takes any integer, NumPy's too.
@@ -226,12 +229,12 @@ class ReleasedGil {
 
 %typemap(in) bilateral::Input (FloatBuffer buffer) {
     if (!buffer.acquire_input($input, "$1_name")) SWIG_fail;
-    $1 = {"$1_name", buffer.data(), buffer.length()};
+    $1 = {"$1_name", buffer.data(), buffer.length(), buffer.shape()};
 }
 
 %typemap(in) bilateral::Output (FloatBuffer buffer) {
     if (!buffer.acquire_output($input, "$1_name")) SWIG_fail;
-    $1 = {"$1_name", buffer.data(), buffer.length()};
+    $1 = {"$1_name", buffer.data(), buffer.length(), buffer.shape()};
 }
 
 %typemap(in) std::int64_t {
@@ -309,7 +312,7 @@ Raises:
 %feature("docstring") bilateralfilter_batch
 "Filter K channels of each of N images with a Gaussian kernel over position and colour, unnormalised.
 
-Arrays are flat or shaped, of float32. Inputs may also be of float16, bool or integers of 8 or 16 bits, strided, or
+Arrays are flat or of the shape given, of float32. Inputs may also be of float16, bool or integers of 8 or 16 bits, strided, or
 lists or tuples of numbers, which are copied.
 
 Args:
