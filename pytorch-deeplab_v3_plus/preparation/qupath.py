@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
-from preparation.shapes import Annotation, Shape, collect_shapes, image_of, is_turned, make_shape
+from preparation.shapes import Annotation, Shape, collect_shapes, is_turned, make_shape, photograph_of
 from preparation.sources import Photographs, json_or_none, read_json, reading
 
 SUFFIXES = (".geojson", ".json")
@@ -24,7 +24,7 @@ def collect(files: list[Path], photographs: Photographs, options: ImportOptions)
     """
     annotations = [read_qupath(path) for path in files]
     for annotation in annotations:
-        if (annotation.shapes or options.truth) and is_turned(image := image_of(annotation, photographs)[1]):
+        if (annotation.shapes or options.truth) and is_turned(image := photograph_of(annotation, photographs)):
             raise InputError(
                 f"expected photographs without an EXIF rotation, which QuPath does not follow, found one in {image}: "
                 f"save it without that tag, as it looked in QuPath when {annotation.source} was drawn"

@@ -1,5 +1,6 @@
 """What people draw on an image, and the label map that it becomes."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -17,7 +18,7 @@ from dataloaders.images import LARGEST, stored_size
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.strokes import brush_stroke, usual_width
 from preparation.formats import Collection, ImportOptions, Labelled
-from preparation.sources import PHOTOGRAPH_SUFFIXES, Photographs, data_set_image
+from preparation.sources import HEIC_SUFFIXES, PHOTOGRAPH_SUFFIXES, Photographs, data_set_image
 
 logger = logging.getLogger(__name__)
 
@@ -264,11 +265,13 @@ def collect_shapes(
     if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
         logger.info("strokes and dots: a 150th of a photograph's short side wide, at least 3 pixels (--width: another)")
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
-    items, doubtful = [], []
+    items, doubtful, known = [], [], set()
     for annotation in drawn:
-        name, image = image_of(annotation, photographs)
+        path = photograph_of(annotation, photographs)
+        known.add(path)
+        name, image = data_set_image(path) if path else _carried_image(annotation)
         items.append(Labelled(name, image, annotation.source, functools.partial(draw, annotation)))
-        if not annotation.size and is_turned(image):
+        if path and not annotation.size and is_turned(path):
             doubtful.append(annotation)
     if doubtful:
         logger.warning(
@@ -279,32 +282,44 @@ def collect_shapes(
         )
     if len(drawn) < len(annotations):
         logger.info("left out: %d images on which nothing is drawn", len(annotations) - len(drawn))
+        for annotation in annotations:
+            with contextlib.suppress(InputError):  # of those that are left out the photograph may be missing
+                known.add(photograph_of(annotation, photographs))
+    others = [path for path in photographs.files if path not in known]
+    if others and not options.images:
+        logger.info("left out: %d pictures that no annotation names (first %s)", len(others), others[0])
     empty = sum(not annotation.shapes for annotation in drawn)
     if empty:
         logger.info("--truth: %d images on which nothing is drawn are background throughout", empty)
     return Collection(items, class_names)
 
 
-def image_of(annotation: Annotation, photographs: Photographs) -> tuple[str, Path | Callable[[], bytes]]:
-    """Return name and file, or what reads the content, of the image that an annotation names or carries."""
-    source, name = annotation.source, annotation.image_name or annotation.source.stem
+def photograph_of(annotation: Annotation, photographs: Photographs) -> Path | None:
+    """Return the photograph that an annotation names, None where there is none but the one that it carries."""
+    source, name = annotation.source, _image_name(annotation)
     beside = source.parent / name
     if photographs.folder in source.parents and beside.suffix.lower() in PHOTOGRAPH_SUFFIXES and os.path.isfile(beside):
-        path = beside
-    else:
-        try:
-            path = photographs.find(name, source)
-        except InputError:
-            if not annotation.carried:
-                raise
-            jpeg = annotation.carried().startswith(b"\xff\xd8")
-            return Path(name).stem + (".jpg" if jpeg else ".png"), annotation.carried
-    return data_set_image(path)
+        return beside
+    try:
+        return photographs.find(name, source)
+    except InputError:
+        if not annotation.carried:
+            raise
+        return None
 
 
-def is_turned(image: Path | Callable[[], bytes]) -> bool:
+def _carried_image(annotation: Annotation) -> tuple[str, Callable[[], bytes]]:
+    jpeg = annotation.carried().startswith(b"\xff\xd8")
+    return Path(_image_name(annotation)).stem + (".jpg" if jpeg else ".png"), annotation.carried
+
+
+def _image_name(annotation: Annotation) -> str:
+    return annotation.image_name or annotation.source.stem
+
+
+def is_turned(image: Path) -> bool:
     """Whether an image file is turned by its EXIF tag when it is read."""
-    return isinstance(image, Path) and stored_size(image)[1] is not None
+    return image.suffix.lower() not in HEIC_SUFFIXES and stored_size(image)[1] is not None
 
 
 def check_place(shape: Shape, size: tuple[int, int]) -> None:

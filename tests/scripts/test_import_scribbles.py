@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -310,6 +311,16 @@ def test_photographs_without_strokes_are_left_out(photos, capsys):
     data = imported(photos)
     assert "left out: 1 images on which nothing is drawn" in capsys.readouterr().out
     assert not (data / "JPEGImages/p4.jpg").exists()
+
+
+def test_photographs_without_a_file_of_labels_are_said_to_be_left_out(photos, capsys):
+    """Regression: not a word of them."""
+    annotate(photos, 4)  # nothing is drawn: said above
+    for name in ("x1", "x2"):
+        shutil.copy(photos / "p1.jpg", photos / f"{name}.jpg")
+    imported(photos)
+    said = capsys.readouterr().out
+    assert f"left out: 2 pictures that no annotation names (first {photos / 'x1.jpg'})" in said
 
 
 def test_shapes_that_cover_no_pixel_are_said(photos, capsys):
