@@ -67,7 +67,6 @@ from page.rounds import (
     scaled_strokes,
 )
 from page.uncertainty import uncertainty_map
-from prediction.options import ImageOptions
 from prediction.predict import keep_scribbles, predict, probabilities, short_side
 from training.two_stages import mean_and_spread
 
@@ -340,7 +339,7 @@ def measure(data: Path, folder: Path) -> dict[str, dict[str, float]]:
     rows: dict[str, list[list[float]]] = {which: [] for which in MEASURED}
     for image_id, path in tqdm(sorted(images.items()), desc="measuring", disable=None, leave=False):
         pixels = to_tensor(resize_short_side(read_image(path), short_side(settings)))
-        (logits,) = predict(network, pixels[None], tile=ImageOptions.tile)
+        (logits,) = predict(network, pixels[None])
         soft = probabilities([logits], tuple(logits.shape[2:]))[0]
         if image_id in drawn:
             soft = keep_scribbles(soft, scaled_strokes(read_label(drawn[image_id], PADDING), soft.shape[:0:-1]))

@@ -68,7 +68,6 @@ from dataloaders.transforms import resize_short_side, to_tensor
 from evaluation.scores import ConfusionMatrix
 from modeling.checkpoint import load_checkpoint, load_network
 from page.uncertainty import most_uncertain_place, uncertainty_map
-from prediction.options import ImageOptions
 from prediction.predict import (
     keep_scribbles,
     labels_and_confidence,
@@ -385,7 +384,7 @@ def predict_image(
     `size`. With `only_drawn` an image with `scribbles`, uint8 (H, W), keeps these, and has only their classes.
     """
     pixels = to_tensor(resize_short_side(image, size))
-    (logits,) = predict(network, pixels[None], tile=ImageOptions.tile)
+    (logits,) = predict(network, pixels[None])
     seen, full = tuple(logits.shape[2:]), (image.height, image.width)
     soft, drawn = probabilities([logits], seen)[0], None
     if scribbles is not None:

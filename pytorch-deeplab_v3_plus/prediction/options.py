@@ -10,7 +10,7 @@ from dataloaders.sizes import DEFAULT_CROP
 from filtering.mean_field import MeanField
 from losses.options import DenseCRFOptions
 from modeling.backbone import BACKBONES, OUTPUT_STRIDES
-from prediction.predict import INTERPOLATIONS
+from prediction.predict import INTERPOLATIONS, TILE
 
 WEIGHT: dict[str, Any] = {"type": number(float, 0), "metavar": "W"}
 WIDTH: dict[str, Any] = {"type": number(float, 0, above=True), "metavar": "S"}
@@ -113,7 +113,7 @@ class ImageOptions:
     )
     center_crop: bool = switch("segment the centre square of the scaled image, at that size, as the original did")
     tile: int = option(
-        2049, "cut scaled images with a longer side into overlapping tiles of this size; 0: never", **count(0, "PIXELS")
+        TILE, "cut scaled images with a longer side into overlapping tiles of this size; 0: never", **count(0, "PIXELS")
     )
     interpolation: str = option(
         INTERPOLATIONS[0], "how the network's scores are scaled back to the image's size", choices=INTERPOLATIONS

@@ -18,6 +18,8 @@ from dataloaders.transforms import normalize, resize_short_side, to_tensor
 from modeling.network import Network
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+TILE = 2049
+"""Side in pixels above which whole images are cut into tiles."""
 
 
 @torch.no_grad()
@@ -27,7 +29,7 @@ def predict(
     *,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
-    tile: int = 0,
+    tile: int = TILE,
     batch_size: int = 1,
     original: Tensor | None = None,
     whole: bool = True,
@@ -39,7 +41,7 @@ def predict(
         images: RGB (N, 3, h, w) in 0-255, of any dtype.
         scales: factors by which the images are scaled for the network; h' and w' are the scaled sides.
         flip: whether each scale is also predicted mirrored, with the logits mirrored back.
-        tile: a side longer than this is cut into tiles that overlap by a quarter or more; 0 for never.
+        tile: a side of whole images longer than this is cut into tiles that overlap by a quarter or more; 0 for never.
         batch_size: how many tiles the network sees at a time. Images that need no tiles are seen all at once.
         original: what `images` were scaled from, of which the other scales are made, so that larger ones gain detail.
         whole: False for crops as in training, which the network takes as they are (see Network.whole).
@@ -48,7 +50,7 @@ def predict(
     """
     weight = next(network.parameters())
     images = images.to(weight.device, non_blocking=True)
-    seen = network.whole if whole else network
+    seen, tile = (network.whole, tile) if whole else (network, 0)
 
     def forward(pixels: Tensor) -> Tensor:
         return seen(normalize(pixels).to(weight.dtype))

@@ -245,6 +245,16 @@ def test_the_full_protocol_scores_what_inference_predicts(voc):
         assert np.array_equal(prediction[0].numpy(), segment(model, image, 40))
 
 
+def test_the_full_protocol_cuts_large_images_into_tiles_as_inference_does():
+    """Regression: it saw them whole, in as much memory as that takes. Crops are never cut."""
+    image, sizes = torch.zeros(1, 3, 5, 3000, dtype=torch.uint8), []
+    batch, model = {"image": image, "label": image[:, 0], "original": image}, Colours()
+    model.register_forward_pre_hook(lambda module, arguments: sizes.append(tuple(arguments[0].shape[2:])))
+    for view in ("full", "crop"):
+        predict_batch(model, batch, Protocol(view, 5))
+    assert sizes == [(5, 2049), (5, 2049), (5, 3000)]
+
+
 def test_images_of_different_sizes_are_all_counted(voc):
     Image.new("RGB", (17, 41), "red").save(voc / "JPEGImages/i5.jpg")
     write_label(voc / "SegmentationClassAug/i5.png", np.zeros((41, 17)))
