@@ -76,7 +76,7 @@ class Server:
         deadline = time.time() + 120
         while (training := self.ask("api/state")["training"])["running"]:
             assert time.time() < deadline
-            time.sleep(0.05)
+            time.sleep(0.3)
         return training
 
     def end(self, number: int = signal.SIGKILL) -> int:
