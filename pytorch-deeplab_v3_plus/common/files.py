@@ -108,6 +108,8 @@ def link_or_copy(source: Path, target: Path) -> None:
         temporary = target.with_name(f".{target.name}.{os.getpid()}")  # a copy that is interrupted counts for nothing
         try:
             shutil.copyfile(source, temporary)
+            status = source.stat()
+            os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))  # by which it is known to be the same
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
     if not masks:
         raise InputError("there are no masks of these images yet: train first")
     files, names = project.files(), project.class_names
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
         numbered = "".join(f"{number} {name}\n" for number, name in enumerate(names))
         archive.writestr(CLASS_FILE, numbered)  # what the numbers in the masks mean
         for image_id, mask in masks.items():

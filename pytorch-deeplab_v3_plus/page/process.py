@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import math
 import os
 import re
 import signal
@@ -127,7 +126,7 @@ def why_ended(folder: Path) -> str:
         return line
     if re.match(r"[\w.]+(Error|Exception)\b", last):  # of a traceback
         return f"the round's program failed ({last}): see {folder / LOG}"
-    return "the round was interrupted: resume it"
+    return "the round was interrupted, by hand or as memory ran out: resume it, or take fewer images in a step"
 
 
 def _steps(parent: Path) -> list[dict[str, Any]]:
@@ -158,8 +157,8 @@ def read_settings(given: dict[str, Any], usual: RoundSettings) -> RoundSettings:
         if name not in known:
             raise InputError(f"expected settings out of {', '.join(known)}, found '{name[:80]}'")
         kind = type(getattr(usual, name))
-        right = type(value) in (int, float) and math.isfinite(value) if kind is float else type(value) is kind
-        if not right:
+        is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        if not (is_number if kind is float else type(value) is kind):
             raise InputError(f"{name}: expected {kind.__name__}, found {str(value)[:80]}")
         values[name] = kind(value)
     return RoundSettings(**{**{name: getattr(usual, name) for name in known}, **values})

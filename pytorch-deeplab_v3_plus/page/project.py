@@ -1,5 +1,7 @@
 """The data set that the page works on: its photographs and its classes, as they lie on the disk at this moment."""
 
+import contextlib
+import filecmp
 import functools
 import io
 import logging
@@ -7,6 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -20,10 +23,12 @@ from dataloaders.class_names import arranged, check_class_names, is_background, 
 from dataloaders.images import (
     IMAGE_SUFFIXES,
     READ_ERRORS,
+    check_name,
     id_of_file,
     image_size,
     listing,
     open_image,
+    pages,
     read_image,
     stored_size,
     verify,
@@ -41,14 +46,21 @@ from dataloaders.layout import (
 )
 from dataloaders.synthetic import draw_dataset
 from figures.colours import light
-from preparation.sources import PHOTOGRAPH_SUFFIXES, data_set_image, files_in
+from preparation.sources import HEIC_SUFFIXES, PHOTOGRAPH_SUFFIXES, data_set_image, files_in
 
 logger = logging.getLogger(__name__)
 
 # What every browser shows where it is 8-bit grey or RGB; MPO is the JPEG of phones.
 SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png"}
 LONGEST = 200  # name of a photograph in bytes: the files of its strokes and masks have longer ones for a moment
+TICK = 2_000_000_000  # nanoseconds: of the clocks of file systems, FAT has the coarsest
 THUMBNAIL = 512  # longest side, in pixels, of the pictures that are kept in memory
+
+
+class NotNow(InputError):
+    """What cannot be done as the disk is at this moment, so that the page keeps a stroke and sends it again."""
+
+    status = 507  # of HTTP: insufficient storage
 
 
 class Photograph(NamedTuple):
@@ -76,9 +88,9 @@ def open_project(source: Path, output: Path | None, class_names: Sequence[str]) 
     Raises InputError where there are no photographs, two have one name, or the data set's classes or label maps cannot
     be read.
     """
-    if not source.is_dir():
-        raise InputError(f"expected a folder of photographs or a data set, found no folder {source}")
     folder = source = source.resolve()
+    if not source.is_dir() or not source.name:  # the root, which has no place beside it
+        raise InputError(f"expected a folder of photographs or a data set, found no such folder, {source}")
     if not (source / IMAGES).is_dir():
         folder = (output or source.with_name(f"{source.name}-rloss")).resolve()
         add_photographs(
@@ -111,10 +123,14 @@ def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
         if other := known.get(id_of_file(path.name)):
             raise InputError(f"expected one photograph of each name, found {other} and {path}: rename one")
         check_length(path.name)
+        check_name(path.name, path.parent)
         known[id_of_file(path.name)] = path
     make_folder(folder / IMAGES, "choose another --output")
     there = list_files(folder, IMAGES)
-    for image_id in known.keys() - there.keys():
+    for image_id in sorted(known.keys() - there.keys()):
+        with contextlib.suppress(InputError):  # of what cannot be read, which the page shows
+            if (number := pages(known[image_id])) > 1:
+                logger.warning("%s: has %d pages, of which only the first is taken", known[image_id], number)
         name, content = data_set_image(known[image_id])
         try:
             if isinstance(content, Path):
@@ -124,6 +140,19 @@ def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
                 replace_file(folder / IMAGES / name, lambda temporary, data=data: temporary.write_bytes(data))
         except OSError as error:
             raise InputError(f"cannot write {folder / IMAGES / name}: {error.strerror}; free space") from None
+    if gone := sorted(there.keys() - known.keys()):
+        logger.info("%d photographs of %s are not in %s (first %s)", len(gone), folder, source, gone[0])
+    heic = [image_id for image_id, path in known.items() if path.suffix.lower() in HEIC_SUFFIXES]
+    both = sorted((there.keys() & known.keys()).difference(heic))
+    if changed := [image_id for image_id in both if not filecmp.cmp(known[image_id], there[image_id])]:
+        logger.warning(
+            "%d photographs have changed in %s (first %s): the data set keeps its own; to take a new one, move the old "
+            "one out of %s",
+            len(changed),
+            source,
+            known[changed[0]].name,
+            folder / IMAGES,
+        )
 
 
 def check_length(name: str) -> None:
@@ -136,7 +165,8 @@ class Project:
     """A data set of the layout in dataloaders/layout.py."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._naming = folder, threading.Lock()
+        self.folder, self._lock = folder, threading.Lock()
+        self._listed: dict[str, tuple[int | None, dict[str, Path]]] = {}  # with the time of the folder
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -145,7 +175,7 @@ class Project:
 
     def name_class(self, number: int | None, name: str) -> None:
         """Rename a class, or add one with `number` None; raise InputError for a name that cannot be used."""
-        with self._naming:
+        with self._lock:
             names = list(self.class_names)
             at = len(names) if number is None else number
             names[at : at + 1] = [tidy(name)]
@@ -154,11 +184,22 @@ class Project:
 
     def photographs(self) -> list[Photograph]:
         """Return the images in the order of their names."""
-        return [_photograph(image_id, path, stamp(path)) for image_id, path in sorted(self.files().items())]
+        return [photograph(image_id, path) for image_id, path in sorted(self.files().items())]
 
-    def files(self) -> dict[str, Path]:
-        """Return the image files by id."""
-        return list_files(self.folder, IMAGES)
+    def files(self, kind: str = IMAGES) -> dict[str, Path]:
+        """Return the images, or the label maps of a kind that are PNGs, by id; raise NotNow where they have no ids."""
+        folder = self.folder / kind
+        try:
+            at, (known_at, files) = folder.stat().st_mtime_ns, self._listed.get(kind, (None, {}))
+            if at != known_at:
+                files = listing(folder, IMAGE_SUFFIXES if kind == IMAGES else (".png",))
+                # What happens within a tick of the disk's clock does not show in the time.
+                self._listed[kind] = at if time.time_ns() - at > TICK else None, files
+        except FileNotFoundError:
+            return {}
+        except InputError as error:
+            raise NotNow(str(error)) from None
+        return files
 
     def add(self, name: str, content: bytes) -> str:
         """Add a photograph that was uploaded; return its id.
@@ -181,12 +222,13 @@ class Project:
             except InputError as error:
                 raise InputError(str(error).replace(f"{path.parent}{os.sep}", "")) from None
             (image_id,) = listing(Path(workshop), IMAGE_SUFFIXES) or [name]
-            if image_id in self.files():
-                raise InputError(
-                    f"expected a new name, found '{image_id}' in {self.folder / IMAGES} already: rename it"
-                )
             synchronise(path)
-            path.rename(self.folder / IMAGES / path.name)
+            with self._lock:  # of two uploads of one name
+                if image_id in listing(self.folder / IMAGES, IMAGE_SUFFIXES):
+                    raise InputError(
+                        f"expected a new name, found '{image_id}' in {self.folder / IMAGES} already: rename it"
+                    )
+                path.rename(self.folder / IMAGES / path.name)
         return image_id
 
 
@@ -197,6 +239,11 @@ def stamp(path: Path) -> str:
     except FileNotFoundError:
         return ""
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def photograph(image_id: str, path: Path) -> Photograph:
+    """Return what is known of an image, which is read only where its file has changed."""
+    return _photograph(image_id, path, stamp(path))
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -106,6 +106,7 @@ TAKEN = (
     "--epochs",
     "--benchmark",
     "--help",
+    "-h",
 )
 LENGTH = {"type": number(int, 1, high=100_000), "metavar": "STEPS"}
 
@@ -133,7 +134,7 @@ class RoundSettings:
             words = shlex.split(self.more)
         except ValueError as error:
             raise InputError(f"further options: {error} in {self.more!r}") from None
-        for name in (word.split("=")[0] for word in words if word.startswith("--")):
+        for name in (word.split("=")[0] for word in words if word.startswith("-")):
             if any(taken.startswith(name) for taken in TAKEN):  # argparse takes the beginning of a name for it
                 raise InputError(f"further options: {name} is set by the round itself")
 
@@ -249,12 +250,12 @@ def new_round(
 
 def snapshot(image_file: Path, label_file: Path, folder: Path, short_side: int) -> None:
     """Put an image with its scribbles into a data set, both scaled down where its short side is longer."""
-    size = image_size(image_file)
-    if min(size) <= short_side:
+    image = read_image(image_file)  # one that is cut off is seen before the training
+    if min(image.size) <= short_side:
         link_or_copy(image_file, folder / IMAGES / image_file.name)
         shutil.copyfile(label_file, folder / SCRIBBLES / label_file.name)
         return
-    image = resize_short_side(read_image(image_file), short_side)
+    image = resize_short_side(image, short_side)
     image.save(folder / IMAGES / f"{label_file.stem}.png")
     write_label(folder / SCRIBBLES / label_file.name, scaled_strokes(read_label(label_file, PADDING), image.size))
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -33,7 +33,7 @@ from dataloaders.labels import PADDING, voc_palette
 from dataloaders.layout import CLASS_FILE
 from figures.colours import light
 from page import exports, process
-from page.project import Photograph, Project, picture, small_mask, stamp
+from page.project import NotNow, Photograph, Project, picture, small_mask, stamp
 from page.rounds import (
     MODEL,
     PREDICTED,
@@ -47,7 +47,7 @@ from page.rounds import (
     read_record,
     rounds_in,
 )
-from page.strokes import FOLDER, NotWritten, Strokes, checked
+from page.strokes import FOLDER, Strokes, checked
 from training.run_folder import STEPS
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def endpoint(work: Callable[[Request, bytes], Answer], most: int = LARGEST_JSON)
             if line is None:
                 raise
             logger.error("%s", line)
-            return JSONResponse({"error": line}, NotWritten.status)
+            return JSONResponse({"error": line}, NotNow.status)
         return found if isinstance(found, Response) else JSONResponse(found)
 
     return answer
@@ -119,6 +119,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     """Return the object that a body holds; raise InputError where it holds none."""
     try:
         content = json.loads(body)
+        json.dumps(content, ensure_ascii=False).encode()  # not of half a letter, which no file can hold
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
@@ -265,7 +266,10 @@ class Page:
         """Return a value for each topic that changes when its files do."""
         folder = self.project.folder
         stamps: dict[str, Any] = {"classes": stamp(folder / CLASS_FILE), "trouble": self.strokes.trouble}
-        files = self.project.files()
+        try:
+            files = self.project.files()
+        except NotNow as error:
+            return stamps | {"images": str(error)}
         stamps["images"] = sorted(files)
         stamps |= {f"strokes:{image_id}": stamp(folder / FOLDER / f"{image_id}.jsonl") for image_id in files}
         rounds = rounds_in(folder)
@@ -310,7 +314,7 @@ class Page:
             {name: stroke[name] for name in ("id", "class", "width", "points")}
             for stroke in self.strokes.drawn(image_id).live()
         ]
-        path, base = self.strokes.base(image_id), f"{request.url.path.removesuffix('/strokes')}/base.png"
+        path, base = self.strokes.base(image_id), f"api/images/{quote(image_id, safe='')}/base.png"
         return {"strokes": strokes, "base": f"{base}?{stamp(path)}" if path else None}
 
     def add_stroke(self, request: Request, body: bytes) -> Answer:

@@ -8,7 +8,7 @@ import socket
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import uvicorn
 
@@ -25,18 +25,23 @@ DISPLAYS = {"DISPLAY", "WAYLAND_DISPLAY"}  # without one, Python would open a br
 
 def serve(folder: Path, address: str, port: int, open_browser: bool) -> None:
     """Serve the page for a data set until Ctrl-C; raise InputError where it cannot listen, or another server does."""
+    lock = only_one(folder)
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
         listener.listen()  # from here on a browser waits for the answer
     except OSError as error:
-        raise InputError(f"cannot listen on {address} port {port} ({error.strerror}): give another --port") from None
+        raise InputError(
+            f"cannot listen on {address} port {port} ({error.strerror}): give another --port (of make: PORT=)"
+        ) from None
     port = listener.getsockname()[1]
     token = None if address in LOOPBACK else secrets.token_urlsafe(24)
     name = "127.0.0.1" if address in EVERYWHERE else address
     url = f"http://{f'[{name}]' if ':' in name else name}:{port}/" + (f"?token={token}" if token else "")
-    with only_one(folder, url):
+    with lock:
+        lock.write(f"{url}\n")
+        lock.flush()
         page = Page(folder)
         logger.info("data set: %s", folder)
         stays = "RLOSS_CONTAINER" not in os.environ  # where all programs end with the first
@@ -51,8 +56,11 @@ def serve(folder: Path, address: str, port: int, open_browser: bool) -> None:
         server.run([listener])
 
 
-def only_one(folder: Path, address: str) -> Any:
-    """Return the lock of the one server of a data set; raise InputError, with the other's address, where one runs."""
+def only_one(folder: Path) -> IO[str]:
+    """Return the lock of the one server of a data set, a file for its address, which its owner alone may read.
+
+    Raises InputError, with the other's address, where one runs.
+    """
     path = folder / FOLDER / "server.lock"
     make_folder(path.parent)
     lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
@@ -61,6 +69,5 @@ def only_one(folder: Path, address: str) -> Any:
     except BlockingIOError:
         raise InputError(f"{folder} is open already: {path.read_text(encoding='utf-8').strip()}") from None
     lock.truncate(0)
-    lock.write(f"{address}\n")
-    lock.flush()
+    os.chmod(path, 0o600)  # it will hold the token
     return lock

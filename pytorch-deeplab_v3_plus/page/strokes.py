@@ -2,14 +2,14 @@
 
 DATA/strokes/ID.jsonl has one operation a line, appended and on the disk before it is answered:
 
-    {"id": ..., "op": "stroke", "class": 3, "width": 12, "points": [[x, y], ...]}     class null erases
+    {"id": ..., "op": "stroke", "class": 3, "width": 12, "points": [[x, y], ...], "size": [W, H]}  class null erases
     {"id": ..., "op": "remove", "stroke": ID}       undo
     {"id": ..., "op": "restore", "stroke": ID}      redo
     {"id": ..., "op": "base"}                       all before it is in DATA/strokes/ID.base.png
 
-Points are in pixels of the upright photograph, the centre of the first one at (0, 0), as in preparation/shapes.py. A
-base is a scribble map that something else than the page wrote: before the first stroke, or later. It is newer than the
-log, whose time is that of its own map once that is drawn, and never goes back.
+Points are in pixels of the upright photograph, of that size, the centre of the first one at (0, 0), as in
+preparation/shapes.py. A base is a scribble map that something else than the page wrote: before the first stroke, or
+later. Its time is not the log's, which the page's own map gets when it is drawn, and which never goes back.
 """
 
 import contextlib
@@ -21,11 +21,13 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import leftovers, make_folder, replace_file, synchronise
@@ -33,21 +35,15 @@ from dataloaders.images import check_sizes, image_size, read_label, value_counts
 from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.layout import SCRIBBLES
 from dataloaders.strokes import brush_stroke
-from page.project import Project
+from page.project import NotNow, Project, photograph
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "strokes"
-WIDEST, FARTHEST, MOST_POINTS = 4096, 1e6, 100_000
+WIDEST, FARTHEST, LONGEST, MOST_POINTS = 4096, 1e6, 1e6, 100_000
 SECONDS_TO_DRAW, SECONDS_TO_RETRY = 0.3, 2.0
 
 Operation = dict[str, Any]
-
-
-class NotWritten(InputError):
-    """A stroke that could not be put on the disk."""
-
-    status = 507  # of HTTP: insufficient storage
 
 
 def checked(operation: object, num_classes: int) -> Operation:
@@ -72,6 +68,8 @@ def checked(operation: object, num_classes: int) -> Operation:
         path = np.empty(0)
     if path.ndim != 2 or path.shape[1] != 2 or not len(path) <= MOST_POINTS or not (abs(path) <= FARTHEST).all():
         raise InputError(f"expected 1 to {MOST_POINTS} pairs of numbers as points, found {str(points)[:80]}")
+    if (length := abs(np.diff(path, axis=0)).max(1, initial=0).sum()) > LONGEST:
+        raise InputError(f"expected a stroke of at most {LONGEST:,.0f} pixels, found {length:,.0f}: draw several")
     return {"id": own_id, "op": kind, "class": value, "width": width, "points": path.tolist()}
 
 
@@ -108,8 +106,10 @@ class Drawn:
     strokes: dict[str, Operation] = field(default_factory=dict)  # in drawing order, since the base
     removed: set[str] = field(default_factory=set)
     has_base: bool = False
+    size: tuple[int, int] | None = None  # (width, height) of the photograph; None: of a log that does not say
     length: int = 0  # of the log, in bytes
     on_map: int = 0  # of these, bytes that the scribble map holds
+    times: set[int] = field(default_factory=set)  # that its file may have as the page writes it; 0: there is none
 
     def add(self, operation: Operation) -> None:
         """Apply an operation."""
@@ -118,6 +118,7 @@ class Drawn:
             self.strokes, self.removed, self.has_base = {}, set(), True
         elif operation["op"] == "stroke":
             self.strokes[operation["id"]] = operation
+            self.size = tuple(operation.get("size", ())) or None
         elif operation["op"] == "remove":
             self.removed.add(operation["stroke"])
         else:
@@ -131,7 +132,8 @@ class Drawn:
 class Strokes:
     """The strokes on all images of a data set; draws their scribble maps in a thread of its own.
 
-    One process at a time writes them (see page.server). Raises InputError where a log or a scribble map is damaged.
+    One process at a time writes them (see page.server). Methods raise InputError for an image whose log or scribble map
+    is damaged, or whose photograph is not the one that was drawn on; others go on.
     """
 
     def __init__(self, project: Project) -> None:
@@ -147,25 +149,35 @@ class Strokes:
         for place in (self.folder, project.folder / SCRIBBLES):
             for leftover in leftovers(place):
                 leftover.unlink(missing_ok=True)
-        for image_id in project.files():
-            self.drawn(image_id)
+        for image_id in tqdm(project.files(), "scribbles", unit="image", leave=False, disable=None):
+            with contextlib.suppress(InputError):  # which the page shows
+                self.classes(image_id)
         threading.Thread(target=self._keep_drawing, daemon=True).start()
 
     def drawn(self, image_id: str) -> Drawn:
         """Return what is drawn on an image, after taking up what something else has written."""
         with self._lock:
-            drawn, log, scribble = self._known(image_id), _time(self._log(image_id)), _time(self._scribble(image_id))
-            if scribble > log and log and not self._is_drawn(image_id):
-                logger.warning("%s: not written by the page: it is the new base", self._scribble(image_id))
-                self._take_base(image_id)
+            drawn = self._known(image_id)
+            if drawn.size:
+                one = photograph(image_id, self.project.files()[image_id])
+                if not one.error and drawn.size != (one.width, one.height):
+                    raise InputError(
+                        "expected the photograph that was drawn on, of {}x{} pixels, found one of {}x{}, {}: put the "
+                        "old one back, or delete {} and {}".format(
+                            *drawn.size, one.width, one.height, one.path, self._log(image_id), self._scribble(image_id)
+                        )
+                    )
+            if drawn.ids and _time(self._scribble(image_id)) not in drawn.times:
+                self._take_up(image_id, drawn)
             return drawn
 
     def _known(self, image_id: str) -> Drawn:
         """Return what the log of an image says."""
         if image_id not in self._drawn:
             operations, length = read_log(self._log(image_id))
-            up_to_date = _time(self._scribble(image_id)) == _time(self._log(image_id))
-            self._drawn[image_id] = drawn = Drawn(length=length, on_map=length if up_to_date else 0)
+            self._drawn[image_id] = drawn = Drawn(length=length)
+            if operations and (at := _time(self._log(image_id))) == _time(self._scribble(image_id)):
+                drawn.on_map, drawn.times = length, {at}
             for operation in operations:
                 drawn.add(operation)
         return self._drawn[image_id]
@@ -191,10 +203,13 @@ class Strokes:
     def append(self, image_id: str, operation: Operation) -> None:
         """Put an operation, as `checked` returns it, on the disk; one whose id is known changes nothing.
 
-        Raises InputError where its stroke is unknown, or it cannot be written; then nothing has changed.
+        Raises InputError where its stroke is unknown, and NotNow where it cannot be written; then nothing has changed.
         """
         with self._lock:
-            drawn = self.drawn(image_id)
+            try:
+                drawn = self.drawn(image_id)
+            except InputError as error:
+                raise NotNow(str(error)) from None
             if operation["id"] in drawn.ids:
                 return
             if "stroke" in operation and operation["stroke"] not in drawn.ids:
@@ -202,15 +217,17 @@ class Strokes:
             try:
                 if not drawn.ids and os.path.lexists(self._scribble(image_id)):
                     self._take_base(image_id)
+                if operation["op"] == "stroke":
+                    operation = operation | {"size": image_size(self.project.files()[image_id])}
                 self._write(image_id, operation)
             except OSError as error:
                 self.trouble = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
-                raise NotWritten(self.trouble) from None
+                raise NotNow(self.trouble) from None
             except InputError as error:  # of the imported scribbles' copy
                 if not os.path.exists(self._scribble(image_id)):  # a link that leads nowhere, which no time mends
                     raise
                 self.trouble = str(error)
-                raise NotWritten(self.trouble) from None
+                raise NotNow(self.trouble) from None
             self.trouble = None
 
     def _write(self, image_id: str, operation: Operation) -> None:
@@ -247,10 +264,10 @@ class Strokes:
         path = self._scribble(image_id)
         return path if os.path.lexists(path) else None  # a link that leads nowhere is an error
 
-    def label_map(self, image_id: str) -> np.ndarray:
-        """Draw the scribble map of an image, uint8 (H, W)."""
+    def label_map(self, image_id: str, at: Drawn | None = None) -> np.ndarray:
+        """Draw the scribble map of an image, uint8 (H, W), as it is or as it was `at` a time since its base."""
         with self._lock:
-            base, strokes = self.base(image_id), self._known(image_id).live()
+            base, strokes = self.base(image_id), (at or self._known(image_id)).live()
         size = image_size(self.project.files()[image_id])
         below = (image_id, size, base and _time(base))
         ids, label = self._last.get(below, ([], None))
@@ -283,24 +300,29 @@ class Strokes:
         with self._lock:
             length, at = drawn.length, _time(self._log(image_id))
         path, label = self._scribble(image_id), self.label_map(image_id)
+        is_empty = bool((label == UNLABELLED).all())
+        own = 0 if is_empty else at
+        drawn.times = drawn.times | {own}  # others may look while it is written
 
         def write(temporary: Path) -> None:
             write_label(temporary, label)
             os.utime(temporary, ns=(at, at))
 
-        if (label == UNLABELLED).all():
+        if is_empty:
             path.unlink(missing_ok=True)
         else:
             replace_file(path, write)
-        drawn.on_map = length
+        drawn.on_map, drawn.times = length, {own}
 
     def _keep_drawing(self) -> None:
         while True:
             try:
                 self.draw_all()
             except Exception as error:  # whatever it is, the strokes are safe, and the next attempt may do
+                if str(error) != self.trouble:
+                    known = isinstance(error, OSError | InputError)
+                    logger.error("error: %s", error, exc_info=None if known else error)
                 self.trouble = str(error)
-                logger.error("error: %s", error, exc_info=None if isinstance(error, OSError | InputError) else error)
                 time.sleep(SECONDS_TO_RETRY)
             else:
                 self.trouble = None
@@ -308,20 +330,42 @@ class Strokes:
                 self._wake.clear()
                 time.sleep(SECONDS_TO_DRAW)
 
-    def _is_drawn(self, image_id: str) -> bool:
-        """Whether the scribble map holds what the log says; its time is then set to the log's."""
+    def _take_up(self, image_id: str, drawn: Drawn) -> None:
+        """See what has become of a scribble map whose time the page did not give it."""
         path = self._scribble(image_id)
-        if not np.array_equal(read_label(path, PADDING), self.label_map(image_id)):
-            return False
-        at = _time(self._log(image_id))
-        os.utime(path, ns=(at, at))
-        return True
+        if not os.path.lexists(path):  # removed, or not drawn before the server was killed
+            drawn.on_map, drawn.times = 0, {0}
+            return self._wake.set()
+        try:
+            label = read_label(path, PADDING)
+        except InputError as error:
+            raise InputError(f"{error}; or delete it: what was drawn in the page is drawn again") from None
+        if np.array_equal(label, self.label_map(image_id)):  # copied, without its time
+            at = _time(self._log(image_id))
+            os.utime(path, ns=(at, at))
+            drawn.on_map, drawn.times = drawn.length, {at}
+        elif not drawn.times and any(np.array_equal(label, earlier) for earlier in self._earlier_maps(image_id)):
+            drawn.times = {_time(path)}  # the server was killed before it drew the last strokes
+        else:
+            logger.warning("%s: not written by the page: it is the new base", path)
+            self._take_base(image_id)
+
+    def _earlier_maps(self, image_id: str) -> Iterator[np.ndarray]:
+        """Yield the maps that the log has drawn since its base, one after the other."""
+        operations, _ = read_log(self._log(image_id))
+        begin = max((n for n, operation in enumerate(operations) if operation["op"] == "base"), default=0)
+        earlier = Drawn()
+        for operation in operations[begin:]:
+            earlier.add(operation)
+            yield self.label_map(image_id, earlier)
 
     def _take_base(self, image_id: str) -> None:
         """Keep the scribble map that is there as the base of the strokes to come."""
         scribble = self._scribble(image_id)
+        at = _time(scribble)
         self._read_base(image_id, scribble)
         replace_file(self._base(image_id), lambda temporary: shutil.copyfile(scribble, temporary))
+        self._drawn[image_id].times = {at}
         self._write(image_id, {"id": str(uuid.uuid4()), "op": "base"})
 
     def _classes_of_base(self, image_id: str) -> list[int]:
@@ -347,7 +391,9 @@ class Strokes:
         return self.folder / f"{image_id}.base.png"
 
     def _scribble(self, image_id: str) -> Path:
-        return self.project.folder / SCRIBBLES / f"{image_id}.png"
+        """Return the file of a scribble map, which may spell its name otherwise: x.PNG, or Unicode's other form."""
+        usual = self.project.folder / SCRIBBLES / f"{image_id}.png"
+        return usual if os.path.lexists(usual) else self.project.files(SCRIBBLES).get(image_id, usual)
 
 
 def _time(path: Path) -> int:

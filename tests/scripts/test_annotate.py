@@ -115,15 +115,19 @@ def test_what_is_wrong_is_one_line(photographs, tmp_path, capsys):
         assert call(annotate, *words, "--no-browser") == 2
         return one_line(capsys)
 
-    assert "found no folder" in line(tmp_path / "nowhere")
+    assert "found no such folder" in line(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert "expected photographs" in line(tmp_path / "empty")
     assert "found 'cat' and 'Cat'" in line(photographs, "--classes", "cat,Cat")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "cannot listen on 127.0.0.1 port" in line(photographs, "--port", taken.getsockname()[1])
-    lock = only_one(tmp_path / "photographs-rloss", "http://127.0.0.1:1/")
-    assert "is open already: http://127.0.0.1:1/" in line(photographs, "--port", 0)
+    lock = only_one(tmp_path / "photographs-rloss")
+    assert Path(lock.name).stat().st_mode & 0o777 == 0o600  # regression: all who read the folder could read the token
+    print("http://127.0.0.1:1/", file=lock, flush=True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # as with the same command: it was said to take another port
+        assert "is open already: http://127.0.0.1:1/" in line(photographs, "--port", taken.getsockname()[1])
     lock.close()
+    assert "found no such folder, /" in line("/")  # regression: a traceback
     (tmp_path / "photographs-rloss/classes.txt").unlink()
     (tmp_path / "photographs-rloss/classes.txt").symlink_to(tmp_path / "gone")
     assert "where nothing is" in line(photographs)

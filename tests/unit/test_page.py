@@ -7,8 +7,10 @@ import shutil
 import signal
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -104,6 +106,13 @@ def test_strokes_are_drawn_as_import_scribbles_draws_them(folder, tmp_path):
     assert set(np.unique(drawn)) == {0, 1, 2, UNLABELLED} and np.array_equal(drawn, imported)
 
 
+def test_a_stroke_that_would_take_hours_to_draw_is_refused():
+    """Regression: one of 100,000 points from side to side took all memory."""
+    there_and_back = [[n % 2 * 4000, n % 3000] for n in range(100_000)]
+    assert "at most 1,000,000 pixels" in message(checked, stroke("1", points=there_and_back), 3)
+    assert checked(stroke("1", points=there_and_back[:200]), 3)["points"][1] == [4000, 1]
+
+
 def test_undo_redo_and_the_eraser(folder):
     strokes = strokes_of(folder)
     both = draw(strokes, stroke("1"), stroke("2", 2, 3, [[10, 5], [50, 30]]))
@@ -137,10 +146,13 @@ def test_pages_of_another_data_set_are_sent_back(folder, page):
 
 
 def test_half_a_line_of_a_killed_server_is_left_out_and_written_anew(folder, caplog):
-    draw(strokes_of(folder), stroke("1"), stroke("2", 2))
-    log = folder / "strokes/a.jsonl"
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1"), stroke("2", 2))
+    log, scribble = folder / "strokes/a.jsonl", folder / SCRIBBLES / "a.png"
     whole = log.read_bytes()
     for cut in (1, 30, len(whole.splitlines()[1])):
+        strokes.draw_all()
+        scribble.unlink()
         log.write_bytes(whole[:-cut])
         strokes = strokes_of(folder)
         assert list(strokes.drawn("a").strokes) == ["1"] and "torn last line" in caplog.text
@@ -184,6 +196,129 @@ def test_scribbles_of_others_are_kept_below_the_strokes(folder):
     assert strokes.classes("b") == [0] and strokes.drawn("b").live() == []
     label = draw(strokes, stroke("2", 1, 3, [[30, 0], [30, 20]]), image="b")
     assert label[0, 0] == UNLABELLED and label[30, 0] == 0 and label[10, 30] == 1
+
+
+def test_an_older_map_from_outside_is_a_base_too(folder):
+    """Regression: cp -p, rsync, or a backup brought it, and the next stroke overwrote it without a word."""
+    scribble, others = folder / SCRIBBLES / "a.png", np.full((HEIGHT, WIDTH), UNLABELLED, np.uint8)
+    others[:3] = 2
+    for hours, make in ((1, lambda strokes: strokes), (2, lambda strokes: strokes_of(folder))):  # running; at a start
+        strokes = strokes_of(folder)
+        draw(strokes, stroke(str(hours)))
+        strokes.draw_all()
+        write_label(scribble, others)
+        earlier = time.time_ns() - hours * 3600 * 10**9
+        os.utime(scribble, ns=(earlier, earlier))
+        strokes = make(strokes)
+        assert strokes.classes("a") == [2] and strokes.drawn("a").live() == []
+        others[hours * 5] = 2
+
+
+def test_a_map_that_the_page_drew_before_it_was_killed_is_no_base(folder):
+    strokes = strokes_of(folder)
+    for name, operation in enumerate([stroke("0"), {"id": "x", "op": "remove", "stroke": "0"}, stroke("1", 2)]):
+        draw(strokes, operation)
+        strokes.draw_all()
+        kept = folder / f"{name}.png"
+        if (folder / SCRIBBLES / "a.png").exists():
+            shutil.copy2(folder / SCRIBBLES / "a.png", kept)
+    expected = draw(strokes, stroke("2", 1, 3, [[50, 35]]))
+    strokes.draw_all()
+    for name in ("0", "2"):
+        shutil.copy2(folder / f"{name}.png", folder / SCRIBBLES / "a.png")
+        again = strokes_of(folder)
+        again.draw_all()
+        assert not again.drawn("a").has_base
+        assert np.array_equal(read_label(folder / SCRIBBLES / "a.png", 3), expected)
+
+
+def test_a_map_that_something_removes_is_drawn_again(folder):
+    """Regression: the page went on showing the strokes, and no round learned from them."""
+    strokes = strokes_of(folder)
+    expected = draw(strokes, stroke("1"))
+    strokes.draw_all()
+    (folder / SCRIBBLES / "a.png").unlink()
+    strokes.draw_all()
+    assert np.array_equal(read_label(folder / SCRIBBLES / "a.png", 3), expected)
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "e\u0301.png"])
+def test_maps_whose_names_are_spelt_otherwise(folder, name):
+    """Regression: they were not shown, and the first stroke made a second map of that image."""
+    (folder / IMAGES / "a.png").rename(folder / IMAGES / name)
+    others = np.full((HEIGHT, WIDTH), UNLABELLED, np.uint8)
+    others[:3] = 2
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    write_label(folder / SCRIBBLES / name, others)
+    (image,) = Project(folder).files().keys() - {"b", "c"}
+    strokes = strokes_of(folder)
+    assert strokes.classes(image) == [2]
+    label = draw(strokes, stroke("1"), image=image)
+    strokes.draw_all()
+    assert [path.name for path in (folder / SCRIBBLES).iterdir()] == [name] and (label[:2] == 2).all()
+    assert np.array_equal(read_label(folder / SCRIBBLES / name, 3), label)
+
+
+def test_a_map_that_an_editor_has_saved_in_colour_is_an_error_of_its_image(folder):
+    """Regression: the page did not even start."""
+    strokes = strokes_of(folder)
+    expected = draw(strokes, stroke("1"))
+    strokes.draw_all()
+    scribble = folder / SCRIBBLES / "a.png"
+    Image.open(scribble).convert("RGB").save(scribble)
+    page = TestClient(Page(folder).app())
+    states = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert "found mode 'RGB'" in states["a"]["error"] and states["b"]["error"] is None
+    answer = page.post("/api/images/a/strokes", json=stroke("2"))
+    assert answer.status_code == 507  # so that the page keeps the stroke
+    assert answer.json()["error"].endswith("or delete it: what was drawn in the page is drawn again")
+    scribble.unlink()
+    strokes_of(folder).draw_all()
+    assert np.array_equal(read_label(scribble, 3), expected)
+
+
+def test_a_photograph_of_another_size_than_was_drawn_on(folder, page):
+    """Regression: the strokes went to wrong places, and a label map of the old size blocked every training."""
+    assert page.post("/api/images/a/strokes", json=stroke("1")).status_code == 200
+    photograph = folder / IMAGES / "a.png"
+    photograph.rename(folder / "old.png")
+    Image.new("RGB", (WIDTH // 2, HEIGHT)).save(photograph)
+    states = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    wrong = (
+        f"was drawn on, of {WIDTH}x{HEIGHT} pixels, found one of {WIDTH // 2}x{HEIGHT}, {photograph}: put the old one"
+    )
+    assert wrong in states["a"]["error"] and states["b"]["error"] is None
+    assert page.post("/api/images/a/strokes", json=stroke("2")).status_code == 507
+    assert wrong in page.post("/api/train", json={}).json()["error"]
+    (folder / "old.png").replace(photograph)
+    states = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert states["a"]["error"] is None and states["a"]["strokes"] == 1
+
+
+def test_a_second_photograph_of_one_name_holds_strokes_back(folder):
+    """Regression: strokes on all images were refused for good, and each look at the disk was a traceback."""
+    ours = Page(folder)
+    page = TestClient(ours.app())
+    Image.new("RGB", (9, 9)).save(folder / IMAGES / "c.bmp")
+    answer = page.post("/api/images/a/strokes", json=stroke("1"))
+    assert answer.status_code == 507 and "found c.bmp and c.png" in answer.json()["error"]
+    assert "found c.bmp and c.png" in ours._stamps()["images"]
+    (folder / IMAGES / "c.bmp").unlink()
+    assert page.post("/api/images/a/strokes", json=stroke("1")).status_code == 200
+
+
+def test_a_folder_is_listed_again_when_it_has_changed(folder):
+    """Regression: it was listed for each image, and a data set of 3,000 with scribbles did not open."""
+    project, earlier = Project(folder), time.time_ns() - 10**10
+    os.utime(folder / IMAGES, ns=(earlier, earlier))
+    assert project.files() is project.files()
+    Image.new("RGB", (9, 9)).save(folder / IMAGES / "d.png")  # within a tick of the clock, from here on
+    assert "d" in project.files()
+    os.utime(folder / IMAGES, ns=(now := time.time_ns(), now))
+    project.files()
+    (folder / IMAGES / "e.png").write_bytes((folder / IMAGES / "d.png").read_bytes())
+    os.utime(folder / IMAGES, ns=(now, now))
+    assert "e" in project.files()
 
 
 def test_scribbles_of_another_size_are_an_error_of_their_image(folder, page):
@@ -354,6 +489,27 @@ def test_uploads_are_photographs_within_limits(folder, page):
     assert not list(folder.glob(".upload*"))
 
 
+def test_of_two_uploads_of_one_name_one_is_refused(folder, page):
+    """Regression: both were taken, and one photograph was lost."""
+    contents = [png((1500, 1500 + n)) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda content: page.post("/api/images?name=x.png", content=content), contents))
+    taken = [answer.status_code for answer in answers]
+    assert sorted(taken) == [200, 400, 400, 400]
+    assert (folder / IMAGES / "x.png").read_bytes() == contents[taken.index(200)]
+
+
+def test_scribbles_below_the_strokes_of_any_name(folder):
+    """Regression: %41 in a name was read as A."""
+    name = "p%41 #q?"  # which the test's client would decode twice
+    (folder / IMAGES / "c.png").rename(folder / IMAGES / f"{name}.png")
+    (folder / SCRIBBLES).mkdir(exist_ok=True)
+    write_label(folder / SCRIBBLES / f"{name}.png", np.ones((HEIGHT, WIDTH), np.uint8))
+    request = SimpleNamespace(path_params={"image_id": name})
+    base = Page(folder).get_strokes(request, b"")["base"]
+    assert base.startswith("api/images/p%2541%20%23q%3F/base.png?")  # relative: behind a proxy too
+
+
 def test_no_path_leaves_the_data_set(page):
     for name in ("..%2F..%2Fclasses", "%2Fetc%2Fpasswd", "..", "unknown"):
         assert page.get(f"/api/images/{name}/photo").status_code == 404
@@ -379,6 +535,18 @@ def test_a_data_set_of_photographs(tmp_path, folder, caplog):
     assert (folder / IMAGES / "later.png").is_file()
     assert open_project(photographs, folder, ["cow"]) == folder
     assert f"{folder} has classes already, which stay: background, cat, dog" in caplog.text
+    caplog.clear()
+    (photographs / "later.png").rename(photographs / "sooner.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "new.png")
+    (tmp_path / "new.png").replace(photographs / "b.png")
+    with caplog.at_level("INFO"):
+        open_project(photographs, folder, [])  # regression: not a word of them
+    assert f"1 photographs of {folder} are not in {photographs} (first later)" in caplog.text
+    assert f"1 photographs have changed in {photographs} (first b.png): the data set keeps its own" in caplog.text
+    stack = [Image.new("L", (9, 9)) for _ in range(5)]
+    stack[0].save(photographs / "stack.tif", save_all=True, append_images=stack[1:])
+    open_project(photographs, folder, [])
+    assert f"{photographs / 'stack.tif'}: has 5 pages, of which only the first is taken" in caplog.text
     (photographs / "more").mkdir()
     Image.new("RGB", (9, 9)).save(photographs / "more/a.jpg")
     assert "one photograph of each name" in message(open_project, photographs, folder, [])
@@ -388,8 +556,14 @@ def test_a_data_set_of_photographs(tmp_path, folder, caplog):
     assert "at most 200 bytes in UTF-8, found" in message(Project(folder).add, long.name, long.read_bytes())
     (tmp_path / "empty").mkdir()
     assert "found none" in message(open_project, tmp_path / "empty", None, [])
+    bad = photographs / os.fsdecode(
+        "猫.png".encode("shift_jis")
+    )  # of an old ZIP; regression: it came into the data set
+    long.rename(bad)
+    assert "that fit on a line, in UTF-8" in message(open_project, photographs, folder, [])
+    assert not (folder / IMAGES / bad.name).exists()
     assert "leave out --output" in message(open_project, folder, tmp_path / "x", [])
-    assert "no folder" in message(open_project, tmp_path / "nothing", None, [])
+    assert "no such folder" in message(open_project, tmp_path / "nothing", None, [])
     (folder / "classes.txt").unlink()
     (folder / SCRIBBLES).mkdir()
     write_label(folder / SCRIBBLES / "a.png", np.full((HEIGHT, WIDTH), 2, np.uint8))
@@ -489,7 +663,8 @@ def test_other_addresses_need_the_token(folder):
 
 def test_requests_that_are_too_large_or_no_json(page):
     assert page.post("/api/images/a/strokes", content=b" " * (2**22 + 1)).status_code == 413
-    for content in (b"", b"[1]", b"{", b"\xff", b"[" * 100_000):
+    half_a_letter = json.dumps(stroke("\ud800")).encode()  # regression: it spoiled the log for good
+    for content in (b"", b"[1]", b"{", b"\xff", b"[" * 100_000, half_a_letter):
         assert page.post("/api/images/a/strokes", content=content).status_code == 400
 
 
@@ -535,11 +710,13 @@ def test_settings_that_are_none(page):
         ({"steps": "9"}, "steps: expected int"),
         ({"preset": "7"}, "expected one of"),
         ({"lr": float("inf")}, "lr: expected float"),
+        ({"lr": 10**400}, "lr: expected float"),
         ({"speed": 1}, "found 'speed'"),
         ({"more": "'"}, "No closing quotation"),
         ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
         ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
         ({"more": "--help"}, "--help is set by the round itself"),
+        ({"more": "-h"}, "-h is set by the round itself"),
     ):
         answer = page.post("/api/train", content=json.dumps({"settings": settings}))
         assert answer.status_code == 400 and expected in answer.json()["error"], settings
@@ -551,6 +728,19 @@ def test_a_round_needs_strokes_of_two_classes(page):
     assert "only those of 'cat'" in page.post("/api/train", json={}).json()["error"]
     assert page.get("/api/state").json()["rounds"] == []
     assert "train first" in page.get("/api/export/masks").json()["error"]
+
+
+def test_a_photograph_that_is_cut_off_is_found_before_the_round(folder):
+    """Regression: the round ended at it, and so did each that was resumed."""
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    (folder / IMAGES / "b.png").unlink()
+    Image.fromarray(noise).save(photograph := folder / IMAGES / "b.jpg")
+    photograph.write_bytes(photograph.read_bytes()[:-400])
+    for image in "ab":
+        draw(strokes_of(folder), stroke("1"), stroke("2", 2, 3, [[50, 35]]), image=image)
+    strokes_of(folder).draw_all()
+    assert f"cannot read {photograph}" in message(new_round, folder, RoundSettings())
+    assert not rounds_in(folder)
 
 
 QUICK = RoundSettings(steps=1, crf_steps=1, crop_size=33, batch_size=2, more="--no-cuda")
@@ -618,6 +808,11 @@ def two_rounds(folder) -> list[Path]:
     first = finish_round(new_round(folder, RoundSettings()), dict.fromkeys("ab", masks[0]))
     second = new_round(folder, RoundSettings(), first / "model.pth.tar")
     return [first, finish_round(second, dict.fromkeys("abc", masks[1]))]
+
+
+def test_masks_of_a_machine_without_a_clock_are_exported(folder, two_rounds):
+    os.utime(two_rounds[1] / "predictions/a.png", (3600, 3600))
+    assert TestClient(Page(folder).app()).get("/api/export/masks").status_code == 200
 
 
 def test_a_small_mask_lies_over_a_thumbnail(folder, two_rounds):
@@ -692,7 +887,7 @@ def test_stopped_while_masks_are_made(folder, two_rounds, monkeypatch):
     [
         ("error: lower --lr", "lower --lr"),
         ("ImportError: libcudnn.so.9: cannot open", "program failed (ImportError: libcudnn.so.9: cannot open)"),
-        ("epoch 1/1: cross-entropy 0.1", "interrupted: resume it"),
+        ("epoch 1/1: cross-entropy 0.1", "interrupted, by hand or as memory ran out: resume it"),
     ],
 )
 def test_why_a_round_has_ended(folder, two_rounds, last, expected):

@@ -377,7 +377,7 @@ export const LINES = {
     "expected the token": "サーバーが表示したアドレスをもう一度開いてください（起動するたびに変わります）",
     "out of memory": "メモリが足りません。ほかのプログラムを閉じるか、1 ステップの画像数や画像の短辺を小さくしてください",
     "stopped before the first step": "最初のステップの前に停止したため、マスクはありません。「再開」で続けられます",
-    "the round was interrupted": "ラウンドが中断されました。「再開」で続けられます",
+    "the round was interrupted": "ラウンドが中断されました（手動、またはメモリ不足）。「再開」で続けるか、1 ステップの画像数を減らしてください",
     "the page's server failed": "サーバーで問題が起きました。サーバーのログに原因があります",
     "there are no masks of these images yet": "これらの画像のマスクはまだありません。先に訓練してください",
     "there is no interrupted round": "中断されたラウンドはありません",
