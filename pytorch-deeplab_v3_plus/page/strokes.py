@@ -115,7 +115,7 @@ class Drawn:
         """Apply an operation."""
         self.ids.add(operation["id"])
         if operation["op"] == "base":
-            self.strokes, self.removed, self.has_base = {}, set(), True
+            self.strokes, self.removed, self.has_base, self.size = {}, set(), True, None
         elif operation["op"] == "stroke":
             self.strokes[operation["id"]] = operation
             self.size = tuple(operation.get("size", ())) or None
@@ -158,6 +158,11 @@ class Strokes:
         """Return what is drawn on an image, after taking up what something else has written."""
         with self._lock:
             drawn = self._known(image_id)
+            if drawn.ids and not self._log(image_id).exists():  # deleted by hand
+                del self._drawn[image_id]
+                drawn = self._known(image_id)
+            if drawn.ids and _time(self._scribble(image_id)) not in drawn.times:
+                self._take_up(image_id, drawn)
             if drawn.size:
                 one = photograph(image_id, self.project.files()[image_id])
                 if not one.error and drawn.size != (one.width, one.height):
@@ -167,8 +172,6 @@ class Strokes:
                             *drawn.size, one.width, one.height, one.path, self._log(image_id), self._scribble(image_id)
                         )
                     )
-            if drawn.ids and _time(self._scribble(image_id)) not in drawn.times:
-                self._take_up(image_id, drawn)
             return drawn
 
     def _known(self, image_id: str) -> Drawn:
@@ -301,8 +304,7 @@ class Strokes:
             length, at = drawn.length, _time(self._log(image_id))
         path, label = self._scribble(image_id), self.label_map(image_id)
         is_empty = bool((label == UNLABELLED).all())
-        own = 0 if is_empty else at
-        drawn.times = drawn.times | {own}  # others may look while it is written
+        drawn.times = drawn.times | {0 if is_empty else at}  # others may look while it is written
 
         def write(temporary: Path) -> None:
             write_label(temporary, label)
@@ -312,7 +314,7 @@ class Strokes:
             path.unlink(missing_ok=True)
         else:
             replace_file(path, write)
-        drawn.on_map, drawn.times = length, {own}
+        drawn.on_map, drawn.times = length, {_time(path)}  # a file system may round it
 
     def _keep_drawing(self) -> None:
         while True:
@@ -335,7 +337,8 @@ class Strokes:
         path = self._scribble(image_id)
         if not os.path.lexists(path):  # removed, or not drawn before the server was killed
             drawn.on_map, drawn.times = 0, {0}
-            return self._wake.set()
+            self._wake.set()
+            return
         try:
             label = read_label(path, PADDING)
         except InputError as error:
@@ -343,7 +346,7 @@ class Strokes:
         if np.array_equal(label, self.label_map(image_id)):  # copied, without its time
             at = _time(self._log(image_id))
             os.utime(path, ns=(at, at))
-            drawn.on_map, drawn.times = drawn.length, {at}
+            drawn.on_map, drawn.times = drawn.length, {_time(path)}
         elif not drawn.times and any(np.array_equal(label, earlier) for earlier in self._earlier_maps(image_id)):
             drawn.times = {_time(path)}  # the server was killed before it drew the last strokes
         else:

@@ -290,9 +290,25 @@ def test_a_photograph_of_another_size_than_was_drawn_on(folder, page):
     assert wrong in states["a"]["error"] and states["b"]["error"] is None
     assert page.post("/api/images/a/strokes", json=stroke("2")).status_code == 507
     assert wrong in page.post("/api/train", json={}).json()["error"]
-    (folder / "old.png").replace(photograph)
+    photograph.rename(folder / "new.png")
+    (folder / "old.png").rename(photograph)
     states = {one["id"]: one for one in page.get("/api/state").json()["images"]}
     assert states["a"]["error"] is None and states["a"]["strokes"] == 1
+    (folder / "new.png").replace(photograph)
+    (folder / "strokes/a.jsonl").unlink()
+    (folder / SCRIBBLES / "a.png").unlink(missing_ok=True)
+    states = {one["id"]: one for one in page.get("/api/state").json()["images"]}
+    assert states["a"]["error"] is None and states["a"]["strokes"] == 0
+    assert page.post("/api/images/a/strokes", json=stroke("2")).status_code == 200
+
+
+def test_photographs_and_scribbles_that_are_imported_anew_take_the_place_of_what_was_drawn(folder):
+    strokes = strokes_of(folder)
+    draw(strokes, stroke("1"))
+    strokes.draw_all()
+    Image.new("RGB", (WIDTH // 2, HEIGHT)).save(folder / IMAGES / "a.png")
+    write_label(folder / SCRIBBLES / "a.png", np.ones((HEIGHT, WIDTH // 2), np.uint8))
+    assert strokes.drawn("a").live() == [] and strokes.classes("a") == [1]
 
 
 def test_a_second_photograph_of_one_name_holds_strokes_back(folder):
