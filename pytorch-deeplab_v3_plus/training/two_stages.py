@@ -14,9 +14,10 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,22 +193,29 @@ def check_not_taken(words: Sequence[str]) -> None:
 def train_all(trainings: Iterable[Training], jobs: int) -> None:
     """Train what has not ended before, up to `jobs` at a time. SIGTERM stops them all, each at a checkpoint.
 
-    Raises InputError where a training failed, after waiting for the others that run.
+    Raises InputError where a training failed, after waiting for the others that run; no other begins.
     """
     todo = [training for training in trainings if not ended_run(training.root, training.name)]
     at_once = max(1, min(jobs, len(todo)))
     running: set[subprocess.Popen] = set()
+    failed = threading.Event()
+
+    def train(training: Training) -> None:
+        if failed.is_set():  # asked here, as a worker takes the next training before this thread hears of a failure
+            return
+        try:
+            _train(training, at_once, running)
+        except BaseException:
+            failed.set()
+            raise
+
     previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(_train, training, at_once, running) for training in todo]
+        futures = [pool.submit(train, training) for training in todo]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            for future in futures:
-                future.cancel()  # after a failure what has not begun; the others end first
             wait(futures)
             for future in futures:
-                if not future.cancelled():
-                    future.result()
+                future.result()
         except BaseException:  # a signal, after which they would run on alone; of a failure's none runs any more
             pool.shutdown(wait=False, cancel_futures=True)
             for process in tuple(running):

@@ -533,6 +533,23 @@ def test_what_a_training_dies_of_is_shown(tmp_path, monkeypatch, capfd, jobs):
     assert "the real cause" in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_after_a_failure_no_training_begins(tmp_path, monkeypatch, jobs):
+    """Regression: the next one did, and ran to its end. Those that run already still end first."""
+    body = (
+        "import sys, time\nname = sys.argv[4]\nopen(name + '.begun', 'w').close()\n"
+        "if name == 'one': sys.exit(3)\ntime.sleep(1)\nopen(name + '.ended', 'w').close()"
+    )
+    script, trainings = stub_training(tmp_path, body)
+    trainings.append(Training(tmp_path, "three", "three: of three", ()))
+    monkeypatch.setattr(two_stages, "SCRIPT", script)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="training stopped with status 3"):
+        train_all(trainings, jobs)
+    begun = {"one.begun"} if jobs == 1 else {"one.begun", "two.begun", "two.ended"}
+    assert {path.name for path in tmp_path.iterdir()} == {script.name, *begun}
+
+
 @pytest.mark.parametrize("failing", ["none", "one"])
 def test_a_signal_to_the_comparison_ends_its_trainings(tmp_path, failing):
     """Regression: they went on without it, and kept their folders locked, after a failure of one of them too."""
