@@ -13,6 +13,7 @@ images. Several GPUs (--gpu-ids 0,1) or processes (torchrun) share the images.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from common.logs import configure_logging
 from dataloaders.loaders import make_data_loader
 from dataloaders.options import DataOptions
 from dataloaders.sizes import DEFAULT_CROP
-from evaluation import describe, evaluate_and_report, report_folder, score_table, warn_of_others
+from evaluation import describe, evaluate_and_report, nothing_to_score, report_folder, score_table, warn_of_others
 from evaluation.options import EvaluationOptions
 from modeling.checkpoint import class_mismatch, load_network
 from prediction import short_side
@@ -83,6 +84,12 @@ def evaluate(options: EvaluationOptions, data: DataOptions, device: torch.device
     if problem := class_mismatch(settings, loaders.class_names):
         raise InputError(f"{options.checkpoint}: {problem}; give the classes of its training, in the same order")
     protocols = options.protocols(crop, whole)
+    for split, protocol in itertools.product(splits, protocols):
+        loader = getattr(loaders, split)
+        if loader and (nothing := nothing_to_score(loader.dataset, protocol.view)):
+            outside = not nothing_to_score(loader.dataset, "full")
+            advice = "label more there" + ", or score with --protocol full" * outside
+            raise InputError(f"expected labelled pixels to score on, found {nothing}: {advice}")
     reports, folder = {}, Path(options.output or Path(options.checkpoint).resolve().parent)
     if distributed.is_main():
         reports = describe(options.checkpoint, network, loaders, splits, protocols)

@@ -26,12 +26,14 @@ from typing import NamedTuple
 
 from common import distributed
 from common.arguments import COUNT, ArgumentParser, add_options, integers, option, options_from, switch
+from common.devices import choose_device
 from common.errors import InputError, exit_status
 from common.files import replace_file, write_text
 from common.logs import configure_logging
 from dataloaders.images import image_size
 from dataloaders.loaders import Loaders, make_data_loader
 from dataloaders.options import DataOptions
+from training.build import load_data
 from training.checkpoint import LAST
 from training.identity import data_facts, file_facts, fingerprint
 from training.options import FROM_RANDOM, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
@@ -177,14 +179,15 @@ def prepare(own: argparse.Namespace, rest: Sequence[str]) -> tuple[Comparison, L
         if not regularised.regularisers:
             what = "--densecrfloss" if name == REGULARISED else f"--regulariser among the options of --variant {name}"
             raise InputError(f"there is nothing to compare: give the regulariser a weight with {what}")
-    loaders = make_data_loader(options.data)  # fails early, and makes the synthetic data once
-    surveys = {"train": loaders.train.dataset.survey(), "val": loaders.val.dataset.survey()}
+    device = choose_device(options)
+    loaders, surveys = load_data(options, device)  # fails early, and makes the synthetic data once
     data = data_facts(loaders, surveys) | files
-    truth = loaders.fill_in and loaders.fill_in.dataset
+    truth = surveys.get("fill_in")
     if own.full:
-        truth = make_data_loader(replace(options.data, supervision="full"), splits=("train",)).train.dataset
+        full = replace(options, data=replace(options.data, supervision="full"), no_val=True)
+        truth = load_data(full, device)[1]["train"]
     if truth:
-        data["training truth"] = truth.survey().digests["labels"]
+        data["training truth"] = truth.digests["labels"]
     stages = stages_of(own.preset, options)
     rate_given = any(word.split("=")[0] == "--lr" for word in rest)
     rate = stages.lr if stages and stages.optimizer == options.optimizer and not rate_given else None

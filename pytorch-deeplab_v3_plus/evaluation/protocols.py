@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from common import distributed
 from common.errors import InputError
-from dataloaders.loaders import Loaders, whole_image_loader
+from dataloaders.datasets.pascal import VOCSegmentation
+from dataloaders.loaders import Loaders, WholeImages, whole_image_loader
 from evaluation.scores import Tally
 from filtering.mean_field import MeanField
 from prediction import evaluation_mode, predict, probabilities
@@ -61,6 +62,19 @@ class Protocol:
 
 PLAIN = Protocol("crop", 0)
 """Scores batches of the loaders, which are cropped already, by the plain prediction."""
+
+
+def nothing_to_score(images: VOCSegmentation, view: str = "crop") -> str:
+    """Return what to say of images of which no pixel that `view` (of VIEWS) scores is labelled; '' where one is.
+
+    Images are read up to the first such pixel, which is soon found.
+    """
+    seen = images if view == "crop" else WholeImages(images, 0)
+    if any((seen[index]["label"] < images.num_classes).any() for index in range(len(images))):
+        return ""
+    where = "the centre square of any" if view == "crop" else "any"
+    kind = "validation" if images.split == "val" else "training"
+    return f"no labelled pixel in {where} {kind} image's label map in {images.label_files[0].parent}"
 
 
 @torch.no_grad()

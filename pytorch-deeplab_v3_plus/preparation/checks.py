@@ -223,6 +223,11 @@ def set_problems(report: Report) -> list[Problem]:
     train, val = (len(report.lists[name]) for name in ("train", "val"))
     if train < 2 or not val:
         problems.append(Problem("few images", "", f"{train} and {val}"))
+    kind = TRUTH if find_files(report.folder, TRUTH) else SCRIBBLES  # of the validation images
+    if unlabelled(report, "val", kind):
+        problems.append(Problem("nothing to score", kind))
+    if unlabelled(report, "train", TRUTH):
+        problems.append(Problem("no fill-in score", TRUTH))
     bits = Counter(item.bits for item in items if item.bits)
     if len(bits) > 1:
         problems.append(Problem("grey levels", IMAGES, ", ".join(f"{n} images with {b} bits" for b, n in bits.items())))
@@ -249,6 +254,14 @@ def set_problems(report: Report) -> list[Problem]:
         share = f"{wrong / compared:.0%} of all labelled pixels"
         problems.append(Problem("contradiction everywhere", SCRIBBLES, share))
     return problems
+
+
+def unlabelled(report: Report, name: str, kind: str) -> bool:
+    """Return whether label maps of the images in a list can be read, and no pixel of any has a class."""
+    items = [report.items[i] for i in report.lists[name] if i in report.items]
+    counts = [item.truth if kind == TRUTH else item.scribbles for item in items]
+    known = [one[: len(report.class_names)].any() for one in counts if one is not None]
+    return bool(known) and not any(known)
 
 
 def class_problems(scribbles: list[np.ndarray], class_names: tuple[str, ...]) -> list[Problem]:

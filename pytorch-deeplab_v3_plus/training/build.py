@@ -19,6 +19,7 @@ from dataloaders import Loaders, make_data_loader
 from dataloaders.datasets.pascal import SPLITS, Survey
 from dataloaders.inspection import NUMBER_ANEW, OBJECT_255, object_is_255, quick_check
 from dataloaders.labels import UNLABELLED
+from evaluation import nothing_to_score
 from losses import build_regulariser
 from losses.cross_entropy import PartialCrossEntropy, balanced_class_weights
 from modeling.checkpoint import class_mismatch, load_weights
@@ -129,6 +130,13 @@ def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, dic
         raise InputError(f"expected {dataset.label_kind}, found no labelled pixel in {images}")
     if object_is_255(surveys["train"].counts):
         raise InputError(f"{OBJECT_255} in {loaders.train.dataset.folder}: {NUMBER_ANEW}")
+    # Both are scored by the crop protocol, which may miss what a survey counts.
+    if "val" in surveys and (nothing := nothing_to_score(loaders.val.dataset)):
+        advice = "label more there, or validate on other images; train_withdensecrfloss.py --no-val needs none"
+        raise InputError(f"expected labelled pixels to score on, found {nothing}: {advice}")
+    if "fill_in" in surveys and (nothing := nothing_to_score(loaders.fill_in.dataset)):
+        logger.warning("%s: there is no fill-in score", nothing)
+        loaders = loaders._replace(fill_in=None)
     return loaders, surveys
 
 

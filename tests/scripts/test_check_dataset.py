@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,11 @@ def reordered_palette(path: Path) -> None:
 
 def thin_strokes_on_zero(root: Path) -> None:
     every(root, SCRIBBLES, lambda values: np.where(values == UNLABELLED, 0, values))
+
+
+def unlabel(root: Path, folder: str, numbers: Sequence[int]) -> None:
+    for number in numbers:
+        relabel(root / f"{folder}/i{number}.png", lambda v: v * 0 + UNLABELLED)
 
 
 def nearly_the_same(root: Path) -> None:
@@ -150,6 +156,9 @@ SPOILS = [
     (lambda r: save_pages(r / f"{SCRIBBLES}/i0.png"), "pages", f"{SCRIBBLES}/i0.tif"),
     (lambda r: every(r, SCRIBBLES, lambda v: np.where(v > 0, UNLABELLED, v)), "255 for the object", SCRIBBLES),
     (lambda r: shutil.rmtree(r / SCRIBBLES), "no scribbles", ""),
+    (lambda r: unlabel(r, TRUTH, (5, 6)), "nothing to score", TRUTH),
+    (lambda r: (shutil.rmtree(r / TRUTH), unlabel(r, SCRIBBLES, (5, 6))), "nothing to score", SCRIBBLES),
+    (lambda r: unlabel(r, TRUTH, range(5)), "no fill-in score", TRUTH),
     (thin_strokes_on_large_photographs, "too thin", ""),
 ]
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import train_two_stages
 import train_withdensecrfloss
 from common.errors import InputError
 from common.logs import configure_logging
-from helpers import CODE, HEIGHT, SMALL, WIDTH, call, data, one_line, run_folder, state, train
+from helpers import CODE, HEIGHT, SMALL, WIDTH, call, data, one_line, run_folder, state, train, write_label
 from losses import register
 from losses.registry import FACTORIES
 from training import two_stages
@@ -383,6 +384,53 @@ def test_unlabelled_data_is_refused(voc, capsys):
         Image.new("L", (30, 20), 255).save(path)
     assert train(voc, "--epochs", 1) == 2
     assert "found no labelled pixel in all training images" in one_line(capsys)
+
+
+def empty_labels(voc: Path, kind: str, numbers: Sequence[int], columns: slice = slice(None)) -> None:
+    """Have only 255 in these columns of the label maps of these images."""
+    for number in numbers:
+        path = voc / kind / f"i{number}.png"
+        label = np.array(Image.open(path))
+        label[:, columns] = 255
+        write_label(path, label)
+
+
+@pytest.mark.parametrize("columns", [slice(None), slice(5, 25)])  # everything, and the crop protocol's centre square
+def test_validation_without_labels_to_score_on_is_refused_before_any_step(voc, capsys, columns):
+    """Regression: only the first evaluation found it, which in two stages comes after all of the first."""
+    shutil.rmtree(voc / "SegmentationClassAug")
+    empty_labels(voc, "pascal_2012_scribble", (5, 6), columns)
+    assert train(voc, "--epochs", 1) == 2
+    error = one_line(capsys)
+    assert "square of any validation image's label map in " + str(voc / "pascal_2012_scribble") in error
+    assert "label more there" in error and not (voc.parent / "run").exists()
+    assert call(train_two_stages, *SMALL, *data(voc), "--densecrfloss", 1, "--output", voc.parent / "two") == 2
+    assert "expected labelled pixels to score on" in one_line(capsys) and not (voc.parent / "two").exists()
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+
+
+@pytest.mark.parametrize("columns", [slice(None), slice(5, 25)])
+def test_truth_without_labels_gives_no_fill_in_score(voc, capsys, columns):
+    """Regression: a training ended in an error after its last epoch, and so did each that resumed it."""
+    empty_labels(voc, "SegmentationClassAug", range(5), columns)
+    assert train(voc, "--epochs", 1) == 0
+    warning = "WARNING: no labelled pixel in the centre square of any training image's label map"
+    assert warning in capsys.readouterr().out
+    assert final_scores(run_folder(voc)).keys() == {"val", "val_full"}
+
+
+def test_an_evaluation_without_labels_to_score_on_says_what_to_do(voc, capsys):
+    assert train(voc, "--steps", 1, "--no-val") == 0
+    words = ["--checkpoint", run_folder(voc) / "checkpoint_last.pth.tar", *data(voc), "--workers", 0, "--no-cuda"]
+    empty_labels(voc, "SegmentationClassAug", (5, 6), slice(5, 25))
+    capsys.readouterr()
+    assert call(evaluate, *words) == 2
+    assert f"in {voc / 'SegmentationClassAug'}: label more there, or score with --protocol full" in one_line(capsys)
+    assert call(evaluate, *words, "--protocol", "full") == 0
+    empty_labels(voc, "SegmentationClassAug", (5, 6))
+    capsys.readouterr()
+    assert call(evaluate, *words) == 2
+    assert one_line(capsys).endswith("label more there")
 
 
 def test_full_supervision_and_balanced_focal_loss(voc, capsys):
