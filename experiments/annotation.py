@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.data_root and not source.is_dir():
         draw_dataset(source, SEED, TRAIN, VAL)
     options = DataOptions(data_root=str(source), supervision="full", workers=0, batch_size=1, test_batch_size=1)
-    loaders = make_data_loader(options, splits=("train",))
+    loaders = make_data_loader(options, splits=("train", "val"))
     facts = data_facts(loaders, {"train": loaders.train.dataset.survey(), "val": loaders.val.dataset.survey()})
     outcomes = {}
     for name, annotation in ANNOTATIONS.items():

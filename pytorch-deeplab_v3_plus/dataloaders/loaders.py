@@ -23,7 +23,7 @@ class Loaders(NamedTuple):
 
     name: str  # that of --dataset, or of the folder for --data-root
     train: DataLoader | None  # shuffled and augmented; call train.batch_sampler.set_epoch(epoch) before each epoch
-    val: DataLoader  # in the order of the list
+    val: DataLoader | None  # in the order of the list
     fill_in: DataLoader | None  # training images against their full truth, in order; None where there is none
     class_names: tuple[str, ...]
 
@@ -47,7 +47,7 @@ def make_data_loader(
     Args:
         options: DataOptions, or any object with the same attributes; batch sizes given.
         pin_memory: whether batches are placed into page-locked memory, for a GPU.
-        splits: which loaders are wanted; there is always val.
+        splits: which loaders are wanted, of which one is train or val; fill_in is only there beside val.
         rank, world_size: the process that the loaders are for, and how many share each batch.
         min_images: images that each process needs in a training batch; a last batch of fewer is left out.
 
@@ -62,20 +62,22 @@ def make_data_loader(
         batches = BatchShare(sampler, batch_size, rank, world_size, min_images)
         return _loader(dataset, options.workers, pin_memory, persistent=True, batch_sampler=batches)
 
-    train = fill_in = None
+    train = val = fill_in = None
     if "train" in splits:
         dataset, needed = open_split("train"), min_images * world_size
         _check_batches(dataset, len(dataset) * options.repeat, options.batch_size, needed, world_size)
         train = loader(dataset, options.batch_size, shuffle=True, min_images=needed, repeat=options.repeat)
-    val = open_split("val")
-    if val.label_kind == "scribbles":
-        logger.info("%s has no ground truth: scores are measured on the scribbles", val.folder)
-    elif "fill_in" in splits:
-        dataset = open_split("fill_in")
-        fill_in = loader(dataset, options.test_batch_size) if len(dataset) else None
-        if not fill_in:
-            logger.info("%s: no training image has ground truth: there is no fill-in score", val.folder)
-    return Loaders(name, train, loader(val, options.test_batch_size), fill_in, val.class_names)
+    if "val" in splits:
+        dataset = open_split("val")
+        val = loader(dataset, options.test_batch_size)
+        if dataset.label_kind == "scribbles":
+            logger.info("%s has no ground truth: scores are measured on the scribbles", dataset.folder)
+        elif "fill_in" in splits:
+            dataset = open_split("fill_in")
+            fill_in = loader(dataset, options.test_batch_size) if len(dataset) else None
+            if not fill_in:
+                logger.info("%s: no training image has ground truth: there is no fill-in score", dataset.folder)
+    return Loaders(name, train, val, fill_in, dataset.class_names)
 
 
 def _check_batches(dataset: VOCSegmentation, images: int, batch_size: int, min_images: int, world_size: int) -> None:

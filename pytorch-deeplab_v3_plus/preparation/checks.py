@@ -220,9 +220,10 @@ def check_scribbles(label: np.ndarray, file: Path, num_classes: int, found: Call
 def set_problems(report: Report) -> list[Problem]:
     """Find what shows only in the whole set."""
     items, problems = report.items.values(), []
-    train, val = (len(report.lists[name]) for name in ("train", "val"))
-    if train < 2 or not val:
-        problems.append(Problem("few images", "", f"{train} and {val}"))
+    if (number := len(report.lists["train"])) < 2:
+        problems.append(Problem("few images", "", f"{number}"))
+    if not report.lists["val"]:
+        problems.append(Problem("no validation", str(list_file(Path(), "val"))))
     kind = TRUTH if find_files(report.folder, TRUTH) else SCRIBBLES  # of the validation images
     if unlabelled(report, "val", kind):
         problems.append(Problem("nothing to score", kind))

@@ -110,17 +110,18 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
 
 def load_data(options: TrainOptions, device: torch.device) -> tuple[Loaders, dict[str, Survey]]:
     """Return the loaders of this process, and a survey of the labels of each split that they are for."""
+    splits = ("train",) if options.no_val or options.benchmark else SPLITS
     with distributed.main_first():  # it draws the synthetic images
         loaders = make_data_loader(
             options.data,
             pin_memory=device.type == "cuda",
+            splits=splits,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             min_images=options.min_images,
         )
     surveys: dict[str, Survey] = {}
     if distributed.is_main():  # what is wrong with a label is found now, not after hours
-        splits = ("train",) if options.no_val or options.benchmark else SPLITS
         datasets = {split: getattr(loaders, split).dataset for split in splits if getattr(loaders, split) is not None}
         surveys = {split: dataset.survey() for split, dataset in datasets.items()}
     surveys = distributed.from_main(surveys)
@@ -229,13 +230,14 @@ def log_data(options: TrainOptions, loaders: Loaders, label_counts: Tensor, devi
     dataset, counts = loaders.train.dataset, label_counts[: loaders.num_classes]
     logger.info("device: %s", describe_device(device))
     logger.info("precision: %s", describe_precision(device, options.amp))
-    images = f"{len(dataset):,} training and {len(loaders.val.dataset):,} validation images"
+    validation = f" and {len(loaders.val.dataset):,} validation" if loaders.val else ""
+    images = f"{len(dataset):,} training{validation} images"
     logger.info("data: %s, %s, %d classes", loaders.name, images, loaders.num_classes)
     shares = 100 * counts / counts.sum()
     labelled = 100 * counts.sum() / label_counts.sum()
     by_class = ", ".join(f"{name} {share:.1f} %" for name, share in zip(loaders.class_names, shares, strict=True))
     logger.info("labels: %s, %.2f %% of the training pixels; of these %s", dataset.label_kind, labelled, by_class)
-    evaluated = None if options.no_val else loaders.val.dataset
+    evaluated = loaders.val and loaders.val.dataset
     for problem in quick_check(dataset, evaluated, label_counts.numpy()):
         logger.warning("%s; see check_dataset.py", problem)
 

@@ -212,7 +212,7 @@ class RunOptions:
     benchmark: int | None = option(
         None, "take N steps, print the time of each part of a step and the peak memory, and write nothing", **COUNT
     )
-    no_val: bool = switch("train without evaluation")
+    no_val: bool = switch("train without evaluation: no images for validation are needed")
 
 
 @dataclass(frozen=True)

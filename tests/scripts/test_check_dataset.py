@@ -22,7 +22,7 @@ from preparation.checks import check_dataset
 from preparation.problems import ERROR, KINDS
 
 NAMES = ("background", "cat", "dog")
-TRAIN_LIST = f"{LISTS}/SegmentationAug/train.txt"
+TRAIN_LIST, VAL_LIST = (f"{LISTS}/SegmentationAug/{name}.txt" for name in ("train", "val"))
 
 
 def label(path: Path) -> np.ndarray:
@@ -132,6 +132,8 @@ SPOILS = [
     (lambda r: write_label(r / f"{SCRIBBLES}/i0.png", label(r / f"{TRUTH}/i0.png")), "full masks", "i0.png"),
     (nearly_the_same, "look-alikes", f"{IMAGES}/i5"),
     (lambda r: (r / TRAIN_LIST).write_text("i0\n"), "few images", ""),
+    (lambda r: (r / VAL_LIST).write_text(""), "no validation", VAL_LIST),
+    (lambda r: (r / VAL_LIST).unlink(), "no validation", VAL_LIST),
     (lambda r: (r / TRAIN_LIST).write_text("i0\ni1\ni2\n"), "not listed", f"{IMAGES}/i3"),
     (lambda r: write_label(r / f"{SCRIBBLES}/x.png", np.zeros((9, 9))), "no image", "x.png"),
     (lambda r: (r / f"{IMAGES}/more").mkdir(), "sub-folder", "more"),

@@ -395,6 +395,23 @@ def empty_labels(voc: Path, kind: str, numbers: Sequence[int], columns: slice = 
         write_label(path, label)
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_text("")])
+def test_a_training_without_evaluation_needs_no_list_for_it(voc, capsys, spoil):
+    """Regression: it asked for the images that it would not have looked at."""
+    spoil(voc / "ImageSets/SegmentationAug/val.txt")
+    assert train(voc, "--steps", 1) == 2
+    assert "val.txt" in one_line(capsys)
+    assert train(voc, "--epochs", 1, "--no-val") == 0
+    assert "data: voc, 5 training images, 3 classes" in capsys.readouterr().out
+    assert final_scores(run_folder(voc)) == {}
+    assert train(voc, "--epochs", 1, "--no-val", "--resume", "auto") == 0  # it has ended
+    assert train(voc, "--epochs", 2, "--no-val", "--resume", run_folder(voc) / "checkpoint_last.pth.tar") == 0
+    capsys.readouterr()
+    words = ["--densecrfloss", 1, "--output", voc.parent / "two"]
+    assert call(train_two_stages, *SMALL, *data(voc), *words) == 2  # its second stages are scored
+    assert "val.txt" in one_line(capsys)
+
+
 @pytest.mark.parametrize("columns", [slice(None), slice(5, 25)])  # everything, and the crop protocol's centre square
 def test_validation_without_labels_to_score_on_is_refused_before_any_step(voc, capsys, columns):
     """Regression: only the first evaluation found it, which in two stages comes after all of the first."""

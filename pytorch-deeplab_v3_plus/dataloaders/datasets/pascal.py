@@ -1,5 +1,6 @@
 """PASCAL VOC 2012 with scribbles, and the base of every other data set of its layout (dataloaders/layout.py)."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -164,9 +165,9 @@ class VOCSegmentation(Dataset):
             in_folder = read_class_names(file)
             if definer is VOCSegmentation is not type(self):
                 names = in_folder
-            elif names != in_folder and self.split == "val":  # once, as there is always this split
+            elif names != in_folder:
                 kept = f"those of the class {type(self).__name__} ({', '.join(names)}) are taken"
-                logger.warning("%s names other classes (%s): %s", file, ", ".join(in_folder), kept)
+                _warn_once(f"{file} names other classes ({', '.join(in_folder)}): {kept}")
         if self.NUM_CLASSES not in (len(names), VOCSegmentation.NUM_CLASSES):
             raise InputError(
                 f"{type(self).__name__} has NUM_CLASSES = {self.NUM_CLASSES} but {len(names)} class names: set CLASSES "
@@ -249,3 +250,8 @@ class VOCSegmentation(Dataset):
             f"a data set is a folder with {IMAGES}/ID.jpg, {SCRIBBLES}/ID.png, optionally {TRUTH}/ID.png, and "
             f"the lists {LISTS}/SegmentationAug/train.txt and val.txt (or no {LISTS} at all)"
         )
+
+
+@functools.cache
+def _warn_once(text: str) -> None:  # not for each split
+    logger.warning("%s", text)
