@@ -41,9 +41,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self and number == signal.SIGINT:
+        if number == self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        if self.signal != signal.SIGINT:  # of which a second one counts, whatever comes between them
+            self.signal = signal.Signals(number)
 
 
 def one_line_errors(options: TrainOptions) -> contextlib.AbstractContextManager:

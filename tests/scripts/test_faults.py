@@ -221,11 +221,12 @@ def test_other_errors_keep_their_traceback():
 
 
 def test_a_second_interrupt_stops_at_once_and_a_second_sigterm_does_not():
+    """Regression: after SIGTERM or a closed terminal, one Ctrl-C threw away the save that was asked for."""
     before = signal.getsignal(signal.SIGINT)
     with faults.StopRequest() as stop:
         assert not stop
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
         assert stop
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
