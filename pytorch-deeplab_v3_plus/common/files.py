@@ -32,9 +32,12 @@ def read_text(path: Path) -> str:
         raise ValueError(f"it is not in UTF-8, first at byte {error.start}; save it in UTF-8") from None
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary_path)` and put the finished file in the place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+def replace_file(path: Path, write: Callable[[Path], object], owner: str | None = None) -> None:
+    """Call `write(temporary_path)` and put the finished file in the place of `path`.
+
+    Several processes may write into a folder; the temporary file is then called after its `owner` (see leftovers).
+    """
+    temporary = path.with_name(f".{owner or path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         write(temporary)
         synchronise(temporary)
@@ -52,9 +55,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
-def leftovers(folder: Path) -> list[Path]:
-    """Return the files that replace_file has left in a folder when its process was killed."""
-    return [path for path in folder.glob(".*") if re.fullmatch(r"\..+\.\d+\.\d+", path.name)]
+def leftovers(folder: Path, owner: str | None = None) -> list[Path]:
+    """Return the files that replace_file has left in a folder when its process was killed (all, or an owner's)."""
+    name = re.escape(owner) if owner else ".+"
+    return [path for path in folder.glob(".*") if re.fullmatch(rf"\.{name}\.\d+\.\d+", path.name)]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,9 +24,9 @@ LAST, PREVIOUS, BY_EPOCH = "checkpoint_last.pth.tar", "checkpoint_previous.pth.t
 BEST, BEST_OF_RUNS = "checkpoint.pth.tar", "model_best.pth.tar"
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint."""
-    replace_file(path, lambda temporary: torch.save(checkpoint, temporary))
+def save_checkpoint(path: Path, checkpoint: dict[str, Any], owner: str | None = None) -> None:
+    """Write a checkpoint, in a folder of several runs as that of the `owner` (see common.files.replace_file)."""
+    replace_file(path, lambda temporary: torch.save(checkpoint, temporary), owner)
 
 
 def save_last(folder: Path, checkpoint: dict[str, Any]) -> None:

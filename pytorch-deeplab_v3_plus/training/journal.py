@@ -111,7 +111,8 @@ class Journal:
                 self._log = _LogFile(self.folder / "log.txt", encoding="utf-8", errors="backslashreplace")
                 undo.callback(self._log.close)
                 fcntl.flock(self._log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however
-                for leftover in leftovers(self.folder):
+                # Beside this run's folder other runs may be writing: only what is called after this one is left over.
+                for leftover in [*leftovers(self.folder), *leftovers(self.folder.parent, self.folder.name)]:
                     leftover.unlink()
                 lines = [f"{name}: {value}" for name, value in sorted(settings.items())]
                 first = ["command: " + " ".join(sys.argv), f"versions: {versions()}"]

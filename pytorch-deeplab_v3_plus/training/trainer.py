@@ -293,5 +293,5 @@ class Trainer:
             raise InputError(f"{what}; lower --lr or the weights of the losses; last good checkpoint: {good}")
         if distributed.is_main():
             for path in copies:  # no links to one file, which whoever rewrites one of them would change everywhere
-                save_checkpoint(path, state)
+                save_checkpoint(path, state, owner=self.journal.folder.name)
             save_last(self.journal.folder, state)

@@ -348,6 +348,19 @@ def test_at_any_moment_one_checkpoint_is_intact(tmp_path, monkeypatch):
         assert epoch(newest_checkpoint(tmp_path)) == newest
 
 
+def test_what_a_killed_run_left_beside_its_folder_is_deleted(voc, monkeypatch):
+    """Regression: a part of model_best.pth.tar stayed for ever; that of another run, which may live, has to stay."""
+    written, save = [], torch.save
+    monkeypatch.setattr(checkpoint.torch, "save", lambda content, path: (written.append(path), save(content, path)))
+    assert train(voc, "--epochs", 1) == 0
+    own = next(path for path in written if path.parent == run_folder(voc).parent)
+    other = own.with_name(own.name.replace("experiment_0", "experiment_01"))
+    for path in (own, other):
+        path.touch()
+    Journal(run_folder(voc).parent, {}, run_folder(voc)).close()
+    assert other.exists() and not own.exists()
+
+
 def test_only_so_many_checkpoints_by_epoch_are_kept(tmp_path):
     for number in (2, 4, 10, 12):
         (tmp_path / f"checkpoint_epoch_{number}.pth.tar").touch()
