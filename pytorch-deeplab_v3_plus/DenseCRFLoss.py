@@ -29,6 +29,7 @@ from torch.autograd.function import Function
 
 from filtering import Lattice, bilateral_filter
 from filtering.autograd import never_twice
+from filtering.bilateral import check_tensors
 
 
 class DenseCRFLossFunction(Function):
@@ -204,6 +205,7 @@ class DenseCRFLoss(nn.Module):
 
     @staticmethod
     def _check_form(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
+        check_tensors(images=images, segmentations=segmentations, regions_of_interest=rois)
         shape, dtype = tuple(segmentations.shape), segmentations.dtype
         if len(shape) != 4 or not dtype.is_floating_point:
             raise ValueError(f"segmentations must be floating (N, K, H, W), found {dtype} {shape}")

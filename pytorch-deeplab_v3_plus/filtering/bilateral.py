@@ -82,8 +82,16 @@ def choose_engine(device: torch.device) -> ModuleType:
     return triton_lattice
 
 
+def check_tensors(**inputs: Tensor) -> None:
+    """Raise ValueError, which names the argument, for what is no tensor."""
+    for name, value in inputs.items():
+        if not isinstance(value, Tensor):  # a NumPy array has a shape, a dtype and a device, too
+            raise ValueError(f"{name}: expected a tensor, found {torch.typename(value)}")
+
+
 def check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:
     """Raise ValueError unless `values` are (N, K, H, W), to be filtered by images of that shape on that device."""
+    check_tensors(values=values)
     image_shape, shape = tuple(image_shape), tuple(values.shape)
     if values.dim() != 4:
         raise ValueError(f"values: expected shape (N, K, H, W), found {shape}")
@@ -100,6 +108,7 @@ def check_values(values: Tensor, image_shape: torch.Size, device: torch.device) 
 
 def check_images(images: Tensor, sigma_rgb: float, sigma_xy: float) -> None:
     """Raise ValueError unless a lattice can be built of the images, (N, 3, H, W)."""
+    check_tensors(images=images)
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected shape (N, 3, H, W), found {tuple(images.shape)}")
     if images.is_complex():

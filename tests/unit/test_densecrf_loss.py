@@ -257,6 +257,9 @@ def test_weight_and_incoming_gradient_multiply():
         (lambda i, s, r: (i, s * float("nan"), r), "must be probabilities"),
         (lambda i, s, r: (i, s, r * 0.5), "only 0 and 1"),
         (lambda i, s, r: (i, s.to("meta"), r), "one device"),
+        (lambda i, s, r: (i.numpy(), s, r), "images: expected a tensor, found numpy.ndarray"),
+        (lambda i, s, r: (i, s.numpy(), r), "segmentations: expected a tensor, found numpy.ndarray"),
+        (lambda i, s, r: (i, s, r.tolist()), "regions_of_interest: expected a tensor, found list"),
         (lambda i, s, r: (i[..., :0, :], s[..., :0, :], r[..., :0, :]), "must not be empty"),
     ],
 )

@@ -89,6 +89,8 @@ def test_contiguous_float32_tensors_are_not_copied(monkeypatch):
         (lambda i, v: (i, v.long()), r"values: expected a floating-point dtype, found torch.int64"),
         (lambda i, v: (i.to(torch.complex64), v), r"images: expected real numbers, found torch.complex64"),
         (lambda i, v: (i.to("meta"), v), r"images and values: expected one device, found meta and cpu"),
+        (lambda i, v: (i.numpy(), v), r"images: expected a tensor, found numpy.ndarray"),
+        (lambda i, v: (i, v.numpy()), r"values: expected a tensor, found numpy.ndarray"),
         (lambda i, v: (i, v * float("nan")), r"ins: expected finite values, found -?nan at index"),
     ],
 )
