@@ -224,7 +224,9 @@ class Segmenter:
         """Log what an earlier call left there for these images, and which of it is not written again."""
         kinds = {PREDICTION: True, REFINED: self.crf}
         kinds |= {CONFIDENCE: self.options.confidence, PROBABILITIES: self.options.probabilities}
-        there = [kind for kind in kinds if any(os.path.exists(self.folder / (name + kind)) for name in names)]
+        kinds |= {GRADIENT.format("*"): self.options.rloss_weight}
+        ends = {kind: kind.replace("*", "0") for kind in kinds}  # of class 0, which every network has
+        there = [kind for kind in kinds if any(os.path.exists(self.folder / (name + ends[kind])) for name in names)]
         stay = " ".join(f"*{kind}" for kind in there if not kinds[kind])
         also = f"; {stay} of that call stay: delete them, or choose another --output_directory" if stay else ""
         if there:

@@ -341,12 +341,14 @@ def test_scribbles_of_other_classes_than_the_networks_are_refused(checkpoint, tm
 
 
 def test_results_of_earlier_calls_are_not_taken_for_images_and_what_stays_is_said(checkpoint, tmp_path, capsys):
+    """Regression: of what stays, the pictures of gradients were passed over."""
     photos = draw(tmp_path / "photos/a.png").parent
     image = ("--image_path", photos / "a.png")
-    assert segment(checkpoint, photos / "one", *image, "--crf", "--crf-iterations", 1) == 0
+    more = "--crf", "--crf-iterations", 1, "--preset", "80", "--rloss-weight", 2e-9
+    assert segment(checkpoint, photos / "one", *image, *more) == 0
     assert "earlier call" not in capsys.readouterr().out
     assert segment(checkpoint, photos / "one", *image) == 0
-    assert "are replaced; *_crf.png of that call stay" in capsys.readouterr().out
+    assert "are replaced; *_crf.png *_grad_seg_class_*.png of that call stay" in capsys.readouterr().out
     assert segment(checkpoint, tmp_path / "two", "--image_path", photos) == 2
     assert "looks like a result of an earlier call" in error_lines(capsys)[-1]
     draw(tmp_path / "own/holiday_colour.png")
