@@ -37,7 +37,8 @@ def replace_file(path: Path, write: Callable[[Path], object], owner: str | None 
 
     Several processes may write into a folder; the temporary file is then called after its `owner` (see leftovers).
     """
-    temporary = path.with_name(f".{owner or path.name}.{os.getpid()}.{threading.get_ident()}")
+    # Cut, as the file system may take no longer name than that of `path`.
+    temporary = path.with_name(f".{owner or path.name[:50]}.{os.getpid()}.{threading.get_ident()}")
     try:
         write(temporary)
         synchronise(temporary)

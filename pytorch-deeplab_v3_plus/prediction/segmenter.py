@@ -75,6 +75,7 @@ class Segmenter:
         """
         files = find_images(words)
         self._prepare_folder(files)
+        self._check_length(files)
         self._warn_of_earlier(output_names(files))
         scribbles = self._find_scribbles(files)
         total, mine = len(files), slice(distributed.rank(), None, distributed.world_size())
@@ -220,11 +221,26 @@ class Segmenter:
                 )
         make_folder(self.folder, "choose another --output_directory")
 
+    @property
+    def _kinds(self) -> dict[str, Any]:
+        """The endings of results, and whether they are written; that of gradients has * for the class."""
+        kinds = {PREDICTION: True, COLOUR: True, OVERLAY: True, REFINED: self.crf}
+        kinds |= {CONFIDENCE: self.options.confidence, PROBABILITIES: self.options.probabilities}
+        return kinds | {GRADIENT.format("*"): self.options.rloss_weight}
+
+    def _check_length(self, files: Sequence[Path]) -> None:
+        """Refuse an image of which a result would have a longer name than the file system takes."""
+        last = str(len(self.class_names) - 1)
+        end = max((kind.replace("*", last) for kind, written in self._kinds.items() if written), key=len)
+        most = os.pathconf(self.folder, "PC_NAME_MAX")
+        for file, name in zip(files, output_names(files), strict=True):
+            if (length := len(os.fsencode(name + end))) > most:
+                what = f"expected names of results of at most {most} bytes in {self.folder}, found {length}"
+                raise InputError(f"{what} for that ending in {end} of {file}: shorten the image's name")
+
     def _warn_of_earlier(self, names: Sequence[str]) -> None:
         """Log what an earlier call left there for these images, and which of it is not written again."""
-        kinds = {PREDICTION: True, REFINED: self.crf}
-        kinds |= {CONFIDENCE: self.options.confidence, PROBABILITIES: self.options.probabilities}
-        kinds |= {GRADIENT.format("*"): self.options.rloss_weight}
+        kinds = self._kinds
         ends = {kind: kind.replace("*", "0") for kind in kinds}  # of class 0, which every network has
         there = [kind for kind in kinds if any(os.path.exists(self.folder / (name + ends[kind])) for name in names)]
         stay = " ".join(f"*{kind}" for kind in there if not kinds[kind])

@@ -355,6 +355,20 @@ def test_results_of_earlier_calls_are_not_taken_for_images_and_what_stays_is_sai
     assert segment(checkpoint, tmp_path / "two", "--image_path", tmp_path / "own") == 0
 
 
+def test_an_image_whose_results_would_have_too_long_names_is_refused_at_the_start(checkpoint, tmp_path, capsys):
+    """Regression: it ended the call when its turn came, and so did one whose results just fit."""
+    fits = "n" * (255 - len("_prediction.png"))
+    photos = draw(tmp_path / f"photos/{fits}.png").parent
+    draw(photos / "a.png")
+    assert segment(checkpoint, tmp_path / "out", "--image_path", photos) == 0
+    assert (tmp_path / f"out/{fits}_prediction.png").is_file()
+    capsys.readouterr()
+    assert segment(checkpoint, tmp_path / "other", "--image_path", photos, "--probabilities") == 2
+    (line,) = error_lines(capsys)
+    assert "at most 255 bytes" in line and "found 258 for that ending in _probabilities.npz" in line
+    assert not list((tmp_path / "other").iterdir())
+
+
 def test_no_image_of_a_folder_is_left_out_without_a_word(checkpoint, tmp_path, capsys):
     photos = draw(tmp_path / "photos/a.png").parent
     draw(photos / "cam/b.png")
