@@ -184,7 +184,9 @@ def load_weights(
     which names `source`, where keys are missing or unexpected, or other shapes differ.
     """
     own = model.state_dict()
-    if state_dict and not own.keys() & state_dict.keys():
+    if not state_dict:
+        raise InputError(f"{source}: expected weights, found none; take another checkpoint")
+    if not own.keys() & state_dict.keys():
         raise InputError(
             f"{source}: none of its weights ({', '.join(list(state_dict)[:2])} ...) is one of this network's; are "
             "--network and --backbone right? Weights of a backbone alone go to --pretrained"
@@ -210,8 +212,10 @@ def load_weights(
         problems = " ".join(line.strip() for line in str(error).split("\n")[1:])
         if len(problems) > 400:
             problems = f"{problems[:400]}... ({len(problems)} characters)"
-        what = "--backbone" if model.has_backbone else "--network"
-        raise InputError(f"{source}: does not fit this network; is {what} right? {problems}") from None
+        hint = f"is {'--backbone' if model.has_backbone else '--network'} right?"
+        if differing == classifier and 2 * len(own.keys() ^ state_dict.keys()) < len(own):
+            hint = "was it changed by another program?"  # since another network differs in more than a few names
+        raise InputError(f"{source}: does not fit this network; {hint} {problems}") from None
     return classifier
 
 

@@ -283,7 +283,7 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
         changed = {name: value for name, value in {**kept, **change}.items() if value is not None}
         with pytest.raises(InputError, match=f"{source}: its '{next(iter(change))}' is .*; start from its weights"):
             restore(trainer, changed, source)
-    with pytest.raises(InputError, match=f"{source}, 'trained': does not fit this network; .* Missing key"):
+    with pytest.raises(InputError, match=f"{source}, 'trained': expected weights, found none"):
         restore(trainer, {**kept, "trained": {}}, source)
     trainer.close()
 

@@ -382,12 +382,17 @@ def test_broken_files_are_named(tmp_path, network):
 
 
 def test_weights_load_strictly(network):
-    state = network.state_dict()
+    """Regression: each was said to be of another backbone."""
+    state, hint = network.state_dict(), r"^a\.pth: does not fit this network; was it changed by another program\?"
     missing = {key: value for key, value in state.items() if key != "aspp.conv1.weight"}
-    with pytest.raises(InputError, match=r'(?s)a\.pth: does not fit.*Missing.*"aspp.conv1.weight"'):
+    with pytest.raises(InputError, match=f'{hint} Missing.*"aspp.conv1.weight"'):
         load_weights(network, missing, "a.pth")
-    with pytest.raises(InputError, match="Unexpected.*surplus"):
+    with pytest.raises(InputError, match=f"{hint} Unexpected.*surplus"):
         load_weights(network, {**state, "surplus": torch.zeros(1)}, "a.pth")
+    with pytest.raises(InputError, match=r"^a\.pth: expected weights, found none"):
+        load_weights(network, {}, "a.pth")
+    with pytest.raises(InputError, match="is --backbone right.* size mismatch"):
+        load_weights(network, {**state, "aspp.conv1.weight": torch.zeros(1)}, "a.pth")
 
 
 def test_another_class_count_only_with_a_new_classifier(network):
