@@ -33,7 +33,7 @@ FILTER := wrapper/bilateralfilter
 DATA_OPTION = $(if $(DATASET),--dataset $(DATASET))
 # Not empty where a training draws its images: nobody asks for others, and VOC is not where mypath.py looks for it.
 VOC = $(or $(RLOSS_PASCAL_ROOT),$(DATA_ROOT)/VOCdevkit/VOC2012)
-DRAWN = $(if $(DATASET)$(findstring --data-root,$(OPTIONS)),$(filter synthetic,$(DATASET)),$(shell test -d "$(VOC)" || echo yes))
+DRAWN = $(if $(DATASET)$(findstring --data-root,$(subst _,-,$(OPTIONS))),$(filter synthetic,$(DATASET)),$(shell test -d "$(VOC)" || echo yes))
 SETTINGS = $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile)
 
 ifeq ($(wildcard $(FILTER)/setup.py),)

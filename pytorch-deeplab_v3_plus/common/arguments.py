@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import inspect
 import itertools
 import math
@@ -24,27 +25,43 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Show defaults in --help, and raise InputError for a command line that does not parse, or has an empty word."""
+    """Show defaults in --help, and raise InputError for a command line that does not parse, or has an empty word.
+
+    In the names of options, `_` and `-` are the same.
+    """
 
     def __init__(self, *names: Any, formatter_class: type = HelpFormatter, **how: Any) -> None:
         super().__init__(*names, formatter_class=formatter_class, **how)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        return super().parse_known_args(self._without_gaps(args), namespace)
+        return super().parse_known_args(self._words(args), namespace)
 
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
-        return super().parse_intermixed_args(self._without_gaps(args), namespace)
+        return super().parse_intermixed_args(self._words(args), namespace)
 
-    def _without_gaps(self, args: Sequence[str] | None) -> Sequence[str]:
+    def _words(self, args: Sequence[str] | None) -> Sequence[str]:
         words = sys.argv[1:] if args is None else args
         for before, word in itertools.pairwise(["", *words]):
             if not word or (word.startswith("--") and word.endswith("=")):
                 where = before if before.startswith("--") and not word else word or "the command line"
                 raise InputError(f"{where}: expected a value, found an empty word (a variable that is not set?)")
-        return words
+        return [self._as_declared(word) if word.startswith("--") else word for word in words]
+
+    def _as_declared(self, word: str) -> str:
+        """Return a word that begins with the name of an option, or its first letters, as the option is spelled."""
+        name, equals, value = word.partition("=")
+        names = [one for one in self._option_string_actions if _hyphened(one).startswith(_hyphened(name))]
+        return min(names, key=len, default=name)[: len(name)] + equals + value
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (--help lists the options)")
+        unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
+        near = difflib.get_close_matches(unknown, self._option_string_actions, 1, cutoff=0.8)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"{message} ({hint}--help lists the options)")
+
+
+def _hyphened(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def option(default: Any, help: str, *names: str, **how: Any) -> Any:

@@ -20,7 +20,7 @@ CPUINFO = Path("/proc/cpuinfo")
 class DeviceOptions:
     """devices"""
 
-    no_cuda: bool = switch("run on the CPU even where there is a GPU", "--no-cuda", "--no_cuda")
+    no_cuda: bool = switch("run on the CPU even where there is a GPU")
     gpu_ids: tuple[int, ...] = option(
         (0,), "GPU to use; several, separated by commas, get a process each (default: 0)", type=integers, metavar="IDS"
     )

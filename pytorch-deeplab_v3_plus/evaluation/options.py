@@ -23,7 +23,6 @@ class ScoreOptions:
     crop_size: int | None = option(
         None,
         f"short side of what the network sees (default: the checkpoint's, or else {DEFAULT_CROP})",
-        *("--crop-size", "--crop_size"),
         **PIXELS,
     )
     test_batch_size: int = option(4, "images per step", **COUNT)

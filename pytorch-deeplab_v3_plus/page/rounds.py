@@ -134,7 +134,7 @@ class RoundSettings:
             words = shlex.split(self.more)
         except ValueError as error:
             raise InputError(f"further options: {error} in {self.more!r}") from None
-        for name in (word.split("=")[0] for word in words if word.startswith("-")):
+        for name in (word.split("=")[0].replace("_", "-") for word in words if word.startswith("-")):
             if any(taken.startswith(name) for taken in TAKEN):  # argparse takes the beginning of a name for it
                 raise InputError(f"further options: {name} is set by the round itself")
 

@@ -32,9 +32,7 @@ class CheckpointOptions:
     backbone: str | None = option(
         None, "feature network (default: the checkpoint's, or else resnet)", choices=tuple(BACKBONES)
     )
-    n_class: int | None = option(
-        None, "number of classes (default: the checkpoint's)", "--n_class", "--n-class", **count(2, "K")
-    )
+    n_class: int | None = option(None, "number of classes (default: the checkpoint's)", "--n_class", **count(2, "K"))
     out_stride: int | None = option(
         None, "input pixels per feature pixel (default: the checkpoint's, or else 16)", type=int, choices=OUTPUT_STRIDES
     )
@@ -87,14 +85,14 @@ class ImageOptions:
     image_path: tuple[str, ...] = option(
         (),
         "what to segment: images, folders (searched recursively), patterns such as 'photos/*.jpg' (default: none)",
-        *("--image_path", "--image-path"),
+        "--image_path",
         nargs="+",
         metavar="PATH",
     )
     output_directory: str | None = option(
         None,
         "where the results go; created if absent",
-        *("--output_directory", "--output-directory"),
+        "--output_directory",
         required=True,
         metavar="FOLDER",
     )
@@ -102,7 +100,7 @@ class ImageOptions:
         None,
         "an image's short side is scaled to this for the network; 0: not scaled (default: the checkpoint's, or else "
         f"{DEFAULT_CROP})",
-        *("--crop_size", "--crop-size"),
+        "--crop_size",
         **count(0, "PIXELS"),
     )
     scribbles: str | None = option(

@@ -139,7 +139,7 @@ class OptimisationOptions:
     epochs: int | None = option(None, f"passes over the images (default: {EPOCHS_OF_A_RUN})", **COUNT)
     steps: int | None = option(None, "length of the training in steps, instead of in epochs", **STEPS)
     start_epoch: int = option(
-        0, "epoch to begin with (--resume sets it)", "--start_epoch", "--start-epoch", type=number(int, 0), metavar="N"
+        0, "epoch to begin with (--resume sets it)", "--start_epoch", type=number(int, 0), metavar="N"
     )
     accumulate: int = option(
         1,

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 # Options of the training script that the comparison decides.
-TAKEN = {"--epochs", "--start_epoch", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
+TAKEN = {"--epochs", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
 TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val", "--benchmark"}
 UNREGULARISED = ("--densecrfloss", "0")
 BY_MACHINE = {"amp", "sync_bn"}  # settings that follow from the machine, and may change within a comparison
@@ -186,7 +186,7 @@ def _what_differs(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def check_not_taken(words: Sequence[str]) -> None:
     """Raise InputError for an option of the training script that the comparison decides."""
     for word in words:
-        if word.split("=")[0] in TAKEN:
+        if word.split("=")[0].replace("_", "-") in TAKEN:
             raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
 
 

@@ -134,7 +134,7 @@ def test_train_small_takes_the_higher_weight_for_drawn_images_alone(tmp_path):
     voc, none = f"DATA_ROOT={tmp_path}", f"DATA_ROOT={tmp_path}/none"
     drawn = [none], [voc, "DATASET=synthetic"]
     elsewhere = f"RLOSS_PASCAL_ROOT={tmp_path}"
-    photographs = [voc], [none, elsewhere], [none, "DATASET=pascal"], [none, "OPTIONS=--data-root=."]
+    photographs = [voc], [none, elsewhere], [none, "DATASET=pascal"], [none, "OPTIONS=--data_root=."]
     for settings in (*drawn, *photographs):
         given = "--densecrfloss" in command("train-small", "train_two_stages.py", *settings)
         assert given == (settings in drawn), settings

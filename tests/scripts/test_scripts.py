@@ -681,6 +681,7 @@ def test_several_losses_compete_from_the_same_first_stage(voc, trained_here, cap
         (["x=--regulariser potts=1", "x=--regulariser entropy=1"], "a name of its own"),
         (["x=--regulariser 'potts=1"], "No closing quotation"),
         (["x=--epochs 3 --regulariser potts=1"], "--epochs is set by the stages themselves"),
+        (["x=--run_root . --regulariser potts=1"], "--run_root is set by the stages themselves"),
         (["x=--sigma-xy 3"], "nothing to compare"),
         (["x=--regulariser pots=1"], "found 'pots'"),
     ],

@@ -731,6 +731,7 @@ def test_settings_that_are_none(page):
         ({"more": "'"}, "No closing quotation"),
         ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
         ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
+        ({"more": "--run_root /tmp"}, "--run-root is set by the round itself"),
         ({"more": "--help"}, "--help is set by the round itself"),
         ({"more": "-h"}, "-h is set by the round itself"),
     ):

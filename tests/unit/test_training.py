@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+import inference
+import train_two_stages
 from common.errors import InputError
 from evaluation.protocols import evaluate
 from evaluation.scores import ConfusionMatrix, score_table
@@ -285,6 +287,23 @@ def test_bad_values_are_errors_that_name_the_option(words):
 def test_contradictions_are_refused(words, said):
     with pytest.raises(InputError, match=said):
         options(*words)
+
+
+def test_options_may_be_spelled_with_underscores_and_hyphens(capsys):
+    """Regression: each script took a few of the others' spellings, and --help listed those twice."""
+    data = parse_options(["--crop_size=64", "--scale_ra", ".5", "2", "--batch-size", "3", "--data_root", "a_b-c"]).data
+    assert (data.crop_size, data.scale_range, data.batch_size, data.data_root) == (64, (0.5, 2.0), 3, "a_b-c")
+    words = ["--checkpoint", "x", "--output-directory", "a_b", "--batch_size", "3", "--image-path", "c_d", "e-f"]
+    args = inference.build_parser().parse_args([*words, "--n-c", "4", "--no_cuda"])
+    found = args.output_directory, args.batch_size, args.image_path, args.n_class, args.no_cuda
+    assert found == ("a_b", 3, ["c_d", "e-f"], 4, True)
+    own, rest = train_two_stages.build_parser().parse_known_args(["--stage2_lr=1", "--variant=a=--x_y", "--x_y"])
+    assert (own.stage2_lr, own.variant, rest) == (1, ["a=--x_y"], ["--x_y"])
+    for words, said in ((["--lr_", "1"], "ambiguous"), (["--batchsize", "4"], "4 .did you mean --batch-size.")):
+        with pytest.raises(InputError, match=said):
+            parse_options(words)
+    for spelling, count in (("--image_path", 1), ("--image-path", 0)):
+        assert inference.build_parser().format_help().count(f"\n  {spelling} ") == count
 
 
 def test_every_option_is_explained():
