@@ -28,12 +28,17 @@ IMAGE ?= $(if $(filter Dockerfile.a100,$(DOCKERFILE)),rloss:a100-ubuntu22.04,rlo
 CONTAINER_USER ?= $(shell id -u):$(shell id -g)# owner of the files that containers make; Docker without root: 0:0
 DOCKER_OPTIONS ?=# further options of docker run, as -v /folder:/folder
 
+# Names of files reach the programs as they are given: make expands no $ in them, and `quoted` keeps them from the shell.
+ROOTS := $(filter RLOSS_%_ROOT,$(.VARIABLES))
+$(foreach name,DATA_ROOT CHECKPOINT IMAGE_PATH OUTPUT DATA CLASSES $(ROOTS),$(eval override $(name) := $$(value $(name))))
+quoted = '$(subst ','\'',$(1))'
+
 CODE := pytorch-deeplab_v3_plus
 FILTER := wrapper/bilateralfilter
 DATA_OPTION = $(if $(DATASET),--dataset $(DATASET))
 # Not empty where a training draws its images: nobody asks for others, and VOC is not where mypath.py looks for it.
 VOC = $(or $(RLOSS_PASCAL_ROOT),$(DATA_ROOT)/VOCdevkit/VOC2012)
-DRAWN = $(if $(DATASET)$(findstring --data-root,$(subst _,-,$(OPTIONS))),$(filter synthetic,$(DATASET)),$(shell test -d "$(VOC)" || echo yes))
+DRAWN = $(if $(DATASET)$(findstring --data-root,$(subst _,-,$(OPTIONS))),$(filter synthetic,$(DATASET)),$(shell test -d $(call quoted,$(VOC)) || echo yes))
 SETTINGS = $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile)
 
 ifeq ($(wildcard $(FILTER)/setup.py),)
@@ -42,14 +47,15 @@ endif
 
 # A container sees this folder, the data and the files named on the command line under the paths that they have outside.
 absolute = $(if $(filter /%,$(firstword $(1))),$(1),$(CURDIR)/$(1))
-mount = -v "$(call absolute,$(1)):$(call absolute,$(1))"
+mount = -v $(call quoted,$(call absolute,$(1)):$(call absolute,$(1)))
 GPUS := $(if $(NO_GPU),,$(if $(shell command -v nvidia-smi 2>/dev/null),--gpus all))
 TERMINAL := $(and $(or $(MAKE_TERMOUT),$(filter 3.%,$(MAKE_VERSION))),$(shell test -t 0 && echo yes))
 MOUNTS =
 DOCKER_RUN = docker run --rm $(if $(TERMINAL),-it) --ipc=host $(GPUS) --user $(CONTAINER_USER) \
   --label rloss.folder="$(CURDIR)" $(call mount,$(CURDIR)) -w "$(CURDIR)" -e TORCH_HOME="$(CURDIR)/run/.torch" \
-  -e DATA_ROOT="$(call absolute,$(DATA_ROOT))" $(if $(shell test -e "$(DATA_ROOT)" && echo yes),$(call mount,$(DATA_ROOT))) \
-  $(foreach name,$(filter RLOSS_%_ROOT,$(.VARIABLES)),-e $(name) $(call mount,$($(name)))$(shell mkdir -p "$($(name))")) \
+  -e DATA_ROOT=$(call quoted,$(call absolute,$(DATA_ROOT))) \
+  $(if $(shell test -e $(call quoted,$(DATA_ROOT)) && echo yes),$(call mount,$(DATA_ROOT))) \
+  $(foreach name,$(ROOTS),-e $(name) $(call mount,$($(name)))$(shell mkdir -p $(call quoted,$($(name))))) \
   -e CUDA_VISIBLE_DEVICES -e OMP_NUM_THREADS -e GOMP_SPINCOUNT -e OMP_WAIT_POLICY $(MOUNTS) $(DOCKER_OPTIONS) $(IMAGE)
 CHECK_IMAGE = docker image inspect $(IMAGE) >/dev/null \
   || { echo "error: the image $(IMAGE) is not there (make build), or Docker does not run" >&2; exit 2; }
@@ -81,7 +87,7 @@ else
   PLACE = this container
 endif
 
-export DATA_ROOT
+export DATA_ROOT $(ROOTS)
 ifneq ($(NO_GPU),)
   export CUDA_VISIBLE_DEVICES :=
 endif
@@ -91,7 +97,7 @@ help: ## list the targets and settings
 	@echo "make TARGET [NAME=VALUE ...]"; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
 	@echo; echo "Settings:"
-	@env $(foreach name,$(SETTINGS),$(name)='$($(name))') awk -F ' [?]=|# ' '/^[A-Z_]+ [?]=/ \
+	@env $(foreach name,$(SETTINGS),$(name)=$(call quoted,$($(name)))) awk -F ' [?]=|# ' '/^[A-Z_]+ [?]=/ \
 	  {value = ENVIRON[$$1]; printf "  %-16s %s%s\n", $$1, $$3, value == "" ? "" : " [" value "]"}' Makefile
 
 # Each stamp is newer than what it was made from, so that a second call does nothing.
@@ -166,35 +172,36 @@ inference evaluate: MOUNTS = $(call mount,$(NETWORK)):ro
 
 .PHONY: network
 network:
-	@test -e "$(NETWORK)" || { echo "error: no trained network $(or $(CHECKPOINT),under run/ or $(CODE)/run/): train first (make train-small)" \
-	  "or give CHECKPOINT=" >&2; exit 2; }
-	@echo "checkpoint: $(NETWORK)" >&2
+	@test -e $(call quoted,$(NETWORK)) || { echo "error: no trained network" \
+	  $(call quoted,$(or $(CHECKPOINT),under run/ or $(CODE)/run/))": train first (make train-small) or give CHECKPOINT=" >&2; exit 2; }
+	@echo checkpoint: $(call quoted,$(NETWORK)) >&2
 
 .PHONY: image-path
 image-path:
-	@test -e "$(IMAGE_PATH)" || { test -n "$(IMAGE_PATH)" && compgen -G "$(IMAGE_PATH)" >/dev/null; } \
-	  || { echo "error: no image '$(IMAGE_PATH)': make inference IMAGE_PATH=/path/to/image.jpg" >&2; exit 2; }
+	@p=$(call quoted,$(IMAGE_PATH)); test -e "$$p" || { test -n "$$p" && compgen -G "$$p" >/dev/null; } \
+	  || { echo "error: no image '$$p': make inference IMAGE_PATH=/path/to/image.jpg" >&2; exit 2; }
 
 .PHONY: inference
 # What there is of a pattern before its first wildcard.
-inference: IMAGES_IN = $(shell p="$(IMAGE_PATH)"; test -e "$$p" && echo "$$p" || dirname "$${p%%[*?[]*}x")
+inference: IMAGES_IN = $(shell p=$(call quoted,$(IMAGE_PATH)); test -e "$$p" && echo "$$p" || dirname "$${p%%[*?[]*}x")
 inference: MOUNTS += $(call mount,$(IMAGES_IN)):ro $(call mount,$(OUTPUT))
 inference: image-path network setup ## segment IMAGE_PATH with CHECKPOINT into OUTPUT
-	@mkdir -p "$(OUTPUT)"
-	@$(IN) python $(CODE)/inference.py --checkpoint "$(NETWORK)" --image_path "$(IMAGE_PATH)" --output_directory "$(OUTPUT)" $(OPTIONS)
+	@mkdir -p $(call quoted,$(OUTPUT))
+	@$(IN) python $(CODE)/inference.py --checkpoint $(call quoted,$(NETWORK)) --image_path $(call quoted,$(IMAGE_PATH)) \
+	  --output_directory $(call quoted,$(OUTPUT)) $(OPTIONS)
 
 .PHONY: evaluate
 evaluate: network setup ## score CHECKPOINT on the validation images
-	@$(IN) python $(CODE)/evaluate.py --checkpoint "$(NETWORK)" $(DATA_OPTION) $(OPTIONS)
+	@$(IN) python $(CODE)/evaluate.py --checkpoint $(call quoted,$(NETWORK)) $(DATA_OPTION) $(OPTIONS)
 
 .PHONY: annotate
 # The data set that annotate makes beside photographs; a container that made the folder would make it as root.
-annotate: MADE = $(if $(DATA),$(shell test -d "$(DATA)/JPEGImages" || echo "$(patsubst %/,%,$(DATA))-rloss"))
+annotate: MADE = $(if $(DATA),$(shell p=$(call quoted,$(DATA)); test -d "$$p/JPEGImages" || echo "$${p%/}-rloss"))
 annotate: MOUNTS = -p $(ADDRESS):$(PORT):$(PORT) $(if $(DATA),$(call mount,$(DATA))) $(if $(MADE),$(call mount,$(MADE)))
 annotate: setup $(APP) ## draw strokes on DATA, train, look and correct, in the browser
-	@$(if $(filter docker,$(WHERE)),$(if $(MADE),test ! -d "$(DATA)" || mkdir -p "$(MADE)"))
-	@$(IN) python $(CODE)/annotate.py --address $(LISTEN) --port $(PORT) $(if $(CLASSES),--classes "$(CLASSES)") \
-	  $(if $(filter local,$(WHERE)),,--no-browser) $(OPTIONS) $(if $(DATA),"$(DATA)")
+	@$(if $(filter docker,$(WHERE)),$(if $(MADE),test ! -d $(call quoted,$(DATA)) || mkdir -p $(call quoted,$(MADE))))
+	@$(IN) python $(CODE)/annotate.py --address $(LISTEN) --port $(PORT) $(if $(CLASSES),--classes $(call quoted,$(CLASSES))) \
+	  $(if $(filter local,$(WHERE)),,--no-browser) $(OPTIONS) $(if $(DATA),$(call quoted,$(DATA)))
 
 .PHONY: benchmark
 benchmark: setup ## time the filter and a training step; figures and a plot under run/benchmark

@@ -245,6 +245,44 @@ def test_inference_takes_patterns(machine, tmp_path):
     assert "no image" in machine.make("inference", f"IMAGE_PATH={tmp_path}/photos/*.png").stderr
 
 
+@pytest.mark.parametrize("runtime", ["local", "docker"])
+def test_names_of_files_reach_the_programs_as_they_are(machine, tmp_path, runtime):
+    """Regression: make or the shell expanded a $ in them, ran what stood in backticks, and stumbled over quotes."""
+    odd = tmp_path / """it's "$HOME$(touch ran)`touch ran` #, 100%"""
+    image, network, photographs = odd / "a [$x].jpg", odd / "model.pth.tar", odd / "photographs"
+    photographs.mkdir(parents=True)
+    image.touch()
+    network.touch()
+    settings = (f"RUNTIME={runtime}", f"DATA_ROOT={odd}", f"CHECKPOINT={network}", f"OUTPUT={odd}/out")
+    inference = [*settings, f"RLOSS_OWN_ROOT={odd}/own", f"IMAGE_PATH={image}"]
+    targets = ["inference", *inference], ["inference", *inference[:-1], f"IMAGE_PATH={odd}/*.jpg"]
+    targets += ["evaluate", *settings], ["annotate", *settings, f"DATA={photographs}/", "CLASSES=a's,$b,`c`"]
+    for words in targets:
+        result = machine.make(*words)
+        assert result.returncode == 0, result.stderr
+    one, many, evaluate, annotate = machine.calls("docker", "run") if runtime == "docker" else machine.calls("python")
+    assert [values(call, "--image_path") for call in (one, many)] == [[str(image)], [f"{odd}/*.jpg"]]
+    assert [values(call, "--checkpoint") for call in (one, evaluate)] == [[str(network)]] * 2
+    assert values(one, "--output_directory") == [f"{odd}/out"] and (odd / "out").is_dir()
+    assert values(annotate, "--classes") == ["a's,$b,`c`"] and annotate[-1] == f"{photographs}/"
+    if runtime == "docker":
+        mounts = {f"{odd}:{odd}", f"{image}:{image}:ro", f"{network}:{network}:ro", f"{odd}/own:{odd}/own"}
+        assert mounts <= set(values(one, "-v")) and f"DATA_ROOT={odd}" in values(one, "-e")
+        assert f"{odd}:{odd}:ro" in values(many, "-v") and (odd / "own").is_dir()
+        assert f"{photographs}-rloss:{photographs}-rloss" in values(annotate, "-v")
+    assert f"[{image}]" in machine.make("help", *inference).stdout
+    assert f"no image '{image}x'" in machine.make(*targets[0][:-1], f"IMAGE_PATH={image}x").stderr
+    assert f"no trained network {odd}/none:" in machine.make("evaluate", f"CHECKPOINT={odd}/none").stderr
+    assert not list(machine.folder.glob("ran")) and not list(tmp_path.glob("ran"))
+
+
+def test_the_data_root_of_the_programs_is_the_one_given(machine):
+    (machine.folder / ".venv/bin/python").write_text('#!/bin/sh\necho "$DATA_ROOT $RLOSS_OWN_ROOT"\n')
+    settings = {"DATA_ROOT": "/a$b", "RLOSS_OWN_ROOT": "/c$d"}
+    given = machine.make("test-env", "RUNTIME=local", *(f"{name}={value}" for name, value in settings.items()))
+    assert given.stdout == machine.make("test-env", "RUNTIME=local", **settings).stdout == "/a$b /c$d\n"
+
+
 def test_no_folder_is_made_by_mounting_it(machine, tmp_path):
     call = machine.run("test-env", f"DATA_ROOT={tmp_path}/nowhere")
     assert all("nowhere" not in mount for mount in values(call, "-v"))
