@@ -28,6 +28,9 @@ IMAGE ?= $(if $(filter Dockerfile.a100,$(DOCKERFILE)),rloss:a100-ubuntu22.04,rlo
 CONTAINER_USER ?= $(shell id -u):$(shell id -g)# owner of the files that containers make; Docker without root: 0:0
 DOCKER_OPTIONS ?=# further options of docker run, as -v /folder:/folder
 
+$(foreach name,NO_GPU FULL,$(if $(filter-out 0 1,$($(name))),$(error $(name): expected 0 or 1, found '$($(name))')))
+override NO_GPU := $(filter-out 0,$(NO_GPU))
+
 # Names of files reach the programs as they are given: make expands no $ in them, and `quoted` keeps them from the shell.
 ROOTS := $(filter RLOSS_%_ROOT,$(.VARIABLES))
 $(foreach name,DATA_ROOT CHECKPOINT IMAGE_PATH OUTPUT DATA CLASSES $(ROOTS),$(eval override $(name) := $$(value $(name))))
@@ -103,7 +106,7 @@ help: ## list the targets and settings
 # Each stamp is newer than what it was made from, so that a second call does nothing.
 .venv/packages.stamp: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	  || { echo "error: expected Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); name one: make PYTHON=python3.12"; exit 2; }
+	  || { echo "error: expected Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); name one: make setup PYTHON=python3.12"; exit 2; }
 	@echo "installing packages into .venv (PyTorch is large: a few minutes)"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -133,6 +136,8 @@ runtime:
 
 .PHONY: setup
 setup: runtime $(PACKAGES) ## make .venv: packages and the bilateral filter
+	@[[ -z "$(PACKAGES)" || -x .venv/bin/python ]] || { echo "error: the interpreter of .venv is gone: delete that" \
+	  "folder, then make setup" >&2; exit 2; }
 
 .PHONY: build
 build: ## build the image from DOCKERFILE
@@ -216,11 +221,11 @@ tensorboard: MOUNTS = -p $(ADDRESS):$(TENSORBOARD_PORT):$(TENSORBOARD_PORT)
 
 .PHONY: jupyter
 jupyter: setup $(DEVELOPMENT) ## start Jupyter Lab; open the address that it prints
-	@$(IN) jupyter lab --no-browser --allow-root --ip=$(LISTEN) --port=$(JUPYTER_PORT) $(OPTIONS)
+	@$(IN) python -m jupyterlab --no-browser --allow-root --ip=$(LISTEN) --port=$(JUPYTER_PORT) $(OPTIONS)
 
 .PHONY: tensorboard
 tensorboard: setup $(DEVELOPMENT) ## show the curves of the runs
-	@$(IN) tensorboard --logdir run --host $(LISTEN) --port $(TENSORBOARD_PORT) $(OPTIONS)
+	@$(IN) python -m tensorboard.main --logdir run --host $(LISTEN) --port $(TENSORBOARD_PORT) $(OPTIONS)
 
 .PHONY: test
 test: setup $(DEVELOPMENT) ## run the tests and the linter
@@ -231,7 +236,7 @@ test: setup $(DEVELOPMENT) ## run the tests and the linter
 lint: setup $(DEVELOPMENT) ## check the Python code's style
 	@$(LINT)
 
-LINT = $(IN) ruff check --quiet . && $(IN) ruff format --quiet --check . && echo "ruff: clean"
+LINT = $(IN) python -m ruff check --quiet . && $(IN) python -m ruff format --quiet --check . && echo "ruff: clean"
 
 .PHONY: test-filter
 test-filter: ## run the filter's C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -42,6 +42,8 @@ import torch
 from tqdm import tqdm
 
 LIMIT = "ONEDNN_MAX_CPU_ISA"
+ISAS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16")
+ISAS += ("AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16")  # oneDNN takes another for no limit
 SIZES = [(65, 8), (129, 8), (257, 4)]  # of the crop, and images
 
 
@@ -147,7 +149,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--size", type=size, action="append", metavar="CROP,BATCH", default=argparse.SUPPRESS, help=sizes
     )
     parser.add_argument("--threads", type=number(int, 1), default=torch.get_num_threads(), help="threads")
-    parser.add_argument("--limit", nargs="*", metavar="ISA", default=default_limits(), help=f"values of {LIMIT}")
+    limits = {"nargs": "*", "choices": ISAS, "metavar": "ISA", "default": default_limits()}
+    parser.add_argument("--limit", help=f"values of {LIMIT}: {', '.join(ISAS)}", **limits)
     parser.add_argument("--compile", default=False, help="also with torch.compile", **SWITCH)
     parser.add_argument("--steps", type=number(int, 2), default=9, help="timed steps of each kind")
     parser.add_argument("--json", type=result_file, metavar="FILE", help="write the figures there")

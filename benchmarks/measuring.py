@@ -116,8 +116,11 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
 
 def usable_device(name: str) -> torch.device:
     """Return the device of that name, or raise InputError where nothing can be computed on it."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     try:
         device = torch.device(name)
+        if not there.get(device.type):
+            raise InputError(f"--device {name}: expected {' or '.join(one for one in there if there[one])} here")
         torch.empty(1, device=device)
         if device.type == "cuda":  # of which times, memory and the machine's name shall be
             torch.cuda.set_device(device)
@@ -200,6 +203,8 @@ def shown(figures: dict[str, Any]) -> str:
 
 def result_file(text: str) -> Path:
     """Return the path of a file for results, whose folder is made now and not after they are measured."""
+    if Path(text).is_dir():
+        raise InputError(f"expected the name of a file, found the folder {text}: add a name to it")
     make_folder(Path(text).parent)
     return Path(text)
 

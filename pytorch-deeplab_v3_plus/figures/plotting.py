@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
 from common.files import replace_file
 from figures.fonts import families, font_file
 
@@ -44,5 +45,8 @@ def wrapped(text: str, width: float, size: float) -> str:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a Matplotlib figure as PNG."""
-    replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
+    """Write a Matplotlib figure in the format that the file's ending names; raise InputError for one that it cannot."""
+    kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise InputError(f"expected a picture's ending ({', '.join(sorted(known))}), found {path}: name it otherwise")
+    replace_file(path, lambda temporary: figure.savefig(temporary, format=kind))

@@ -33,7 +33,8 @@ def serve(folder: Path, address: str, port: int, open_browser: bool) -> None:
         listener.listen()  # from here on a browser waits for the answer
     except OSError as error:
         raise InputError(
-            f"cannot listen on {address} port {port} ({error.strerror}): give another --port (of make: PORT=)"
+            f"cannot listen on {address} port {port} ({error.strerror}): give another --port or --address (of make: "
+            "PORT=, ADDRESS=)"
         ) from None
     port = listener.getsockname()[1]
     token = None if address in LOOPBACK else secrets.token_urlsafe(24)

@@ -270,6 +270,9 @@ class TrainOptions(DeviceOptions, RunOptions, OptimisationOptions, LossOptions, 
         """Return the options with every default filled in that depends on others or on the machine, and checked."""
         cuda = torch.cuda.is_available() and not self.no_cuda
         gpu_ids = self.gpu_ids if cuda else self.gpu_ids[:1]
+        if len(gpu_ids) < len(self.gpu_ids) and not self.no_cuda:
+            named = ",".join(map(str, self.gpu_ids))
+            logger.warning("--gpu-ids %s: PyTorch finds no GPU here: one process trains, on the CPU", named)
         devices = world_size() if is_launched() else len(gpu_ids)
         batch_size = self.data.batch_size or IMAGES_PER_DEVICE * devices
         rate = default_rate(batch_size, devices) if self.optimizer == "sgd" else ADAMW_RATE

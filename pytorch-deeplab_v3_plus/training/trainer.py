@@ -114,7 +114,9 @@ class Trainer:
                     self.end_epoch(record)
                 return self.finish()
         except Stopped:
-            logger.info("stopped and saved; --resume auto continues from here: %s", self.journal.folder)
+            again = self.options.resume == "auto" or (self.options.resume and self.options.ft)
+            how = "the same command" if again else "--resume auto"
+            logger.info("stopped and saved; %s continues from here: %s", how, self.journal.folder)
             raise
         finally:
             self.close()

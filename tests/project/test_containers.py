@@ -100,7 +100,25 @@ def test_jupyter_listens_on_this_machine_only_and_keeps_its_token(services, name
 def test_annotate_listens_on_this_machine_only(services, name):
     (port,) = services[name]["ports"]
     assert port.startswith("${ADDRESS:-127.0.0.1}:")
-    assert services[name]["command"][:2] == ["python", "pytorch-deeplab_v3_plus/annotate.py"]
+
+
+@pytest.mark.parametrize("given", [{}, {"DATA": "my photos", "CLASSES": "a cat,$x", "PORT": "9"}])
+def test_annotate_takes_its_settings_and_starts_without_any(services, tmp_path, given):
+    """Regression: without CLASSES it was given an empty one, and ended at once."""
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+
+    def filled(word: str) -> str:  # as Compose does
+        word = re.sub(r"(?<!\$)\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1]) or found[2], word)
+        return word.replace("$$", "$")
+
+    words = [filled(word) for word in services["annotate"]["command"]]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    script, *options = result.stdout.splitlines()
+    assert script == "pytorch-deeplab_v3_plus/annotate.py"
+    chosen = ["--port=9", "--classes=a cat,$x", "my photos"] if given else ["--port=8765", "run/annotate"]
+    assert options == ["--no-browser", "--address=0.0.0.0", *chosen]
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -203,6 +203,23 @@ def test_no_gpu_hides_them_from_pytorch(machine):
     (machine.folder / ".venv/bin/python").write_text('#!/bin/sh\necho "devices: [${CUDA_VISIBLE_DEVICES-all}]"\n')
     assert machine.make("test-env", "RUNTIME=local", "NO_GPU=1").stdout == "devices: []\n"
     assert machine.make("test-env", "RUNTIME=local", CUDA_VISIBLE_DEVICES="1").stdout == "devices: [1]\n"
+    assert machine.make("test-env", "RUNTIME=local", "NO_GPU=0").stdout == "devices: [all]\n"  # regression
+
+
+@pytest.mark.parametrize("setting", ["NO_GPU=no", "FULL=no"])
+def test_what_is_neither_on_nor_off_is_refused(machine, setting):
+    """Regression: it was taken for on."""
+    result = machine.make("test-env", setting)
+    assert result.returncode == 2 and f"{setting.replace('=no', '')}: expected 0 or 1, found 'no'" in result.stderr
+
+
+def test_an_environment_whose_interpreter_is_gone_is_named(machine):
+    """Regression: another Python of this machine was taken without a word, or none was found."""
+    python = machine.folder / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to(machine.folder / "gone")
+    result = machine.make("test-env", "RUNTIME=local")
+    assert result.returncode == 2 and "the interpreter of .venv is gone: delete that folder" in result.stderr
 
 
 def test_build_and_run_are_the_documents_commands(machine):
@@ -307,10 +324,9 @@ def test_servers_can_be_reached_from_this_machine_only(machine, target, port):
     call = machine.run(target)
     assert values(call, "-p") == [f"127.0.0.1:{port}:{port}"]
     assert "0.0.0.0" in " ".join(inside(call)) and "token" not in " ".join(call)
-    machine.add("jupyter", machine.folder / ".venv/bin")
-    machine.add("tensorboard", machine.folder / ".venv/bin")
     machine.make(target, "RUNTIME=local", "ADDRESS=127.0.0.2")
-    (call,) = machine.calls(target)
+    call = machine.calls("python")[-1]
+    assert call[1] == "-m"  # a script of .venv/bin does not outlive the folder's moving
     assert "127.0.0.2" in " ".join(call) and port in " ".join(call)
 
 

@@ -156,6 +156,9 @@ def test_precision(tmp_path):
     [
         (bench_filter, ("--engine", "abacus"), "--engine 'abacus': not on this machine, which has C++ "),
         (bench_step, ("--device", "abacus"), "--device abacus: "),
+        (bench_step, ("--device", "meta"), "--device meta: expected cpu"),  # regression: a traceback
+        (bench_step, ("--json", "."), "expected the name of a file, found the folder ."),
+        (bench_precision, ("--limit", "AVX3"), "invalid choice: 'AVX3'"),  # regression: measured without any
     ],
 )
 def test_bad_input_gets_one_line(script, words, said, capsys):

@@ -187,7 +187,9 @@ def test_an_epoch_of_which_only_the_evaluation_was_left_has_no_rate(voc, monkeyp
             return evaluate(self, *how)
 
         patch.setattr(Trainer, "evaluate", struck)
-        assert train(voc, "--epochs", 1) == STOPPED
+        assert train(voc, "--epochs", 1, "--resume", "auto") == STOPPED
+    # Regression: as a part of train_two_stages.py it gave an option as advice that is refused there.
+    assert "stopped and saved; the same command continues from here" in capsys.readouterr().out
     capsys.readouterr()
     assert train(voc, "--epochs", 1, "--resume", "auto") == 0
     (line,) = (line for line in capsys.readouterr().out.split("\n") if line.startswith("epoch 1/1"))

@@ -12,7 +12,9 @@ from figures.colours import classes_in
 from figures.comparison import Compared, close_up
 from figures.matrices import save_confusion, save_gradient
 from figures.overlay import overlay
+from figures.plotting import new_figure, save_figure
 from figures.sheets import save_contact_sheet
+from helpers import message
 
 NAMES = ["background", "cat", "dog"]
 
@@ -140,6 +142,15 @@ def test_a_confusion_matrix_of_few_classes_is_whole(tmp_path, count, name):
     assert (edge == 255).all()  # nothing touches an edge
     dark = (np.abs(picture - (8, 48, 107)).max(2) <= 1).sum()  # 100 %, in `count` cells and part of the colour bar
     assert dark > 0.6 * count * (110 * min(0.42, 2 / count)) ** 2
+
+
+def test_a_figure_is_of_the_kind_that_its_name_says(tmp_path):
+    """Regression: all were PNGs, whatever they were called."""
+    figure = new_figure(1, 1)
+    for kind, begins in {"png": b"\x89PNG", "PDF": b"%PDF", "svg": b"<?xml"}.items():
+        save_figure(figure, path := tmp_path / f"figure.{kind}")
+        assert path.read_bytes().startswith(begins)
+    assert "expected a picture's ending (" in message(save_figure, figure, tmp_path / "figure.xyz")
 
 
 def test_a_sheet_of_images_without_scribbles(tmp_path):

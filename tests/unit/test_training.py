@@ -306,6 +306,17 @@ def test_options_may_be_spelled_with_underscores_and_hyphens(capsys):
         assert inference.build_parser().format_help().count(f"\n  {spelling} ") == count
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpus_that_are_not_there_are_said_not_to_be_used(caplog):
+    """Regression: a broken driver made a training on the CPU of one that was to take eight GPUs, without a word."""
+    assert parse_options(["--gpu-ids", "0,1"]).gpu_ids == (0,)
+    assert "--gpu-ids 0,1: PyTorch finds no GPU here: one process trains, on the CPU" in caplog.text
+    caplog.clear()
+    parse_options(["--gpu-ids", "0,1", "--no-cuda"])
+    parse_options([])
+    assert not caplog.text
+
+
 def test_every_option_is_explained():
     known = {name: action.help for action in build_parser()._actions for name in action.option_strings}
     assert {"--densecrfloss", "--rloss-scale", "--start_epoch", "--gpu-ids", "--ft"} < known.keys()

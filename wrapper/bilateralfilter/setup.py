@@ -85,6 +85,7 @@ class BuildExtension(build_ext):
         return find_swig()
 
     def build_extensions(self) -> None:
+        find_swig()  # before minutes of compiling
         compile_args, link_args = self.openmp_args()
         for extension in self.extensions:
             extension.extra_compile_args += compile_args
