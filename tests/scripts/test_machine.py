@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children
+from multiprocessing import active_children, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from common.distributed import is_main, rank, world_size
 from common.errors import exit_status
 from common.files import make_folder, new_folder
 from common.parallel import in_processes
+from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.images import read_image, value_counts
 from evaluation import report_folder
 from helpers import CODE, ENVIRONMENT, call, data, message, one_line
@@ -62,7 +63,11 @@ def words(name: str, voc: Path, checkpoint: Path, out: Path, *more) -> list[str]
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_worker_that_is_killed(voc, checkpoint, tmp_path, monkeypatch, capsys, name):
-    def killed(*_, **__):
+    read = VOCSegmentation.__getitem__
+
+    def killed(*given, **how):
+        if parent_process() is None:  # which looks first whether anything is labelled
+            return read(*given)
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr("dataloaders.datasets.pascal.VOCSegmentation.__getitem__", killed)
