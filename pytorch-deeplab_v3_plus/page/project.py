@@ -144,7 +144,7 @@ def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
         logger.info("%d photographs of %s are not in %s (first %s)", len(gone), folder, source, gone[0])
     heic = [image_id for image_id, path in known.items() if path.suffix.lower() in HEIC_SUFFIXES]
     both = sorted((there.keys() & known.keys()).difference(heic))
-    if changed := [image_id for image_id in both if not filecmp.cmp(known[image_id], there[image_id])]:
+    if changed := [image_id for image_id in both if not _same(known[image_id], there[image_id])]:
         logger.warning(
             "%d photographs have changed in %s (first %s): the data set keeps its own; to take a new one, move the old "
             "one out of %s",
@@ -153,6 +153,13 @@ def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
             known[changed[0]].name,
             folder / IMAGES,
         )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other)
+    except OSError:  # a link that leads nowhere, say
+        return False
 
 
 def check_length(name: str) -> None:

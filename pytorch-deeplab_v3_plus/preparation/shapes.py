@@ -297,7 +297,7 @@ def collect_shapes(
 def photograph_of(annotation: Annotation, photographs: Photographs) -> Path | None:
     """Return the photograph that an annotation names, None where there is none but the one that it carries."""
     source, name = annotation.source, _image_name(annotation)
-    beside = source.parent / name
+    beside = Path(os.path.normpath(source.parent / name))
     if photographs.folder in source.parents and beside.suffix.lower() in PHOTOGRAPH_SUFFIXES and os.path.isfile(beside):
         return beside
     try:

@@ -323,6 +323,17 @@ def test_photographs_without_a_file_of_labels_are_said_to_be_left_out(photos, ca
     assert f"left out: 2 pictures that no annotation names (first {photos / 'x1.jpg'})" in said
 
 
+def test_photographs_in_another_folder_than_their_labels_are_all_named(photos, capsys):
+    labels = photos / "labels"
+    labels.mkdir()
+    for file in photos.glob("*.json"):
+        content = json.loads(file.read_text()) | {"imagePath": f"../{file.stem}.jpg"}
+        (labels / file.name).write_text(json.dumps(content))
+        file.unlink()
+    imported(photos)
+    assert "no annotation names" not in capsys.readouterr().out
+
+
 def test_shapes_that_cover_no_pixel_are_said(photos, capsys):
     """Regression: they were left out without a word."""
     annotate(photos, 4, *STROKES, shape("dog", "circle", (5, 5), (5, 5)))

@@ -559,6 +559,10 @@ def test_a_data_set_of_photographs(tmp_path, folder, caplog):
         open_project(photographs, folder, [])  # regression: not a word of them
     assert f"1 photographs of {folder} are not in {photographs} (first later)" in caplog.text
     assert f"1 photographs have changed in {photographs} (first b.png): the data set keeps its own" in caplog.text
+    (photographs / "b.png").unlink()
+    (photographs / "b.png").symlink_to("gone")
+    open_project(photographs, folder, [])
+    assert caplog.text.count("1 photographs have changed") == 2
     stack = [Image.new("L", (9, 9)) for _ in range(5)]
     stack[0].save(photographs / "stack.tif", save_all=True, append_images=stack[1:])
     open_project(photographs, folder, [])
