@@ -138,6 +138,9 @@ runtime:
 setup: runtime $(PACKAGES) ## make .venv: packages and the bilateral filter
 	@[[ -z "$(PACKAGES)" || -x .venv/bin/python ]] || { echo "error: the interpreter of .venv is gone: delete that" \
 	  "folder, then make setup" >&2; exit 2; }
+	@[[ -z "$(PACKAGES)" || "$(origin PYTHON)" != "command line" || "$$($(PYTHON) --version)" == "$$(.venv/bin/python --version)" ]] \
+	  || { echo "error: .venv has $$(.venv/bin/python --version), which PYTHON=$(PYTHON) is not: delete that folder," \
+	  "then make setup" >&2; exit 2; }
 
 .PHONY: build
 build: ## build the image from DOCKERFILE

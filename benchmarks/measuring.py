@@ -152,7 +152,7 @@ def peak_alone(function: Callable[..., float], *arguments: Any) -> float | None:
     if not Path("/proc/self/clear_refs").exists():
         return None
     context = multiprocessing.get_context("forkserver")  # one forked from here would have one thread
-    context.set_forkserver_preload(["training.step", "DenseCRFLoss"])
+    context.set_forkserver_preload(["training.step", "DenseCRFLoss", "torch._dynamo"])  # the last by an optimizer
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, arguments))
     process.start()

@@ -313,6 +313,9 @@ def _restore_optimizer(trainer: Trainer, checkpoint: dict[str, Any], source: Pat
             for name, value in values.items():
                 if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
                     raise ValueError(f"{name} of {tuple(value.shape)} for a weight of {tuple(weight.shape)}")
+        keeps_state = any(group.get("momentum", True) for group in checkpoint["optimizer"]["param_groups"])
+        if checkpoint["epoch"] and keeps_state and not optimizer.state:
+            raise ValueError("no state of any weight, as if it had been emptied")
     for group, settings in zip(optimizer.param_groups, own, strict=True):
         group.update(settings)
     if checkpoint.get("scaler"):

@@ -222,6 +222,15 @@ def test_an_environment_whose_interpreter_is_gone_is_named(machine):
     assert result.returncode == 2 and "the interpreter of .venv is gone: delete that folder" in result.stderr
 
 
+def test_another_interpreter_than_that_of_the_environment_is_refused(machine):
+    """Regression: PYTHON=python3.12 was ignored where .venv was there."""
+    python = machine.folder / ".venv/bin/python"
+    python.write_text("#!/bin/sh\necho Python 3.8.1\n")
+    result = machine.make("test-env", "RUNTIME=local", "PYTHON=python3")
+    assert result.returncode == 2 and "error: .venv has Python 3.8.1, which PYTHON=python3 is not" in result.stderr
+    assert machine.make("test-env", "RUNTIME=local", "PYTHON=.venv/bin/python").returncode == 0
+
+
 def test_build_and_run_are_the_documents_commands(machine):
     machine.make("build")
     machine.make("build", "NO_GPU=1")

@@ -127,7 +127,8 @@ def test_step(tmp_path, capsys):
 @pytest.mark.slow
 def test_scores(tmp_path):
     figures = tmp_path / "scores.json"
-    sizes = ("--crop", "129", "--batch", "26", "--repeats", "2", "--precision", "bfloat16")  # more than one part
+    sizes = ("--crop", "129", "--batch", "26", "--scale", "0.1", "--repeats", "2")  # more than one part
+    sizes += ("--precision", "bfloat16")
     result = run("bench_scores.py", "--device", "cpu", *sizes, "--json", str(figures))
     assert result.returncode == 0, result.stderr
     rows = json.loads(figures.read_text())["rows"]

@@ -287,6 +287,8 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
             restore(trainer, changed, source)
     with pytest.raises(InputError, match=f"{source}, 'trained': expected weights, found none"):
         restore(trainer, {**kept, "trained": {}}, source)
+    with pytest.raises(InputError, match="its 'optimizer' is .* no state of any weight"):  # regression: it went on
+        restore(trainer, {**kept, "epoch": 1}, source)
     trainer.close()
 
 
