@@ -36,7 +36,7 @@ from dataloaders.options import DataOptions
 from training.build import load_data
 from training.checkpoint import LAST
 from training.identity import data_facts, file_facts, fingerprint
-from training.options import FROM_RANDOM, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
+from training.options import ADAMW_RATE, FROM_RANDOM, POSITIVE, TrainOptions, add_preset, parse_options, preset_for
 from training.options import build_parser as training_parser
 from training.two_stages import (
     ARMS,
@@ -62,7 +62,7 @@ class Stages(NamedTuple):
 
 
 # Of the presets from the bundled weights.
-STAGES, STAGES_FROM_RANDOM = Stages((600, 600), "adamw", 2e-4), Stages((1350, 360), "sgd", 0.003)
+STAGES, STAGES_FROM_RANDOM = Stages((600, 600), "adamw", ADAMW_RATE), Stages((1350, 360), "sgd", 0.003)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 `torchrun` starts the processes, on one machine or several, or `launch` does for `--gpu-ids 0,1,...`; either way each
 finds its place in the environment variables RANK, LOCAL_RANK and WORLD_SIZE. One of them alone, as other programs leave
-it behind, counts for nothing. A process group that a program of one's own has made counts too.
+it behind, is ignored. A process group that a program of one's own has made counts too.
 """
 
 import contextlib

@@ -45,7 +45,7 @@ def one_line_errors(lower: str = "", workers: str = "", then: str = "") -> Itera
     """Raise InputError for what Python, PyTorch and the system raise when memory, a process or a disk fails, and for
     sigmas that are too small for the filter.
 
-    `lower` says what takes less memory, `workers` which option has processes load images, `then` how to go on.
+    `lower` says what takes less memory, `workers` which option has processes load images, `then` how to continue.
     """
     try:
         yield

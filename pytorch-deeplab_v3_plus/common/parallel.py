@@ -81,7 +81,7 @@ def _work(results: Connection, work: Callable, items: Sequence) -> None:
         for item in items:
             results.send((True, work(item)))
     except Exception as error:
-        with contextlib.suppress(Exception):  # memory may not do for that either
+        with contextlib.suppress(Exception):  # memory may be too short for that as well
             results.send((False, ExceptionWithTraceback(error, error.__traceback__)))
 
 

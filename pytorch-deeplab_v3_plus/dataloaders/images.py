@@ -302,7 +302,7 @@ def readable_label(
     image_file: Path, size: tuple[int, int], label_file: Path | None, num_classes: int
 ) -> np.ndarray | None:
     """Return the label map of an image of `size`, (width, height): None where there is none, or, with a warning in the
-    log, none that could be read and fits. It is for pictures and scores that may do without.
+    log, none that could be read and fits. It is for pictures and scores that can be made without it.
     """
     try:
         label = label_file and read_label(label_file, num_classes)

@@ -36,10 +36,10 @@ def overlay(image: Image.Image, labels: np.ndarray, class_names: Sequence[str]) 
 def class_shares(labels: np.ndarray, class_names: Sequence[str]) -> dict[int, str]:
     """Return for each class that occurs in a label map its name with its share, such as 'cat 2.0 %'."""
     counts = value_counts(labels)
-    return {k: f"{class_names[k]} {percentage(count / labels.size)}" for k, count in enumerate(counts) if count}
+    return {k: f"{class_names[k]} {area_percentage(count / labels.size)}" for k, count in enumerate(counts) if count}
 
 
-def percentage(share: float) -> str:
+def area_percentage(share: float) -> str:
     """Return a share between 0 and 1 as a percentage."""
     return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 

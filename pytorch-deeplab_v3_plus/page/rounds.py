@@ -108,6 +108,10 @@ TAKEN = (
     "--help",
     "-h",
 )
+PRESET = "80"
+USUAL = PRESETS[PRESET]
+ABOVE_0 = {"type": number(float, 0, above=True)}
+CROP = {"type": number(int, 33)}
 LENGTH = {"type": number(int, 1, high=100_000), "metavar": "STEPS"}
 
 
@@ -117,13 +121,13 @@ class RoundSettings:
 
     steps: int = option(100, "steps on the strokes alone (partial cross-entropy)", **LENGTH)
     crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **LENGTH)
-    preset: str = option("80", "where all settings come from that are not here", choices=tuple(LARGEST))
-    crop_size: int = option(129, "short side, in pixels, at which the network sees the images", type=number(int, 33))
-    batch_size: int = option(8, "images in a step", type=number(int, 2))
+    preset: str = option(PRESET, "where all settings come from that are not here", choices=tuple(LARGEST))
+    crop_size: int = option(USUAL["crop_size"], "short side, in pixels, at which the network sees the images", **CROP)
+    batch_size: int = option(USUAL["batch_size"], "images in a step", type=number(int, 2))
     lr: float = option(ADAMW_RATE, "learning rate", type=number(float, 0, above=True, high=1))
     densecrfloss: float = option(2.0, "weight of refining borders (DenseCRF loss)", type=number(float, 0))
-    sigma_rgb: float = option(6.0, "colours that count as alike, in grey levels", type=number(float, 0, above=True))
-    sigma_xy: float = option(40.0, "distance over which they count, in pixels", type=number(float, 0, above=True))
+    sigma_rgb: float = option(USUAL["sigma_rgb"], "colours that count as alike, in grey levels", **ABOVE_0)
+    sigma_xy: float = option(USUAL["sigma_xy"], "distance over which they count, in pixels", **ABOVE_0)
     only_drawn: bool = switch("an image that is drawn on gets only the classes drawn there", default=True)
     seed: int = option(1, "random seed", type=number(int, 0))
     more: str = option("", "further options of train_withdensecrfloss.py")
@@ -285,7 +289,7 @@ def run_round(folder: Path) -> None:
     settings, begun = RoundSettings(**record["settings"]), time.time() - record.get("seconds", 0)
     start, done, scores = record["start"] and Path(record["start"]), record.get("stage", 0), {}
     with StopRequest() as asked:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, StopRequest.SIGNALS)  # which page.process holds back till here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, StopRequest.SIGNALS)  # which page.process has blocked until here
         for stage, phase in enumerate(PHASES):
             if stage >= done:
                 add_to_record(folder, stage=stage, phase=phase)

@@ -133,7 +133,7 @@ class Strokes:
     """The strokes on all images of a data set; draws their scribble maps in a thread of its own.
 
     One process at a time writes them (see page.server). Methods raise InputError for an image whose log or scribble map
-    is damaged, or whose photograph is not the one that was drawn on; others go on.
+    is damaged, or whose photograph is not the one that was drawn on; the other images are not affected.
     """
 
     def __init__(self, project: Project) -> None:
@@ -320,7 +320,7 @@ class Strokes:
         while True:
             try:
                 self.draw_all()
-            except Exception as error:  # whatever it is, the strokes are safe, and the next attempt may do
+            except Exception as error:  # whatever it is, the strokes are safe, and the next attempt may succeed
                 if str(error) != self.trouble:
                     known = isinstance(error, OSError | InputError)
                     logger.error("error: %s", error, exc_info=None if known else error)

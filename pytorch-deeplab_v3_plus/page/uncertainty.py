@@ -18,7 +18,7 @@ def uncertainty_map(probabilities: Tensor) -> Tensor:
 
 
 def most_uncertain_place(uncertainty: Tensor, drawn: Tensor | None = None) -> tuple[int, int]:
-    """Return x and y of the pixel around which a map (h, w) is highest in the mean, off the pixels that are drawn.
+    """Return x and y of the pixel around which the mean of a map (h, w) is highest, off the pixels that are drawn.
 
     `drawn` is bool (h, w).
     """

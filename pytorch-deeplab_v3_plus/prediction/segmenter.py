@@ -28,7 +28,7 @@ from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import colour
 from figures.matrices import save_gradient
-from figures.overlay import class_shares, overlay, percentage
+from figures.overlay import area_percentage, class_shares, overlay
 from modeling.checkpoint import class_mismatch
 from modeling.network import Network
 from prediction.files import ImageFiles, find_images, output_names
@@ -155,7 +155,7 @@ class Segmenter:
             refined = refined if scribbles is None else keep_scribbles(refined, scribbles)
             shown = refined.argmax(0).byte().cpu().numpy()
             path = self._save(name + REFINED, lambda file: write_label(file, shown))
-            logger.info("%s: the DenseCRF changes %s", path, percentage((shown != labels).mean()))
+            logger.info("%s: the DenseCRF changes %s", path, area_percentage((shown != labels).mean()))
         self._save_picture(name + COLOUR, colour(shown))
         self._save_picture(name + OVERLAY, overlay(image, shown, self.class_names))
         if self.options.rloss_weight:

@@ -16,7 +16,6 @@ from preparation.sources import Photographs, json_or_none, read_json, reading, w
 SUFFIXES = (".json", ".csv")
 OPTIONS = ("attribute",)
 
-csv.field_size_limit(2**31 - 1)  # a polygon may have any number of points
 _HEADER = {"filename", "region_shape_attributes", "region_attributes"}
 
 
@@ -87,6 +86,7 @@ def _csv_entries(path: Path) -> dict[tuple[str, str], list[dict]]:
         text = read_text(path)
     except OSError as error:
         raise ValueError(why(path, error)) from None
+    csv.field_size_limit(2**31 - 1)  # a polygon may have any number of points
     try:
         rows = list(csv.DictReader(io.StringIO(text.removeprefix("#"), newline="")))
     except csv.Error as error:

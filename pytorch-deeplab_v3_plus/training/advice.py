@@ -48,8 +48,8 @@ def guessing_loss(
     """Return the lowest loss of a network that gives every pixel the same probabilities, whatever the image shows.
 
     They are the (weighted) frequencies of the classes, of which `class_counts` (K,) are the labelled pixels, and the
-    cross-entropy is their entropy. With the reduction `batch` it is divided by the images of each batch of an epoch
-    (`batch_sizes`), in the mean. For the rest see PartialCrossEntropy.
+    cross-entropy is their entropy. With the reduction `batch` it is divided by the images of each batch, and the mean
+    is taken over the batches of an epoch (`batch_sizes`). For the rest see PartialCrossEntropy.
     """
     share = class_counts.double() * (1 if class_weights is None else class_weights.double())
     share /= share.sum()

@@ -11,7 +11,7 @@ class MovingAverage:
     """The exponential moving average of a network's weights and statistics, from those after the first step on.
 
     As torch.optim.swa_utils.AveragedModel makes it, without its counter, for which each step would wait for a GPU.
-    Whole numbers are those of the last step.
+    Integer buffers take their values of the last step.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -265,7 +265,7 @@ def gains(results: Results, arm: str, score: str) -> list[float]:
 
 
 def share_of_gap(results: Results, arm: str, score: str) -> str:
-    """Return as text what share of the gap from partial CE to full supervision an arm closes, in the mean."""
+    """Return as text what share of the mean gap from partial CE to full supervision an arm closes."""
     gap = statistics.mean(gains(results, "full", score))
     return f"{100 * statistics.mean(gains(results, arm, score)) / gap:.0f} %" if gap > 0 else "-"
 

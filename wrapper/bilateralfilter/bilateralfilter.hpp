@@ -74,9 +74,9 @@ struct PhaseSeconds {
 // instruction_set: one of instruction_sets(), or empty for the first; the result does not depend on it.
 //
 // Throws std::invalid_argument, naming the argument, for a size or sigma that is not positive, a length that does not
-// match the sizes, a shape that does not where an array has that many dimensions, overlapping arrays, values that are infinite or not a number, and sigmas so small that float32
-// cannot resolve the lattice or 62 bits cannot number its vertices; std::bad_alloc. When values are rejected, outs may
-// be partly written.
+// match the sizes, a shape that does not where an array has that many dimensions, overlapping arrays, values that are
+// infinite or not a number, and sigmas so small that float32 cannot resolve the lattice or 62 bits cannot number its
+// vertices; std::bad_alloc. When values are rejected, outs may be partly written.
 //
 // The result does not depend on the number of threads, which is OpenMP's for the calling thread (OMP_NUM_THREADS). It
 // is safe to call this from several threads at once.

@@ -312,8 +312,8 @@ Raises:
 %feature("docstring") bilateralfilter_batch
 "Filter K channels of each of N images with a Gaussian kernel over position and colour, unnormalised.
 
-Arrays are flat or of the shape given, of float32. Inputs may also be of float16, bool or integers of 8 or 16 bits, strided, or
-lists or tuples of numbers, which are copied.
+Arrays are flat or of the shape given, of float32. Inputs may also be of float16, bool or integers of 8 or 16
+bits, strided, or lists or tuples of numbers, which are copied.
 
 Args:
     images: N*3*H*W values, [N, 3, H, W], usually 0 to 255.
@@ -414,8 +414,8 @@ Args:
     outs: N*K*H*W values, C-contiguous float32, overwritten by Q; may be `ins`, but must not overlap otherwise.
     N, K, H, W: number of images and classes, height and width in pixels.
     iterations: at least 0.
-    appearance_weight, appearance_rgb, appearance_xy: weight and standard deviations in units of the images' values and in
-        pixels; a kernel of weight 0 is left out.
+    appearance_weight, appearance_rgb, appearance_xy: weight and standard deviations in units of the images' values and
+        in pixels; a kernel of weight 0 is left out.
     smoothness_weight, smoothness_xy: likewise.
 Raises:
     TypeError, ValueError, MemoryError: as bilateralfilter_batch does.

@@ -300,8 +300,8 @@ BILATERAL_INLINE void PermutohedralLattice<D>::find_simplex(const Floats (&eleva
     }
 
     // Rounding may have left the hyperplane, by off_plane (D+1). As many coordinates, those that were rounded furthest,
-    // move back by D+1, and the ranks turn round. The residuals were exact, so correcting them rounds as recomputing them
-    // would.
+    // move back by D+1, and the ranks turn round. The residuals were exact, so correcting them rounds as recomputing
+    // them would.
     BILATERAL_UNROLL
     for (int i = 0; i <= D; ++i) {
         const Ints turn = (rank[i] > D) - (rank[i] < 0);

@@ -101,8 +101,8 @@ std::vector<Neighbour> neighbours_in(const Window& window, std::int64_t stride) 
     return found;
 }
 
-// The weights from the pixels of a block at (y, x) to their neighbours, [neighbour][row][pixel]. Those that are beyond a
-// row's window, the last ones of the first row and the first ones of the last, remain 0.
+// The weights from the pixels of a block at (y, x) to their neighbours, [neighbour][row][pixel]. Those that are beyond
+// a row's window, the last ones of the first row and the first ones of the last, remain 0.
 void weigh(const Padded& guide, std::int64_t y, std::int64_t x, const std::vector<Neighbour>& neighbours,
            std::size_t neighbours_of_a_row, float colour_factor, float* weights) {
     for (int row = 0; row < block_rows; ++row) {
