@@ -411,36 +411,64 @@ def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray
     bits, fractions, numbers in a GIF with colours.
     """
     try:
-        verify(path)
-        with open_image(path) as image:
-            check_size(path, image.size, size)  # before a header of a few bytes asks for gigabytes
-            pages = getattr(image, "n_frames", 1)
-            raw = image.tile[0][3] if image.tile else ""
-            raw = raw if isinstance(raw, str) else str(raw[0])  # the bits of a pixel, in Pillow's notation
-            # Pillow reads signed numbers of 8 bits, which a TIFF may have, as unsigned ones.
-            signed = image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) > 1  # by which Pillow turns TIFF alone
-            image.load()
-            mode = image.mode
+        mask = _read_mask(path, size)
     except Image.UnidentifiedImageError as error:
         pixels = _pixels_of_64_bits(path, error)
         check_size(path, pixels.shape[::-1], size)
         return pixels
     except READ_ERRORS as error:
         raise InputError(f"expected a picture of classes, cannot read {path}: {error}") from None
+    _check_as_written(path, mask, numbers)
+    return _decode(path, mask, numbers)
+
+
+class _Mask(NamedTuple):
+    """A picture of classes in memory, and what Pillow does not tell of it later."""
+
+    image: Image.Image
+    pages: int
+    raw: str  # the bits of a pixel, in Pillow's notation
+    signed: bool  # whether its numbers of 8 bits, which Pillow reads as unsigned ones, have a sign; a TIFF's may
+    turned: bool  # whether it has an EXIF rotation, by which Pillow turns TIFF alone
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> _Mask:
+    verify(path)
+    with open_image(path) as image:
+        check_size(path, image.size, size)  # before a header of a few bytes asks for gigabytes
+        raw = image.tile[0][3] if image.tile else ""
+        mask = _Mask(
+            image,
+            pages=getattr(image, "n_frames", 1),
+            raw=raw if isinstance(raw, str) else str(raw[0]),
+            signed=image.mode == "L" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1)),
+            turned=image.getexif().get(EXIF_ORIENTATION, 1) > 1,
+        )
+        image.load()
+    return mask
+
+
+def _check_as_written(path: Path, mask: _Mask, numbers: bool) -> None:
+    """Raise InputError where the values of a mask are not those that were written."""
+    image, raw = mask.image, mask.raw
     if numbers and is_lossy(path):
         raise InputError(
             f"expected class numbers, found a {image.format} whose compression changes them, {path}: export it as PNG, "
             "or say what its colours mean with --colours FILE and leave those between unlabelled with --ignore-unknown"
         )
-    if turned:
+    if mask.turned:
         raise InputError(f"expected a mask without an EXIF rotation, found one in {path}: save it without that tag")
-    if pages > 1:
-        raise InputError(f"expected one picture, found {pages} pages in {path}: save the right one alone")
-    if ("16" in raw and mode in ("RGB", "RGBA", "LA")) or raw.endswith(("L;I", "2I", "4I", "1;I")):
+    if mask.pages > 1:
+        raise InputError(f"expected one picture, found {mask.pages} pages in {path}: save the right one alone")
+    if ("16" in raw and image.mode in ("RGB", "RGBA", "LA")) or raw.endswith(("L;I", "2I", "4I", "1;I")):
         raise InputError(
             f"expected class numbers, or colours of 8 bits, found the format {raw} in {path}: save it as PNG of 8 bits"
         )
+
+
+def _decode(path: Path, mask: _Mask, numbers: bool) -> np.ndarray:
+    """Return what `pixel_values` does."""
+    image, mode = mask.image, mask.image.mode
     if mode == "F" or mode.startswith("I"):
         pixels = np.asarray(image)
         whole = np.isfinite(pixels).all() and (pixels == np.round(pixels)).all() and np.abs(pixels).max() < 2**31
@@ -455,9 +483,9 @@ def pixel_values(path: Path, size: tuple[int, int], numbers: bool) -> np.ndarray
             )
         return rgb[..., 0].astype(np.int64)
     if mode in ("1", "L") or (mode == "P" and numbers):
-        bits = 1 if mode == "1" else int(raw[2:]) if re.fullmatch(r"L;[24]", raw) else 8
+        bits = 1 if mode == "1" else int(mask.raw[2:]) if re.fullmatch(r"L;[24]", mask.raw) else 8
         grey = np.asarray(image.convert("L") if mode == "1" else image)
-        grey = grey.view(np.int8 if signed else np.uint8).astype(np.int64)
+        grey = grey.view(np.int8 if mask.signed else np.uint8).astype(np.int64)
         pixels = grey // (255 // (2**bits - 1)) if numbers else grey
         if image.has_transparency_data and not numbers:
             pixels[np.asarray(image.convert("RGBA"))[..., 3] < 128] = _TRANSPARENT

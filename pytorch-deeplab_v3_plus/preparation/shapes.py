@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -240,28 +240,6 @@ def collect_shapes(
         raise InputError(f"expected something drawn, found nothing in {where}{others}: draw, save, and export it again")
     class_names = class_names or class_names_of(annotations)
     values, outside = label_values(annotations, class_names), value_outside(class_names, options.truth)
-
-    def draw(annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
-        if annotation.size:
-            check_size(annotation.place, annotation.size, size)
-        label, nowhere = np.full(size[::-1], outside, dtype=np.uint8), []
-        width = options.width or usual_width(size)
-        for shape in annotation.shapes:  # later ones over earlier ones
-            try:
-                check_place(shape, size)
-                pixels = covered_pixels(shape, size, width, annotation.counts_pixels)
-            except ValueError as error:
-                raise InputError(
-                    f"expected shapes on the {size[0]}x{size[1]} pixels of the photograph, found {error} of "
-                    f"'{shape.label}' in {annotation.place}: correct or remove it"
-                ) from None
-            label[pixels] = values[shape.label]
-            if not pixels.any():
-                nowhere.append(f"a {shape.kind} of '{shape.label}'")
-        if nowhere:
-            logger.warning("%s: %d shapes cover no pixel, first %s", annotation.place, len(nowhere), nowhere[0])
-        return label
-
     if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
         logger.info("strokes and dots: a 150th of a photograph's short side wide, at least 3 pixels (--width: another)")
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
@@ -270,7 +248,8 @@ def collect_shapes(
         path = photograph_of(annotation, photographs)
         known.add(path)
         name, image = data_set_image(path) if path else _carried_image(annotation)
-        items.append(Labelled(name, image, annotation.source, functools.partial(draw, annotation)))
+        draw = functools.partial(_draw, annotation, values, outside, options.width)
+        items.append(Labelled(name, image, annotation.source, draw))
         if path and not annotation.size and is_turned(path):
             doubtful.append(annotation)
     if doubtful:
@@ -292,6 +271,30 @@ def collect_shapes(
     if empty:
         logger.info("--truth: %d images on which nothing is drawn are background throughout", empty)
     return Collection(items, class_names)
+
+
+def _draw(
+    annotation: Annotation, values: Mapping[str, int], outside: int, width: int | None, size: tuple[int, int]
+) -> np.ndarray:
+    """Return the label map, uint8 (H, W), of an annotation of a photograph of `size`, (width, height)."""
+    if annotation.size:
+        check_size(annotation.place, annotation.size, size)
+    label, nowhere = np.full(size[::-1], outside, dtype=np.uint8), []
+    for shape in annotation.shapes:  # later ones over earlier ones
+        try:
+            check_place(shape, size)
+            pixels = covered_pixels(shape, size, width or usual_width(size), annotation.counts_pixels)
+        except ValueError as error:
+            raise InputError(
+                f"expected shapes on the {size[0]}x{size[1]} pixels of the photograph, found {error} of "
+                f"'{shape.label}' in {annotation.place}: correct or remove it"
+            ) from None
+        label[pixels] = values[shape.label]
+        if not pixels.any():
+            nowhere.append(f"a {shape.kind} of '{shape.label}'")
+    if nowhere:
+        logger.warning("%s: %d shapes cover no pixel, first %s", annotation.place, len(nowhere), nowhere[0])
+    return label
 
 
 def photograph_of(annotation: Annotation, photographs: Photographs) -> Path | None:
