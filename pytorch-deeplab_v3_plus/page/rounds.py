@@ -38,7 +38,7 @@ from PIL import Image
 from torch import nn
 
 from common.arguments import check_values, number, option, switch
-from common.devices import DeviceOptions, choose_device
+from common.devices import choose_device
 from common.errors import InputError, exit_status
 from common.files import link_or_copy, make_folder, new_folder, replace_file, write_text
 from common.logs import configure_logging
@@ -79,7 +79,7 @@ from prediction.predict import (
 from training import build_trainer
 from training.checkpoint import LAST
 from training.faults import Stopped, StopRequest, one_line_errors
-from training.options import ADAMW_RATE, LARGEST, PRESETS, parse_options, preset_for
+from training.options import ADAMW_RATE, LARGEST, PRESETS, TrainOptions, parse_options, preset_for
 from training.resume import Ended
 from training.run_folder import runs_in
 
@@ -293,14 +293,15 @@ def run_round(folder: Path) -> None:
         for stage, phase in enumerate(PHASES):
             if stage >= done:
                 add_to_record(folder, stage=stage, phase=phase)
-            trained, stopped = train(settings.words(folder, stage, start, folder / RUNS), asked)
+            options = parse_options(settings.words(folder, stage, start, folder / RUNS))
+            trained, stopped = train(options, asked)
             if not trained.exists():
                 break
             start = trained
             if stage >= done:
                 replace_file(folder / MODEL, lambda temporary, start=start: save_weights(start, temporary))
                 add_to_record(folder, phase="predicting", seconds=time.time() - begun)
-                scores = predict_all(folder, settings.only_drawn)
+                scores = predict_all(folder, settings.only_drawn, choose_device(options))
             if stopped := stopped or bool(asked):
                 break
     if not (folder / MODEL).exists():
@@ -310,12 +311,11 @@ def run_round(folder: Path) -> None:
         checkpoint.unlink()
 
 
-def train(words: list[str], asked: StopRequest) -> tuple[Path, bool]:
+def train(options: TrainOptions, asked: StopRequest) -> tuple[Path, bool]:
     """Train, resume, or see that it is done; return the checkpoint, and whether a signal has ended it.
 
     There is no checkpoint where the signal, which `asked` keeps, came before the first step.
     """
-    options = parse_options(words)
     parent = Path(options.run_root) / Path(options.data.data_root).name / options.checkname
     stopped = False
     with one_line_errors(options):
@@ -338,7 +338,7 @@ def save_weights(checkpoint: Path, path: Path) -> None:
     torch.save({name: content[name] for name in ("epoch", "state_dict", "model", "identity")}, path)
 
 
-def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
+def predict_all(folder: Path, only_drawn: bool, device: torch.device) -> dict[str, float | None]:
     """Predict every image with the network of a round, those that it was trained on first.
 
     Returns the mIoU of these and of the others, at the size of the images, None where there is no truth; and the share
@@ -346,7 +346,7 @@ def predict_all(folder: Path, only_drawn: bool) -> dict[str, float | None]:
     """
     data, start = folder.parent.parent, read_record(folder)["start"]
     network, settings = load_network(folder / MODEL)
-    network.to(choose_device(DeviceOptions()))
+    network.to(device)
     size, num_classes = short_side(settings), settings["num_classes"]
     images, drawn, truth = list_files(data, IMAGES), listing(folder / TRAINED_ON, (".png",)), list_files(data, TRUTH)
     tallies = {name: ConfusionMatrix(num_classes) for name in ("miou", "miou_others")}

@@ -890,10 +890,10 @@ def test_stopped_while_masks_are_made(folder, two_rounds, monkeypatch):
     made = new_round(folder, RoundSettings(), two_rounds[1] / "model.pth.tar")
     trained = []
     (made / "last").touch()
-    monkeypatch.setattr(rounds, "train", lambda words, asked: (trained.append(words) or made / "last", False))
+    monkeypatch.setattr(rounds, "train", lambda options, asked: (trained.append(options) or made / "last", False))
     monkeypatch.setattr(rounds, "save_weights", lambda checkpoint, path: path.write_text("weights"))
 
-    def predict_all(folder, only_drawn):
+    def predict_all(folder, only_drawn, device):
         os.kill(os.getpid(), signal.SIGTERM)
         return {"miou": None}
 
@@ -901,6 +901,18 @@ def test_stopped_while_masks_are_made(folder, two_rounds, monkeypatch):
     run_round(made)
     record = read_record(made)
     assert (record["phase"], record["stopped"], len(trained)) == ("finished", True, 1)
+
+
+def test_masks_are_made_on_the_device_of_the_training(folder, two_rounds, monkeypatch):
+    """Regression: on the GPU, even where the round had --no-cuda."""
+    made, devices = new_round(folder, QUICK, two_rounds[1] / "model.pth.tar"), []
+    (made / "last").touch()
+    monkeypatch.setattr(rounds, "train", lambda options, asked: (made / "last", False))
+    monkeypatch.setattr(rounds, "save_weights", lambda checkpoint, path: path.write_text("weights"))
+    monkeypatch.setattr(rounds, "choose_device", lambda options: "CPU" if options.no_cuda else "GPU")
+    monkeypatch.setattr(rounds, "predict_all", lambda folder, only_drawn, device: devices.append(device) or {})
+    run_round(made)
+    assert devices == ["CPU", "CPU"]
 
 
 @pytest.mark.parametrize(
