@@ -6,6 +6,7 @@ makes a data set beside the folder PHOTOS, or works on a data set that exists, p
 Every other script takes the data set as it is. Without a folder it draws a dozen pictures to try the page on.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.folder == EXAMPLE and not EXAMPLE.exists():
         draw_example(EXAMPLE)
     given = args.classes or ""
-    names = read_class_lines(Path(given)) if given.endswith(".txt") else [n for n in given.split(",") if n.strip()]
+    is_file = os.path.isfile(given) or os.sep in given or given.endswith(".txt")  # reading says if it is none
+    names = read_class_lines(Path(given)) if is_file else [name for name in given.split(",") if name.strip()]
     folder = open_project(args.folder, args.output, names)
     try:
         from page.serving import serve

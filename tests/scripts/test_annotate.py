@@ -24,15 +24,23 @@ from page.rounds import RoundSettings, new_round, read_record
 from page.serving import only_one
 
 
-def test_classes_of_a_file(photographs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["classes.txt", "names.lst"])
+def test_classes_of_a_file(photographs, tmp_path, monkeypatch, name):
     """Regression: the file's name became a class; every other script takes a file. One class is enough for the page."""
-    names = tmp_path / "classes.txt"
+    names = tmp_path / name
     monkeypatch.setattr("page.serving.serve", lambda *how: None)
     for lines in ("background\ncat\ndog\n", "cat\n"):
         names.write_text(lines)
         output = tmp_path / lines[:3]
         assert call(annotate, photographs, "--classes", names, "--output", output) == 0
         assert (output / "classes.txt").read_text() == "background\n" + lines.removeprefix("background\n")
+
+
+def test_a_file_of_classes_that_is_not_there(photographs, tmp_path, capsys):
+    """Regression: its name became a class."""
+    assert call(annotate, photographs, "--classes", tmp_path / "names.lst", "--output", tmp_path / "data") == 2
+    assert f"cannot read {tmp_path / 'names.lst'}: No such file" in one_line(capsys)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.fixture
