@@ -64,7 +64,11 @@ def onnx_file(network: Path) -> Path:
         return path
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=network.parent) as workshop:
         command = [sys.executable, "inference.py", *_onnx_words(network, Path(workshop))]
-        done = subprocess.run(command, cwd=CODE, capture_output=True, text=True, timeout=SECONDS_FOR_ONNX)
+        try:
+            done = subprocess.run(command, cwd=CODE, capture_output=True, text=True, timeout=SECONDS_FOR_ONNX)
+        except subprocess.TimeoutExpired:
+            late = f"inference.py has not made the ONNX file in {SECONDS_FOR_ONNX} s"
+            raise InputError(f"{late}: try again when no round runs, or use the command for it in a terminal") from None
         if done.returncode:
             line = done.stderr.strip().split("\n")[-1]
             raise InputError(line.removeprefix("error: ") or "inference.py has ended without a word")

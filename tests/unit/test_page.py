@@ -28,7 +28,7 @@ from dataloaders.images import read_label, write_label
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, read_class_names
 from helpers import call, finish_round, message, write_grey_png
-from page import process, rounds, server
+from page import exports, process, rounds, server
 from page.process import progress
 from page.project import Project, open_project
 from page.rounds import (
@@ -868,6 +868,13 @@ def test_an_older_round_is_shown_exported_and_trained_on(folder, two_rounds, mon
         assert page.post("/api/train", json={"start": start}).json() == {"ok": True}
         assert read_record(rounds_in(folder)[-1])["start"] == expected
     assert "found '3'" in page.post("/api/train", json={"start": 3}).json()["error"]
+
+
+def test_an_onnx_file_that_takes_too_long_is_said(folder, two_rounds, monkeypatch):
+    """Regression: the server failed at it."""
+    monkeypatch.setattr(exports, "SECONDS_FOR_ONNX", 0.01)
+    answer = TestClient(Page(folder).app()).get("/api/export/onnx")
+    assert answer.status_code == 400 and "has not made the ONNX file in 0.01 s" in answer.json()["error"]
 
 
 def test_what_a_round_trained_on_does_not_change_with_the_scribbles(folder, two_rounds):
