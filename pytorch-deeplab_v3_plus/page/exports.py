@@ -43,7 +43,7 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
     """Write a ZIP with the masks, by image id, called as the photographs are, or with the overlays of these."""
     if not masks:
         raise InputError("there are no masks of these images yet: train first")
-    files, names = project.files(), project.class_names
+    names = project.class_names
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
         numbered = "".join(f"{number} {name}\n" for number, name in enumerate(names))
         archive.writestr(CLASS_FILE, numbered)  # what the numbers in the masks mean
@@ -54,7 +54,7 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
             with Image.open(mask) as picture:
                 labels = np.asarray(picture)
             with archive.open(f"{image_id}{OVERLAY}", "w") as file:
-                overlay(read_image(files[image_id]), labels, names).save(file, format="PNG")
+                overlay(read_image(project.file(image_id)), labels, names).save(file, format="PNG")
 
 
 def onnx_file(network: Path) -> Path:

@@ -208,6 +208,13 @@ class Project:
             raise NotNow(str(error)) from None
         return files
 
+    def file(self, image_id: str) -> Path:
+        """Return the file of an image; raise NotNow where it has vanished since it was listed."""
+        found = self.files().get(image_id)
+        if found is None:
+            raise NotNow(f"expected an image '{image_id}' in {self.folder / IMAGES}, found none any more: put it back")
+        return found
+
     def add(self, name: str, content: bytes) -> str:
         """Add a photograph that was uploaded; return its id.
 

@@ -203,8 +203,9 @@ class Page:
             error = error or why
         try:
             strokes, drawn = self.strokes.count(image_id), self.strokes.classes(image_id)
-        except InputError as damaged:
-            strokes, drawn, error = 0, [], error or str(damaged)
+            known = None if error or logs is None else self._learned(image_id, logs.get(image_id, 0), trained)
+        except InputError as damaged:  # or gone since it was listed
+            strokes, drawn, known, error = 0, [], None, error or str(damaged)
         return {
             "id": image_id,
             "width": photograph.width,
@@ -212,7 +213,7 @@ class Page:
             "error": error,
             "strokes": strokes,
             "drawn": drawn,
-            "learned": None if error or logs is None else self._learned(image_id, logs.get(image_id, 0), trained),
+            "learned": known,
             "predicted": predicted.get("round"),
             "uncertainty": predicted.get("uncertainty"),
             "place": predicted.get("place"),

@@ -164,7 +164,7 @@ class Strokes:
             if drawn.ids and _time(self._scribble(image_id)) not in drawn.times:
                 self._take_up(image_id, drawn)
             if drawn.size:
-                one = photograph(image_id, self.project.files()[image_id])
+                one = photograph(image_id, self.project.file(image_id))
                 if not one.error and drawn.size != (one.width, one.height):
                     raise InputError(
                         "expected the photograph that was drawn on, of {}x{} pixels, found one of {}x{}, {}: put the "
@@ -221,7 +221,7 @@ class Strokes:
                 if not drawn.ids and os.path.lexists(self._scribble(image_id)):
                     self._take_base(image_id)
                 if operation["op"] == "stroke":
-                    operation = operation | {"size": image_size(self.project.files()[image_id])}
+                    operation = operation | {"size": image_size(self.project.file(image_id))}
                 self._write(image_id, operation)
             except OSError as error:
                 self.trouble = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
@@ -271,7 +271,7 @@ class Strokes:
         """Draw the scribble map of an image, uint8 (H, W), as it is or as it was `at` a time since its base."""
         with self._lock:
             base, strokes = self.base(image_id), (at or self._known(image_id)).live()
-        size = image_size(self.project.files()[image_id])
+        size = image_size(self.project.file(image_id))
         below = (image_id, size, base and _time(base))
         ids, label = self._last.get(below, ([], None))
         names = [stroke["id"] for stroke in strokes]
@@ -383,7 +383,7 @@ class Strokes:
 
     def _read_base(self, image_id: str, path: Path) -> np.ndarray:
         """Return a scribble map of an image; raise InputError where it is not readable, or not of the image's size."""
-        image, label = self.project.files()[image_id], read_label(path, PADDING)
+        image, label = self.project.file(image_id), read_label(path, PADDING)
         check_sizes(image, image_size(image), path, label)
         return label
 

@@ -478,6 +478,19 @@ def test_photographs_that_are_broken_or_gone(folder, page):
     assert "a" not in [one["id"] for one in page.get("/api/state").json()["images"]]
 
 
+def test_a_photograph_that_vanishes_after_it_was_listed(folder, monkeypatch):
+    """Regression: the server failed at it, for all images."""
+    served = Page(folder)
+    draw(served.strokes, stroke("1"))
+    listed = served.project.photographs()
+    (folder / IMAGES / "a.png").unlink()
+    monkeypatch.setattr(served.project, "photographs", lambda: listed)
+    images = TestClient(served.app()).get("/api/state").json()["images"]
+    assert "found none any more" in images[0]["error"] and [one["error"] for one in images[1:]] == [None, None]
+    for look_up in (served.strokes.label_map, served.strokes.drawn):
+        assert "found none any more" in message(look_up, "a")
+
+
 def png(size: tuple[int, int]) -> bytes:
     content = io.BytesIO()
     Image.new("1", size).save(content, "PNG")
