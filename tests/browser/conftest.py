@@ -149,8 +149,10 @@ def open_tab(chromium, server) -> Iterator[Callable]:
     context.set_default_timeout(20_000)
     tabs = []
 
-    def open_one(image: str) -> Tab:
+    def open_one(image: str, *scripts: str) -> Tab:
         tabs.append(Tab(context.new_page(), server.url))
+        for script in scripts:  # which come before the page's own
+            tabs[-1].page.add_init_script(script)
         tabs[-1].open(image)
         return tabs[-1]
 

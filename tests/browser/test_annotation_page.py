@@ -112,6 +112,20 @@ def test_undo_and_redo_outlive_a_reload(server, open_tab):
     assert [each["op"] for each in operations(server, "b")][2:] == ["remove", "restore", "remove", "remove", "restore"]
 
 
+def test_the_page_draws_where_the_browser_blocks_its_storage(server, open_tab):
+    """Regression: it stayed empty."""
+    blocked = "{ get() { throw new DOMException('blocked', 'SecurityError'); } }"
+    tab = open_tab("g", *(f"Object.defineProperty(window, '{one}Storage', {blocked})" for one in ("local", "session")))
+    before = len(operations(server, "g"))
+    tab.draw((10, 70), (60, 70))
+    tab.wait_saved()
+    tab.wait_ink(30, 70)
+    tab.key("Control+z")
+    tab.wait_ink(30, 70, shown=False)
+    tab.wait_saved()
+    assert [one["op"] for one in operations(server, "g")[before:]] == ["stroke", "remove"]
+
+
 def test_two_tabs_on_one_image_see_and_keep_each_others_strokes(server, open_tab):
     one, other = open_tab("c"), open_tab("c")
     one.draw((10, 20), (60, 20))

@@ -1,4 +1,7 @@
-/** Making elements, and keeping those that need not change: a new one would take the keyboard's focus away. */
+/**
+ * Making elements, and keeping those that need not change: a new one would take the keyboard's focus away. And the
+ * browser's storage, which it may refuse.
+ */
 
 export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -14,6 +17,15 @@ export function icon(name) {
   use.setAttribute("href", `#i-${name}`);
   picture.append(use);
   return picture;
+}
+
+/** Return what `use` returns, undefined where the browser keeps nothing for this page, or has no room left. */
+export function withStorage(use) {
+  try {
+    return use(); // where site data are blocked, even naming localStorage throws
+  } catch {
+    return undefined;
+  }
 }
 
 const shown = new WeakMap();

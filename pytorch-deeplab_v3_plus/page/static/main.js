@@ -3,7 +3,7 @@
 import { Away, belongsTo, get, imagePath, listen, request } from "./api.js";
 import { View } from "./canvas.js";
 import { ClassList } from "./classes.js";
-import { element, icon } from "./dom.js";
+import { element, icon, withStorage } from "./dom.js";
 import { newestRound, nextStep, toCorrect } from "./hint.js";
 import { ImageList } from "./images.js";
 import { readLabels } from "./labels.js";
@@ -140,7 +140,8 @@ function changed(topics) {
 
 /** The first answer: the queue of this data set, and the image, class, width and round that were shown last. */
 function start() {
-  const { label, width, shown } = JSON.parse(sessionStorage.getItem(`rloss-shown ${state.folder}`) ?? "{}");
+  const kept = withStorage(() => sessionStorage.getItem(`rloss-shown ${state.folder}`));
+  const { label, width, shown } = JSON.parse(kept ?? "{}");
   view.label = label ?? view.label;
   brush = width ?? brush;
   if (shown) showRound(shown);
@@ -158,11 +159,7 @@ function start() {
 function remember() {
   if (!state) return;
   const chosen = JSON.stringify({ label: view.label, width: brush, shown: round });
-  try {
-    sessionStorage.setItem(`rloss-shown ${state.folder}`, chosen);
-  } catch {
-    // Without room for it, a reload begins as a new tab does.
-  }
+  withStorage(() => sessionStorage.setItem(`rloss-shown ${state.folder}`, chosen));
 }
 
 async function send(image, operation) {
@@ -270,11 +267,7 @@ function changeBrush(wider) {
 }
 
 function prefer(key, value) {
-  try {
-    localStorage.setItem(key, value);
-  } catch {
-    // Without room for it, a reload begins with the default.
-  }
+  withStorage(() => localStorage.setItem(key, value));
 }
 
 function setMode(mode) {
@@ -487,8 +480,9 @@ $("language").onchange = ({ target }) => {
   prefer("rloss-language", setLanguage(target.value));
   render();
 };
-$("language").value = setLanguage(localStorage.getItem("rloss-language") ?? navigator.language.slice(0, 2));
-view.mode = localStorage.getItem("rloss-mode") ?? view.mode;
+const language = withStorage(() => localStorage.getItem("rloss-language"));
+$("language").value = setLanguage(language ?? navigator.language.slice(0, 2));
+view.mode = withStorage(() => localStorage.getItem("rloss-mode")) ?? view.mode;
 
 listen({
   opened: () => {

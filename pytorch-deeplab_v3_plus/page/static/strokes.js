@@ -1,6 +1,7 @@
 /** Strokes on their way to the disk: the queue of unsent ones, and what is drawn on one image, with undo and redo. */
 
 import { Away } from "./api.js";
+import { withStorage } from "./dom.js";
 
 /** Return a random identifier; crypto.randomUUID is missing where the page comes from another machine without TLS. */
 export function identifier() {
@@ -42,12 +43,11 @@ export class Queue {
   add(image, operation) {
     const order = `${String(Date.now()).padStart(15, "0")} ${String(this.#count++).padStart(6, "0")}`;
     const key = `${this.#prefix}${order} ${operation.id}`;
-    const entry = { image, operation };
-    try {
-      localStorage.setItem(key, JSON.stringify(entry));
-    } catch {
-      entry.unstored = true; // the browser's storage is full: it is sent from memory
-    }
+    const entry = { image, operation, unstored: true }; // where it is not stored, it is sent from memory
+    withStorage(() => {
+      localStorage.setItem(key, JSON.stringify({ image, operation }));
+      entry.unstored = false;
+    });
     this.#entries.set(key, entry);
     this.flush();
   }
@@ -103,18 +103,20 @@ export class Queue {
   }
 
   #forget(key) {
-    localStorage.removeItem(key);
+    withStorage(() => localStorage.removeItem(key));
     this.#entries.delete(key);
   }
 
   #keys() {
-    const stored = Object.keys(localStorage).filter((key) => key.startsWith(this.#prefix));
-    for (const key of stored) {
-      if (!this.#entries.has(key)) this.#entries.set(key, JSON.parse(localStorage.getItem(key)));
-    }
-    for (const [key, entry] of this.#entries) {
-      if (!entry.unstored && localStorage.getItem(key) === null) this.#entries.delete(key); // another tab has sent it
-    }
+    withStorage(() => {
+      const stored = Object.keys(localStorage).filter((key) => key.startsWith(this.#prefix));
+      for (const key of stored) {
+        if (!this.#entries.has(key)) this.#entries.set(key, JSON.parse(localStorage.getItem(key)));
+      }
+      for (const [key, entry] of this.#entries) {
+        if (!entry.unstored && localStorage.getItem(key) === null) this.#entries.delete(key); // another tab has sent it
+      }
+    });
     return [...this.#entries.keys()].sort();
   }
 
@@ -138,7 +140,7 @@ export class ImageStrokes {
     this.queue = queue;
     this.key = `rloss-undo ${folder} ${image}`;
     // sessionStorage belongs to the tab and outlives a reload: what other tabs drew is theirs to undo.
-    const history = JSON.parse(sessionStorage.getItem(this.key) ?? '{"done": [], "undone": []}');
+    const history = JSON.parse(withStorage(() => sessionStorage.getItem(this.key)) ?? '{"done": [], "undone": []}');
     this.done = history.done;
     this.undone = history.undone;
   }
@@ -205,10 +207,6 @@ export class ImageStrokes {
   }
 
   #keep() {
-    try {
-      sessionStorage.setItem(this.key, JSON.stringify({ done: this.done, undone: this.undone }));
-    } catch {
-      // Without room for it, undo ends at a reload.
-    }
+    withStorage(() => sessionStorage.setItem(this.key, JSON.stringify({ done: this.done, undone: this.undone })));
   }
 }
