@@ -79,7 +79,7 @@ from prediction.predict import (
 from training import build_trainer
 from training.checkpoint import LAST
 from training.faults import Stopped, StopRequest, one_line_errors
-from training.options import ADAMW_RATE, LARGEST, PRESETS, TrainOptions, parse_options, preset_for
+from training.options import ADAMW_RATE, DECIDED, LARGEST, PRESETS, TrainOptions, first_taken, parse_options, preset_for
 from training.resume import Ended
 from training.run_folder import runs_in
 
@@ -94,20 +94,7 @@ SAVE_STEPS = 50  # steps that a killed round loses at most
 LARGER = 2  # by this factor at most the photographs in a snapshot are larger than the network sees them
 
 # Options of the training script that no setting of the page changes: they lead out of the round's folder.
-TAKEN = (
-    "--dataset",
-    "--data-root",
-    "--classes",
-    "--run-root",
-    "--checkname",
-    "--resume",
-    "--ft",
-    "--steps",
-    "--epochs",
-    "--benchmark",
-    "--help",
-    "-h",
-)
+TAKEN = (*DECIDED, "--dataset", "--data-root", "--classes")
 PRESET = "80"
 USUAL = PRESETS[PRESET]
 ABOVE_0 = {"type": number(float, 0, above=True)}
@@ -138,9 +125,8 @@ class RoundSettings:
             words = shlex.split(self.more)
         except ValueError as error:
             raise InputError(f"further options: {error} in {self.more!r}") from None
-        for name in (word.split("=")[0].replace("_", "-") for word in words if word.startswith("-")):
-            if any(taken.startswith(name) for taken in TAKEN):  # argparse takes the beginning of a name for it
-                raise InputError(f"further options: {name} is set by the round itself")
+        if name := first_taken(words, TAKEN):
+            raise InputError(f"further options: {name} is set by the round itself")
 
     @classmethod
     def fitting(cls, sizes: list[tuple[int, int]]) -> "RoundSettings":

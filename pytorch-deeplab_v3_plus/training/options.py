@@ -30,6 +30,10 @@ from training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
+# Options that a program decides which has trainings of its own length in folders of its own.
+DECIDED = ("--epochs", "--steps", "--start-epoch", "--resume", "--ft", "--checkname", "--run-root", "--benchmark")
+DECIDED += ("--help", "-h")
+
 # Recipes by image size, as differences from the defaults. Those from the bundled weights have a loss that regularises
 # small images, which the original's rows for 40 and 80 pixels do not (docs/small_images.md).
 BUNDLED = dict(backbone="mobilenet", pretrained="bundled", optimizer="adamw", batch_size=8, amp="auto")
@@ -361,6 +365,13 @@ def parse_with_preset(
                 parser.set_defaults(lr=None)
         logger.info("preset %s: %s", preset, ", ".join(f"{name} {getattr(given, name)}" for name in known))
     return parser.parse_args(argv)
+
+
+def first_taken(words: Sequence[str], taken: Collection[str]) -> str | None:
+    """Return the first option of a command line that is one of the `taken`, as it is given, else None."""
+    names = (word.split("=")[0] for word in words if word.startswith("-"))
+    # argparse takes the beginning of a name for it.
+    return next((name for name in names if any(one.startswith(name.replace("_", "-")) for one in taken)), None)
 
 
 def build_parser(allow_abbrev: bool = True) -> ArgumentParser:

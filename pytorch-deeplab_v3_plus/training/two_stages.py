@@ -32,14 +32,14 @@ from modeling.checkpoint import load_network
 from prediction import segment, short_side
 from training.checkpoint import LAST
 from training.identity import differences
+from training.options import DECIDED, first_taken
 from training.run_folder import final_scores, runs_in
 
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_withdensecrfloss.py"
 # Options of the training script that the comparison decides.
-TAKEN = {"--epochs", "--start-epoch", "--seed", "--supervision", "--resume", "--ft", "--checkname"}
-TAKEN |= {"--steps", "--run-root", "--eval-interval", "--no-val", "--benchmark"}
+TAKEN = (*DECIDED, "--seed", "--supervision", "--eval-interval", "--no-val")
 UNREGULARISED = ("--densecrfloss", "0")
 BY_MACHINE = {"amp", "sync_bn"}  # settings that follow from the machine, and may change within a comparison
 PARTS = ("data", "variants", "settings")  # of comparison.json, by name
@@ -185,9 +185,8 @@ def _what_differs(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def check_not_taken(words: Sequence[str]) -> None:
     """Raise InputError for an option of the training script that the comparison decides."""
-    for word in words:
-        if word.split("=")[0].replace("_", "-") in TAKEN:
-            raise InputError(f"{word} is set by the stages themselves: see the options of this script (--help)")
+    if name := first_taken(words, TAKEN):
+        raise InputError(f"{name} is set by the stages themselves: see the options of this script (--help)")
 
 
 def train_all(trainings: Iterable[Training], jobs: int) -> None:

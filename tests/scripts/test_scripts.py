@@ -558,7 +558,7 @@ def test_a_variant_may_have_a_rate_of_its_own(voc, monkeypatch):
     assert rates == {"partial_ce": 2e-4, "slow": 1e-5, "usual": 2e-4}
 
 
-@pytest.mark.parametrize("words", [["--reg", "potts=1"], ["--variant", "x=--reg potts=1"], ["--epoch", "3"]])
+@pytest.mark.parametrize("words", [["--reg", "potts=1"], ["--variant", "x=--reg potts=1"], ["--back", "drn"]])
 def test_the_comparison_takes_no_shortened_option(voc, capsys, words):
     """Regression: it reached the arm without a regulariser too."""
     assert call(train_two_stages, *data(voc), "--preset", "80", *words) == 2
@@ -682,6 +682,7 @@ def test_several_losses_compete_from_the_same_first_stage(voc, trained_here, cap
         (["x=--regulariser 'potts=1"], "No closing quotation"),
         (["x=--epochs 3 --regulariser potts=1"], "--epochs is set by the stages themselves"),
         (["x=--run_root . --regulariser potts=1"], "--run_root is set by the stages themselves"),
+        (["x=--run_ro=. --regulariser potts=1"], "--run_ro is set by the stages themselves"),
         (["x=--sigma-xy 3"], "nothing to compare"),
         (["x=--regulariser pots=1"], "found 'pots'"),
     ],

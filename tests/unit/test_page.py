@@ -748,7 +748,8 @@ def test_settings_that_are_none(page):
         ({"more": "'"}, "No closing quotation"),
         ({"more": "--run-root /tmp"}, "--run-root is set by the round itself"),
         ({"more": "--amp off --data=x"}, "--data is set by the round itself"),
-        ({"more": "--run_root /tmp"}, "--run-root is set by the round itself"),
+        ({"more": "--run_root /tmp"}, "--run_root is set by the round itself"),
+        ({"more": "--start_epoch=1"}, "--start_epoch is set by the round itself"),
         ({"more": "--help"}, "--help is set by the round itself"),
         ({"more": "-h"}, "-h is set by the round itself"),
     ):
