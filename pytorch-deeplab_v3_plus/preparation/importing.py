@@ -218,11 +218,14 @@ def move_into_place(images: Path, labels: Path, folder: Path, present: dict[str,
     """Move drawn images and labels into a data set, in the place of the files that are `present` there, by id."""
     for source in (images, labels):
         (folder / source.name).mkdir(exist_ok=True)
-    for image in images.iterdir():
-        if other := present.get(id_of_file(image.name)):  # maybe with another suffix
-            other.unlink()
-        image.rename(folder / images.name / image.name)
-    for label in labels.iterdir():
+    made = {id_of_file(image.name): image for image in images.iterdir()}
+    for label in labels.iterdir():  # each image with its labels, so that what interrupts parts no more than one pair
+        image_id = id_of_file(label.name)
+        if image := made.get(image_id):
+            target, other = folder / images.name / image.name, present.get(image_id)
+            image.replace(target)
+            if other and not other.samefile(target):  # of another suffix
+                other.unlink()
         label.replace(folder / labels.name / label.name)
 
 

@@ -1,8 +1,10 @@
 """Scribbles from labelme, ScribbleSup's XML and coloured masks; lists; simulated scribbles."""
 
 import base64
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from dataloaders.options import DataOptions
 from dataloaders.strokes import brush_stroke
 from dataloaders.synthetic.scribbles import StrokeOptions, components, simulate_scribbles
 from helpers import ENVIRONMENT, call, one_line
-from preparation.importing import stratified_split
+from preparation.importing import move_into_place, stratified_split
 
 WIDTH, HEIGHT = 12, 10
 U = UNLABELLED
@@ -541,6 +543,31 @@ def test_overwriting_leaves_the_labels_of_other_images(photos, capsys):
     classes.write_text("background\ndog\ncat\n")
     assert call(import_scribbles, "labelme", more, data, "--overwrite", "--classes", classes) == 2
     assert (data / "classes.txt").read_text() == "background\ncat\ndog\n"
+
+
+def test_a_disk_that_fills_up_leaves_each_image_with_its_own_labels(tmp_path, monkeypatch):
+    """Regression: the old image was deleted first, and labels were moved after all images."""
+    new, data, moved = tmp_path / "new", tmp_path / "data", []
+    for folder, suffix in ((new, "png"), (data, "jpg")):
+        for kind, ending in (("images", suffix), ("labels", "png")):
+            (folder / kind).mkdir(parents=True)
+            for name in "ab":
+                (folder / kind / f"{name}.{ending}").write_text(folder.name)
+
+    def move(path, target):
+        if len(moved) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        moved.append(target)
+        os.replace(path, target)
+
+    monkeypatch.setattr(Path, "rename", move)
+    monkeypatch.setattr(Path, "replace", move)
+    present = {name: data / f"images/{name}.jpg" for name in "ab"}
+    with pytest.raises(OSError, match="No space"):
+        move_into_place(new / "images", new / "labels", data, present)
+    there = [(image, data / f"labels/{image.stem}.png") for image in (data / "images").iterdir()]
+    pairs = [tuple(file.read_text() for file in pair) for pair in there]
+    assert sorted(pairs) == [("data", "data"), ("new", "new")]
 
 
 @pytest.mark.parametrize("other", ["png", "JPG"])
