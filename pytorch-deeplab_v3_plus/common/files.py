@@ -37,8 +37,7 @@ def replace_file(path: Path, write: Callable[[Path], object], owner: str | None 
 
     Several processes may write into a folder; the temporary file is then called after its `owner` (see leftovers).
     """
-    # Cut, as the file system may take no longer name than that of `path`.
-    temporary = path.with_name(f".{owner or path.name[:50]}.{os.getpid()}.{threading.get_ident()}")
+    temporary = _temporary(path, owner)
     try:
         write(temporary)
         synchronise(temporary)
@@ -56,8 +55,13 @@ def replace_file(path: Path, write: Callable[[Path], object], owner: str | None 
             temporary.unlink()
 
 
+def _temporary(path: Path, owner: str | None = None) -> Path:
+    # Cut, as the file system may take no longer name than that of `path`.
+    return path.with_name(f".{owner or path.name[:50]}.{os.getpid()}.{threading.get_ident()}")
+
+
 def leftovers(folder: Path, owner: str | None = None) -> list[Path]:
-    """Return the files that replace_file has left in a folder when its process was killed (all, or an owner's)."""
+    """Return the files that were left in a folder when the process that wrote them was killed (all, or an owner's)."""
     name = re.escape(owner) if owner else ".+"
     return [path for path in folder.glob(".*") if re.fullmatch(rf"\.{name}\.\d+\.\d+", path.name)]
 
@@ -110,7 +114,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")  # a copy that is interrupted counts for nothing
+        temporary = _temporary(target)  # a copy that is interrupted counts for nothing
         try:
             shutil.copyfile(source, temporary)
             status = source.stat()

@@ -1,5 +1,6 @@
 """What the machine does to the scripts, and several processes of them: one line, and the results of one process."""
 
+import errno
 import json
 import os
 import select
@@ -22,7 +23,7 @@ import inference
 import simulate_scribbles
 from common.distributed import is_main, rank, world_size
 from common.errors import exit_status
-from common.files import make_folder, new_folder
+from common.files import link_or_copy, make_folder, new_folder
 from common.parallel import in_processes
 from dataloaders.datasets.pascal import VOCSegmentation
 from dataloaders.images import read_image, value_counts
@@ -264,6 +265,20 @@ def test_a_source_that_may_not_be_read_is_not_the_targets_fault(tmp_path):
 
     line = message(make)
     assert "target: cannot be made" in line and "'/source/i1.jpg'" in line and "change its permissions" in line
+
+
+def test_a_long_name_is_copied_where_no_link_can_be(tmp_path, monkeypatch):
+    """Regression: that of the copy on its way was longer."""
+
+    def no_link(source, target):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", no_link)
+    (source := tmp_path / (250 * "x")).write_text("a photograph")
+    os.utime(source, ns=(1, 1))
+    link_or_copy(source, target := tmp_path / "there" / source.name)
+    assert (target.read_text(), target.stat().st_mtime_ns) == ("a photograph", 1)
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_folder_that_takes_no_files_is_said_before_the_work(folder_of_another, monkeypatch):
