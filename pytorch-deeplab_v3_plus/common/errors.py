@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-PACKAGES = {"torch", "torchvision", "numpy", "PIL", "tqdm", "tensorboardX", "matplotlib", "bilateralfilter"}
+PACKAGES = {"torch", "torchvision", "numpy", "PIL", "tqdm", "tensorboardX", "matplotlib", "contourpy"}
+PACKAGES |= {"bilateralfilter"}
 """Top-level modules of what requirements.txt and the filter install."""
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.arguments import number
-from common.errors import InputError, exit_status
+from common.errors import PACKAGES, InputError, exit_status
 from common.parallel import WORKERS
 from dataloaders.images import read_image
 from filtering import Lattice, torch_lattice
@@ -98,6 +99,13 @@ def test_with_rloss_debug_the_traceback_is_shown_as_well(capsys, monkeypatch):
 def test_a_missing_package_is_one_line(capsys):
     assert exit_status(fails(ModuleNotFoundError("No module named 'tqdm'", name="tqdm"))) == 2
     assert capsys.readouterr().err == "error: No module named 'tqdm'; is everything installed? (make setup)\n"
+
+
+def test_the_packages_that_may_be_missing_are_those_of_requirements_txt():
+    """Regression: export_annotations.py without contourpy ended in a traceback."""
+    needed, _, _ = (CODE.parent / "requirements.txt").read_text().partition("# Build")  # what training imports
+    names = set(re.findall(r"^\w+", needed, re.MULTILINE))
+    assert names - {"pillow"} | {"PIL", "bilateralfilter"} == PACKAGES
 
 
 def test_rank_alone_does_not_keep_sigterm_from_being_handled(monkeypatch, capsys):
