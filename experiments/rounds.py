@@ -68,6 +68,7 @@ from page.rounds import (
 )
 from page.uncertainty import uncertainty_map
 from prediction.predict import keep_scribbles, predict, probabilities, short_side
+from training.run_folder import read_records
 from training.two_stages import mean_and_spread
 
 import numpy as np
@@ -219,8 +220,7 @@ def correct(data: Path, folder: Path, order: str, seed: int) -> None:
 
 def last_uncertainty(folder: Path) -> dict[str, float]:
     """Return the uncertainty of each image in the last prediction of a round."""
-    lines = (folder / PREDICTED).read_text(encoding="utf-8").splitlines()
-    return {line["id"]: line["uncertainty"] for line in map(json.loads, lines)}
+    return {line["id"]: line["uncertainty"] for line in read_records(folder / PREDICTED)}
 
 
 # The network and the forest

@@ -101,7 +101,8 @@ def ended(source, tmp_path):
     rounds.make_data(source, data, (1, 2), (names[:4], names[4:]), 1)
     folder = new_round(data, RoundSettings())
     lines = [{"id": name, "uncertainty": int(name) / 100} for name in names]
-    (folder / rounds.PREDICTED).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    torn = '{"id": "00", "uncer'  # where the round was killed; regression: the study ended at it
+    (folder / rounds.PREDICTED).write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
     for name in names:
         mask = read_label(data / TRUTH / f"{name}.png", 3)
         write_label(folder / rounds.PREDICTIONS / f"{name}.png", np.where(mask == 2, 0, mask) if name == "01" else mask)
