@@ -27,7 +27,7 @@ class TrainTransform:
     With probability 1/2 mirror; scale the short side to an integer drawn uniformly from `scale_range` (the original's:
     0.5 to 2) times base_size, both ends included (image bilinear, label nearest); pad at the right and bottom to the
     crop size (image 0, label 254); cut a random square of crop_size; with probability 1/2 blur with a Gaussian of
-    radius uniform in [0, 1]. Hardly any pixels outside the crop are computed.
+    radius uniform in [0, 1]. Of an image that is enlarged, hardly any pixels outside the crop are computed.
 
     A base_size of None stands for the image's own short side, `scales` are factors of which one is drawn instead of a
     size in `scale_range`, `blur` False leaves that out, and `padding` is a name in PADDING_COLOURS.
