@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -60,7 +60,7 @@ def make_data_loader(
     ) -> DataLoader:
         sampler = SeededSampler(len(dataset), options.seed, shuffle, repeat)
         batches = BatchShare(sampler, batch_size, rank, world_size, min_images)
-        return _loader(dataset, options.workers, pin_memory, persistent=True, batch_sampler=batches)
+        return new_loader(dataset, options.workers, pin_memory, persistent=True, batch_sampler=batches)
 
     train = val = fill_in = None
     if "train" in splits:
@@ -126,10 +126,13 @@ def whole_image_loader(
 ) -> DataLoader:
     """Return a loader of single WholeImages, since their sizes differ: every `world_size`-th, starting at `rank`."""
     sampler = range(rank, len(images), world_size)
-    return _loader(WholeImages(images, short_side), workers, pin_memory, sampler=sampler)
+    return new_loader(WholeImages(images, short_side), workers, pin_memory, sampler=sampler)
 
 
-def _loader(dataset: Dataset, workers: int, pin_memory: bool, persistent: bool = False, **order) -> DataLoader:
+def new_loader(
+    dataset: Dataset, workers: int, pin_memory: bool = False, persistent: bool = False, **more: Any
+) -> DataLoader:
+    """Return a loader with the workers of this project, as many as there are CPUs; `more` goes to DataLoader."""
     workers = min(workers, usable_cpus())
     return DataLoader(
         dataset,
@@ -140,7 +143,7 @@ def _loader(dataset: Dataset, workers: int, pin_memory: bool, persistent: bool =
         worker_init_fn=_leave_the_process_group,
         # Its own, or it would draw from the global one, and dropout would depend on the number of workers.
         generator=torch.Generator(),
-        **order,
+        **more,
     )
 
 

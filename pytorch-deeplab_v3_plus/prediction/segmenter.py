@@ -12,18 +12,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common import distributed
 from common.errors import InputError
 from common.files import make_folder, replace_file
-from common.parallel import WORKERS, follow_the_parent, usable_cpus
 from dataloaders.class_names import check_class_names
 from dataloaders.images import id_of_file, listing, write_label
 from dataloaders.labels import VOC_CLASSES
 from dataloaders.layout import CLASS_FILE, PREDICTION, REFINED, read_class_names
+from dataloaders.loaders import new_loader
 from dataloaders.transforms import to_tensor
 from DenseCRFLoss import DenseCRFLoss
 from figures.colours import colour
@@ -82,11 +81,9 @@ class Segmenter:
         files, names = files[mine], iter(output_names(files)[mine])
         logger.setLevel(logging.INFO)  # each process reports its own images
         images = ImageFiles(files, self.size, self.options.center_crop, scribbles, len(self.class_names))
-        workers = max(0, min(self.options.workers, usable_cpus(), len(files) - 1))
+        workers = max(0, min(self.options.workers, len(files) - 1))
         # Images differ in size, so that a batch is a list.
-        how = {"num_workers": workers, "multiprocessing_context": WORKERS if workers else None}
-        how |= {"collate_fn": list, "worker_init_fn": follow_the_parent}
-        batches = DataLoader(images, self.options.batch_size, **how)
+        batches = new_loader(images, workers, batch_size=self.options.batch_size, collate_fn=list)
         failed, hidden = 0, None if distributed.is_main() else True
         bar = tqdm(total=len(files), unit="image", desc="segmenting", disable=hidden)
         with logging_redirect_tqdm(), bar:
