@@ -203,6 +203,11 @@ STUDIES["photographs-257"] = replace(
     epochs=(3, 3),
     variants={"weight 3, sigma xy 80, rgb 6": loss(3, 80, 6, NORMALISED), "weight 4": loss(4, 80, 6, NORMALISED)},
 )
+STUDIES["photographs-257-long"] = replace(
+    STUDIES["photographs-257"],
+    epochs=(3, 6),
+    variants={"weight 3, sigma xy 80, rgb 6": loss(3, 80, 6, NORMALISED)},
+)
 STUDIES["photographs-257-settings"] = replace(
     STUDIES["photographs-257"],
     variants={

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import itertools
 import math
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from numbers import Real
@@ -42,7 +43,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def _words(self, args: Sequence[str] | None) -> Sequence[str]:
         words = sys.argv[1:] if args is None else args
         for before, word in itertools.pairwise(["", *words]):
-            if not word or (word.startswith("--") and word.endswith("=")):
+            if not word or re.fullmatch(r"--[^=]*=", word):
                 where = before if before.startswith("--") and not word else word or "the command line"
                 raise InputError(f"{where}: expected a value, found an empty word (a variable that is not set?)")
         return [self._as_declared(word) if word.startswith("--") else word for word in words]

@@ -59,6 +59,10 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         Ended: the training that is to be resumed has ended.
     """
     options = options.resolved()
+    if len(options.gpu_ids) > distributed.world_size():
+        given = ",".join(map(str, options.gpu_ids))
+        what = f"--gpu-ids {given}: expected one here, as a process trains on one GPU"
+        raise InputError(f"{what}; train_withdensecrfloss.py and torchrun start a process for each")
     device = choose_device(options)
     loaders, surveys = load_data(options, device)
     label_counts = torch.from_numpy(surveys["train"].counts)

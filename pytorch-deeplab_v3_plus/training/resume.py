@@ -196,7 +196,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
 def image_order(options: TrainOptions, loaders: Loaders, step: TrainingStep) -> dict[str, int | str]:
     """Return what decides, with the epoch and the step, which images come next, and which losses they have."""
     losses = ", ".join(["cross_entropy", *sorted(step.regularisers)])
-    order = {"--seed": options.data.seed, "--batch-size": options.data.batch_size}
+    order = {"--seed": options.data.seed, "--batch-size": options.data.batch_size, "--repeat": options.data.repeat}
     return order | {"training images": len(loaders.train.dataset), "losses": losses}
 
 
@@ -277,7 +277,7 @@ def check_resumable(options: TrainOptions, loaders: Loaders, step: TrainingStep,
     if "epoch" not in checkpoint or "optimizer" not in checkpoint:
         raise InputError(f"{source}: holds weights but no training state to resume; start from them with --ft")
     if checkpoint.get("step") and "order" not in checkpoint:
-        what = "its 'step' is of another program, without the order of the images"
+        what = "its 'step' comes from another program, without the order of the images"
         raise InputError(f"{source}: {what}; start from its weights with --ft")
     before, now = checkpoint.get("options", {}).get("optimizer", "sgd"), options.optimizer
     if before != now:
@@ -314,7 +314,9 @@ def _restore_optimizer(trainer: Trainer, checkpoint: dict[str, Any], source: Pat
                 if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
                     raise ValueError(f"{name} of {tuple(value.shape)} for a weight of {tuple(weight.shape)}")
         keeps_state = any(group.get("momentum", True) for group in checkpoint["optimizer"]["param_groups"])
-        if checkpoint["epoch"] and keeps_state and not optimizer.state:
+        # With fp16 an epoch may begin with steps that are left out.
+        begun = checkpoint["epoch"] or (checkpoint.get("step") and not checkpoint.get("scaler"))
+        if begun and keeps_state and not optimizer.state:
             raise ValueError("no state of any weight, as if it had been emptied")
     for group, settings in zip(optimizer.param_groups, own, strict=True):
         group.update(settings)

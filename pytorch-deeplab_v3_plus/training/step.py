@@ -145,10 +145,11 @@ class TrainingStep:
         kernels = Counter(one.kernel for one in sharing)
         lattices = {kernel: None for kernel, uses in kernels.items() if uses > 1}
         more = {"labels": labels, "logits": logits, "features": features, "lattices": lattices}
+        image = image.float()
         for name, (rescale, evaluate) in stages.items():
             with self.clock.part(name):
                 try:
-                    value = apply_regulariser(evaluate, image.float(), rescaled[rescale], region, **more)
+                    value = apply_regulariser(evaluate, image, rescaled[rescale], region, **more)
                 except ValueError:
                     for earlier, term in terms.items():  # where one is infinite, this regulariser is not to blame
                         if not term.isfinite():

@@ -19,7 +19,7 @@ from training import build_trainer, checkpoint
 from training.checkpoint import keep_newest, newest_checkpoint, save_last
 from training.journal import Journal
 from training.options import parse_options
-from training.resume import Start, check_resumable, restore, training_state
+from training.resume import Start, check_resumable, image_order, restore, training_state
 from training.trainer import Trainer
 
 TIMES = ("images_per_second", "regulariser_ms", "waiting_for_data")
@@ -262,7 +262,7 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
     other_shape = {**kept["optimizer"], "state": {0: {"momentum_buffer": torch.ones(3)}}}
     for change, said in {
         "optimizer": "holds weights but no training state",
-        "order": "its 'step' is of another program",
+        "order": "its 'step' comes from another program",
         "step": "stopped after 99 steps of an epoch, which has 2 here",
     }.items():
         changed = {**kept, "step": 1, **({"step": 99} if change == "step" else {change: None})}
@@ -271,6 +271,10 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
         with pytest.raises(InputError, match=f"{source}: {said}"):
             start = Start(trainer.identity, path=source, checkpoint=changed)
             check_resumable(options, trainer.loaders, trainer.step, start)
+    repeated = replace(
+        trainer.options, data=replace(trainer.options.data, repeat=2)
+    )  # regression: other images, silently
+    assert image_order(repeated, trainer.loaders, trainer.step) != kept["order"]
     for change in (
         {"history": [{"epoch": 1}]},
         {"history": [{**record, "lr": "high"}]},
@@ -288,7 +292,7 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
     with pytest.raises(InputError, match=f"{source}, 'trained': expected weights, found none"):
         restore(trainer, {**kept, "trained": {}}, source)
     with pytest.raises(InputError, match="its 'optimizer' is .* no state of any weight"):  # regression: it went on
-        restore(trainer, {**kept, "epoch": 1}, source)
+        restore(trainer, {**kept, "step": 1}, source)
     trainer.close()
 
 

@@ -55,6 +55,13 @@ def test_options_are_checked_wherever_they_come_from():
         TrainOptions(regulariser=("nothing=1",))
 
 
+def test_one_process_trains_on_one_gpu(monkeypatch):
+    """Regression: it took one of two, at half the learning rate."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="--gpu-ids 0,1: expected one here.*start a process for each"):
+        build_trainer(TrainOptions(gpu_ids=(0, 1), amp="off"))
+
+
 def test_a_checkpoint_holds_the_options(voc):
     options = small(voc)
     build_trainer(options).fit()

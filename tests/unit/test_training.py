@@ -532,3 +532,10 @@ def test_documented_commands_parse(command):
         if name.startswith("--") and not value.startswith("--") and name != "--gpu-ids":
             found = args[name.strip("-").replace("-", "_")]
             assert str(found) == value or found == float(value), name
+
+
+def test_a_value_may_end_in_an_equals_sign():
+    """Regression: it was taken for an unset variable."""
+    assert parse_options(["--checkname=a="]).checkname == "a="
+    with pytest.raises(InputError, match="--checkname=: expected a value, found an empty word"):
+        parse_options(["--checkname="])
