@@ -168,7 +168,7 @@ train-small: setup ## train in two stages on small images from the bundled weigh
 	@$(IN) python $(CODE)/train_two_stages.py --preset 80 $(if $(DRAWN),--densecrfloss 5) $(DATA_OPTION) --workers 0 \
 	  --stage1-epochs 5 --stage2-epochs 5 \
 	  --seeds $(SEEDS) --jobs $(JOBS) $(if $(filter-out 0,$(FULL)),--full) --output run/train-small $(OPTIONS)
-	@echo "next:  make inference IMAGE_PATH=/path/to/image.jpg   segment an image with this network (README: your own images)"
+	@echo "next:  make inference IMAGE_PATH=/path/to/image.jpg   segment an image of these classes; for others: README, your own images"
 
 .PHONY: train-standard
 train-standard: setup ## train the published recipe at 513x513 (needs a GPU)

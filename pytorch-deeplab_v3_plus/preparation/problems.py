@@ -49,7 +49,9 @@ KINDS = {
     "0 for unlabelled": Kind(ERROR, "thin strokes on 0 and no 255: unlabelled pixels would be trained as background",
         "write 255 where nothing is drawn", "gets 255 for 0 (its background strokes, if any, are lost)"),
     "no labels": Kind(WARNING, "scribbles without a labelled pixel teach nothing", "draw some, or remove the id"),
-    "no background": Kind(ERROR, NO_BACKGROUND, "scribble the background too"),
+    "no background": Kind(
+        ERROR, NO_BACKGROUND, "scribble the background too, or, where whole objects are outlined, import with --truth"
+    ),
     "class 0": Kind(WARNING, CLASS_0, "if the value 0 is the background, name it so in the first line of the classes"),
     "background in few": Kind(WARNING, "most images have no background scribbles", "scribble the background too"),
     "class never": Kind(WARNING, CLASS_NEVER,
