@@ -94,7 +94,12 @@ def predict_batch(model: nn.Module, batch: dict[str, Any], protocol: Protocol = 
 
 
 def count(
-    model: nn.Module, batches: Iterable[dict[str, Any]], tally: Tally, title: str, protocol: Protocol = PLAIN
+    model: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    tally: Tally,
+    title: str,
+    protocol: Protocol = PLAIN,
+    wrap: Wrap = iter,
 ) -> Tally:
     """Count the predictions of `model` for `batches` into `tally` and return it; InputError if nothing is labelled.
 
@@ -104,7 +109,7 @@ def count(
     images = math.ceil(len(batches.dataset) / distributed.world_size()) if known else None
     hidden = None if distributed.is_main() else True  # None: where there is no terminal
     with evaluation_mode(model), tqdm(total=images, desc=title, unit="image", leave=False, disable=hidden) as bar:
-        for batch in batches:
+        for batch in wrap(batches):
             tally.update(batch["name"], *predict_batch(model, batch, protocol))
             bar.update(len(batch["label"]))
     tally.gather()
@@ -113,9 +118,11 @@ def count(
     return tally
 
 
-def evaluate(model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: int, title: str) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module, batches: Iterable[dict[str, Any]], num_classes: int, title: str, wrap: Wrap = iter
+) -> dict[str, Any]:
     """Return the scores of the plain prediction for `batches`; for those of the loaders, the crop protocol's."""
-    return count(model, batches, Tally(num_classes), title).scores()
+    return count(model, batches, Tally(num_classes), title, wrap=wrap).scores()
 
 
 def evaluate_split(
@@ -125,7 +132,7 @@ def evaluate_split(
     protocol: Protocol,
     workers: int,
     pin_memory: bool = False,
-    wrap: Wrap | None = None,
+    wrap: Wrap = iter,
 ) -> Tally:
     """Count the predictions for the images of `split` ('val' or 'fill_in') by `protocol`.
 
@@ -137,7 +144,7 @@ def evaluate_split(
         part = (distributed.rank(), distributed.world_size())
         batches = whole_image_loader(batches.dataset, protocol.size, workers, pin_memory, *part)
     tally, title = Tally(loaders.num_classes, widths), column_title(split, protocol)
-    return count(model, wrap(batches) if wrap else batches, tally, title, protocol)
+    return count(model, batches, tally, title, protocol, wrap)
 
 
 def column_title(split: str, protocol: Protocol) -> str:

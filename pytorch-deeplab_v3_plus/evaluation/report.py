@@ -140,7 +140,7 @@ def evaluate_and_report(
     folder: Path,
     workers: int,
     reports: Mapping[str, Mapping[str, Any]],
-    wrap: Wrap | None = None,
+    wrap: Wrap = iter,
 ) -> tuple[dict[str, dict[str, Any]], list[Path]]:
     """Score `model` on each of `splits` that exists, by each protocol, and have the main process write the reports.
 

@@ -56,10 +56,10 @@ def final_evaluation(
     an evaluation and returns what is evaluated: it may raise between two of them.
     """
     crop, full = Protocol("crop", options.data.crop_size), Protocol("full", options.data.short_side)
-    scores = {"val": val or evaluate(model, wrap(loaders.val), loaders.num_classes, "evaluating")}
+    scores = {"val": val or evaluate(model, loaders.val, loaders.num_classes, "evaluating", wrap)}
     columns = {"val crop": scores["val"]}
     if loaders.fill_in is not None:
-        scores["fill_in"] = evaluate(model, wrap(loaders.fill_in), loaders.num_classes, "fill-in")
+        scores["fill_in"] = evaluate(model, loaders.fill_in, loaders.num_classes, "fill-in", wrap)
         columns["fill-in crop"] = scores["fill_in"]
     reports = describe(folder.parent / LAST, model, loaders, ["val"], [full]) if distributed.is_main() else {}
     warn_of_others(folder, reports)

@@ -228,7 +228,7 @@ class Trainer:
 
     def evaluate(self, batches: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
         """Return the scores of the network, in float32; a signal stops it."""
-        return evaluate(self.network, self.until_stopped(batches), self.loaders.num_classes, title)
+        return evaluate(self.network, batches, self.loaders.num_classes, title, self.until_stopped)
 
     def until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of an evaluation; a signal ends the training between two of them, without saving."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 import losses
 from common.errors import InputError
@@ -151,6 +152,20 @@ def test_paths_and_numpys_numbers_become_plain_in_a_checkpoint(voc):
     build_trainer(options).fit()
     kept = load_checkpoint(run_folder(voc) / "checkpoint_last.pth.tar")["options"]
     assert (kept["run_root"], kept["epochs"], kept["lr"]) == (str(voc.parent / "run"), 1, 0.01)
+
+
+def test_the_bars_of_evaluations_have_a_total(voc, monkeypatch):
+    """Regression: none did, as what stops an evaluation hid how many images it has."""
+    totals = {}
+
+    def bar(desc: str, total: int | None, **how) -> tqdm:
+        totals[desc] = total
+        return tqdm(disable=True)
+
+    trainer = build_trainer(small(voc))
+    monkeypatch.setattr("evaluation.protocols.tqdm", bar)
+    trainer.fit()
+    assert totals == {"evaluating": 2, "fill-in": 5, "val full": 2}
 
 
 def test_a_trainer_that_is_not_used_releases_its_run(voc):
