@@ -231,11 +231,17 @@ class Trainer:
         return evaluate(self.network, batches, self.loaders.num_classes, title, self.until_stopped)
 
     def until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yield the batches of an evaluation; a signal ends the training between two of them, without saving."""
+        """Yield the batches of an evaluation; a signal ends the training between two of them, without saving.
+
+        All processes must call it, and exhaust it: a signal to one of them stops them all, once each has come to its
+        last batch or heard of a signal itself, as they may have different numbers of batches.
+        """
         for batch in batches:
             if self.stop:
-                raise Stopped
+                break
             yield batch
+        if distributed.any_process(bool(self.stop)):
+            raise Stopped
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch, keep its checkpoints and redraw the pictures."""

@@ -1,6 +1,8 @@
 """Training without a command line, and what a run records."""
 
+import contextlib
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from losses import entropy
 from losses.registry import FACTORIES
 from modeling.checkpoint import load_checkpoint
 from training import TrainOptions, build_trainer
+from training.faults import Stopped
 from training.identity import file_facts
 from training.options import PRESETS, parse_options
 
@@ -166,6 +169,21 @@ def test_the_bars_of_evaluations_have_a_total(voc, monkeypatch):
     monkeypatch.setattr("evaluation.protocols.tqdm", bar)
     trainer.fit()
     assert totals == {"evaluating": 2, "fill-in": 5, "val full": 2}
+
+
+def test_a_signal_during_an_evaluation_stops_every_process(voc, monkeypatch):
+    """Regression: each stopped on its own, and one that was waiting for the other's scores ended with an error."""
+    trainer, seen = build_trainer(small(voc)), []
+    trainer.close()
+    # Of two processes, the signal is heard by the other one, by none, and by this one.
+    for ours, theirs, expected in ((None, True, [1, 2]), (None, False, [1, 2]), (signal.SIGTERM, False, [])):
+        monkeypatch.setattr("common.distributed.any_process", lambda flag, theirs=theirs: flag or theirs)
+        trainer.stop.signal = ours
+        with pytest.raises(Stopped) if ours or theirs else contextlib.nullcontext():
+            for batch in trainer.until_stopped([1, 2]):
+                seen.append(batch)
+        assert seen == expected
+        seen.clear()
 
 
 def test_a_trainer_that_is_not_used_releases_its_run(voc):
