@@ -162,8 +162,18 @@ class Journal:
         entries = [entry for entry in read_records(source / STEPS) if entry.keys() >= {"epoch", "step"}]
         earlier_version = any(entry["epoch"] == 0 for entry in entries)  # which counted them from 0
         entries = [{**entry, "epoch": entry["epoch"] + earlier_version} for entry in entries]
-        kept = (one for one in entries if one["epoch"] <= epoch or one["epoch"] == epoch + 1 and one["step"] <= step)
+        kept = [one for one in entries if one["epoch"] <= epoch or one["epoch"] == epoch + 1 and one["step"] <= step]
         self.write(STEPS, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._purge_events(1 + max([epoch, *(entry["step"] for entry in kept)]))
+
+    def _purge_events(self, step: int) -> None:
+        """Have TensorBoard drop what earlier event files hold from `step` on.
+
+        It does so in all curves, those by epoch included: their numbers are lower, so that an epoch may be there twice.
+        """
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._events.file_writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, values: dict[str, float], at: int) -> None:
         """Send scalars to TensorBoard, for a step or an epoch."""

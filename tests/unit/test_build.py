@@ -21,6 +21,7 @@ from modeling.checkpoint import load_checkpoint
 from training import TrainOptions, build_trainer
 from training.faults import Stopped
 from training.identity import file_facts
+from training.journal import Journal
 from training.options import PRESETS, parse_options
 
 
@@ -88,6 +89,24 @@ def test_epochs_and_steps_count_from_1_in_every_record(voc):
     at = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
     assert at["train/lr"] == at["val/miou"] == [1, 2]
     assert at["train/cross_entropy"] == [1, 2, 3, 4]
+
+
+def test_the_curves_of_a_continued_run_do_not_overlap(voc):
+    """Regression: TensorBoard also showed the steps of a killed run that were taken again."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    killed, rates = Journal(voc, {}), {"images_per_second": 1.0, "waiting_for_data": 0.0}
+    for step, epoch in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
+        entry = {"step": step, "epoch": epoch, "losses": {"cross_entropy": 1.0}, **rates}
+        killed.steps(entry, {"cross_entropy": [1.0]})
+    killed.close()
+    (events,) = killed.folder.glob("events*")
+    events.rename(events.with_name("events.out.tfevents.1"))  # an earlier second's
+    journal = Journal(voc, {}, killed.folder)
+    journal.rewind([], killed.folder, 1, 3)
+    journal.scalars({"train/cross_entropy": 2.0}, 4)
+    journal.close()
+    shown = accumulator.EventAccumulator(str(killed.folder)).Reload().Scalars("train/cross_entropy")
+    assert [(event.step, event.value) for event in shown] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
 
 
 def test_a_length_in_steps_ends_within_an_epoch(voc):
