@@ -59,7 +59,7 @@ def build_trainer(options: TrainOptions, regularisers: Mapping[str, nn.Module] |
         Ended: the training that is to be resumed has ended.
     """
     options = options.resolved()
-    if len(options.gpu_ids) > distributed.world_size():
+    if len(options.gpu_ids) > 1 and not distributed.is_launched() and distributed.world_size() == 1:
         given = ",".join(map(str, options.gpu_ids))
         what = f"--gpu-ids {given}: expected one here, as a process trains on one GPU"
         raise InputError(f"{what}; train_withdensecrfloss.py and torchrun start a process for each")
