@@ -79,7 +79,17 @@ from prediction.predict import (
 from training import build_trainer
 from training.checkpoint import LAST
 from training.faults import Stopped, StopRequest, one_line_errors
-from training.options import ADAMW_RATE, DECIDED, LARGEST, PRESETS, TrainOptions, first_taken, parse_options, preset_for
+from training.options import (
+    ADAMW_RATE,
+    DECIDED,
+    LARGEST,
+    POSITIVE,
+    PRESETS,
+    TrainOptions,
+    first_taken,
+    parse_options,
+    preset_for,
+)
 from training.resume import Ended
 from training.run_folder import runs_in
 
@@ -97,8 +107,6 @@ LARGER = 2  # by this factor at most the photographs in a snapshot are larger th
 TAKEN = (*DECIDED, "--dataset", "--data-root", "--classes")
 PRESET = "80"
 USUAL = PRESETS[PRESET]
-ABOVE_0 = {"type": number(float, 0, above=True)}
-CROP = {"type": number(int, 33)}
 LENGTH = {"type": number(int, 1, high=100_000), "metavar": "STEPS"}
 
 
@@ -109,12 +117,14 @@ class RoundSettings:
     steps: int = option(100, "steps on the strokes alone (partial cross-entropy)", **LENGTH)
     crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **LENGTH)
     preset: str = option(PRESET, "where all settings come from that are not here", choices=tuple(LARGEST))
-    crop_size: int = option(USUAL["crop_size"], "short side, in pixels, at which the network sees the images", **CROP)
+    crop_size: int = option(
+        USUAL["crop_size"], "short side, in pixels, at which the network sees the images", type=number(int, 33)
+    )
     batch_size: int = option(USUAL["batch_size"], "images in a step", type=number(int, 2))
     lr: float = option(ADAMW_RATE, "learning rate", type=number(float, 0, above=True, high=1))
     densecrfloss: float = option(2.0, "weight of refining borders (DenseCRF loss)", type=number(float, 0))
-    sigma_rgb: float = option(USUAL["sigma_rgb"], "colours that count as alike, in grey levels", **ABOVE_0)
-    sigma_xy: float = option(USUAL["sigma_xy"], "distance over which they count, in pixels", **ABOVE_0)
+    sigma_rgb: float = option(USUAL["sigma_rgb"], "colours that count as alike, in grey levels", type=POSITIVE)
+    sigma_xy: float = option(USUAL["sigma_xy"], "distance over which they count, in pixels", type=POSITIVE)
     only_drawn: bool = switch("an image that is drawn on gets only the classes drawn there", default=True)
     seed: int = option(1, "random seed", type=number(int, 0))
     more: str = option("", "further options of train_withdensecrfloss.py")

@@ -271,9 +271,8 @@ def test_what_a_checkpoint_holds_of_a_training_is_checked(voc, tmp_path):
         with pytest.raises(InputError, match=f"{source}: {said}"):
             start = Start(trainer.identity, path=source, checkpoint=changed)
             check_resumable(options, trainer.loaders, trainer.step, start)
-    repeated = replace(
-        trainer.options, data=replace(trainer.options.data, repeat=2)
-    )  # regression: other images, silently
+    # Regression: other images followed, silently.
+    repeated = replace(trainer.options, data=replace(trainer.options.data, repeat=2))
     assert image_order(repeated, trainer.loaders, trainer.step) != kept["order"]
     for change in (
         {"history": [{"epoch": 1}]},
