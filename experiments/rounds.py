@@ -69,7 +69,7 @@ from page.rounds import (
 from page.uncertainty import uncertainty_map
 from prediction.predict import keep_scribbles, predict, probabilities, short_side
 from training.run_folder import read_records
-from training.two_stages import mean_and_spread
+from training.two_stages_report import mean_and_spread
 
 import numpy as np
 import torch

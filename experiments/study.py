@@ -33,16 +33,8 @@ from filtering.mean_field import MeanField
 from modeling.checkpoint import load_network
 from training.checkpoint import LAST
 from training.identity import data_facts
-from training.two_stages import (
-    ARMS,
-    Comparison,
-    Results,
-    background_everywhere,
-    gains,
-    mean_and_spread,
-    percents,
-    share_of_gap,
-)
+from training.two_stages import ARMS, Comparison, Results
+from training.two_stages_report import background_everywhere, gains, mean_and_spread, percents, share_of_gap
 
 logger = logging.getLogger(__name__)
 

@@ -26,11 +26,12 @@ from common.logs import configure_logging
 from helpers import CODE, HEIGHT, SMALL, WIDTH, call, data, one_line, run_folder, state, train, write_label
 from losses import register
 from losses.registry import FACTORIES
-from training import two_stages
+from training import two_stages, two_stages_options
 from training.advice import report_shares
 from training.options import parse_options
 from training.run_folder import final_scores
 from training.two_stages import Training, train_all
+from training.two_stages_options import ComparisonOptions
 
 
 def test_from_scribbles_to_a_segmentation(voc):
@@ -511,9 +512,9 @@ def test_two_stages_take_the_preset_for_the_size_of_the_images(voc, side, preset
     for path in voc.glob("JPEGImages/*"):
         Image.new("RGB", (2 * side, side)).save(path)
     with caplog.at_level("INFO"):
-        assert train_two_stages.default_preset(data(voc)) == preset
+        assert two_stages_options.default_preset(data(voc)) == preset
     assert f"--preset {preset}, as short sides are {side}" in caplog.text
-    assert train_two_stages.default_preset([*data(voc), "--densecrfloss", "1"]) is None
+    assert two_stages_options.default_preset([*data(voc), "--densecrfloss", "1"]) is None
 
 
 def comparison_of(monkeypatch, words: list) -> two_stages.Comparison:
@@ -525,7 +526,7 @@ def comparison_of(monkeypatch, words: list) -> two_stages.Comparison:
     def train(comparison, jobs):
         raise Seen(comparison)
 
-    monkeypatch.setattr(train_two_stages.Comparison, "train", train)
+    monkeypatch.setattr(two_stages.Comparison, "train", train)
     with pytest.raises(Seen) as seen:
         train_two_stages.main([str(word) for word in words])
     return seen.value.args[0]
@@ -573,11 +574,10 @@ def test_full_supervision_without_truth_is_refused_before_any_training(voc, caps
 
 
 def test_the_stages_of_a_preset_have_its_steps():
-    parser = train_two_stages.build_parser()
-    stages = train_two_stages.Stages((1200, 800), "sgd", 0.1)
-    assert train_two_stages.lengths(parser.parse_args([]), stages, 38) == (32, 22)
-    assert train_two_stages.lengths(parser.parse_args(["--stage2-epochs", "3"]), stages, 2000) == (1, 3)
-    assert train_two_stages.lengths(parser.parse_args([]), None, 38) == (20, 10)
+    stages = two_stages_options.Stages((1200, 800), "sgd", 0.1)
+    assert two_stages_options.lengths(ComparisonOptions(), stages, 38) == (32, 22)
+    assert two_stages_options.lengths(ComparisonOptions(stage2_epochs=3), stages, 2000) == (1, 3)
+    assert two_stages_options.lengths(ComparisonOptions(), None, 38) == (20, 10)
 
 
 def stub_training(folder: Path, body: str) -> tuple[Path, list[Training]]:

@@ -24,7 +24,7 @@ from training.options import FROM_RANDOM, PRESETS, build_parser, parse_options
 from training.recipes import RECIPES
 from training.run_folder import best_of_other_runs
 from training.schedule import rate_factor
-from training.two_stages import comparison_table
+from training.two_stages_report import comparison_table
 
 # Scores
 
