@@ -31,7 +31,8 @@ from figures.plotting import new_figure, save_figure
 from preparation.simulation import simulate_folder
 from training.identity import data_facts
 from training.options import parse_options
-from training.two_stages import Comparison, Results, check_not_taken, gains, mean_and_spread, percents
+from training.two_stages import Comparison, Results, check_not_taken
+from training.two_stages_report import gains, markdown_table, mean_and_spread, percents
 
 from matplotlib.axes import Axes
 
@@ -93,14 +94,12 @@ def labelled_share(folder: Path, num_classes: int) -> float:
 
 def table(outcomes: Mapping[str, Outcome]) -> str:
     """Return a Markdown table: what was annotated, val mIoU without and with the loss, and the gain."""
-    head = ("", "images", "labelled", "partial CE", "+ DenseCRF loss", "gain")
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    rows = []
     for name, outcome in outcomes.items():
         scores = [mean_and_spread(percents(outcome.results, arm, "val")) for arm in ("partial_ce", "regularised")]
         gain = mean_and_spread(gains(outcome.results, "regularised", "val"), sign="+")
-        cells = (ANNOTATIONS[name].title, str(outcome.images), f"{outcome.labelled:.2f} %", *scores, gain)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append((ANNOTATIONS[name].title, str(outcome.images), f"{outcome.labelled:.2f} %", *scores, gain))
+    return markdown_table(("", "images", "labelled", "partial CE", "+ DenseCRF loss", "gain"), rows)
 
 
 def draw(path: Path, outcomes: Mapping[str, Outcome]) -> None:

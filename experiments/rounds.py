@@ -69,7 +69,7 @@ from page.rounds import (
 from page.uncertainty import uncertainty_map
 from prediction.predict import keep_scribbles, predict, probabilities, short_side
 from training.run_folder import read_records
-from training.two_stages_report import mean_and_spread
+from training.two_stages_report import markdown_table, mean_and_spread
 
 import numpy as np
 import torch
@@ -434,11 +434,6 @@ def orders_of(nth: int) -> tuple[str, ...]:
     return ORDERS if nth > 1 else ORDERS[:1]
 
 
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (titles, ["---"] * len(titles), *rows))
-
-
 def score_table(results: Results, methods: Sequence[str], rounds: int) -> str:
     """Return a Markdown table: mIoU of every method on every set of images."""
     rows = []
@@ -450,7 +445,7 @@ def score_table(results: Results, methods: Sequence[str], rounds: int) -> str:
                 shown = order if nth > 1 else ""
                 rows.append([str(classes), str(nth), shown, images, *map(mean_and_spread, cells)])
     titles = [f"{title}, {METHODS[method]}" for title in SETS.values() for method in methods]
-    return markdown(["object classes", "round", "order", "images", *titles], rows)
+    return markdown_table(["object classes", "round", "order", "images", *titles], rows)
 
 
 def difference_table(results: Results, methods: Sequence[str], rounds: int) -> str:
@@ -470,7 +465,7 @@ def difference_table(results: Results, methods: Sequence[str], rounds: int) -> s
             for what, (one, other) in pairs.items():
                 gaps = [np.subtract(scores_of(draws, *one, name), scores_of(draws, *other, name)) for name in SETS]
                 rows.append([str(classes), str(nth), what, *(mean_and_spread(gap.tolist(), "+") for gap in gaps)])
-    return markdown(["object classes", "round", "what", *SETS.values()], rows)
+    return markdown_table(["object classes", "round", "what", *SETS.values()], rows)
 
 
 def ordering_table(results: Results, rounds: int) -> str:
@@ -488,7 +483,7 @@ def ordering_table(results: Results, rounds: int) -> str:
                     for name in MEASURES
                 ]
                 rows.append([str(classes), str(nth), which, *(f"{value:.2f}" for value in found)])
-    return markdown(["object classes", "round", "images", *MEASURES], rows)
+    return markdown_table(["object classes", "round", "images", *MEASURES], rows)
 
 
 def tables(results: Results, methods: Sequence[str], rounds: int) -> str:

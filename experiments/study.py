@@ -34,7 +34,14 @@ from modeling.checkpoint import load_network
 from training.checkpoint import LAST
 from training.identity import data_facts
 from training.two_stages import ARMS, Comparison, Results
-from training.two_stages_report import background_everywhere, gains, mean_and_spread, percents, share_of_gap
+from training.two_stages_report import (
+    background_everywhere,
+    gains,
+    markdown_table,
+    mean_and_spread,
+    percents,
+    share_of_gap,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -221,17 +228,16 @@ def table(results: Results) -> str:
     scores = [score for score in SCORES if all(score in final for finals in results.values() for final in finals)]
     shared = SHARED if "full" in results else set()
     heads = [(SCORES[score], "gain", *(["of the gap"] if score in shared else [])) for score in scores]
-    titles = [title for head in heads for title in head]
-    lines = ["| | " + " | ".join(titles) + " |", "| --- " * (len(titles) + 1) + "|"]
+    rows = []
     for arm in results:
-        cells = []
+        cells = [ARMS.get(arm, arm)]
         for score in scores:
             gain = mean_and_spread(gains(results, arm, score), sign="+")
             cells += [mean_and_spread(percents(results, arm, score)), "" if arm == "partial_ce" else gain]
             if score in shared:
                 cells.append("" if arm in ("partial_ce", "full") else share_of_gap(results, arm, score))
-        lines.append(f"| {ARMS.get(arm, arm)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(["", *(title for head in heads for title in head)], rows)
 
 
 def final_results(comparison: Comparison, loaders: Loaders, study: Study, workers: int) -> Results:

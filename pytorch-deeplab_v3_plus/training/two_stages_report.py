@@ -107,6 +107,11 @@ def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, without a line break at its end."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (titles, ["---"] * len(titles), *rows))
+
+
 def save_comparison(comparison: Comparison, loaders: Loaders, path: Path, split: str) -> None:
     """Draw images of `split` with their scribbles, what each arm of the first seed predicts, and the truth.
 
