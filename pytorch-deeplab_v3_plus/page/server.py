@@ -191,7 +191,7 @@ class Page:
             "training": process.progress(rounds[-1], process.is_running(data)) if rounds else None,
             "rounds": [self._round(folder) for folder in rounds],
             "settings": process.describe_settings(self._usual_settings()),
-            "readonly_reason": self.strokes.trouble,
+            "trouble": self.strokes.trouble,
         }
 
     def _image(

@@ -138,7 +138,7 @@ class Strokes:
 
     def __init__(self, project: Project) -> None:
         self.project, self.folder = project, project.folder / FOLDER
-        self.trouble: str | None = None  # why the last write failed
+        self.trouble: str | None = None  # why scribble maps could not be drawn
         self._lock, self._drawing = threading.RLock(), threading.Lock()
         self._drawn: dict[str, Drawn] = {}
         self._base_classes: dict[str, tuple[int, list[int]]] = {}  # with the time of the file
@@ -224,14 +224,12 @@ class Strokes:
                     operation = operation | {"size": image_size(self.project.file(image_id))}
                 self._write(image_id, operation)
             except OSError as error:
-                self.trouble = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
-                raise NotNow(self.trouble) from None
+                what = f"{self._log(image_id)}: cannot be written ({error.strerror}); free space"
+                raise NotNow(what) from None
             except InputError as error:  # of the imported scribbles' copy
                 if not os.path.exists(self._scribble(image_id)):  # a link that leads nowhere, which no time mends
                     raise
-                self.trouble = str(error)
-                raise NotNow(self.trouble) from None
-            self.trouble = None
+                raise NotNow(str(error)) from None
 
     def _write(self, image_id: str, operation: Operation) -> None:
         path, drawn = self._log(image_id), self._drawn[image_id]

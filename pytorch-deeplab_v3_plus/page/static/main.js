@@ -363,7 +363,7 @@ function renderStatus() {
   else if (sending.refused) line = t("refused", { ...sending, line: said(sending.line) });
   else if (refusal) line = t("refusedPage", { line: said(refusal) });
   else if (sending.line) line = t("notSaved", { line: said(sending.line) });
-  else if (state?.readonly_reason) line = t("trouble", { line: said(state.readonly_reason) });
+  else if (state?.trouble) line = t("trouble", { line: said(state.trouble) });
   $("banner").hidden = !line;
   $("banner-text").textContent = line;
   $("banner-discard").hidden = !sending.refused || gone;
