@@ -160,14 +160,17 @@ def _comparison_in(path: Path) -> dict[str, Any] | None:
 
 
 def _what_differs(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say in what two comparisons differ, as far as both know it."""
+    """Say in what two comparisons differ, as far as both know it.
+
+    Of options counts what they mean, and their words only where an earlier version did not keep that.
+    """
     told = differences({"data": before.get("data", {})}, now)
-    for name in ("options", "stage_epochs", "stage2_lr"):
+    variants, settings = (before.get(part, {}) for part in ("variants", "settings"))
+    for name in ("stage_epochs", "stage2_lr", *(() if settings else ("options",))):
         if before.get(name) != now[name]:
             told.append(f"{name} were {before.get(name)} and are {now[name]}")
-    variants, settings = (before.get(part, {}) for part in ("variants", "settings"))
     for name, words in now["variants"].items():
-        if variants.get(name, words) != words:
+        if name not in settings and variants.get(name, words) != words:
             told.append(f"{name} was '{shlex.join(variants[name])}' and is '{shlex.join(words)}'")
     for name, values in now["settings"].items():
         meant = {"settings": settings.get(name, {})}

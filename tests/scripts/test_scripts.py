@@ -500,7 +500,8 @@ def test_two_stages_end_with_a_table_and_go_on_where_they_stopped(voc, trained_h
     assert "regularised network, val" in capsys.readouterr().out
     capsys.readouterr()
     assert call(train_two_stages, *words, "--lr", 0.5) == 2
-    assert "options were " in one_line(capsys)
+    assert "--lr was " in one_line(capsys)
+    assert call(train_two_stages, *words, "--size-free=True") == 0  # regression: other words were another comparison
     assert call(train_two_stages, *words, "--epochs", 3) == 2
     assert "--epochs is set by the stages themselves" in one_line(capsys)
     assert call(train_two_stages, "--preset", "40", "--densecrfloss", 0, *SMALL, *data(voc), "--output", out) == 2
