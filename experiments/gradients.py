@@ -21,7 +21,7 @@ from figures.colours import scribble_picture
 from figures.plotting import new_figure, save_figure
 from losses import build_regulariser, parse_regulariser
 from losses.registry import apply_regulariser
-from photograph import draw_strokes, photographs
+from scribbled_photographs import draw_strokes, photographs
 
 import numpy as np
 import torch

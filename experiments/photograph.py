@@ -2,10 +2,9 @@
 
     PYTHONPATH=pytorch-deeplab_v3_plus python experiments/photograph.py
 
-Trains on three photographs that come with scikit-image (`pip install scikit-image`), one or two strokes on each thing:
-first partial CE alone, then, from that network, the same number of steps without and with the DenseCRF loss. The
-photographs are in the public domain or CC0: `coffee` by Rachel Michetti, `chelsea` by Stéfan van der Walt, `astronaut`
-by NASA. Writes photograph.png to --output, in some minutes on a CPU; repeated, it keeps the trainings that have ended.
+Trains on three photographs (scribbled_photographs.py), one or two strokes on each thing: first partial CE alone, then,
+from that network, the same number of steps without and with the DenseCRF loss. Writes photograph.png to --output, in
+some minutes on a CPU; repeated, it keeps the trainings that have ended.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.arguments import ArgumentParser
-from common.errors import InputError, exit_status
+from common.errors import exit_status
 from common.files import make_folder
 from common.logs import configure_logging
 from dataloaders.images import write_label
-from dataloaders.labels import UNLABELLED
 from dataloaders.layout import IMAGES, SCRIBBLES, write_class_names, write_lists
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
 from DenseCRFLoss import DenseCRFLoss
@@ -28,63 +26,18 @@ from figures.colours import mask_picture, scribble_picture
 from figures.sheets import save_contact_sheet
 from modeling.checkpoint import load_network
 from prediction import segment
+from scribbled_photographs import CLASSES, STROKES, draw_strokes, photographs
 from training.checkpoint import LAST
 from training.two_stages import Comparison
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 logger = logging.getLogger(__name__)
 
-CLASSES = ("background", "cup", "cat", "person")
 SIZE, WEIGHT, SIGMA_RGB, SIGMA_XY = 257, 5.0, 6.0, 80.0
 STEPS = (60, 60)  # of both stages; one step is all photographs
-WIDTH = 7  # of a stroke, in pixels
-BACKGROUND, CUP, CAT, PERSON = range(4)
-Stroke = tuple[int, list[tuple[int, int]]]  # class, and the corners (x, y) of a line
-STROKES: dict[str, list[Stroke]] = {
-    "coffee": [
-        (CUP, [(105, 190), (140, 310), (240, 362), (380, 340)]),
-        (CUP, [(190, 50), (215, 120), (300, 150), (375, 110)]),
-        (CUP, [(340, 300), (375, 265), (400, 110)]),
-        (BACKGROUND, [(25, 150), (60, 330), (140, 390)]),
-        (BACKGROUND, [(40, 40), (120, 60)]),
-        (BACKGROUND, [(480, 40), (560, 200), (510, 370)]),
-    ],
-    "chelsea": [
-        (CAT, [(70, 40), (160, 50), (250, 60), (340, 90)]),
-        (CAT, [(40, 170), (80, 260), (180, 230), (260, 240), (330, 170)]),
-        (BACKGROUND, [(10, 40), (14, 110)]),
-        (BACKGROUND, [(410, 30), (430, 130), (425, 270)]),
-    ],
-    "astronaut": [
-        (PERSON, [(175, 90), (215, 40), (270, 60), (215, 130), (240, 250)]),
-        (PERSON, [(70, 390), (110, 300), (190, 340), (330, 330)]),
-        (PERSON, [(160, 490), (230, 430), (330, 440), (470, 420)]),
-        (BACKGROUND, [(20, 30), (50, 200), (20, 400)]),
-        (BACKGROUND, [(110, 40), (130, 170)]),
-        (BACKGROUND, [(340, 40), (350, 200), (410, 180), (410, 60)]),
-        (BACKGROUND, [(400, 310), (490, 305)]),
-    ],
-}
-
-
-def photographs() -> dict[str, Image.Image]:
-    """Return the photographs by name."""
-    try:
-        import skimage.data
-    except ImportError:
-        raise InputError("expected scikit-image, which brings the photographs: pip install scikit-image") from None
-    return {name: Image.fromarray(getattr(skimage.data, name)()) for name in STROKES}
-
-
-def draw_strokes(name: str, size: tuple[int, int]) -> np.ndarray:
-    """Return the scribbles of a photograph, uint8 (H, W), 255 where there are none."""
-    label = Image.new("L", size, UNLABELLED)
-    for value, corners in STROKES[name]:
-        ImageDraw.Draw(label).line(corners, fill=value, width=WIDTH, joint="curve")
-    return np.asarray(label)
 
 
 def write_data(folder: Path) -> None:
