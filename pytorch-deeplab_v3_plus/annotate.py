@@ -27,7 +27,7 @@ def build_parser() -> ArgumentParser:
     what = f"photographs, or a data set (default: {EXAMPLE}, a dozen pictures that are drawn)"
     parser.add_argument("folder", nargs="?", default=EXAMPLE, metavar="FOLDER", type=Path, help=what)
     parser.add_argument("--classes", metavar="A,B|FILE", help="classes beside the background (default: one, to rename)")
-    made = "data set of the photographs (default: FOLDER-rloss)"
+    made = "data set of the photographs (default: FOLDER-rloss), or of the pictures that are drawn"
     parser.add_argument("--output", metavar="DATA", type=Path, help=made)
     parser.add_argument("--address", default="127.0.0.1", help="where to listen; any but 127.0.0.1 needs the token")
     parser.add_argument("--port", default=8765, type=number(int, 0, high=65535), help="0: a free one")
@@ -39,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page as the command line says, until Ctrl-C; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    if args.folder == EXAMPLE and not EXAMPLE.exists():
-        draw_example(EXAMPLE)
+    if args.folder == EXAMPLE:
+        args.folder, args.output = args.output or EXAMPLE, None
+        if not args.folder.exists():
+            draw_example(args.folder)
     given = args.classes or ""
     is_file = os.path.isfile(given) or os.sep in given or given.endswith(".txt")  # reading says if it is none
     names = read_class_lines(Path(given)) if is_file else [name for name in given.split(",") if name.strip()]

@@ -43,6 +43,16 @@ def test_a_file_of_classes_that_is_not_there(photographs, tmp_path, capsys):
     assert not (tmp_path / "data").exists()
 
 
+def test_the_drawn_pictures_may_lie_elsewhere(tmp_path, monkeypatch):
+    """Regression: they were drawn into the usual folder, and --output was then called wrong."""
+    served = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("page.serving.serve", lambda folder, *how: served.append(folder))
+    for words in (["--output", tmp_path / "there"], []):
+        assert call(annotate, *words) == 0
+    assert served == [tmp_path / "there", tmp_path / "run/annotate"]
+
+
 @pytest.fixture
 def photographs(tmp_path) -> Path:
     folder = tmp_path / "photographs"
