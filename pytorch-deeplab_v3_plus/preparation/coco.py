@@ -36,6 +36,8 @@ def read_coco(path: Path) -> list[Annotation]:
         sizes = {key: _size(image) for key, image in images.items()}
         shapes: dict[str, list[Shape]] = {key: [] for key in images}
         for annotation in content["annotations"]:
+            if "category_id" not in annotation:  # COCO comes as several files, and so do exports of datumaro
+                raise ValueError("captions or panoptic segments (name the file of instances alone)")
             key, category = str(annotation["image_id"]), str(annotation["category_id"])
             if key not in images or category not in names:
                 raise ValueError(f"an annotation of image {key} and category {category}, of which one is not listed")

@@ -163,14 +163,6 @@ class Collection(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def need(name: str, options: ImportOptions, **needed: str) -> None:
-    """Raise InputError for an option without which the format `name` cannot be read; `needed` says what it is."""
-    for option_name, what in needed.items():
-        if getattr(options, option_name) is None:
-            kind = "FOLDER" if option_name == "images" else "FILE"
-            raise InputError(f"{name} needs --{option_name} {kind}, {what}")
-
-
 def collect(source: Path, options: ImportOptions, name: str | None = None) -> Collection:
     """Find what a file or folder holds, in the format `name` or in the only one that its files are recognised as.
 
@@ -243,7 +235,7 @@ def choose(found: dict[str, list[Path]], unknown: list[Path], files: list[Path],
     packed = [path for path in files if path.name.lower().endswith(_ARCHIVES)]
     what = "the ZIP in it" if packed and packed[0].suffix.lower() == ".zip" else "the folder that comes out of it"
     advice = f"unpack it, and name {what}, {packed[0]}" if packed else "export one of these from the tool"
-    advice = "put 'masks' before SOURCE to read the pictures, or " + advice if "masks" in found else advice
+    advice = "put 'masks' before SOURCE to read the masks, or " + advice if told_apart else advice
     raise InputError(
         f"expected annotations, found {documents[0] if documents else f'none in {source}'}: {advice}: "
         f"{'; '.join(FORMATS.values())}"

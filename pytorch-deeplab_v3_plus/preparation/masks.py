@@ -22,7 +22,7 @@ from dataloaders.class_names import arranged, is_background, is_unlabelled, same
 from dataloaders.images import EXIF_ORIENTATION, IMAGE_SUFFIXES, READ_ERRORS, id_of_file, is_lossy, open_image, verify
 from dataloaders.labels import UNLABELLED
 from dataloaders.layout import read_class_lines, read_lines
-from preparation.formats import Collection, ImportOptions, Labelled, need
+from preparation.formats import Collection, ImportOptions, Labelled
 from preparation.shapes import check_size, value_outside
 from preparation.sources import Photographs, data_set_image, plain
 
@@ -104,11 +104,11 @@ def masks_and_photographs(
     rest = [path for path in photographs.files if os.path.realpath(path) not in no_photographs]
     photographs = Photographs(photographs.folder, rest)
     if not (masks and photographs.files):
-        if not options.images:
-            need("masks", ImportOptions(), images="the photographs")
+        apart = "" if options.images else ", and name that of the photographs with --images"
         raise InputError(
-            f"expected photographs and masks, called x.jpg and x_mask.png, in {photographs.folder}, "
-            f"found {files[0].name} to {files[-1].name}: put the masks into a folder of their own"
+            "expected annotations, or photographs and masks, called x.jpg and x_mask.png, found "
+            f"{files[0].name} to {files[-1].name} in {photographs.folder}: add what is missing, or put the masks into "
+            f"a folder of their own{apart}"
         )
     known = {*masks, *photographs.files}
     left = [path for path in files if path not in known and os.path.realpath(path) not in no_photographs]
@@ -315,7 +315,9 @@ def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, 
         first = -1 if lines[:1] == ["__ignore__"] else 0  # so labelme numbers its labels.txt
         class_names, values = class_values(dict(enumerate(lines, first)), options.classes)
     else:
-        need("masks", options, colours="the class of each colour, or, where numbers stand for classes, --classes FILE")
+        raise InputError(
+            "masks needs --colours FILE, the class of each colour, or, where numbers stand for classes, --classes FILE"
+        )
     chosen: dict[int, int] = {}
     for pairs in [*(options.map or ()), *({value: UNLABELLED} for value in options.unlabelled or ())]:
         for found, value in pairs.items():

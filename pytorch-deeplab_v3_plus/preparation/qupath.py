@@ -42,7 +42,8 @@ def read_qupath(path: Path) -> Annotation:
 
 
 def _shapes(feature: dict) -> list[Shape]:
-    found, geometry = feature["properties"].get("classification"), feature["geometry"]
+    # GeoJSON has null where there are no properties.
+    found, geometry = (feature["properties"] or {}).get("classification"), feature["geometry"]
     label = found.get("name") or ": ".join(found.get("names") or []) if found else None
     if not label:
         raise ValueError(f"a {geometry['type']} without a class: set its class in QuPath, or delete it")

@@ -16,10 +16,10 @@ _FOREIGN = ("object", "image", "track")
 
 
 def recognises(path: Path) -> bool:
-    """Whether an XML file has polygons with tags, or an annotation on which nothing is drawn."""
+    """Whether an XML file has polygons with tags; one on which nothing is drawn may be of PASCAL VOC or LabelMe too."""
     root = xml_or_none(path)
     tags = {element.tag.lower() for element in root.iter()} if root is not None else set()
-    return not tags & {*_FOREIGN} and ("annotation" in tags or {"polygon", "tag"} <= tags)
+    return not tags & {*_FOREIGN} and {"polygon", "tag"} <= tags
 
 
 def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:

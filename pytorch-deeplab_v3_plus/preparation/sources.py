@@ -172,8 +172,7 @@ def reading(expected: str, path: Path, advice: str = "") -> Iterator[None]:
     except RecursionError:
         raise InputError(f"expected {expected}, found what is nested too deeply in {path}{advice}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"expected {expected}, found {reason} in {path}{advice}") from None
+        raise InputError(f"expected {expected}, found {_found(error)} in {path}{advice}") from None
 
 
 @contextlib.contextmanager
@@ -182,7 +181,14 @@ def within(image: object) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise ValueError(f"{f'no {error}' if isinstance(error, KeyError) else error}, image '{image}',") from None
+        raise ValueError(f"{_found(error)}, image '{image}',") from None
+
+
+def _found(error: Exception) -> str:
+    """Return what is wrong in a file, of which Python's words alone say too little where a value is of another kind."""
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    return f"a value of another kind ({error})" if isinstance(error, TypeError | AttributeError) else str(error)
 
 
 def side(value: object) -> int:

@@ -391,6 +391,10 @@ def test_videos_other_xml_and_bombs(run, photos, tmp_path):
     assert "export 'CVAT for images 1.1'" in run(file, "--images", photos)
     file.write_text("<annotation><object><name>bolt</name><bndbox/></object></annotation>")  # boxes of PASCAL VOC
     assert "expected annotations, found" in run(file, "--images", photos)
+    # Regression: where such a file is empty, its folder was taken for ScribbleSup's.
+    (tmp_path / "b.xml").write_text("<annotation><filename>p1.png</filename><segmented>0</segmented></annotation>")
+    assert "expected annotations, found" in run(tmp_path, "--images", photos, "--truth")
+    (tmp_path / "b.xml").unlink()
     layers = "".join(f"<!ENTITY e{n + 1} '{f'&e{n};' * 10}'>" for n in range(9))
     file.write_text("<annotations>")
     assert "cannot read" in run(file, "--images", photos)
@@ -468,12 +472,27 @@ def test_coco_as_via_writes_it(run, photos, tmp_path):
         ({"segmentation": [], "keypoints": [1, 1, 2], "bbox": [1, 1, 2, 2]}, "keypoints of 'bolt'"),
         ({"segmentation": []}, "an annotation of 'bolt' with neither an outline nor a box"),
         ({"segmentation": [], "category_id": 7}, "an annotation of image 0 and category 7"),
+        ({"segmentation": 7}, "a value of another kind"),
     ],
 )
 def test_what_is_wrong_with_coco_is_said(run, photos, tmp_path, annotation, said):
     (tmp_path / "a.json").write_text(json.dumps(coco({"image_id": 0, **annotation})))
     line = run(tmp_path / "a.json", "--images", photos)
     assert said in line and "a.json" in line
+
+
+def test_captions_and_panoptic_segments_of_coco(run, photos, tmp_path):
+    """Regression: of COCO's several files nothing said which one to name."""
+    content = coco({"image_id": 0, "segmentation": [[10, 20, 30, 20, 30, 30, 10, 30]]})
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco/instances_train.json").write_text(json.dumps(content))
+    for name, more in (("captions", {"caption": "a bolt"}), ("panoptic", {"file_name": "p0.png", "segments_info": []})):
+        other = tmp_path / f"coco/{name}_train.json"
+        other.write_text(json.dumps(content | {"annotations": [{"id": 1, "image_id": 0, **more}]}))
+        line = run(tmp_path / "coco", "--images", photos)
+        assert "name the file of instances alone" in line and str(other) in line
+        other.unlink()
+    assert len(run(tmp_path / "coco", "--images", photos)) == 3
 
 
 # --- Label Studio ---------------------------------------------------------------------------------------------------
@@ -693,6 +712,7 @@ def test_a_photograph_that_qupath_shows_unturned(run, photos):
     ("found", "said"),
     [
         (feature("Polygon", [ring(1, 1, 9, 9)], None), "a Polygon without a class"),
+        (feature("Polygon", [ring(1, 1, 9, 9)]) | {"properties": None}, "a Polygon without a class"),
         (feature("Point", [1, 1, 1]), "a point of 'bolt'"),
         (feature("Point", [1, 1], z=2, t=0, c=-1), "on another plane"),
         (feature("Polygon", [ring(9000, 1, 9009, 9)]), "a polygon at x 9000"),
@@ -1009,10 +1029,23 @@ def test_masks_with_a_suffix_in_a_folder_of_their_own(run, photos, tmp_path, end
 
 
 def test_what_masks_need_is_said(run, photos):
-    assert run(photos).endswith("masks needs --images FOLDER, the photographs")
+    line = run(photos)
+    assert "expected annotations, or photographs and masks, called x.jpg and x_mask.png, found p0.png to p2.png" in line
+    assert line.endswith("put the masks into a folder of their own, and name that of the photographs with --images")
     for number in range(3):
         Image.fromarray(NUMBERS).save(photos / f"p{number}_mask.png")
     assert "masks needs --colours FILE, the class of each colour" in run(photos)
+
+
+def test_masks_beside_boxes_of_voc(run, photos, tmp_path):
+    """Regression: where one file of boxes was empty, the format was taken for ScribbleSup's."""
+    (tmp_path / "set/Annotations").mkdir(parents=True)
+    shutil.copytree(TOOLS / "datumaro/voc", tmp_path / "set", dirs_exist_ok=True)
+    photos.rename(tmp_path / "set/JPEGImages")
+    for number, boxes in enumerate(("<object><name>bolt</name><bndbox/></object>", "", "")):
+        (tmp_path / f"set/Annotations/p{number}.xml").write_text(f"<annotation><segmented/>{boxes}</annotation>")
+    assert "put 'masks' before SOURCE" in run(tmp_path / "set")
+    assert call(import_scribbles, "masks", tmp_path / "set", tmp_path / "data", "--truth") == 0
 
 
 # --- the way back ---------------------------------------------------------------------------------------------------
@@ -1145,6 +1178,7 @@ def test_photographs_beside_annotations_that_are_not_read(run, photos, name, nam
     (photos / name).write_text("x")
     line = run(photos, *(["--images", photos] if named else []))
     assert f"found {photos / name}" in line and ("export one of these" in line or "unpack it" in line)
+    assert "put 'masks'" not in line  # Regression: with that it failed too, as no picture is called as a mask
 
 
 def test_labels_that_are_not_read_are_named(run, photos, tmp_path):

@@ -807,7 +807,7 @@ def test_masks_without_photographs(masks, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["masks"], "masks needs --images FOLDER, the photographs"),
+        (["masks"], "and name that of the photographs with --images"),
         (["scribblesup"], "name labelme, or no format"),
         (["labelme", "--map", "255=1"], "labelme does not take --map, which is for masks"),
         (["--attribute", "class"], "labelme does not take --attribute, which is for via"),
