@@ -194,6 +194,9 @@ def collect(source: Path, options: ImportOptions, name: str | None = None) -> Co
     if not own:
         names = ", ".join(f"*{suffix}" for suffix in module.SUFFIXES)
         raise InputError(f"expected {FORMATS[name]}, files {names}, found none in {source}")
+    unread = set(files).difference(own, photographs.files, *found.values())
+    if unread := sorted(path for path in unread if path.suffix.lower() not in (*_BESIDE_MASKS, ".txt", ".csv")):
+        logger.info("left out: %d files of kinds that are not read (first %s)", len(unread), unread[0])
     return module.collect(own, photographs, options)
 
 

@@ -362,7 +362,10 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
         match = match or re.fullmatch(r"(?P<r>(?P<g>(?P<b>\d+)))\s*,\s*(?P<name>\S.*)", line)
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
-            raise InputError(f"expected 'R G B name' with numbers of 0-255, found '{line}' in {path}")
+            raise InputError(
+                f"expected 'R G B name' with numbers of 0-255, found '{line}' in {path}: correct it, or name another "
+                "table with --colours"
+            )
         if colour in named:
             raise InputError(f"expected each colour once, found '{line}' again in {path}")
         named[colour] = match["name"]

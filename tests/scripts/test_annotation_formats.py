@@ -791,6 +791,16 @@ def test_two_formats_in_one_folder(run, photos, tmp_path, capsys):
     assert "found nothing at" in run(photos / "none")
 
 
+def test_files_that_no_format_reads_are_said(run, photos, tmp_path, capsys):
+    """Regression: labels of another kind, and a ZIP within the export, were left out without a word."""
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    for name in ("notes.txt", "README.md", "labels.zip", "p3.npy", "p4.xml"):
+        (photos / name).write_text("<a/>")
+    assert len(run(photos)) == 3
+    said = f"left out: 3 files of kinds that are not read (first {photos / 'labels.zip'})"
+    assert said in capsys.readouterr().out
+
+
 def test_photographs_of_one_name_in_two_folders(run, photos, tmp_path):
     for folder in ("a", "b"):
         shutil.copytree(photos, tmp_path / "both" / folder)

@@ -787,6 +787,8 @@ def test_colours_out_of_the_table(masks, capsys):
     [
         ("0 0 0 a\n1 1 300 b\n", "found '1 1 300 b'"),
         ("0 0 0 a\nb\n", "found 'b'"),
+        ("# label:color_rgb:parts:actions\na:::\nb:::\n", "found 'a:::' in"),  # datumaro's, without colours
+        ("0 0 0 a\nb\n", "or name another table with --colours"),
         ("0 0 0 a\n0 0 0 b\n", "found '0 0 0 b' again"),
         ("0 0 0 a\n1 0 0 a\n", "found 'a' and 'a'"),
         ("0 0 0 a\n", "found 1"),
