@@ -1,6 +1,8 @@
 """The format label_studio: Label Studio's JSON and JSON-MIN, and the PNGs that it makes of brush strokes."""
 
+import base64
 import functools
+import io
 import logging
 import re
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from PIL import Image
 
 from common.errors import InputError
 from common.files import why
@@ -21,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".json", ".png")
 
-_SHAPES = ("brush", "polygon", "keypoint", "rectangle", "ellipse", "vector")
+_SHAPES = ("brush", "bitmask", "polygon", "keypoint", "rectangle", "ellipse", "vector")
 # What is said of a region, or of the whole image, under the place of the region.
 _REMARKS = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise", "ranker", "relation")
-_PLACES = {"x", "points", "rle", "vertices"}
+_PLACES = {"x", "points", "rle", "imageDataURL", "vertices"}
 _PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-(?P<rest>[^-]*-[^-]+-.+)-\d+")
 _DRAWN = 128  # a brush's soft edge belongs to the stroke from half its strength on
 
@@ -119,6 +122,8 @@ def _region(result: dict, labels: list[str], task: object) -> Shape:
     rotation = value.get("rotation") or 0
     if "rle" in value:
         return make_shape(label, "mask", [(0, 0)], mask=functools.partial(_brush, value["rle"], size))
+    if "imageDataURL" in value:
+        return make_shape(label, "mask", [(0, 0)], mask=functools.partial(_bitmask, value["imageDataURL"], size))
     if "points" in value:
         kind = "polygon" if value.get("closed", True) else "line"  # which was left before it was closed
         return make_shape(label, kind, np.array(value["points"], dtype=float) * scale)
@@ -203,6 +208,24 @@ def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:
             values[done : done + count] = np.packbits(bits[at - count * word : at])
         done += count
     return values.reshape(size[1], size[0], 4)[..., 3] >= _DRAWN
+
+
+def _bitmask(url: str, size: tuple[int, int]) -> np.ndarray:
+    """Return the mask, bool (h, w), of a bitmask: a PNG of the `size` of the image, transparent where nothing is drawn.
+
+    It comes in base64, as a data URL.
+    """
+    try:
+        content = io.BytesIO(base64.b64decode(url.partition("base64,")[2], validate=True))
+        verify(content)
+        with Image.open(content) as image:
+            fits = image.size == size and image.has_transparency_data
+            alpha = np.asarray(image.convert("RGBA"))[..., 3] if fits else None
+    except (AttributeError, InputError, *READ_ERRORS):
+        raise ValueError("a bitmask that is no PNG in base64") from None
+    if alpha is None:
+        raise ValueError(f"a bitmask without transparency, or of another size than {size[0]}x{size[1]},")
+    return alpha >= _DRAWN
 
 
 def brush_pictures(

@@ -505,6 +505,16 @@ def task(number: int, *values, **more) -> dict:
     return {"id": number, "data": data, "annotations": [{"id": 1, "was_cancelled": False, "result": results}]}
 
 
+def data_url(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def bitmask(label: str, url: str | None) -> tuple[str, dict]:
+    return "bitmasklabels", {"imageDataURL": url, "bitmasklabels": [label]}
+
+
 def percent(*points) -> list[list[float]]:
     return [[100 * x / WIDTH, 100 * y / HEIGHT] for x, y in points]
 
@@ -538,6 +548,17 @@ def test_shapes_of_label_studio(run, photos, tmp_path):
     assert np.array_equal(found["p0"], expected) and sorted(found) == ["p0", "p1", "p2"]
 
 
+def test_bitmasks_of_label_studio(run, photos, tmp_path):
+    """The editor saves black on transparent; what is softer than half is not drawn, as of a brush."""
+    bolt, nut = (np.where(scene() == value, 255, 0) for value in (1, 2))
+    bolt[40, 5:9] = 128, 127, 0, 255
+    values = [
+        bitmask(label, data_url(np.dstack([np.zeros((HEIGHT, WIDTH, 3)), alpha])))
+        for label, alpha in (("bolt", bolt), ("nut", nut))
+    ]
+    assert np.array_equal(label_studio(run, photos, tmp_path, *values)["p0"], dots(scene(background=False)))
+
+
 def test_labels_apart_from_shapes_and_json_min(run, photos, tmp_path):
     where = {"x": 50, "y": 50, "width": 0.5}
     content = [task(n, ("keypoint", where), ("labels", {**where, "labels": ["bolt"]})) for n in range(3)]
@@ -563,7 +584,10 @@ def test_labels_apart_from_shapes_and_json_min(run, photos, tmp_path):
         (("brushlabels", {"format": "rle", "rle": [0, 0, 1], "brushlabels": ["bolt"]}), {}, "end too early"),
         (("brushlabels", {"format": "rle", "rle": [0, 300], "brushlabels": ["bolt"]}), {}, "are no bytes"),
         (("polygonlabels", {"corners": [[1, 1]], "polygonlabels": ["bolt"]}), {}, "of the kind polygonlabels"),
-        (("bitmasklabels", {"imageDataURL": "data:", "bitmasklabels": ["bolt"]}), {}, "of the kind bitmasklabels"),
+        (bitmask("bolt", "data:"), {}, "a bitmask that is no PNG in base64"),
+        (bitmask("bolt", None), {}, "a bitmask that is no PNG in base64"),
+        (bitmask("bolt", data_url(np.zeros((HEIGHT, WIDTH)))), {}, "a bitmask without transparency, or of"),
+        (bitmask("bolt", data_url(np.zeros((9, 9, 4)))), {}, "of another size than 64x48"),
     ],
 )
 def test_what_label_studio_writes_else_is_refused_by_name(run, photos, tmp_path, value, more, said):
