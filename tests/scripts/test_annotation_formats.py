@@ -357,6 +357,11 @@ def test_the_order_of_drawing_and_ellipses_of_cvat(cvat):
     assert lying[20, 11] and lying[24, 30] and not lying[10:15].any()
     assert (lying != standing).sum() < 0.1 * lying.sum()
     assert lying.sum() == pytest.approx(np.pi * 20 * 5, rel=0.02)
+    # Regression: a polygon of 72 corners lacked pixels at the rim.
+    y, x = (np.indices((HEIGHT, WIDTH)) + 0.5) - np.array([24, 32])[:, None, None]
+    along, across = (x * np.sqrt(3) + y) / 2, (y * np.sqrt(3) - x) / 2
+    turned = cvat('<ellipse label="bolt" cx="32" cy="24" rx="25" ry="23" rotation="30"/>')["p0"] == 1
+    assert np.array_equal(turned, (along / 25) ** 2 + (across / 23) ** 2 <= 1)
 
 
 @pytest.mark.parametrize(
@@ -368,6 +373,8 @@ def test_the_order_of_drawing_and_ellipses_of_cvat(cvat):
         ('<polyline label="bolt" points="1,1,1;2,2,2"/>', "a line of 'bolt' with the points"),
         ('<polyline label="bolt" points="1,1;2e9,2"/>', "a line at x 1 to 2e+09"),
         ('<points label="bolt" points="nan,1"/>', "a point of 'bolt'"),
+        ('<points label="bolt" points="1e308,1"/>', "a point of 'bolt'"),  # Regression: lines of NumPy's came first
+        ('<ellipse label="bolt" cx="3" cy="2" rx="inf" ry="5" rotation="3"/>', "a polygon of 'bolt'"),
         ('<mask label="bolt" rle="1, 9" left="7" top="9" width="4" height="1"/>', "run lengths for 10 pixels"),
         ('<mask label="bolt" rle="1" left="7" top="9" width="999999" height="999999"/>', "a mask of 999999x999999"),
         ('<mask label="bolt" rle="4" left="90" top="9" width="4" height="1"/>', "a mask at x 90"),
