@@ -3,6 +3,7 @@
 import base64
 import functools
 import io
+import itertools
 import logging
 import re
 from collections.abc import Iterator
@@ -73,7 +74,9 @@ def read_tasks(path: Path) -> list[Annotation]:
                 raise ValueError(f"sizes of one image that differ, {sizes}, in task {number}")
             name = _image_name(task)
             with within(name):
-                shapes = tuple(_region(result, labels, number) for result, labels in _regions(results))
+                shapes = tuple(
+                    _region(part, labels, number) for result, labels in _regions(results) for part in _parts(result)
+                )
             annotations.append(Annotation(path, name, next(iter(sizes), None), shapes))
     if unseen:
         logger.info("left out: %d tasks that nobody has annotated", unseen)
@@ -106,6 +109,25 @@ def _regions(results: list[dict]) -> Iterator[tuple[dict, list[str]]]:
         if region["type"] != "labels" or region["id"] not in shapes:
             own = [label for name, labels in region["value"].items() if name.endswith("labels") for label in labels]
             yield region, list(dict.fromkeys(own + apart.get(region.get("id"), [])))
+
+
+def _parts(result: dict) -> list[dict]:
+    """Return a region, or, of an open vector whose vertices are not linked in their order, one for each of its lines.
+
+    A vertex is linked to that which it names as the one before it, so that a vector may branch.
+    """
+    vertices = result["value"].get("vertices") or []
+    by_id = {vertex["id"]: vertex for vertex in vertices if vertex.get("id")}
+    links = [(by_id[before], vertex) for vertex in vertices if (before := vertex.get("prevPointId")) in by_id]
+    in_order = list(itertools.pairwise(vertices))
+    if result["value"].get("closed"):
+        if any(link not in [*in_order, (vertices[-1], vertices[0])] for link in links):
+            raise ValueError("a closed vector with branches")
+        return [result]
+    if not links or links == in_order:
+        return [result]
+    links += [(vertex, vertex) for vertex in vertices if not any(vertex in link for link in links)]
+    return [{**result, "value": {**result["value"], "vertices": link}} for link in links]
 
 
 def _region(result: dict, labels: list[str], task: object) -> Shape:

@@ -555,6 +555,41 @@ def test_shapes_of_label_studio(run, photos, tmp_path):
     assert np.array_equal(found["p0"], expected) and sorted(found) == ["p0", "p1", "p2"]
 
 
+def vector(*links: tuple[str, str | None], **more) -> tuple[str, dict]:
+    """Return a vector of vertices, each named with the one before it, which are at these places."""
+    places = {"a": (10, 10), "b": (20, 10), "c": (20, 20), "d": (10, 20), "e": (40, 40)}
+    vertices = [
+        {"id": name, "prevPointId": before, **dict(zip("xy", percent(places[name])[0], strict=True))}
+        for name, before in links
+    ]
+    return "vectorlabels", {"vertices": vertices, "closed": False, "vectorlabels": ["bolt"], **more}
+
+
+@pytest.mark.parametrize(
+    ("links", "lines"),
+    [
+        ([("a", None), ("b", "a"), ("c", "b")], ["ab", "bc"]),
+        ([("a", None), ("b", "a"), ("c", "b"), ("d", "a")], ["ab", "bc", "ad"]),  # a branch, or continued at its start
+        ([("a", "d"), ("b", "a"), ("c", None), ("d", "c")], ["cd", "da", "ab"]),  # closed, and opened elsewhere
+        ([("a", None), ("b", "a"), ("c", None), ("d", "c"), ("e", None)], ["ab", "cd", "ee"]),
+    ],
+)
+def test_vectors_of_label_studio_follow_their_links(run, photos, tmp_path, links, lines):
+    """Regression: they followed the order of the vertices, and strokes ran where nobody had drawn."""
+    apart = [vector((line[0], None), (line[1], line[0])) for line in lines if line != "ee"]
+    apart += [vector(("e", None), ("e", None))] * ("ee" in lines)
+    expected = label_studio(run, photos, tmp_path, *apart)["p0"]
+    assert np.array_equal(label_studio(run, photos, tmp_path, vector(*links))["p0"], expected)
+
+
+def test_closed_vectors_of_label_studio(run, photos, tmp_path):
+    ring = [("a", "d"), ("b", "a"), ("c", "b"), ("d", "c")]
+    found = label_studio(run, photos, tmp_path, vector(*ring, closed=True))["p0"]
+    assert np.array_equal(found, drawn((1, 10, 20, 10, 20)))
+    branched = vector(*ring, ("e", "a"), closed=True)
+    assert "found a closed vector with branches" in label_studio(run, photos, tmp_path, branched)
+
+
 def test_bitmasks_of_label_studio(run, photos, tmp_path):
     """The editor saves black on transparent; what is softer than half is not drawn, as of a brush."""
     bolt, nut = (np.where(scene() == value, 255, 0) for value in (1, 2))
