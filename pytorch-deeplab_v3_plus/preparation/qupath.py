@@ -2,9 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import InputError
 from preparation.formats import Collection, ImportOptions
-from preparation.shapes import Annotation, Shape, collect_shapes, is_turned, make_shape, photograph_of
+from preparation.shapes import (
+    Annotation,
+    Shape,
+    collect_shapes,
+    ellipse_outline,
+    is_turned,
+    make_shape,
+    photograph_of,
+)
 from preparation.sources import Photographs, json_or_none, read_json, reading
 
 SUFFIXES = (".geojson", ".json")
@@ -62,6 +72,10 @@ def _drawn(label: str, geometry: dict) -> list[Shape]:
         return [make_shape(label, "point", points if kind == "MultiPoint" else [points])]
     if kind in ("LineString", "MultiLineString"):
         return [make_shape(label, "line", line) for line in (points if kind == "MultiLineString" else [points])]
+    if geometry.get("isEllipse"):  # a coarse polygon, of whose box QuPath makes the ellipse again
+        outline = make_shape(label, "polygon", points[0]).points
+        (x, y), (rx, ry) = (outline.max(0) + outline.min(0)) / 2, np.ptp(outline, axis=0) / 2
+        return [make_shape(label, "polygon", ellipse_outline(x, y, rx, ry))]
     if kind in ("Polygon", "MultiPolygon"):
         shapes = []
         for outline, *holes in points if kind == "MultiPolygon" else [points]:

@@ -760,6 +760,16 @@ def test_shapes_of_qupath(run, photos):
         assert np.array_equal(qupath(run, photos, *features, form=form)["p1"], expected)
 
 
+def test_an_ellipse_of_qupath(run, photos):
+    """Regression: it was the coarse polygon that QuPath writes beside the sign of an ellipse."""
+    outline = [[9, 24], [15, 10], [32, 4], [49, 10], [55, 24], [49, 38], [32, 44], [15, 38], [9, 24]]
+    ellipse = feature("Polygon", [outline])
+    ellipse["geometry"]["isEllipse"] = True
+    y, x = np.indices((HEIGHT, WIDTH)) + 0.5
+    found = qupath(run, photos, ellipse)["p0"] == 1
+    assert np.array_equal(found, ((x - 32) / 23) ** 2 + ((y - 24) / 20) ** 2 <= 1)
+
+
 def turn(path: Path) -> None:
     """Store a photograph turned by a quarter, and say so by its EXIF tag."""
     exif = Image.Exif()
