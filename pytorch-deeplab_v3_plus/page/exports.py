@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from common.errors import InputError
 from common.files import replace_file
-from dataloaders.images import read_image
+from dataloaders.images import open_image, read_image
 from dataloaders.layout import CLASS_FILE, IMAGES
 from figures.overlay import overlay
 from page.process import CODE
@@ -51,7 +50,7 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
             if not overlays:
                 archive.write(mask, f"{image_id}.png")
                 continue
-            with Image.open(mask) as picture:
+            with open_image(mask) as picture:
                 labels = np.asarray(picture)
             with archive.open(f"{image_id}{OVERLAY}", "w") as file:
                 overlay(read_image(project.file(image_id)), labels, names).save(file, format="PNG")

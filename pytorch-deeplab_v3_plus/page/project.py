@@ -299,7 +299,7 @@ _thumbnail = functools.lru_cache(maxsize=2000)(_picture)
 
 def small_mask(path: Path, longest: int) -> bytes:
     """Return a mask as a PNG in the page's colours, its longest side at most `longest`, the background transparent."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         image.thumbnail((longest, longest), Image.Resampling.NEAREST)
         image.putpalette(light(np.array(image.getpalette())).tolist())
         content = io.BytesIO()

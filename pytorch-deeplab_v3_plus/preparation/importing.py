@@ -22,6 +22,7 @@ from dataloaders.images import (
     check_sizes,
     id_of_file,
     image_size,
+    open_image,
     read_label,
     stored_size,
     value_counts,
@@ -206,6 +207,7 @@ def upright_label(item: Labelled, image: Path | io.BytesIO) -> tuple[np.ndarray,
     Returns also whether it was turned; None where its size fits both.
     """
     size, stored, turn = image_size(image), *stored_size(image)
+    open_image(image).close()  # which raises InputError for one that is too large to train on
     try:
         return item.draw(size), None if turn and stored == size else False
     except WrongSize as error:
@@ -252,7 +254,7 @@ def choose_lists(
         )
     classes = {}
     for image_id in candidates:
-        with Image.open(labels[image_id]) as label:
+        with open_image(labels[image_id]) as label:
             classes[image_id] = set(np.flatnonzero(label.histogram()[:PADDING]).tolist())
     # The share is of all images, even where only some can be used for validation.
     _, val = stratified_split(classes, min(0.9, wanted / len(candidates)), seed)

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from PIL import Image
 
 from common.errors import InputError
 from common.files import why
@@ -240,7 +239,7 @@ def _bitmask(url: str, size: tuple[int, int]) -> np.ndarray:
     try:
         content = io.BytesIO(base64.b64decode(url.partition("base64,")[2], validate=True))
         verify(content)
-        with Image.open(content) as image:
+        with open_image(content) as image:
             fits = image.size == size and image.has_transparency_data
             alpha = np.asarray(image.convert("RGBA"))[..., 3] if fits else None
     except (AttributeError, InputError, *READ_ERRORS):

@@ -6,10 +6,9 @@ import io
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
 
 from common.errors import InputError
-from dataloaders.images import READ_ERRORS, image_size, verify
+from dataloaders.images import READ_ERRORS, image_size, open_image, verify
 from preparation.formats import Collection, ImportOptions
 from preparation.shapes import Annotation, Shape, collect_shapes, make_shape
 from preparation.sources import Photographs, json_or_none, read_json, reading, side
@@ -90,7 +89,7 @@ def _labelme_mask(text: str, corners: list[list[float]]) -> np.ndarray:
     try:
         content = io.BytesIO(base64.b64decode(text))
         verify(content)
-        with Image.open(content) as image:
+        with open_image(content) as image:
             mask = np.asarray(image.convert("L")) > 0
     except (InputError, *READ_ERRORS):
         raise ValueError("a mask that is no PNG") from None

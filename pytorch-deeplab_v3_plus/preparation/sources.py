@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from PIL import Image
-
 try:
     from lzma import LZMAError
 except ImportError:  # a Python that was built without it says a RuntimeError of such a ZIP
@@ -26,7 +24,7 @@ except ImportError:  # a Python that was built without it says a RuntimeError of
 
 from common.errors import InputError
 from common.files import read_text, walk, why
-from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS
+from dataloaders.images import IMAGE_SUFFIXES, READ_ERRORS, open_image
 from dataloaders.layout import SCRIBBLES, TRUTH
 
 logger = logging.getLogger(__name__)
@@ -327,7 +325,7 @@ def data_set_image(path: Path) -> tuple[str, Path | Callable[[], bytes]]:
     def jpeg() -> bytes:
         content = io.BytesIO()
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 image.convert("RGB").save(content, "JPEG", quality=95, subsampling=0)
         except READ_ERRORS as error:
             raise InputError(f"expected a photograph in HEIC, cannot read {path}: {error}") from None

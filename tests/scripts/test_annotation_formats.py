@@ -16,6 +16,7 @@ from PIL import Image
 import check_dataset
 import export_annotations
 import import_scribbles
+from dataloaders import images
 from helpers import call, message, one_line, write_grey_png, write_label
 from preparation.importing import alone_in
 from preparation.masks import pixel_values
@@ -797,6 +798,20 @@ def test_a_photograph_that_qupath_shows_unturned(run, photos):
 )
 def test_what_qupath_writes_else_is_refused_by_name(run, photos, found, said):
     assert said in qupath(run, photos, found)
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def test_large_photographs(run, photos, tmp_path, monkeypatch):
+    """Regression: what Pillow takes for an attack was a traceback, and what is too large to train on was imported."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        for name in ("labelme", "pycocotools"):
+            assert call(import_scribbles, TOOLS / name, tmp_path / name, "--images", photos) == 0
+    monkeypatch.setattr(images, "LARGEST", 3000)
+    line = run(TOOLS / "pycocotools", "--images", photos)
+    assert f"expected an image of at most 3,000 pixels, found 64x48 in {photos / 'p0.png'}: cut it" in line
 
 
 # --- labelme and X-AnyLabeling --------------------------------------------------------------------------------------
