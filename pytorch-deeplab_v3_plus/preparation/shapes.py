@@ -246,8 +246,16 @@ def collect_shapes(
         raise InputError(f"expected something drawn, found nothing in {where}{others}: draw, save, and export it again")
     class_names = class_names or class_names_of(annotations)
     values, outside = label_values(annotations, class_names), value_outside(class_names, options.truth)
-    if not options.width and any(s.kind in ("point", "line") for one in annotations for s in one.shapes):
+    stroked = [one for one in annotations if any(shape.kind in ("point", "line") for shape in one.shapes)]
+    if stroked and not options.width:
         logger.info("strokes and dots: a 150th of a photograph's short side wide, at least 3 pixels (--width: another)")
+    if stroked and options.truth:
+        logger.warning(
+            "%d images have lines or dots (first %s), and what lies beside them is background: import them without "
+            "--truth where they are scribbles",
+            len(stroked),
+            stroked[0].place,
+        )
     drawn = [annotation for annotation in annotations if annotation.shapes or options.truth]
     items, doubtful, known = [], [], set()
     for annotation in drawn:

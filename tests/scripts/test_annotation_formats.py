@@ -800,6 +800,16 @@ def test_what_qupath_writes_else_is_refused_by_name(run, photos, found, said):
     assert said in qupath(run, photos, found)
 
 
+def test_scribbles_as_truth_are_said(run, photos, capsys):
+    """Regression: all beside the strokes became background without a word."""
+    labelme(photos, {"label": "bolt", "shape_type": "line", "points": [[2, 3], [9, 3]]})
+    assert len(run(photos, "--truth", kind="SegmentationClassAug")) == 3
+    assert "WARNING: 3 images have lines or dots (first" in capsys.readouterr().out
+    labelme(photos, {"label": "bolt", "shape_type": "rectangle", "points": CORNERS})
+    assert len(run(photos, "--truth", kind="SegmentationClassAug")) == 3
+    assert "WARNING" not in capsys.readouterr().out
+
+
 # --- sizes ----------------------------------------------------------------------------------------------------------
 
 
