@@ -66,10 +66,27 @@ def unpacked(source: Path, encoding: str | None = None) -> Iterator[Path]:
                     places.add(place)
         except (OSError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, ValueError) as error:
             raise InputError(f"expected the ZIP of an annotation tool, cannot unpack {source}: {error}") from None
-        try:
+        with _named(folder, source):
             yield folder
-        except InputError as error:
-            raise InputError(str(error).replace(str(folder), str(source))) from None
+
+
+@contextlib.contextmanager
+def _named(folder: Path, source: Path) -> Iterator[None]:
+    """Have errors and the log name a source instead of the folder into which it is unpacked."""
+    make = logging.getLogRecordFactory()
+
+    def record(*args: Any, **more: Any) -> logging.LogRecord:
+        made = make(*args, **more)
+        made.msg, made.args = made.getMessage().replace(str(folder), str(source)), ()
+        return made
+
+    logging.setLogRecordFactory(record)
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(folder), str(source))) from None
+    finally:
+        logging.setLogRecordFactory(make)
 
 
 def name_files(files: list[zipfile.ZipInfo], encoding: str | None, source: Path) -> None:

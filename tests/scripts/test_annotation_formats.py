@@ -222,7 +222,11 @@ def test_a_zip_with_folders_leads_to_a_green_report(run, photos, tmp_path, capsy
         archive.writestr("__MACOSX/._annotations.xml", b"\0\5\26\7")
         for path in photos.iterdir():
             archive.write(path, f"images\\train\\{path.name}")  # packed under Windows
+        archive.writestr("images/more.png", b"")
+    capsys.readouterr()
     assert np.array_equal(run(source, "--width", 1)["p1"], dots(scene()))
+    # Regression: a folder was named that is no longer there.
+    assert f"no annotation names (first {source}/images/more.png)" in capsys.readouterr().out
     assert call(check_dataset, tmp_path / "data", "--output", tmp_path / "report") == 0
     source.write_bytes(source.read_bytes()[:300] + source.read_bytes()[400:])
     assert "cannot unpack" in run(source)
