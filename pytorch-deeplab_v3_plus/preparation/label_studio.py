@@ -29,7 +29,6 @@ _SHAPES = ("brush", "bitmask", "polygon", "keypoint", "rectangle", "ellipse", "v
 _REMARKS = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise", "ranker", "relation")
 _PLACES = {"x", "points", "rle", "imageDataURL", "vertices"}
 _PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-(?P<rest>[^-]*-[^-]+-.+)-\d+")
-_DRAWN = 128  # a brush's soft edge belongs to the stroke from half its strength on
 
 
 def recognises(path: Path) -> bool:
@@ -228,7 +227,15 @@ def _brush(rle: list[int], size: tuple[int, int]) -> np.ndarray:
                 raise ValueError("a brush whose run lengths end too early")
             values[done : done + count] = np.packbits(bits[at - count * word : at])
         done += count
-    return values.reshape(size[1], size[0], 4)[..., 3] >= _DRAWN
+    return _drawn(values.reshape(size[1], size[0], 4)[..., 3])
+
+
+def _drawn(strength: np.ndarray) -> np.ndarray:
+    """Return where something is drawn, of how strongly: a soft edge belongs to the stroke from half its strength on.
+
+    That is not always 255: Label Studio's contour2rle, for masks that a network proposes, draws with 100.
+    """
+    return strength > strength.max() // 2
 
 
 def _bitmask(url: str, size: tuple[int, int]) -> np.ndarray:
@@ -246,7 +253,7 @@ def _bitmask(url: str, size: tuple[int, int]) -> np.ndarray:
         raise ValueError("a bitmask that is no PNG in base64") from None
     if alpha is None:
         raise ValueError(f"a bitmask without transparency, or of another size than {size[0]}x{size[1]},")
-    return alpha >= _DRAWN
+    return _drawn(alpha)
 
 
 def brush_pictures(
@@ -292,6 +299,6 @@ def _picture(path: Path) -> np.ndarray:
         with open_image(path) as image:
             if image.mode != "L":
                 raise ValueError(f"its mode is {image.mode}, not L")
-            return np.asarray(image) >= _DRAWN
+            return _drawn(np.asarray(image))
     except READ_ERRORS as error:
         raise InputError(f"expected the PNG of a brush, cannot read {path}: {why(path, error)}") from None

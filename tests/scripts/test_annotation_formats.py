@@ -517,6 +517,17 @@ def task(number: int, *values, **more) -> dict:
     return {"id": number, "data": data, "annotations": [{"id": 1, "was_cancelled": False, "result": results}]}
 
 
+def brush(label: str, strength: np.ndarray) -> tuple[str, dict]:
+    """Return what a brush has drawn in @thi.ng/rle-pack, in runs whose lengths take 16 bits."""
+    words = np.repeat(strength.ravel().astype(int), 4)
+    starts = np.flatnonzero(np.diff(words, prepend=-1))
+    lengths = np.diff(np.append(starts, len(words)))
+    runs = [f"100{length - 1:016b}{words[start]:08b}" for start, length in zip(starts, lengths, strict=True)]
+    bits = f"{len(words):032b}{7:05b}{15:04b}{15:04b}{15:04b}{15:04b}{''.join(runs)}"
+    packed = [int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8)]
+    return "brushlabels", {"format": "rle", "rle": packed, "brushlabels": [label]}
+
+
 def data_url(pixels: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
@@ -593,6 +604,14 @@ def test_closed_vectors_of_label_studio(run, photos, tmp_path):
     assert np.array_equal(found, drawn((1, 10, 20, 10, 20)))
     branched = vector(*ring, ("e", "a"), closed=True)
     assert "found a closed vector with branches" in label_studio(run, photos, tmp_path, branched)
+
+
+@pytest.mark.parametrize("strength", [255, 100, 1])
+def test_brushes_of_any_strength(run, photos, tmp_path, strength):
+    """Regression: what Label Studio's contour2rle had drawn, with 100 of 255, was lost."""
+    values = [brush(label, (scene() == value) * strength) for value, label in ((1, "bolt"), (2, "nut"))]
+    found = label_studio(run, photos, tmp_path, *values, brush("bolt", np.zeros((HEIGHT, WIDTH))))
+    assert np.array_equal(found["p0"], scene(background=False))
 
 
 def test_bitmasks_of_label_studio(run, photos, tmp_path):
