@@ -5,8 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import InputError
+from dataloaders.images import image_size
 from preparation.formats import Collection, ImportOptions
-from preparation.shapes import Annotation, Shape, box_corners, collect_shapes, make_shape, mask_from_runs, turned
+from preparation.shapes import (
+    Annotation,
+    Shape,
+    box_corners,
+    collect_shapes,
+    is_turned,
+    make_shape,
+    mask_from_runs,
+    photograph_of,
+    turned,
+)
 from preparation.sources import Photographs, json_or_none, read_json, reading, side, within
 
 SUFFIXES = (".json",)
@@ -20,8 +32,28 @@ def recognises(path: Path) -> bool:
 
 def collect(files: list[Path], photographs: Photographs, options: ImportOptions) -> Collection:
     """Read the files; raise InputError where one holds what is not read, or names a photograph that is not there."""
-    annotations = [annotation for path in files for annotation in read_coco(path)]
+    annotations = []
+    for path in files:
+        found = read_coco(path)
+        info = read_json(path).get("info")
+        if isinstance(info, dict) and info.get("contributor") == "Label Studio":
+            refuse_turned([one for one in found if one.shapes or options.truth], photographs)
+        annotations += found
     return collect_shapes(annotations, photographs, options, options.class_names)
+
+
+def refuse_turned(annotations: list[Annotation], photographs: Photographs) -> None:
+    """Raise InputError where Label Studio takes the sides of a photograph from before its EXIF rotation.
+
+    It scales polygons by them, which were drawn on the upright photograph, but not rectangles.
+    """
+    for annotation in annotations:
+        image = photograph_of(annotation, photographs)
+        if annotation.size != image_size(image) and is_turned(image):
+            raise InputError(
+                "expected COCO of photographs without an EXIF rotation, for which Label Studio stretches the polygons, "
+                f"found one in {image}: export JSON instead of {annotation.source}"
+            )
 
 
 def read_coco(path: Path) -> list[Annotation]:

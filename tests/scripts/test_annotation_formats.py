@@ -493,6 +493,18 @@ def test_what_is_wrong_with_coco_is_said(run, photos, tmp_path, annotation, said
     assert said in line and "a.json" in line
 
 
+def test_turned_photographs_in_the_coco_of_label_studio(run, photos, tmp_path):
+    """Regression: its polygons, which it scales by the sides from before the rotation, were turned."""
+    source, shapes = tmp_path / "a.json", [{"image_id": n, "segmentation": [[9, 9, 20, 9, 20, 20]]} for n in range(3)]
+    turn(photos / "p0.png")
+    by = {"info": {"contributor": "Label Studio"}}
+    source.write_text(json.dumps(coco(*shapes) | by))  # which has the right sides where it finds no photographs
+    assert len(run(source, "--images", photos)) == 3
+    source.write_text(json.dumps(coco(shapes[0], width=HEIGHT, height=WIDTH) | by))
+    line = run(source, "--images", photos)
+    assert f"found one in {photos / 'p0.png'}: export JSON instead of {source}" in line
+
+
 def test_captions_and_panoptic_segments_of_coco(run, photos, tmp_path):
     """Regression: of COCO's several files nothing said which one to name."""
     content = coco({"image_id": 0, "segmentation": [[10, 20, 30, 20, 30, 30, 10, 30]]})
