@@ -171,6 +171,11 @@ def collect(source: Path, options: ImportOptions, name: str | None = None) -> Co
     files = files_in(source)
     modules = {known: importlib.import_module(f"preparation.{known}") for known in FORMATS}
     found, unknown = recognise(files, modules)
+    if options.images and not options.images.is_dir():
+        raise InputError(
+            f"--images: expected a folder of photographs, found none at {options.images}: correct the name, or unpack "
+            "it where it is a ZIP"
+        )
     folder = options.images or (source if source.is_dir() else source.parent)
     photographs = Photographs(folder, files if folder == source else files_in(folder))
     pictures = found.get("masks", [])

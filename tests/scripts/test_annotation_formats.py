@@ -1475,6 +1475,14 @@ def test_black_strokes_on_white(run, photos, tmp_path):
     assert "expected strokes on black or on transparent, found 9" in line and "p0_bolt.png" in line
 
 
+def test_images_that_are_no_folder(run, photos, tmp_path):
+    """Regression: annotations were asked for there, or a photograph called as one in the ZIP."""
+    (tmp_path / "photos.zip").write_bytes(b"x")
+    for wrong in (tmp_path / "photos.zip", tmp_path / "absent"):
+        line = run(TOOLS / "pycocotools", "--images", wrong)
+        assert f"--images: expected a folder of photographs, found none at {wrong}" in line
+
+
 def test_a_folder_without_photographs(run, photos, tmp_path):
     """Regression: the masks were said to lie in the folder of the photographs."""
     (tmp_path / "masks").mkdir()
