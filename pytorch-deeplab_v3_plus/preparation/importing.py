@@ -207,7 +207,8 @@ def upright_label(item: Labelled, image: Path | io.BytesIO) -> tuple[np.ndarray,
     Returns also whether it was turned; None where its size fits both.
     """
     size, stored, turn = image_size(image), *stored_size(image)
-    open_image(image).close()  # which raises InputError for one that is too large to train on
+    with open_image(image):  # which raises InputError for one that is too large to train on
+        pass
     try:
         return item.draw(size), None if turn and stored == size else False
     except WrongSize as error:
