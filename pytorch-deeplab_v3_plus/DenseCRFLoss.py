@@ -8,9 +8,10 @@ For N images with soft segmentations S_k (one column per class k, zeroed outside
 
 where A is the Gaussian affinity of all pixel pairs in position (sigma_xy, pixels) and colour (sigma_rgb, grey levels
 of 0..255): A_ij = exp(-|p_i - p_j|^2 / 2 sigma_xy^2 - |c_i - c_j|^2 / 2 sigma_rgb^2), approximated on a permutohedral
-lattice (Adams, Baek and Davis 2010). With `normalised_kernel` it is D^-1/2 A D^-1/2 instead, where D holds the sums of
-A's rows over the region of interest, as in the inference of Krähenbühl and Koltun (NIPS 2011): every pixel then weighs
-about the same, whereas the plain kernel leaves those of textured objects, which few others resemble, next to nothing.
+lattice (Adams, Baek and Davis 2010), whose kernel has about half that size. With `normalised_kernel` it is
+D^-1/2 A D^-1/2 instead, where D holds the sums of A's rows over the region of interest, as in the inference of
+Krähenbühl and Koltun (NIPS 2011): every pixel then weighs about the same, whereas the plain kernel leaves those of
+textured objects, which few others resemble, next to nothing.
 
 The energy is the pairwise term sum_k S_k' A (1 - S_k) without its part sum_k S_k' A 1, which is constant because the
 S_k sum to one; hence the negative sign. The more alike pixels agree, the lower it is.
@@ -139,10 +140,10 @@ class DenseCRFLoss(nn.Module):
 
         Args:
             images: (N, 3, H, W), RGB in 0..255.
-            segmentations: (N, K, H, W), softmax probabilities in any floating dtype.
+            segmentations: (N, K, H, W), softmax probabilities in any floating dtype; computed in float32.
             regions_of_interest: (N, H, W), 1 (or True) where the loss applies, 0 elsewhere.
         """
-        self._check_form(images, segmentations, regions_of_interest)
+        check_form(images, segmentations, regions_of_interest)
         scaled = self.rescale(segmentations.to(torch.float32))
         return self.forward_rescaled(images, scaled, regions_of_interest).to(segmentations.dtype)
 
@@ -177,7 +178,7 @@ class DenseCRFLoss(nn.Module):
         if self.scale_factor != 1:
             images = F.interpolate(images, scale_factor=self.scale_factor)
             rois = F.interpolate(rois, scale_factor=self.scale_factor)
-        self._check_values(images, scaled.detach(), rois)
+        check_ranges(images, scaled.detach(), rois)
         sigmas, lattice = (self.sigma_rgb, self.sigma_xy * self.scale_factor), None
         if lattices and self.kernel in lattices:
             lattice = lattices[self.kernel] = lattices[self.kernel] or Lattice(images, *sigmas)
@@ -203,37 +204,39 @@ class DenseCRFLoss(nn.Module):
             f"normalised_kernel={self.normalised_kernel}"
         )
 
-    @staticmethod
-    def _check_form(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
-        check_tensors(images=images, segmentations=segmentations, regions_of_interest=rois)
-        shape, dtype = tuple(segmentations.shape), segmentations.dtype
-        if len(shape) != 4 or not dtype.is_floating_point:
-            raise ValueError(f"segmentations must be floating (N, K, H, W), found {dtype} {shape}")
-        n, _, h, w = shape
-        if images.shape != (n, 3, h, w):
-            raise ValueError(f"images must be {(n, 3, h, w)} like the segmentations, found {tuple(images.shape)}")
-        if rois.shape != (n, h, w):
-            raise ValueError(f"regions_of_interest must be {(n, h, w)}, found {tuple(rois.shape)}")
-        if not images.device == segmentations.device == rois.device:
-            raise ValueError(
-                f"all inputs must be on one device, found images on {images.device}, segmentations on "
-                f"{segmentations.device}, regions_of_interest on {rois.device}"
-            )
-        if 0 in shape:
-            raise ValueError(f"segmentations must not be empty, found {shape}")
 
-    @staticmethod
-    def _check_values(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
-        """Refuse values out of their ranges in what the energy is computed of, which is float32."""
-        binary = ((rois == 0) | (rois == 1)).all().to(torch.float32)
-        # All of them at once, as a GPU has to finish its work before each transfer.
-        low, high, least, most, binary = torch.stack([*images.aminmax(), *segmentations.aminmax(), binary]).tolist()
-        if not (low >= -0.5 and high <= 255.5):  # denormalised images miss the range by rounding
-            raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
-        if high <= 1 and low != high:
-            what = f"images lie in {low:g}..{high:g}; DenseCRFLoss expects 0..255, is this a 0..1 image?"
-            warnings.warn(what, stacklevel=3)
-        if not (least >= -0.01 and most <= 1.01):  # written so that NaN is refused too; half precision rounds
-            raise ValueError(f"segmentations must be probabilities in 0..1, found values in {least:g}..{most:g}")
-        if not binary:
-            raise ValueError("regions_of_interest must hold only 0 and 1")
+def check_form(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
+    """Raise ValueError unless the inputs of DenseCRFLoss.forward have its shapes and are on one device."""
+    check_tensors(images=images, segmentations=segmentations, regions_of_interest=rois)
+    shape, dtype = tuple(segmentations.shape), segmentations.dtype
+    if len(shape) != 4 or not dtype.is_floating_point:
+        raise ValueError(f"segmentations must be floating (N, K, H, W), found {dtype} {shape}")
+    n, _, h, w = shape
+    if images.shape != (n, 3, h, w):
+        raise ValueError(f"images must be {(n, 3, h, w)} like the segmentations, found {tuple(images.shape)}")
+    if rois.shape != (n, h, w):
+        raise ValueError(f"regions_of_interest must be {(n, h, w)}, found {tuple(rois.shape)}")
+    if not images.device == segmentations.device == rois.device:
+        raise ValueError(
+            f"all inputs must be on one device, found images on {images.device}, segmentations on "
+            f"{segmentations.device}, regions_of_interest on {rois.device}"
+        )
+    if 0 in shape:
+        raise ValueError(f"segmentations must not be empty, found {shape}")
+
+
+def check_ranges(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
+    """Raise ValueError for values out of the ranges of DenseCRFLoss.forward, and warn of images in 0..1."""
+    binary = ((rois == 0) | (rois == 1)).all()
+    found = [value.float() for value in (*images.aminmax(), *segmentations.aminmax(), binary)]
+    # All of them at once, as a GPU has to finish its work before each transfer.
+    low, high, least, most, binary = torch.stack(found).tolist()
+    if not (low >= -0.5 and high <= 255.5):  # denormalised images miss the range by rounding
+        raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
+    if high <= 1 and low != high:
+        what = f"images lie in {low:g}..{high:g}; the loss expects 0..255, is this a 0..1 image?"
+        warnings.warn(what, stacklevel=3)
+    if not (least >= -0.01 and most <= 1.01):  # written so that NaN is refused too; half precision rounds
+        raise ValueError(f"segmentations must be probabilities in 0..1, found values in {least:g}..{most:g}")
+    if not binary:
+        raise ValueError("regions_of_interest must hold only 0 and 1")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloaders.labels import UNLABELLED
-from losses._inputs import at_least_float32
+from losses._inputs import at_least_float32, check_inputs
 
 
 class Entropy(nn.Module):
@@ -25,6 +25,7 @@ class Entropy(nn.Module):
 
     def forward(self, image: Tensor, probabilities: Tensor, region_of_interest: Tensor, labels: Tensor) -> Tensor:
         """Return a scalar for probabilities (N,K,H,W), region_of_interest (N,H,W) bool, labels (N,H,W) int64."""
+        check_inputs(self, image, probabilities, region_of_interest, labels)
         region = region_of_interest if self.labelled else region_of_interest & (labels == UNLABELLED)
         soft = at_least_float32(probabilities)
         tiny = torch.finfo(soft.dtype).tiny  # the logarithm of 0 has no gradient

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from dataloaders.transforms import normalize
 from filtering import native
-from losses._inputs import at_least_float32, check_settings, on_device_of, resized, scaled_size
+from losses._inputs import at_least_float32, check_inputs, check_settings, on_device_of, resized, scaled_size
 from losses._pairs import PairEnergy, fitting, half_window, over_pairs, pair_sums, similarity, squared_distance
 
 
@@ -53,6 +53,7 @@ class GatedCRF(nn.Module):
 
     def forward(self, image: Tensor, probabilities: Tensor, region_of_interest: Tensor) -> Tensor:
         """Return the weighted loss, a scalar; arguments as in losses.registry."""
+        check_inputs(self, image, probabilities, region_of_interest)
         image, soft, (region,) = resized(
             scaled_size(image, self.rloss_scale), image, at_least_float32(probabilities), region_of_interest
         )

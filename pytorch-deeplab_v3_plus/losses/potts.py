@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from common.arguments import has_square
 from common.errors import InputError
-from losses._inputs import at_least_float32, check_settings, on_device_of, resized, scaled_size
+from losses._inputs import at_least_float32, check_inputs, check_settings, on_device_of, resized, scaled_size
 from losses._pairs import PairEnergy, fitting, over_pairs, pair_sums, similarity, squared_distance
 
 NEIGHBOURS = {4: [(0, 1), (1, 0)], 8: [(0, 1), (1, 0), (1, 1), (1, -1)]}
@@ -40,6 +40,7 @@ class Potts(nn.Module):
 
     def forward(self, image: Tensor, probabilities: Tensor, region_of_interest: Tensor) -> Tensor:
         """Return the weighted loss, a scalar; arguments as in losses.registry."""
+        check_inputs(self, image, probabilities, region_of_interest)
         image, soft, (region,) = resized(
             scaled_size(image, self.rloss_scale), image, at_least_float32(probabilities), region_of_interest
         )

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from dataloaders.labels import UNLABELLED
-from losses._inputs import at_least_float32, on_device_of
+from losses._inputs import at_least_float32, check_inputs, on_device_of
 
 
 class Size(nn.Module):
@@ -35,6 +35,7 @@ class Size(nn.Module):
 
     def forward(self, image: Tensor, probabilities: Tensor, region_of_interest: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted loss, a scalar; arguments as in losses.registry."""
+        check_inputs(self, image, probabilities, region_of_interest, labels)
         n, classes = probabilities.shape[:2]
         for number in self.by_class:
             if number >= classes:

@@ -9,7 +9,7 @@ from dataloaders.labels import UNLABELLED
 from dataloaders.transforms import normalize
 from filtering.autograd import never_twice
 from filtering.spanning_tree import tree_filter
-from losses._inputs import at_least_float32, check_settings, resized, scaled_size
+from losses._inputs import at_least_float32, check_inputs, check_settings, resized, scaled_size
 
 
 class Distance(Function):
@@ -64,9 +64,18 @@ class TreeEnergy(nn.Module):
         self.weight, self.sigma, self.high_level, self.rloss_scale = weight, sigma, high_level, rloss_scale
 
     def forward(
-        self, image: Tensor, probabilities: Tensor, region_of_interest: Tensor, labels: Tensor, features: Tensor
+        self,
+        image: Tensor,
+        probabilities: Tensor,
+        region_of_interest: Tensor,
+        labels: Tensor,
+        features: Tensor | None = None,
     ) -> Tensor:
-        """Return the weighted loss, a scalar; arguments as in losses.registry."""
+        """Return the weighted loss, a scalar; arguments as in losses.registry, features only for `high_level`."""
+        check_inputs(self, image, probabilities, region_of_interest, labels)
+        if self.high_level and (features is None or features.dim() != 4 or len(features) != len(image)):
+            found = None if features is None else tuple(features.shape)
+            raise ValueError(f"features must be ({len(image)}, C, h, w) for high_level, found {found}")
         size = features.shape[2:] if self.high_level else scaled_size(image, self.rloss_scale)
         unlabelled = region_of_interest & (labels == UNLABELLED)
         image, soft, (unlabelled,) = resized(size, image, at_least_float32(probabilities), unlabelled)

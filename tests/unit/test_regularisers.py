@@ -292,18 +292,19 @@ def test_entropy_by_hand():
     soft = torch.tensor([[0.5, 0.25, 1.0, 1.0], [0.5, 0.75, 0.0, 0.0]]).view(1, 2, 1, 4).requires_grad_()
     labels, region = torch.tensor([[[255, 255, 0, 255]]]), torch.tensor([[[True, True, True, False]]])
     two = math.log(2) + 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
-    loss = build("entropy=3")(soft, soft, region, labels)
+    image = torch.zeros(1, 3, 1, 4)
+    loss = build("entropy=3")(image, soft, region, labels)
     loss.backward()
     assert loss.item() == pytest.approx(3 * two / 2)
     assert soft.grad.isfinite().all() and not soft.grad[..., 2:].any()
-    assert build("entropy=3,labelled=True")(soft, soft, region, labels).item() == pytest.approx(two)
+    assert build("entropy=3,labelled=True")(image, soft, region, labels).item() == pytest.approx(two)
 
 
 def test_size_by_hand(tmp_path):
     """Half of the region is class 0, a quarter each 1 and 2; only 0 and 1 are scribbled."""
     soft = torch.tensor([[1.0, 1, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 0]]).view(1, 3, 1, 5)
     region, labels = torch.tensor([[[True] * 4 + [False]]]), torch.tensor([[[0, 255, 1, 255, 255]]])
-    arguments = (soft, soft, region, labels)
+    arguments = (torch.zeros(1, 3, 1, 5), soft, region, labels)
     absent = 0.25**2
     assert build("size=3")(*arguments).item() == pytest.approx(absent)
     assert build("size=3,absent=False")(*arguments).item() == 0
@@ -399,13 +400,15 @@ def test_at_half_the_size_of_blocks_of_four_it_is_the_same(text):
 @pretends_a_gpu
 @pytest.mark.parametrize("text", ["potts=1", "gated_crf=1,radius=2", "size=1", "entropy=1"])
 def test_on_a_gpu_nothing_leaves_the_device(text):
-    """On pretended tensors, as the machine may have no GPU."""
+    """After the first call, on pretended tensors, as the machine may have no GPU."""
+    regulariser = build(text)
+    Case().loss(regulariser)
     with FakeTensorMode(), OnlyOnCuda():
         soft = torch.empty(2, 3, 12, 13, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         image, region = (torch.empty(2, *shape, device="cuda") for shape in ((3, 12, 13), (12, 13)))
         labels = torch.empty(2, 12, 13, device="cuda", dtype=torch.int64)
         inputs = {"labels": labels, "logits": None, "features": None}
-        loss = apply_regulariser(build(text), image, soft, region.bool(), **inputs)
+        loss = apply_regulariser(regulariser, image, soft, region.bool(), **inputs)
     assert loss.device.type == "cuda"
 
 
@@ -467,7 +470,67 @@ def test_a_file_of_bounds_names_its_bad_line(tmp_path, line, said):
 def test_entropy_of_a_large_image_fits_half_precision():
     soft = torch.full((1, 21, 300, 300), 1 / 21, dtype=torch.float16)
     region, labels = torch.ones(1, 300, 300, dtype=torch.bool), torch.full((1, 300, 300), UNLABELLED)
-    assert build("entropy=1")(soft, soft, region, labels).item() == pytest.approx(math.log(21), rel=1e-2)
+    image = torch.zeros(1, 3, 300, 300)
+    assert build("entropy=1")(image, soft, region, labels).item() == pytest.approx(math.log(21), rel=1e-2)
+
+
+@every
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"image": lambda image: normalize(image)}, r"RGB in 0\.\.255 \(not normalised\), found values in -"),
+        ({"image": lambda image: image[0]}, r"images must be \(2, 3, 6, 5\)"),
+        ({"image": lambda image: image[:, :1]}, r"images must be .*found \(2, 1, 6, 5\)"),
+        ({"image": lambda image: image.numpy()}, "expected a tensor, found numpy.ndarray"),
+        ({"soft": lambda soft: soft.log()}, r"probabilities in 0\.\.1, found values in -"),
+        ({"soft": lambda soft: soft.argmax(1, keepdim=True)}, "must be floating"),
+        ({"soft": lambda soft: soft[:0], "image": lambda x: x[:0], "region": lambda x: x[:0]}, "must not be empty"),
+        ({"region": lambda region: region[:, None]}, r"regions_of_interest must be \(2, 6, 5\)"),
+        ({"region": lambda region: region.byte() * 255}, "must hold only 0 and 1|must be bool, found torch.uint8"),
+    ],
+)
+def test_wrong_inputs_are_refused(text, wrong, said):
+    """Regression: only the DenseCRF loss and the cuts noticed; the others gave a wrong number, or a tensor's error."""
+    case = Case()
+    for name, change in wrong.items():
+        setattr(case, name, change(getattr(case, name).detach()))
+    with pytest.raises(ValueError, match=said):
+        case.loss(build(text))
+
+
+@every
+def test_an_image_in_0_to_1_is_warned_of(text):
+    case = Case()
+    case.image = case.image / 256
+    with pytest.warns(UserWarning, match=r"is this a 0\.\.1 image\?"):
+        case.loss(build(text))
+
+
+@pytest.mark.parametrize("text", ["entropy=1", "size=1", "tree_energy=1"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda labels: labels.masked_fill(labels == UNLABELLED, -1), "classes of 0 to 2, 255 .*, found -1"),
+        (lambda labels: labels + 1, "classes of 0 to 2, 255 .*, found 256"),
+        (lambda labels: labels.byte(), r"must be int64 \(2, 6, 5\) on cpu, found torch.uint8"),
+        (lambda labels: labels[:, None], r"found torch.int64 \(2, 1, 6, 5\)"),
+        (lambda labels: labels.numpy(), "labels: expected a tensor"),
+    ],
+)
+def test_wrong_labels_are_refused(text, change, said):
+    """Regression: -1 counted as a label, so that the loss was 0."""
+    case = Case()
+    case.labels = change(case.labels)
+    with pytest.raises(ValueError, match=said):
+        case.loss(build(text))
+
+
+def test_features_are_needed_for_the_tree_of_features_alone():
+    case = Case()
+    arguments = case.image, case.soft, case.region, case.labels
+    assert build("tree_energy=1")(*arguments).isfinite()
+    with pytest.raises(ValueError, match=r"features must be \(2, C, h, w\) for high_level, found None"):
+        build(BOTH_TREES)(*arguments)
 
 
 @pytest.mark.parametrize("text", ["densecrf=1", "normalized_cut=1", "kernel_cut=1", "potts=1", "gated_crf=1"])
