@@ -44,6 +44,18 @@ def test_computes_in_float32_and_returns_the_dtype_of_values(dtype):
     assert torch.equal(out, by_the_module(images, values).to(dtype))
 
 
+@pytest.mark.parametrize(("sigma_rgb", "sigma_xy"), [(15, 50), (15, 100), (6, 40), (5, 10), (50, 20)])
+@pytest.mark.parametrize("content", ["noise", "smooth", "flat"])
+def test_sums_are_about_half_of_the_gaussians(content, sigma_rgb, sigma_xy):
+    size = {"noise": (40, 40), "smooth": (4, 4), "flat": (1, 1)}[content]
+    coarse = 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, (40, 40), mode="bilinear")
+    places = torch.cartesian_prod(torch.arange(40.0), torch.arange(40.0)) / sigma_xy
+    features = torch.cat([places, images[0].flatten(1).T / sigma_rgb], 1)
+    exact = torch.exp(torch.cdist(features, features).square() / -2).sum()
+    assert 0.35 < bilateral_filter(images, torch.ones(1, 1, 40, 40), sigma_rgb, sigma_xy).sum() / exact < 0.7
+
+
 def test_integer_images():
     images, values = problem()
     assert torch.equal(bilateral_filter(images.to(torch.uint8), values, 60.0, 5.0), by_the_module(images, values))
