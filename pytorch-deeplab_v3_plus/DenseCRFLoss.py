@@ -62,7 +62,7 @@ class DenseCRFLossFunction(Function):
             sums = lattice.filter(rois, symmetric=exact_gradient)
             rois = rois * sums.clamp_min_(1e-20).rsqrt_()
         # One tensor for all that is to be filtered now, so that there is one lattice.
-        values = rois.new_empty(n, k + size_free, h, w)
+        values = rois.new_empty((n, k + size_free, h, w))
         values[:, k:] = rois
         s = torch.mul(segmentations, rois, out=values[:, :k])
         if lattice is None:

@@ -152,7 +152,7 @@ class Lattice:
     def splat(self, values: Tensor) -> Tensor:
         """Let every vertex sum the weighted values of its pixels: `(N, K, H, W)` to `(M + 1, K)`."""
         n, k, pixels = *values.shape[:2], self.height * self.width
-        rows = self.weights.new_empty(n, padded(pixels), k)
+        rows = self.weights.new_empty((n, padded(pixels), k))
         rows[:, :pixels] = values.flatten(2).transpose(1, 2)
         rows[:, pixels:].zero_()
         pieces = _sums(self.piece_points, rows.flatten(0, 1), self.piece_starts, self.piece_weights)
@@ -257,7 +257,7 @@ def _locate(position: Tensor, coding: Coding, images: int) -> tuple[Tensor, Tens
     float32, one rounding per operation, in the order of the C++: another last bit can mean another simplex.
     """
     # Elevate the points into the hyperplane.
-    elevated = position.new_empty(SIDE, position.shape[1])
+    elevated = position.new_empty((SIDE, position.shape[1]))
     elevated[0].zero_()
     for j in range(D, 0, -1):
         step = position[j - 1] * SCALE[j - 1]

@@ -89,7 +89,7 @@ class Lattice(torch_lattice.Lattice):
         self.points = n * torch_lattice.padded(h * w)
         source = images.contiguous()
         self.vertices = torch.empty(SIDE, self.points, dtype=torch.int32, device=images.device)
-        self.weights = images.new_empty(SIDE, self.points)
+        self.weights = images.new_empty((SIDE, self.points))
         # Photographs have a tenth to one vertex for each point. Only noise has more than the first table can hold, and
         # never more than half of what the second can.
         for most in (self.points, SIDE * self.points):
@@ -139,7 +139,7 @@ class Lattice(torch_lattice.Lattice):
     def slice(self, vertices: Tensor) -> Tensor:
         """Let every pixel gather its vertices' values: `(M + 1, K)` to `(N, K, H, W)`."""
         n, _, h, w = self.shape
-        out = vertices.new_empty(n, vertices.shape[1], h, w)
+        out = vertices.new_empty((n, vertices.shape[1], h, w))
         self._over_pixels(_slice, out, vertices)
         return out
 

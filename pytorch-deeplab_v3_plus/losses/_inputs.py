@@ -83,4 +83,4 @@ def on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:
 
     Filled in one by one, because the host would wait for a GPU to copy a list.
     """
-    return torch.cat([like.new_empty(0), *(like.new_full((1,), number) for number in numbers)])
+    return torch.cat([like.new_empty((0,)), *(like.new_full((1,), number) for number in numbers)])

@@ -41,7 +41,7 @@ class LatticeEnergy(Function):
         """
         n, k, h, w = segmentations.shape
         rois = rois.unsqueeze(1)
-        values = rois.new_empty(n, k + 1, h, w)
+        values = rois.new_empty((n, k + 1, h, w))
         values[:, k:] = rois
         s = torch.mul(segmentations, rois, out=values[:, :k])
         if lattice is None:

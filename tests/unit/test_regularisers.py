@@ -525,6 +525,23 @@ def test_wrong_labels_are_refused(text, change, said):
         case.loss(build(text))
 
 
+class OfMonai(Tensor):
+    """A tensor whose method takes sizes as a tuple alone, as that of MONAI's MetaTensor does."""
+
+    def new_empty(self, size, dtype=None, device=None, requires_grad=False):
+        return super().new_empty(size, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+@every
+def test_tensors_of_other_libraries(text):
+    """Regression: an error about the size of new_empty()."""
+    case, regulariser = Case(24, 20), build(text)
+    expected = case.loss(regulariser)
+    for name in ("image", "region", "labels"):
+        setattr(case, name, getattr(case, name).as_subclass(OfMonai))
+    assert torch.equal(case.loss(regulariser, case.soft.as_subclass(OfMonai)).as_subclass(Tensor), expected)
+
+
 def test_features_are_needed_for_the_tree_of_features_alone():
     case = Case()
     arguments = case.image, case.soft, case.region, case.labels
