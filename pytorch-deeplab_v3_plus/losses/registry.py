@@ -179,13 +179,19 @@ def build_regulariser(wanted: RegulariserOptions, options: Mapping[str, Any]) ->
 def apply_regulariser(
     regulariser: Callable[..., Tensor], image: Tensor, probabilities: Tensor, region: Tensor, **inputs: Tensor
 ) -> Tensor:
-    """Call a regulariser, or its `forward_rescaled`, with those of `inputs` (see INPUTS) that it names."""
-    names = _names(regulariser)
+    """Call a regulariser, or its `forward_rescaled`, with those of `inputs` (see INPUTS) that it names.
+
+    Raises InputError where it takes the first three in another order, or returns something else than a scalar.
+    """
+    names, kind = _names(regulariser), type(getattr(regulariser, "__self__", regulariser)).__name__
     if any(name in names and names.index(name) != place for place, name in enumerate(FIRST)):
-        kind = type(getattr(regulariser, "__self__", regulariser)).__name__
         raise InputError(f"{kind}: expected forward({', '.join(FIRST)}, ...) in this order, found ({', '.join(names)})")
     named = {name: inputs[name] for name in INPUTS if name in names[3:]}
-    return regulariser(image, probabilities, region, **named)
+    loss = regulariser(image, probabilities, region, **named)
+    if not isinstance(loss, Tensor) or loss.dim():
+        found = f"the shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise InputError(f"{kind}: expected forward to return a scalar, a tensor without dimensions, found {found}")
+    return loss
 
 
 def takes(regulariser: Callable[..., Tensor], name: str) -> bool:

@@ -185,6 +185,9 @@ def build_step(
     named = {wanted.name: build_regulariser(wanted, options.settings()) for wanted in options.regularisers}
     if twice := {*named, "cross_entropy"} & regularisers.keys():
         raise InputError(f"expected regularisers with names of their own, found {', '.join(sorted(twice))} twice")
+    for name, module in regularisers.items():
+        if not isinstance(module, nn.Module):
+            raise InputError(f"regulariser {name}: expected an object that is an nn.Module, found {module!r}")
     named = {name: module.to(device) for name, module in {**named, **regularisers}.items()}
     for name, module in named.items():
         if any(weight.requires_grad for weight in module.parameters()):

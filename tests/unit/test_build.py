@@ -300,6 +300,12 @@ def test_what_a_regulariser_keeps_is_resumed_and_what_it_would_learn_is_refused(
     assert again.calls == calls > 0
 
 
+@pytest.mark.parametrize("wrong", [Counting, torch.mean])
+def test_what_is_no_module_is_no_regulariser(voc, wrong):
+    with pytest.raises(InputError, match="regulariser own: expected an object that is an nn.Module, found <"):
+        build_trainer(small(voc, no_val=True), {"own": wrong})
+
+
 def test_other_regularisers_from_python_are_another_training(voc, caplog):
     build_trainer(small(voc, no_val=True), {"own": Counting()}).fit()
     build_trainer(small(voc, no_val=True, resume="auto"), {"own": Flat()}).fit()

@@ -168,6 +168,21 @@ def test_the_first_three_inputs_may_have_any_names():
     assert apply_regulariser(Old(), soft, soft, soft, **inputs) == soft.mean()
 
 
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [(torch.zeros(2), r"the shape \(2,\)"), (torch.zeros(1), r"the shape \(1,\)"), (0.5, "0.5"), (None, "None")],
+)
+def test_what_is_no_scalar_is_refused(returned, found):
+    """Regression: errors about a Scalar, about sizes of a stack, and about `item`."""
+
+    class Wrong(nn.Module):
+        def forward(self, image, probabilities, region_of_interest):
+            return returned
+
+    with pytest.raises(InputError, match=f"Wrong: expected forward to return a scalar, .* found {found}"):
+        apply_regulariser(Wrong(), None, None, None)
+
+
 def test_densecrf_by_name_takes_the_options_of_the_loss():
     options = TrainOptions(regulariser=("densecrf=2,sigma_rgb=9",), sigma_xy=20.0, size_free=True)
     (wanted,) = options.regularisers
