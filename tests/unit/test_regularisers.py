@@ -341,6 +341,15 @@ def test_help_has_the_equation_the_paper_and_the_settings_of_each():
 
 
 @every
+def test_its_text_names_its_settings(text):
+    """Regression: the cuts had settings that they do not take, and the scale another name."""
+    regulariser = build(text)
+    named = set(re.findall(r"(\w+)=", regulariser.extra_repr()))
+    settings = {"weight", *settings_of(text.partition("=")[0])}
+    assert named == settings - ({"bounds"} if text == "size=1" else set())
+
+
+@every
 def test_half_precision_is_computed_in_float32(text):
     case, regulariser = Case(24, 20), build(text)
     rounded = case.soft.detach().to(torch.bfloat16)
