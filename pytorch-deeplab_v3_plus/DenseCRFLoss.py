@@ -123,6 +123,10 @@ class DenseCRFLoss(nn.Module):
         normalised_kernel: bool = False,
     ) -> None:
         super().__init__()
+        numbers = {"weight": weight, "sigma_rgb": sigma_rgb, "sigma_xy": sigma_xy, "scale_factor": scale_factor}
+        for name, value in numbers.items():
+            if isinstance(value, str):  # as which YAML reads 2e-9, for want of a point
+                raise ValueError(f"{name} must be a number, found the text {value!r}")
         for name, value in (("sigma_rgb", sigma_rgb), ("sigma_xy", sigma_xy)):
             if not 1e-18 <= value <= 1e18:  # of which the square is a number in single precision
                 raise ValueError(f"{name} must be a positive number, within 1e-18 and 1e18, found {value}")

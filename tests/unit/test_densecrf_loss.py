@@ -272,6 +272,8 @@ def test_bad_settings_are_refused():
     for settings in ((1, 0, 20, 1), (1, 15, -1, 1), (1, 15, float("inf"), 1), (1, 15, 20, 0), (1, 15, 20, 1.5)):
         with pytest.raises(ValueError, match="must"):
             DenseCRFLoss(*settings)
+    with pytest.raises(ValueError, match="weight must be a number, found the text '2e-9'"):
+        DenseCRFLoss("2e-9", 15, 100, 0.5)
     with pytest.raises(ValueError, match="leaves nothing"):
         DenseCRFLoss(1.0, 15, 20, 0.05)(*case())
 
