@@ -41,10 +41,15 @@ class MeanField:
         """Return Q, float32 (N, K, H, W), of which each pixel's sum over K is 1.
 
         `images` are RGB (N, 3, H, W) in 0..255, of any dtype; `probabilities` (N, K, H, W), on the same device, are the
-        network's P. Raises ValueError for other shapes or devices, and for what is not finite.
+        network's P. Raises ValueError for other shapes, devices or values.
         """
         check_images(images, self.appearance_rgb, self.appearance_xy)
         check_values(probabilities, images.shape, images.device)
+        # Half precision rounds. Written so that what is not a number is refused too.
+        for name, values, largest, slack in (("images", images, 255, 0.5), ("probabilities", probabilities, 1, 0.01)):
+            low, high = (value.item() for value in values.aminmax())
+            if not (low >= -slack and high <= largest + slack):
+                raise ValueError(f"{name}: expected values in 0..{largest}, found {low:g}..{high:g}")
         log_p = probabilities.float().clamp_min(1e-8).log()
         if images.device.type != "cpu":
             return self.by_tensors(images, log_p)
