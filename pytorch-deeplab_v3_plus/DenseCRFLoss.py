@@ -21,8 +21,6 @@ returns -2 A S / N, which is the default here too, and `exact_gradient=True` giv
 place of A the energy is the same, and its gradient is minus twice the filtered segmentations.
 """
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +28,7 @@ from torch.autograd.function import Function
 
 from filtering import Lattice, bilateral_filter
 from filtering.autograd import never_twice
-from filtering.bilateral import check_tensors
+from filtering.bilateral import check_image_range, check_tensors
 
 
 class DenseCRFLossFunction(Function):
@@ -235,11 +233,7 @@ def check_ranges(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
     found = [value.float() for value in (*images.aminmax(), *segmentations.aminmax(), binary)]
     # All of them at once, as a GPU has to finish its work before each transfer.
     low, high, least, most, binary = torch.stack(found).tolist()
-    if not (low >= -0.5 and high <= 255.5):  # denormalised images miss the range by rounding
-        raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
-    if high <= 1 and low != high:
-        what = f"images lie in {low:g}..{high:g}; the loss expects 0..255, is this a 0..1 image?"
-        warnings.warn(what, stacklevel=3)
+    check_image_range(low, high)
     if not (least >= -0.01 and most <= 1.01):  # written so that NaN is refused too; half precision rounds
         raise ValueError(f"segmentations must be probabilities in 0..1, found values in {least:g}..{most:g}")
     if not binary:

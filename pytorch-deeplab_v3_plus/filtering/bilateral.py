@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from numbers import Real
 from types import ModuleType
 
@@ -88,6 +89,14 @@ def check_tensors(**inputs: Tensor) -> None:
     for name, value in inputs.items():
         if not isinstance(value, Tensor):  # a NumPy array has a shape, a dtype and a device, too
             raise ValueError(f"{name}: expected a tensor, found {torch.typename(value)}")
+
+
+def check_image_range(low: float, high: float) -> None:
+    """Raise ValueError unless images with values in low..high can be RGB in 0..255, and warn of such in 0..1."""
+    if not (low >= -0.5 and high <= 255.5):  # denormalised images miss the range by rounding
+        raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
+    if high <= 1 and low != high:
+        warnings.warn(f"images lie in {low:g}..{high:g}: expected 0..255, is this a 0..1 image?", stacklevel=3)
 
 
 def check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:

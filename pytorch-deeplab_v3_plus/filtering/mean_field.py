@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from filtering import native
-from filtering.bilateral import Lattice, check_images, check_values
+from filtering.bilateral import Lattice, check_image_range, check_images, check_values
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,10 @@ class MeanField:
         """
         check_images(images, self.appearance_rgb, self.appearance_xy)
         check_values(probabilities, images.shape, images.device)
-        # Half precision rounds. Written so that what is not a number is refused too.
-        for name, values, largest, slack in (("images", images, 255, 0.5), ("probabilities", probabilities, 1, 0.01)):
-            low, high = (value.item() for value in values.aminmax())
-            if not (low >= -slack and high <= largest + slack):
-                raise ValueError(f"{name}: expected values in 0..{largest}, found {low:g}..{high:g}")
+        check_image_range(*(value.item() for value in images.aminmax()))
+        low, high = (value.item() for value in probabilities.aminmax())
+        if not (low >= -0.01 and high <= 1.01):  # written so that NaN is refused too; half precision rounds
+            raise ValueError(f"probabilities: expected values in 0..1, found {low:g}..{high:g}")
         log_p = probabilities.float().clamp_min(1e-8).log()
         if images.device.type != "cpu":
             return self.by_tensors(images, log_p)

@@ -15,6 +15,7 @@ from common.errors import InputError
 from dataloaders.labels import PADDING
 from dataloaders.sizes import DEFAULT_CROP
 from dataloaders.transforms import normalize, resize_short_side, to_tensor
+from filtering.bilateral import check_image_range
 from modeling.network import Network
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -46,8 +47,12 @@ def predict(
         original: what `images` were scaled from, of which the other scales are made, so that larger ones gain detail.
         whole: False for crops as in training, which the network takes as they are (see Network.whole).
 
-    Raises InputError where a logit is infinite or not a number.
+    Raises ValueError for images that are not so, and InputError where a logit is infinite or not a number.
     """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected shape (N, 3, h, w), found {tuple(images.shape)}")
+    if images.is_floating_point():
+        check_image_range(*(value.item() for value in images.aminmax()))
     weight = next(network.parameters())
     images = images.to(weight.device, non_blocking=True)
     seen, tile = (network.whole, tile) if whole else (network, 0)
@@ -182,10 +187,13 @@ def labels_on_scribbles(
 
 
 def segment(model: Network, image: Image.Image, size: int) -> np.ndarray:
-    """Return the classes, uint8 (H, W), of an RGB image.
+    """Return the classes, uint8 (H, W), of an image of mode RGB; raise ValueError for another.
 
     The network sees it with its short side scaled to `size` (0: as it is).
     """
+    mode = getattr(image, "mode", type(image).__name__)
+    if mode != "RGB":
+        raise ValueError(f"image: expected a PIL image of mode RGB, found {mode}")
     pixels = to_tensor(resize_short_side(image, size))
     with evaluation_mode(model):
         (logits,) = predict(model, pixels[None])

@@ -280,7 +280,7 @@ def test_bad_settings_are_refused():
 
 def test_an_image_in_0_to_1_is_pointed_out():
     image, probabilities, region = case()
-    with pytest.warns(UserWarning, match="expects 0..255"):
+    with pytest.warns(UserWarning, match="expected 0..255"):
         DenseCRFLoss(1.0, 15, 20, 1.0)(image / 255, probabilities, region)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from common import distributed
+from dataloaders.transforms import normalize
 from DenseCRFLoss import DenseCRFLoss
 from evaluation.scores import ConfusionMatrix
 from losses.cross_entropy import PartialCrossEntropy
@@ -54,6 +55,34 @@ def test_networks_of_another_precision(network, dtype):
     (logits,), (expected,) = predict(other.to(dtype), random_images()), predict(network, random_images())
     assert logits.dtype == dtype and torch.allclose(logits.float(), expected, atol=0.1 * expected.abs().max().item())
     assert segment(other, Image.fromarray(np.zeros((33, 40, 3), np.uint8)), 33).shape == (33, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda images: normalize(images), r"RGB in 0\.\.255 \(not normalised\), found values in -"),
+        (lambda images: images[0], r"images: expected shape \(N, 3, h, w\), found \(3, 33, 33\)"),
+    ],
+)
+def test_images_that_are_no_rgb_are_refused(network, change, said):
+    """Regression: normalised images were normalised again, in silence."""
+    with pytest.raises(ValueError, match=said):
+        next(predict(network, change(random_images())))
+
+
+def test_images_in_0_to_1_are_warned_of(network):
+    with pytest.warns(UserWarning, match=r"is this a 0\.\.1 image"):
+        next(predict(network, random_images() / 256))
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [(Image.new("L", (40, 33)), "L"), (Image.new("RGBA", (40, 33)), "RGBA"), (np.zeros(9), "ndarray")],
+)
+def test_pictures_of_another_mode_are_refused(network, image, found):
+    """Regression: an error about values to unpack."""
+    with pytest.raises(ValueError, match=f"image: expected a PIL image of mode RGB, found {found}"):
+        segment(network, image, 33)
 
 
 def test_what_was_frozen_stays_so():

@@ -262,7 +262,7 @@ def test_whole_images_are_not_stretched(output_stride, size):
 def test_whole_images_are_as_the_crops_that_the_network_knows(tmp_path):
     """A network of crops of 64, which are stretched by 31 %, does worse on padded images."""
     torch.manual_seed(0)
-    settings, images = {"num_classes": 3, "backbone": "mobilenet", "output_stride": 16}, torch.rand(1, 3, 32, 40)
+    settings, images = {"num_classes": 3, "backbone": "mobilenet", "output_stride": 16}, 255 * torch.rand(1, 3, 32, 40)
     weights = build_network(settings).state_dict()
     for crop_size, padded in ((None, True), (513, True), (64, False), (129, True)):
         crop = {"crop_size": crop_size} if crop_size else {}
