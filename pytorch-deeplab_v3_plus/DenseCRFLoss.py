@@ -21,6 +21,8 @@ returns -2 A S / N, which is the default here too, and `exact_gradient=True` giv
 place of A the energy is the same, and its gradient is minus twice the filtered segmentations.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,7 +144,8 @@ class DenseCRFLoss(nn.Module):
 
         Args:
             images: (N, 3, H, W), RGB in 0..255.
-            segmentations: (N, K, H, W), softmax probabilities in any floating dtype; computed in float32.
+            segmentations: (N, K, H, W), softmax probabilities in any floating dtype; computed in float32. Of a
+                sigmoid p (N, 1, H, W) pass torch.cat([1 - p, p], 1).
             regions_of_interest: (N, H, W), 1 (or True) where the loss applies, 0 elsewhere.
         """
         check_form(images, segmentations, regions_of_interest)
@@ -228,7 +231,7 @@ def check_form(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
 
 
 def check_ranges(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
-    """Raise ValueError for values out of the ranges of DenseCRFLoss.forward, and warn of images in 0..1."""
+    """Raise ValueError for values out of the ranges of DenseCRFLoss.forward; warn of images in 0..1 and sigmoids."""
     binary = ((rois == 0) | (rois == 1)).all()
     found = [value.float() for value in (*images.aminmax(), *segmentations.aminmax(), binary)]
     # All of them at once, as a GPU has to finish its work before each transfer.
@@ -236,5 +239,8 @@ def check_ranges(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
     check_image_range(low, high)
     if not (least >= -0.01 and most <= 1.01):  # written so that NaN is refused too; half precision rounds
         raise ValueError(f"segmentations must be probabilities in 0..1, found values in {least:g}..{most:g}")
+    if segmentations.shape[1] == 1 and least < 0.99:  # the loss would merely ask for more of it
+        what = "segmentations have one channel p that is not 1: expected all classes, for a sigmoid [1 - p, p]"
+        warnings.warn(what, stacklevel=3)
     if not binary:
         raise ValueError("regions_of_interest must hold only 0 and 1")

@@ -515,6 +515,15 @@ def test_an_image_in_0_to_1_is_warned_of(text):
         case.loss(build(text))
 
 
+@every
+def test_a_sigmoid_is_warned_of(text):
+    """Regression: the loss of one channel merely asks for more of it."""
+    case = Case(classes=1)
+    case.labels[:] = UNLABELLED
+    with pytest.warns(UserWarning, match=r"expected all classes, for a sigmoid \[1 - p, p\]"):
+        case.loss(build(text), 0.3 * case.soft)
+
+
 @pytest.mark.parametrize("text", ["entropy=1", "size=1", "tree_energy=1"])
 @pytest.mark.parametrize(
     ("change", "said"),
