@@ -118,7 +118,12 @@ def check_values(options: Any) -> None:
         try:
             if choices is not None and value not in choices and value != field.default:
                 raise argparse.ArgumentTypeError(f"expected one of {', '.join(map(str, choices))}, found {value!r}")
-            for one in value if isinstance(value, tuple) else (value,):
+            several, kind = isinstance(value, tuple | list), str(field.type)
+            if "tuple" in kind and value is not None and not several:
+                raise argparse.ArgumentTypeError(f"expected a tuple, found {value!r}")
+            for one in value if several else (value,):
+                if isinstance(one, str) and "str" not in kind:  # as which YAML reads 2e-9, for want of a point
+                    raise argparse.ArgumentTypeError(f"expected a number or a truth value, found the text {one!r}")
                 if parse is not None and isinstance(one, Real) and not isinstance(one, bool):
                     parse(str(one))
         except argparse.ArgumentTypeError as error:

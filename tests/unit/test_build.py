@@ -54,6 +54,12 @@ def test_options_are_checked_wherever_they_come_from():
         TrainOptions(data=DataOptions(crop_size=0))
     with pytest.raises(InputError, match="--scales: expected a number greater than 0"):
         TrainOptions(data=DataOptions(scales=(0.5, -1.0)))
+    for wrong in ({"densecrfloss": "2e-9"}, {"lr": "1e-3"}, {"size_free": "False"}):
+        with pytest.raises(InputError, match="expected a number or a truth value, found the text"):
+            TrainOptions(**wrong)
+    for wrong in ({"regulariser": "potts=1"}, {"gpu_ids": 0}):
+        with pytest.raises(InputError, match="expected a tuple, found"):
+            TrainOptions(**wrong)
     with pytest.raises(InputError, match="--backbone: expected one of mobilenet, .*, found 'vgg'"):
         TrainOptions(backbone="vgg")
     with pytest.raises(InputError, match="found 'nothing'"):
