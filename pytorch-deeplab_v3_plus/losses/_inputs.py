@@ -26,27 +26,26 @@ def check_settings(
             raise InputError(f"regulariser {name}: {setting} must lie in (0, 1], found {value}")
 
 
-def check_inputs(
-    regulariser: nn.Module, image: Tensor, probabilities: Tensor, region: Tensor, labels: Tensor | None = None
-) -> None:
+def check_inputs(regulariser: nn.Module, image: Tensor, probabilities: Tensor, region: Tensor, *labels: Tensor) -> None:
     """Raise ValueError for inputs of a regulariser that are not as in losses.registry, and warn of an image in 0..1.
 
-    Values are looked at in its first call alone, because the host would wait for a GPU in every one.
+    Labels are given by those that take them. Values are looked at in the first call alone, because the host would wait
+    for a GPU in every one.
     """
     check_form(image, probabilities, region)
     if region.dtype != torch.bool:
         raise ValueError(f"region_of_interest must be bool, found {region.dtype}; pass region_of_interest == 1")
-    if labels is not None:
-        check_tensors(labels=labels)
-        if labels.shape != region.shape or labels.dtype != torch.int64 or labels.device != region.device:
-            found = f"{labels.dtype} {tuple(labels.shape)} on {labels.device}"
+    for given in labels:
+        check_tensors(labels=given)
+        if given.shape != region.shape or given.dtype != torch.int64 or given.device != region.device:
+            found = f"{given.dtype} {tuple(given.shape)} on {given.device}"
             raise ValueError(f"labels must be int64 {tuple(region.shape)} on {region.device}, found {found}")
     if getattr(regulariser, "has_checked_values", False):
         return
     check_ranges(image.detach().float(), probabilities.detach(), region)
-    if labels is not None:
+    for given in labels:
         last = probabilities.shape[1] - 1
-        low, high = torch.stack(labels.masked_fill(labels == UNLABELLED, 0).aminmax()).tolist()
+        low, high = torch.stack(given.masked_fill(given == UNLABELLED, 0).aminmax()).tolist()
         if low < 0 or high > last:
             wrong = low if low < 0 else high
             raise ValueError(f"labels must be classes of 0 to {last}, {UNLABELLED} where there is none, found {wrong}")

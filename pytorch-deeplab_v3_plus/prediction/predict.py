@@ -191,7 +191,7 @@ def segment(model: Network, image: Image.Image, size: int) -> np.ndarray:
 
     The network sees it with its short side scaled to `size` (0: as it is).
     """
-    mode = getattr(image, "mode", type(image).__name__)
+    mode = image.mode if isinstance(image, Image.Image) else type(image).__name__
     if mode != "RGB":
         raise ValueError(f"image: expected a PIL image of mode RGB, found {mode}")
     pixels = to_tensor(resize_short_side(image, size))

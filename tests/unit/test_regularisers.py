@@ -533,10 +533,11 @@ def test_a_sigmoid_is_warned_of(text):
         (lambda labels: labels.byte(), r"must be int64 \(2, 6, 5\) on cpu, found torch.uint8"),
         (lambda labels: labels[:, None], r"found torch.int64 \(2, 1, 6, 5\)"),
         (lambda labels: labels.numpy(), "labels: expected a tensor"),
+        (lambda labels: None, "labels: expected a tensor, found NoneType"),
     ],
 )
 def test_wrong_labels_are_refused(text, change, said):
-    """Regression: -1 counted as a label, so that the loss was 0."""
+    """Regression: -1 counted as a label, and nothing as labels everywhere, so that the loss was 0."""
     case = Case()
     case.labels = change(case.labels)
     with pytest.raises(ValueError, match=said):
