@@ -43,7 +43,7 @@ class PartialCrossEntropy(nn.Module):
         return torch.stack([count.double(), torch.full_like(count, len(labels), dtype=torch.float64)])
 
     def forward(self, logits: Tensor, labels: Tensor, size: Tensor | None = None) -> Tensor:
-        """Return the loss, a scalar, for logits (N, K, H, W) and labels (N, H, W) int64, `size` as above."""
+        """Return the loss, a float32 scalar, for logits (N, K, H, W) and labels (N, H, W) int64, `size` as above."""
         return self.of_total(self.total(logits, labels), self.size(labels) if size is None else size)
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
