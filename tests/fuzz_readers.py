@@ -32,7 +32,16 @@ import import_scribbles
 from common.errors import InputError
 from dataloaders.class_names import check_class_names, is_unlabelled
 from dataloaders.images import image_size, read_image, read_label
-from dataloaders.layout import CLASS_FILE, IMAGES, SCRIBBLES, list_file, list_files, read_class_names, read_list
+from dataloaders.layout import (
+    CLASS_FILE,
+    IMAGES,
+    SCRIBBLES,
+    list_file,
+    list_files,
+    read_class_names,
+    read_lines,
+    read_list,
+)
 from preparation.checks import check_dataset
 from preparation.label_maps import look_at_label
 from preparation.masks import read_colours
@@ -137,7 +146,7 @@ def classes(folder: Path, name: str) -> None:
 
 def colours(folder: Path, name: str) -> None:
     """A colour table has classes that pass the gate, and each colour has one of them or none."""
-    names, values = read_colours(folder / name)
+    names, values = read_colours(folder / name, read_lines(folder / name, "a table"))
     check_class_names(names, name)
     assert not any(map(is_unlabelled, names)) and set(values.values()) <= {*range(len(names)), 255}
 

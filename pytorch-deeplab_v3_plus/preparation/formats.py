@@ -10,6 +10,7 @@ and, where options are meant for some formats alone, OPTIONS, their names.
 """
 
 import argparse
+import functools
 import importlib
 import logging
 from collections.abc import Callable
@@ -135,10 +136,15 @@ class ImportOptions:
     new_lists: bool = flag("replace the lists that DATA has")
     overwrite: bool = flag("replace labels and images of SOURCE that DATA has already; the others stay")
 
-    @property
+    @functools.cached_property
+    def class_lines(self) -> list[str]:
+        """The lines of the file `classes`, which is read once: it may be a pipe."""
+        return read_class_lines(self.classes) if self.classes else []
+
+    @functools.cached_property
     def class_names(self) -> tuple[str, ...] | None:
         """The names in the file `classes`, the background first; None leaves them to the format."""
-        return arranged(read_class_lines(self.classes), self.classes) if self.classes else None
+        return arranged(self.class_lines, self.classes) if self.classes else None
 
 
 class Labelled(NamedTuple):

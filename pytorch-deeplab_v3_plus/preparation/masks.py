@@ -21,7 +21,7 @@ from common.errors import InputError
 from dataloaders.class_names import arranged, is_background, is_unlabelled, same_name, tidy
 from dataloaders.images import EXIF_ORIENTATION, IMAGE_SUFFIXES, READ_ERRORS, id_of_file, is_lossy, open_image, verify
 from dataloaders.labels import UNLABELLED
-from dataloaders.layout import read_class_lines, read_lines
+from dataloaders.layout import read_lines
 from preparation.formats import Collection, ImportOptions, Labelled
 from preparation.shapes import check_size, value_outside
 from preparation.sources import Photographs, data_set_image, plain
@@ -84,8 +84,9 @@ def collect_values(
 ) -> Collection:
     """Join masks, of which each has all classes of its photograph, with that and with the classes of their values."""
     pairs = pair_up(masks, photographs)
-    numbers = table is None or not any(map(_RGB_LINE.match, read_lines(table, "a table of classes")))
-    class_names, values = read_values(table, options)
+    lines = read_lines(table, "a table of classes") if table else []  # once: it may be a pipe
+    numbers = not any(map(_RGB_LINE.match, lines))
+    class_names, values = read_values(table, lines, options)
 
     def draw(path: Path, size: tuple[int, int]) -> np.ndarray:
         return read_mask(path, size, values, numbers, options.ignore_unknown)
@@ -141,7 +142,7 @@ class Labels:
     """The names that a label may have with --classes: those of the classes, the background's, and "unlabelled"."""
 
     def __init__(self, options: ImportOptions) -> None:
-        self.known = {same_name(name) for name in (read_class_lines(options.classes) if options.classes else ())}
+        self.known = set(map(same_name, options.class_lines))
         self.background = any(map(is_background, self.known))
 
     def __contains__(self, label: str) -> bool:
@@ -300,20 +301,22 @@ def find_table(files: list[Path]) -> Path | None:
     return tables[0] if tables else None
 
 
-def read_values(table: Path | None, options: ImportOptions) -> tuple[tuple[str, ...], dict[int, int]]:
+def read_values(table: Path | None, lines: list[str], options: ImportOptions) -> tuple[tuple[str, ...], dict[int, int]]:
     """Return the class names, and the label value of each pixel value as read_mask compares them.
+
+    `lines` are those of the table.
 
     Raises InputError where nothing says what the classes are, or an option contradicts the rest.
     """
     if table:
-        class_names, colours = read_colours(table)
+        class_names, colours = read_colours(table, lines)
         if options.classes:
             class_names, colours = renumbered(class_names, colours, options, table)
         values = {int(_code(np.array(colour))): value for colour, value in colours.items()}
     elif options.classes:
-        lines = read_class_lines(options.classes)
-        first = -1 if lines[:1] == ["__ignore__"] else 0  # so labelme numbers its labels.txt
-        class_names, values = class_values(dict(enumerate(lines, first)), options.classes)
+        names = options.class_lines
+        first = -1 if names[:1] == ["__ignore__"] else 0  # so labelme numbers its labels.txt
+        class_names, values = class_values(dict(enumerate(names, first)), options.classes)
     else:
         raise InputError(
             "masks needs --colours FILE, the class of each colour, or, where numbers stand for classes, --classes FILE"
@@ -343,8 +346,8 @@ def renumbered(
     return wanted, {found: value if value == UNLABELLED else places[value] for found, value in values.items()}
 
 
-def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
-    """Read a colour table: one class a line, as ``R G B name``, ``#rrggbb name`` or, from CVAT, ``name:R,G,B::``.
+def read_colours(path: Path, lines: list[str]) -> tuple[tuple[str, ...], dict[Colour, int]]:
+    """Parse a colour table: one class a line, as ``R G B name``, ``#rrggbb name`` or, from CVAT, ``name:R,G,B::``.
 
     Roboflow's ``value, name``, below a headline, stands for a level of grey.
 
@@ -353,13 +356,16 @@ def read_colours(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     """
     rgb = r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)"
     named: dict[Colour, str] = {}
-    for line in read_lines(path, "a colour table"):
-        if re.match(r"#[0-9a-fA-F]{6}[\s,]", line):
-            line = f"{' '.join(map(str, bytes.fromhex(line[1:7])))} {line[8:]}"
-        if line.startswith(("#", "Pixel Value")):
-            continue
-        match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line) or re.fullmatch(rf"(?P<name>.+):{rgb}:.*", line)
-        match = match or re.fullmatch(r"(?P<r>(?P<g>(?P<b>\d+)))\s*,\s*(?P<name>\S.*)", line)
+    for line in lines:
+        # CVAT's form first, in which a label may look like one of the others, or like a comment without a space.
+        match = re.fullmatch(rf"(?!#\s)(?P<name>.+):{rgb}:.*", line)
+        if not match:
+            if re.match(r"#[0-9a-fA-F]{6}[\s,]", line):
+                line = f"{' '.join(map(str, bytes.fromhex(line[1:7])))} {line[8:]}"
+            elif line.startswith(("#", "Pixel Value")):
+                continue
+            match = re.fullmatch(rf"{rgb}[\s,]+(?P<name>\S.*)", line)
+            match = match or re.fullmatch(r"(?P<r>(?P<g>(?P<b>\d+)))\s*,\s*(?P<name>\S.*)", line)
         colour = tuple(map(int, match.group("r", "g", "b"))) if match else (256,)
         if max(colour) > 255:
             raise InputError(

@@ -734,6 +734,32 @@ def test_labelmaps_of_cvat(masks):
     assert np.array_equal(label(masks.parent / "data/SegmentationClassAug/p0.png"), MEANT)
 
 
+@pytest.mark.parametrize("name", ["#1", "1, 2, 3 x", "#102030 x"])
+def test_labels_of_cvat_that_look_like_another_line(masks, name):
+    """Regression: the first was taken for a comment, the others for a colour and a name."""
+    text = f"# label:color_rgb:parts:actions\nsky:10,20,30::\n{name}:200,0,0::\nvoid:255,255,255::\n"
+    (masks.parent / "colours.txt").write_text(text)
+    assert import_masks(masks) == 0
+    assert read_class_names(masks.parent / "data/classes.txt") == ("sky", name)
+    assert np.array_equal(covered(masks.parent / "data"), MEANT)
+
+
+def test_a_table_and_a_list_of_classes_may_come_through_pipes(masks):
+    """Regression: each was read twice, and was empty the second time: --colours <(...)."""
+    ends = []
+    for text in (TABLE, "sky\nred house\n"):
+        end, writing = os.pipe()
+        os.write(writing, text.encode())
+        os.close(writing)
+        ends.append(end)
+    try:
+        assert import_masks(masks, "--colours", f"/dev/fd/{ends[0]}", "--classes", f"/dev/fd/{ends[1]}") == 0
+    finally:
+        for end in ends:
+            os.close(end)
+    assert np.array_equal(covered(masks.parent / "data"), MEANT)
+
+
 def test_a_list_of_classes_numbers_those_of_a_colour_table(masks, capsys):
     """Regression: it was ignored, or its data set refused."""
     names = masks.parent / "names.txt"
