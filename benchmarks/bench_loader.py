@@ -85,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"through the loader, batches of {options.batch_size}; waiting: share of the time in steps of {args.step:g} s"
     )
-    for workers in sorted({1, max(1, min(options.workers, usable_cpus()))}):
+    most = max(1, min(options.workers, usable_cpus()))
+    if most != options.workers:
+        print(f"--workers {options.workers}: the loader takes {most}, with {usable_cpus()} CPUs here")
+    for workers in sorted({1, most}):
         with_workers(dataclasses.replace(options, workers=workers), args.images, args.step)
     return 0
 

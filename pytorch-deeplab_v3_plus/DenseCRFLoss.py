@@ -158,7 +158,7 @@ class DenseCRFLoss(nn.Module):
             return segmentations
         if min(segmentations.shape[2:]) * self.scale_factor < 1:
             shape = tuple(segmentations.shape[2:])
-            raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {shape} pixels")
+            raise ValueError(f"scale_factor {self.scale_factor} leaves nothing of {shape} pixels: raise it")
         # `scale_factor` and not `size`: they sample differently for odd sizes, and the original uses this one.
         return F.interpolate(segmentations, scale_factor=self.scale_factor, mode="bilinear", align_corners=False)
 

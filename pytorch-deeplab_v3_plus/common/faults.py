@@ -16,7 +16,8 @@ MEMORY = (
     "could not create a primitive",  # oneDNN
     "STATUS_ALLOC_FAILED",  # cuDNN, cuBLAS
 )
-TOO_FINE = "use larger sigmas"  # the filter, in C++ and on tensors, of a lattice that it cannot number
+# Settings that only the filter, of a lattice that it cannot number, and the DenseCRF loss find too small for an image.
+TOO_SMALL = ("use larger sigmas", "leaves nothing of")
 WORKER_DIED = "DataLoader worker (pid"
 PROCESS_DIED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")
 PROCESS_DIED += ("ncclRemoteError", "NCCL communicator was aborted", "Watchdog caught collective")
@@ -43,7 +44,7 @@ def advice(error: Exception) -> str:
 @contextlib.contextmanager
 def one_line_errors(lower: str = "", workers: str = "", then: str = "") -> Iterator[None]:
     """Raise InputError for what Python, PyTorch and the system raise when memory, a process or a disk fails, and for
-    sigmas that are too small for the filter.
+    settings that are too small for an image.
 
     `lower` says what takes less memory, `workers` which option has processes load images, `then` how to continue.
     """
@@ -52,7 +53,7 @@ def one_line_errors(lower: str = "", workers: str = "", then: str = "") -> Itera
     except InputError:
         raise
     except Exception as error:  # libraries have types of their own for want of memory
-        if isinstance(error, ValueError) and TOO_FINE in str(error):
+        if isinstance(error, ValueError) and any(words in str(error) for words in TOO_SMALL):
             raise InputError(str(error)) from None
         if line := explained(error, lower, workers):
             raise InputError(line + then) from None

@@ -14,6 +14,8 @@ from PIL import Image
 
 import annotation
 import bench_filter
+import bench_loader
+import bench_losses
 import bench_mean_field
 import bench_precision
 import bench_step
@@ -24,7 +26,7 @@ from common.distributed import usable_cpus
 from common.errors import InputError, exit_status
 from evaluation import protocols
 from filtering.mean_field import MeanField
-from helpers import call, one_line
+from helpers import call, data, one_line
 
 HOME = Path(__file__).parents[2]
 
@@ -158,6 +160,16 @@ def test_precision(tmp_path):
         (bench_filter, ("--engine", "abacus"), "--engine 'abacus': not on this machine, which has C++ "),
         (bench_step, ("--device", "abacus"), "--device abacus: "),
         (bench_step, ("--device", "meta"), "--device meta: expected cpu"),  # regression: a traceback
+        (
+            bench_step,
+            ("--crop", "33", "--batch", "2", "--scale", "0.01"),
+            "leaves nothing of (33, 33) pixels",
+        ),  # regression: a traceback
+        (
+            bench_losses,
+            ("--side", "33", "--losses", "densecrf=1,rloss_scale=0.01"),
+            "leaves nothing of (33, 33) pixels",
+        ),
         (bench_step, ("--json", "."), "expected the name of a file, found the folder ."),
         (bench_precision, ("--limit", "AVX3"), "invalid choice: 'AVX3'"),  # regression: measured without any
     ],
@@ -165,6 +177,13 @@ def test_precision(tmp_path):
 def test_bad_input_gets_one_line(script, words, said, capsys):
     assert call(script, *words) == 2
     assert said in one_line(capsys)
+
+
+def test_fewer_workers_than_asked_for_are_named(voc, capsys):
+    words = (*data(voc), "--images", 4, "--step", 0, "--crop-size", 33, "--base-size", 33)
+    assert call(bench_loader, *words, "--batch-size", 2, "--workers", 999) == 0
+    cpus = usable_cpus()
+    assert f"--workers 999: the loader takes {cpus}, with {cpus} CPUs here" in capsys.readouterr().out
 
 
 def test_a_size_that_is_none_gets_one_line(capsys):
