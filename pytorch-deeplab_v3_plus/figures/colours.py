@@ -6,6 +6,7 @@ from PIL import Image
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
 WRONG = (214, 39, 40)  # red
+LARGE = 512  # pixels of a long side; sheets skip lines of images beyond it
 
 
 def colour(labels: np.ndarray) -> np.ndarray:
@@ -42,10 +43,18 @@ def mask_picture(image: Image.Image, labels: np.ndarray) -> np.ndarray:
 
 
 def scribble_picture(image: Image.Image, scribble: np.ndarray | None) -> np.ndarray | None:
-    """Draw scribbles (H, W), 255 where there are none, over a pale version of their image; None without scribbles."""
+    """Draw scribbles (H, W), 255 where there are none, over a pale version of their image; None without scribbles.
+
+    On large images the strokes are drawn wider, so that thin ones are seen where the picture is shown small.
+    """
     if scribble is None:
         return None
-    picture = blended(image, 255, 0.4)
+    picture, scribble = blended(image, 255, 0.4), scribble.copy()
+    for lines in (scribble, scribble.T):
+        for _ in range(max(image.size) // LARGE):
+            before = lines.copy()
+            np.minimum(lines[1:], before[:-1], out=lines[1:])
+            np.minimum(lines[:-1], before[1:], out=lines[:-1])
     drawn = scribble < PADDING
     picture[drawn] = colour(scribble)[drawn]
     return picture

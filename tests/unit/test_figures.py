@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataloaders.labels import voc_palette
 from figures import fonts, plotting
-from figures.colours import classes_in
+from figures.colours import classes_in, colour, scribble_picture
 from figures.comparison import Compared, close_up
 from figures.matrices import save_confusion, save_gradient
 from figures.overlay import overlay
@@ -158,3 +158,13 @@ def test_a_sheet_of_images_without_scribbles(tmp_path):
     row = compared(labels, labels, labels).row()
     save_contact_sheet(tmp_path / "sheet.png", [row], ["background"], "title", classes=[0])
     assert Image.open(tmp_path / "sheet.png").width > 100
+
+
+def test_thin_strokes_are_seen_on_large_images():
+    """Regression: sheets, which show every eighth pixel of a panorama, had none of its strokes."""
+    scribble = np.full((200, 2000), 255, dtype=np.uint8)
+    scribble[101:103, 900:1000] = 2
+    picture = scribble_picture(Image.new("RGB", (2000, 200), "white"), scribble)
+    for first in range(8):
+        assert (picture[first::8, 950] == colour(np.array(2))).all(1).any()
+    assert (picture[:97] == 255).all() and (picture[:, :890] == 255).all()
