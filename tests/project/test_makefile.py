@@ -213,6 +213,16 @@ def test_what_is_neither_on_nor_off_is_refused(machine, setting):
     assert result.returncode == 2 and f"{setting.replace('=no', '')}: expected 0 or 1, found 'no'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("target", "name"), [("evaluate", "DATASET"), ("train-small", "SEEDS"), ("annotate", "ADDRESS")]
+)
+def test_settings_of_one_word_are_no_two(machine, target, name):
+    """Regression: the second word went to the program as one of its own."""
+    result = machine.make(target, f"{name}=1 2")
+    assert result.returncode == 2 and f"{name}: expected one word, found '1 2'" in result.stderr
+    assert not machine.calls("python")
+
+
 def test_an_environment_whose_interpreter_is_gone_is_named(machine):
     """Regression: another Python of this machine was taken without a word, or none was found."""
     python = machine.folder / ".venv/bin/python"
@@ -337,6 +347,16 @@ def test_servers_can_be_reached_from_this_machine_only(machine, target, port):
     call = machine.calls("python")[-1]
     assert call[1] == "-m"  # a script of .venv/bin does not outlive the folder's moving
     assert "127.0.0.2" in " ".join(call) and port in " ".join(call)
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "-5", "8 9", ""])
+@pytest.mark.parametrize(
+    ("target", "name"), [("jupyter", "JUPYTER_PORT"), ("tensorboard", "TENSORBOARD_PORT"), ("annotate", "PORT")]
+)
+def test_a_port_that_is_none_is_named(machine, target, name, port):
+    """Regression: Jupyter ended with a traceback."""
+    result = machine.make(target, f"{name}={port}")
+    assert result.returncode == 2 and f"error: {name}: expected a port of 0 to 65535, found '{port}'" in result.stderr
 
 
 def test_annotate_takes_photographs_and_can_be_reached_from_this_machine_only(machine, tmp_path):
