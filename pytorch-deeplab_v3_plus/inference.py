@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parse_with_preset(parser, argv, LOSS_SETTINGS)
     options = options_from(InferenceOptions, args)
+    idle = [name for name in LOSS_SETTINGS if getattr(options, name) != parser.get_default(name)]
+    if idle and not options.rloss_weight:
+        logger.warning("--%s goes with --rloss-weight, and changes nothing without it", idle[0].replace("_", "-"))
     if not options.image_path and not options.export:
         parser.error("expected images (--image_path) or --export onnx")
     device = choose_device(options)

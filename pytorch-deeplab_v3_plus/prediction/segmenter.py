@@ -75,8 +75,8 @@ class Segmenter:
         files = find_images(words)
         self._prepare_folder(files)
         self._check_length(files)
-        self._warn_of_earlier(output_names(files))
         scribbles = self._find_scribbles(files)
+        self._warn_of_earlier(output_names(files))
         total, mine = len(files), slice(distributed.rank(), None, distributed.world_size())
         files, names = files[mine], iter(output_names(files)[mine])
         logger.setLevel(logging.INFO)  # each process reports its own images

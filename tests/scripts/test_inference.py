@@ -57,6 +57,15 @@ def error_lines(capsys) -> list[str]:
 # Settings by image size
 
 
+def test_a_kernel_without_its_loss_is_named(checkpoint, tmp_path, capsys):
+    """Regression: it was passed over without a word."""
+    words = ("--image_path", draw(tmp_path / "a.png"))
+    assert segment(checkpoint, tmp_path / "out", *words, "--preset", "40", "--sigma-xy", 7) == 0
+    assert "WARNING: --sigma-xy goes with --rloss-weight" in capsys.readouterr().out
+    assert segment(checkpoint, tmp_path / "other", *words, "--preset", "40") == 0
+    assert "goes with" not in capsys.readouterr().out
+
+
 def test_a_preset_gives_the_kernel_and_a_size_that_the_checkpoint_does_not_hold(checkpoint, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(inference.Segmenter, "segment", lambda segmenter, words: seen.append(segmenter) or 0)
@@ -320,6 +329,9 @@ def test_scribbles_that_do_not_fit_are_refused(checkpoint, tmp_path, capsys):
     assert segment(checkpoint, tmp_path / "out", *words, "--center-crop") == 2
     assert "--center-crop" in error_lines(capsys)[-1]
     (tmp_path / "other").mkdir()
+    assert segment(checkpoint, tmp_path / "earlier", "--image_path", image) == 0
+    assert segment(checkpoint, tmp_path / "earlier", *words, "--scribbles", tmp_path / "other") == 2
+    assert "are replaced" not in capsys.readouterr().out  # regression: nothing was
     twice = ("--image_path", image, draw(tmp_path / "other/a.png"), "--scribbles", folder)
     assert segment(checkpoint, tmp_path / "out", *twice) == 2
     assert "several images are called a" in error_lines(capsys)[-1]
