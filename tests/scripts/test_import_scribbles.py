@@ -940,6 +940,16 @@ def test_shorter_and_sparser_sets_are_parts_of_the_fuller(truth):
     assert ((simulate(truth, drop=0.5) != U) <= drawn).all()
 
 
+def test_strokes_on_large_photographs_have_the_usual_width(truth):
+    """Regression: they were 3 pixels wide on every image, which leaves none of them when it is scaled down."""
+    large = np.kron(truth, np.ones((15, 15), dtype=np.uint8))
+    assert min(large.shape) == 1200
+    drawn = simulate(large) != U
+    assert drawn.mean() > 0.02
+    runs = [len(run) for line in drawn for run in "".join(map(str, line.astype(int))).split("0") if run]
+    assert np.median(runs) >= 7
+
+
 def test_points_are_one_dot_an_object(truth):
     dots = simulate(truth, points=True)
     assert (dots[dots != U] == truth[dots != U]).all()

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.arguments import flag, number, option
 from dataloaders.labels import PADDING, UNLABELLED
-from dataloaders.strokes import pillow_stroke
+from dataloaders.strokes import pillow_stroke, usual_width
 
 STROKES = 4  # at most, in one component
 KEEP_AWAY = 2.0  # pixels between a stroke and the boundary, less in thin parts
@@ -90,8 +90,9 @@ def component_strokes(component: np.ndarray, value: int, ink: float, rng: np.ran
     # The frame of the picture is no boundary, but a hand keeps a little away from it.
     rows, columns = (np.minimum(at, at[::-1]) for at in map(np.arange, component.shape))
     distance = np.minimum(distance_to_boundary(component), 1 + 0.7 * np.minimum(rows[:, None], columns))
-    room = component & (distance >= min(KEEP_AWAY, 0.6 * distance.max()))
-    width = 3 if distance.max() > 6 else 2
+    thickest = distance.max()
+    room = component & (distance >= min(KEEP_AWAY, 0.6 * thickest))
+    width = min(usual_width(component.shape), round(thickest / 2)) if thickest > 6 else 2
     strokes = np.zeros_like(component)
     for stroke in range(STROKES):
         missing = ink - strokes.sum()
