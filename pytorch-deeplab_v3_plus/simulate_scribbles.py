@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.arguments import ArgumentParser, add_options, number, options_from
-from common.errors import exit_status
+from common.errors import InputError, exit_status
 from common.logs import configure_logging
 from dataloaders.labels import PADDING
 from dataloaders.layout import find_class_names
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     class_names = find_class_names(args.data, args.classes, or_vocs=True)
     options = options_from(StrokeOptions, args)
+    if options.points and (options.share, options.length) != (StrokeOptions.share, StrokeOptions.length):
+        raise InputError("--share and --length are those of strokes: leave them out, or --points")
     counts = simulate_folder(args.data, args.out, len(class_names), args.seed, options, args.classes)
     logger.info("%s: %.3f %% of the pixels labelled", args.out, 100 * counts[:PADDING].sum() / counts.sum())
     return 0

@@ -957,6 +957,13 @@ def test_points_are_one_dot_an_object(truth):
         assert len(components(dots == value)) == 1 and 1 <= (dots == value).sum() <= 9
 
 
+def test_points_have_no_length(tmp_path, capsys):
+    """Regression: it was passed over without a word."""
+    for option in ("--length", "--share"):
+        assert call(simulate_script, tmp_path, tmp_path / "out", "--points", option, 0.5) == 2
+        assert "leave them out, or --points" in one_line(capsys)
+
+
 def test_jitter_strays_over_borders(truth):
     full, shifted = simulate(truth), simulate(truth, jitter=4)
     labelled = (shifted != U) & (truth != U)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from common.faults import lacks_memory
+from common.faults import advice, lacks_memory
 from common.parallel import in_processes
 from dataloaders.images import write_label
 from dataloaders.layout import IMAGES, SCRIBBLES, TRUTH, write_class_names, write_lists
@@ -59,10 +59,7 @@ def draw_dataset(folder: str | os.PathLike, seed: int = SEED, train: int = TRAIN
             return
         if lacks_memory(error):
             raise
-        raise InputError(
-            f"cannot draw the synthetic data set into {folder}: {error}; free or choose another folder "
-            "(--data-root, or RLOSS_SYNTHETIC_ROOT)"
-        ) from None
+        raise InputError(f"cannot draw the synthetic data set into {folder}: {error}; {advice(error)}") from None
 
 
 def draw_pictures(folder: Path, seed: int, train: int, val: int) -> None:
@@ -92,10 +89,13 @@ def draw_picture(folder: Path, seed: int, image_id: str) -> None:
 def ensure_drawn(folder: str | os.PathLike) -> None:
     """Draw the data set where there is none; redraw it, with its own seed, where another version drew it."""
     stamp = read_stamp(folder)
-    if stamp is None:
-        draw_dataset(folder)
-    elif stamp["version"] != VERSION:
-        draw_dataset(folder, stamp["seed"], stamp["train"], stamp["val"])
+    try:
+        if stamp is None:
+            draw_dataset(folder)
+        elif stamp["version"] != VERSION:
+            draw_dataset(folder, stamp["seed"], stamp["train"], stamp["val"])
+    except InputError as error:
+        raise InputError(f"{error} (--data-root, or RLOSS_SYNTHETIC_ROOT)") from None
 
 
 def read_stamp(folder: str | os.PathLike) -> dict[str, int] | None:
