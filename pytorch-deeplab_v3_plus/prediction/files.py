@@ -28,6 +28,8 @@ from dataloaders.transforms import centre_square, resize_short_side, to_tensor
 
 logger = logging.getLogger(__name__)
 
+MANY = 2**23  # pixels, for which a network on a CPU takes a minute
+
 
 def find_images(words: Sequence[str]) -> list[Path]:
     """Return the files that `words` name (files, folders and patterns), each once, without opening them.
@@ -139,6 +141,10 @@ class ImageFiles(Dataset):
             if path := self.scribbles.get(id_of_file(file.name)):
                 scribble = read_label(path, self.num_classes)
                 check_sizes(file, image.size, path, scribble)
-            return *network_view(image, self.size, self.centre, file), scribble
+            image, pixels = network_view(image, self.size, self.centre, file)
+            if pixels[0].numel() > max(MANY, 4 * image.width * image.height):
+                enlarged = "%s: its %dx%d pixels become %dx%d for the network, which takes long; lower --crop_size"
+                logger.warning(enlarged, file, *image.size, *pixels.shape[:0:-1])
+            return image, pixels, scribble
         except InputError as error:
             return error

@@ -20,7 +20,7 @@ from modeling.deeplab import DeepLab
 from modeling.network import Network
 from modeling.networks import build_network
 from prediction import export, predict, probabilities, segment
-from prediction.files import find_images, network_view, output_names
+from prediction.files import ImageFiles, find_images, network_view, output_names
 from prediction.options import InferenceOptions, RefinementOptions
 from prediction.predict import keep_scribbles, labels_and_confidence, labels_on_scribbles, tile_starts
 from prediction.segmenter import Segmenter
@@ -342,3 +342,14 @@ def test_a_checkpoint_without_class_names_is_told(classes, names, caplog):
 def test_more_classes_than_labels_have_values():
     with pytest.raises(InputError, match=r"expected 2 to 254 classes, found 300 in many.pth"):
         Segmenter(InferenceOptions(checkpoint="many.pth"), nn.Identity(), {"num_classes": 300})
+
+
+def test_slivers_that_take_long_are_named(tmp_path, caplog):
+    """Regression: nothing said why an image of a few pixels took so long."""
+    sliver, photograph = tmp_path / "sliver.png", tmp_path / "photograph.png"
+    Image.new("RGB", (2500, 1)).save(sliver)
+    Image.new("RGB", (250, 100)).save(photograph)
+    images = ImageFiles([sliver, photograph], 65)
+    assert images[0][1].shape == (3, 65, 162500) and images[1][1].shape == (3, 65, 162)
+    (record,) = caplog.records
+    assert f"{sliver}: its 2500x1 pixels become 162500x65" in record.getMessage()
