@@ -6,7 +6,7 @@ from PIL import Image
 from dataloaders.labels import PADDING, UNLABELLED, voc_palette
 
 WRONG = (214, 39, 40)  # red
-LARGE = 512  # pixels of a long side; sheets skip lines of images beyond it
+LARGE = 640  # pixels of a long side; sheets skip lines of images beyond it
 
 
 def colour(labels: np.ndarray) -> np.ndarray:
