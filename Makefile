@@ -31,7 +31,7 @@ DOCKER_OPTIONS ?=# further options of docker run, as -v /folder:/folder
 $(foreach name,NO_GPU FULL,$(if $(filter-out 0 1,$($(name))),$(error $(name): expected 0 or 1, found '$($(name))')))
 override NO_GPU := $(filter-out 0,$(NO_GPU))
 # What follows a space would be another word of the command.
-$(foreach name,DATASET SEEDS JOBS,$(if $(word 2,$($(name))),$(error $(name): expected one word, found '$($(name))')))
+$(foreach name,DATASET SEEDS JOBS ADDRESS,$(if $(word 2,$($(name))),$(error $(name): expected one word, found '$($(name))')))
 
 # Names of files reach the programs as they are given: make expands no $ in them, and `quoted` keeps them from the shell.
 ROOTS := $(filter RLOSS_%_ROOT,$(.VARIABLES))
@@ -208,17 +208,16 @@ annotate: LISTENS = PORT
 jupyter: LISTENS = JUPYTER_PORT
 tensorboard: LISTENS = TENSORBOARD_PORT
 
-.PHONY: port
-port:
+.PHONY: check-port
+check-port:
 	@[[ $(call quoted,$($(LISTENS))) =~ ^(0|[1-9][0-9]{0,4})$$ && $(call quoted,$($(LISTENS))) -le 65535 ]] \
 	  || { echo "error: $(LISTENS): expected a port of 0 to 65535, found '$($(LISTENS))'" >&2; exit 2; }
-	@[[ -z "$(word 2,$(ADDRESS))" ]] || { echo "error: ADDRESS: expected one word, found '$(ADDRESS)'" >&2; exit 2; }
 
 .PHONY: annotate
 # The data set that annotate makes beside photographs; a container that made the folder would make it as root.
 annotate: MADE = $(if $(DATA),$(shell p=$(call quoted,$(DATA)); test -d "$$p/JPEGImages" || echo "$${p%/}-rloss"))
 annotate: MOUNTS = -p $(ADDRESS):$(PORT):$(PORT) $(if $(DATA),$(call mount,$(DATA))) $(if $(MADE),$(call mount,$(MADE)))
-annotate: port setup $(APP) ## draw strokes on DATA, train, look and correct, in the browser
+annotate: check-port setup $(APP) ## draw strokes on DATA, train, look and correct, in the browser
 	@$(if $(filter docker,$(WHERE)),$(if $(MADE),test ! -d $(call quoted,$(DATA)) || mkdir -p $(call quoted,$(MADE))))
 	@$(IN) python $(CODE)/annotate.py --address $(LISTEN) --port $(PORT) $(if $(CLASSES),--classes $(call quoted,$(CLASSES))) \
 	  $(if $(filter local,$(WHERE)),,--no-browser) $(OPTIONS) $(if $(DATA),$(call quoted,$(DATA)))
@@ -235,11 +234,11 @@ jupyter: MOUNTS = -p $(ADDRESS):$(JUPYTER_PORT):$(JUPYTER_PORT)
 tensorboard: MOUNTS = -p $(ADDRESS):$(TENSORBOARD_PORT):$(TENSORBOARD_PORT)
 
 .PHONY: jupyter
-jupyter: port setup $(DEVELOPMENT) ## start Jupyter Lab; open the address that it prints
+jupyter: check-port setup $(DEVELOPMENT) ## start Jupyter Lab; open the address that it prints
 	@$(IN) python -m jupyterlab --no-browser --allow-root --ip=$(LISTEN) --port=$(JUPYTER_PORT) $(OPTIONS)
 
 .PHONY: tensorboard
-tensorboard: port setup $(DEVELOPMENT) ## show the curves of the runs
+tensorboard: check-port setup $(DEVELOPMENT) ## show the curves of the runs
 	@$(IN) python -m tensorboard.main --logdir run --host $(LISTEN) --port $(TENSORBOARD_PORT) $(OPTIONS)
 
 .PHONY: test

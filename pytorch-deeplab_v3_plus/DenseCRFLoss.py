@@ -8,7 +8,7 @@ For N images with soft segmentations S_k (one column per class k, zeroed outside
 
 where A is the Gaussian affinity of all pixel pairs in position (sigma_xy, pixels) and colour (sigma_rgb, grey levels
 of 0..255): A_ij = exp(-|p_i - p_j|^2 / 2 sigma_xy^2 - |c_i - c_j|^2 / 2 sigma_rgb^2), approximated on a permutohedral
-lattice (Adams, Baek and Davis 2010), whose kernel has about half that size. With `normalised_kernel` it is
+lattice (Adams, Baek and Davis 2010), whose kernel has about half these values. With `normalised_kernel` it is
 D^-1/2 A D^-1/2 instead, where D holds the sums of A's rows over the region of interest, as in the inference of
 Krähenbühl and Koltun (NIPS 2011): every pixel then weighs about the same, whereas the plain kernel leaves those of
 textured objects, which few others resemble, next to nothing.
@@ -30,7 +30,7 @@ from torch.autograd.function import Function
 
 from filtering import Lattice, bilateral_filter
 from filtering.autograd import never_twice
-from filtering.bilateral import check_image_range, check_tensors
+from filtering.bilateral import check_image_range, check_probability_range, check_tensors
 
 
 class DenseCRFLossFunction(Function):
@@ -237,8 +237,7 @@ def check_ranges(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
     # All of them at once, as a GPU has to finish its work before each transfer.
     low, high, least, most, binary = torch.stack(found).tolist()
     check_image_range(low, high)
-    if not (least >= -0.01 and most <= 1.01):  # written so that NaN is refused too; half precision rounds
-        raise ValueError(f"segmentations must be probabilities in 0..1, found values in {least:g}..{most:g}")
+    check_probability_range(least, most, "segmentations")
     if segmentations.shape[1] == 1 and least < 0.99:  # the loss would merely ask for more of it
         what = "segmentations have one channel p that is not 1: expected all classes, for a sigmoid [1 - p, p]"
         warnings.warn(what, stacklevel=3)

@@ -14,7 +14,7 @@ from pathlib import Path
 from common.arguments import ArgumentParser, number
 from common.errors import InputError, exit_status
 from common.logs import configure_logging
-from dataloaders.layout import read_class_lines
+from dataloaders.layout import IMAGES, read_class_lines
 from page.project import draw_example, open_project
 
 EXAMPLE = Path("run/annotate")
@@ -25,7 +25,7 @@ def build_parser() -> ArgumentParser:
     about = "Draw strokes on photographs, train, look and correct, in the browser."
     parser = ArgumentParser(description=about)
     what = f"photographs, or a data set (default: {EXAMPLE}, a dozen pictures that are drawn)"
-    parser.add_argument("folder", nargs="?", default=EXAMPLE, metavar="FOLDER", type=Path, help=what)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", type=Path, help=what)
     parser.add_argument("--classes", metavar="A,B|FILE", help="classes beside the background (default: one, to rename)")
     made = "data set of the photographs (default: FOLDER-rloss), or of the pictures that are drawn"
     parser.add_argument("--output", metavar="DATA", type=Path, help=made)
@@ -39,10 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page as the command line says, until Ctrl-C; return the exit status."""
     configure_logging()
     args = build_parser().parse_args(argv)
-    if args.folder == EXAMPLE:
+    drawn = args.folder is None
+    if drawn:
         args.folder, args.output = args.output or EXAMPLE, None
-        if not args.folder.exists():
-            draw_example(args.folder)
+    if (drawn or args.folder == EXAMPLE) and not (args.folder.is_dir() and any(args.folder.iterdir())):
+        draw_example(args.folder)
+    elif drawn and not (args.folder / IMAGES).is_dir():
+        raise InputError(f"--output: expected a new folder for the drawn pictures, found {args.folder} with files")
     given = args.classes or ""
     is_file = os.path.isfile(given) or os.sep in given or given.endswith(".txt")  # reading says if it is none
     names = read_class_lines(Path(given)) if is_file else [name for name in given.split(",") if name.strip()]

@@ -58,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parse_with_preset(parser, argv, LOSS_SETTINGS)
     options = options_from(InferenceOptions, args)
-    idle = [name for name in LOSS_SETTINGS if getattr(options, name) != parser.get_default(name)]
-    if idle and not options.rloss_weight:
-        logger.warning("--%s goes with --rloss-weight, and changes nothing without it", idle[0].replace("_", "-"))
     if not options.image_path and not options.export:
         parser.error("expected images (--image_path) or --export onnx")
     device = choose_device(options)
     if processes := processes_to_launch(options, device):
         return distributed.launch([__file__, *(sys.argv[1:] if argv is None else argv)], processes)
+    idle = [name.replace("_", "-") for name in LOSS_SETTINGS if getattr(options, name) != parser.get_default(name)]
+    if idle and not options.rloss_weight:
+        logger.warning("without --rloss-weight nothing follows from --%s", ", --".join(idle))
     lower = f"lower --batch-size ({options.batch_size}), --tile ({options.tile}) or --crop_size"
     lower += ", or use --no-cuda" if device.type == "cuda" else ""
     lower = lower if options.image_path else "close other programs, or lower --crop_size"  # an export runs on the CPU

@@ -28,5 +28,5 @@ def configure_logging(quiet: bool = False) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it says that it looked for fonts
+    logging.getLogger("matplotlib").setLevel(logging.ERROR if quiet else logging.WARNING)  # it looks for fonts
     logging.raiseExceptions = False  # no tracebacks behind `| head`, which leaves a closed pipe

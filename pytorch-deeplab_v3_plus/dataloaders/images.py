@@ -98,14 +98,22 @@ def open_image(path: str | Path, largest: int | None = None) -> Image.Image:
     if image.format == "EPS":  # which Pillow has Ghostscript run
         image.close()
         raise InputError(f"expected pixels, found a PostScript program in {path}: save it as PNG")
-    largest = largest or LARGEST
-    if image.width * image.height > largest:
+    try:
+        check_area(image.size, path, largest)
+    except InputError:
         image.close()
-        raise InputError(
-            f"expected an image of at most {largest:,} pixels, found {image.width}x{image.height} in {path}: cut it "
-            "into pieces, or scale it down, and its labels with it"
-        )
+        raise
     return image
+
+
+def check_area(size: tuple[int, int], path: str | Path, largest: int | None = None) -> None:
+    """Raise InputError for an image of a size (width, height) of more than LARGEST, or `largest`, pixels."""
+    largest, (width, height) = largest or LARGEST, size
+    if width * height > largest:
+        raise InputError(
+            f"expected an image of at most {largest:,} pixels, found {width}x{height} in {path}: cut it into pieces, "
+            "or scale it down, and its labels with it"
+        )
 
 
 def verify(path: str | Path, largest: int | None = None) -> None:

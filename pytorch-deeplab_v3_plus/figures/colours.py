@@ -42,6 +42,18 @@ def mask_picture(image: Image.Image, labels: np.ndarray) -> np.ndarray:
     return blended(image.convert("L"), colour(labels), 0.65)
 
 
+def widened(scribble: np.ndarray, pixels: int) -> np.ndarray:
+    """Return scribbles (H, W), 255 where there are none, grown by so many pixels on all sides."""
+    wide, grown = scribble.copy(), 0
+    while grown < pixels:
+        shift = min(grown + 1, pixels - grown)  # farther, and gaps would stay
+        for lines in (wide, wide.T):
+            for to, source in ((lines[shift:], lines[:-shift]), (lines[:-shift], lines[shift:])):
+                np.copyto(to, source.copy(), where=to == UNLABELLED)
+        grown += shift
+    return wide
+
+
 def scribble_picture(image: Image.Image, scribble: np.ndarray | None) -> np.ndarray | None:
     """Draw scribbles (H, W), 255 where there are none, over a pale version of their image; None without scribbles.
 
@@ -49,12 +61,7 @@ def scribble_picture(image: Image.Image, scribble: np.ndarray | None) -> np.ndar
     """
     if scribble is None:
         return None
-    picture, scribble = blended(image, 255, 0.4), scribble.copy()
-    for lines in (scribble, scribble.T):
-        for _ in range(max(image.size) // LARGE):
-            before = lines.copy()
-            np.minimum(lines[1:], before[:-1], out=lines[1:])
-            np.minimum(lines[:-1], before[1:], out=lines[:-1])
+    picture, scribble = blended(image, 255, 0.4), widened(scribble, max(image.size) // LARGE)
     drawn = scribble < PADDING
     picture[drawn] = colour(scribble)[drawn]
     return picture

@@ -24,8 +24,8 @@ def bilateral_filter(
     """Filter every channel of `values` with a Gaussian kernel over the positions and colours of `images`.
 
     `out[n, k, i] = sum_j w_ij values[n, k, j]`, computed in float32, where `w_ij` has about the shape of
-    `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))` and, with the usual widths, about
-    half its size: sums are 0.35 to 0.7 times as large. The sum includes j = i and is not normalised. CPU tensors are
+    `exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2) - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))` and, in the mean, about half its
+    values. The sum includes j = i and is not normalised. CPU tensors are
     filtered by the C++ module, others on their device (see `choose_engine`).
 
     Args:
@@ -97,6 +97,12 @@ def check_image_range(low: float, high: float) -> None:
         raise ValueError(f"images must be RGB in 0..255 (not normalised), found values in {low:g}..{high:g}")
     if high <= 1 and low != high:
         warnings.warn(f"images lie in {low:g}..{high:g}: expected 0..255, is this a 0..1 image?", stacklevel=3)
+
+
+def check_probability_range(low: float, high: float, name: str) -> None:
+    """Raise ValueError unless values in low..high can be probabilities."""
+    if not (low >= -0.01 and high <= 1.01):  # written so that NaN is refused too; half precision rounds
+        raise ValueError(f"{name} must be probabilities in 0..1, found values in {low:g}..{high:g}")
 
 
 def check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:

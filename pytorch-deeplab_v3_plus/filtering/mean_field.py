@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from filtering import native
-from filtering.bilateral import Lattice, check_image_range, check_images, check_values
+from filtering.bilateral import Lattice, check_image_range, check_images, check_probability_range, check_values
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class MeanField:
         """
         check_images(images, self.appearance_rgb, self.appearance_xy)
         check_values(probabilities, images.shape, images.device)
-        check_image_range(*(value.item() for value in images.aminmax()))
-        low, high = (value.item() for value in probabilities.aminmax())
-        if not (low >= -0.01 and high <= 1.01):  # written so that NaN is refused too; half precision rounds
-            raise ValueError(f"probabilities: expected values in 0..1, found {low:g}..{high:g}")
+        found = [value.float() for value in (*images.aminmax(), *probabilities.aminmax())]
+        low, high, least, most = torch.stack(found).tolist()  # at once, as a GPU has to finish its work before
+        check_image_range(low, high)
+        check_probability_range(least, most, "probabilities")
         log_p = probabilities.float().clamp_min(1e-8).log()
         if images.device.type != "cpu":
             return self.by_tensors(images, log_p)

@@ -45,7 +45,7 @@ def check_inputs(regulariser: nn.Module, image: Tensor, probabilities: Tensor, r
     check_ranges(image.detach().float(), probabilities.detach(), region)
     for given in labels:
         last = probabilities.shape[1] - 1
-        low, high = torch.stack(given.masked_fill(given == UNLABELLED, 0).aminmax()).tolist()
+        low, high = torch.stack(given.masked_fill((given == UNLABELLED) | ~region, 0).aminmax()).tolist()
         if low < 0 or high > last:
             wrong = low if low < 0 else high
             raise ValueError(f"labels must be classes of 0 to {last}, {UNLABELLED} where there is none, found {wrong}")

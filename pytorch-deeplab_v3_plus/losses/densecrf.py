@@ -40,6 +40,3 @@ class DenseCRF(DenseCRFLoss):
             super().__init__(weight, sigma_rgb, sigma_xy, rloss_scale, **how)
         except ValueError as error:
             raise InputError(f"regulariser densecrf: {error}") from None
-
-    def extra_repr(self) -> str:
-        return super().extra_repr().replace("scale_factor=", "rloss_scale=")

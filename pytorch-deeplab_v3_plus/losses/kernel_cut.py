@@ -44,4 +44,4 @@ class KernelCut(NormalizedCut):
         self.crf, self.cut, self.size_free = crf, cut, size_free
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, crf={self.crf:g}, cut={self.cut:g}, size_free={self.size_free}"
+        return f"crf={self.crf:g}, cut={self.cut:g}, {super().extra_repr()}"

@@ -117,9 +117,3 @@ class NormalizedCut(DenseCRFLoss):
         """Return the unweighted loss of inputs that are checked, scaled and float32."""
         how = self.cut, self.crf, self.size_free, self.exact_gradient
         return LatticeEnergy.apply(images, segmentations, rois, sigma_rgb, sigma_xy, *how, lattice)
-
-    def extra_repr(self) -> str:
-        return (
-            f"weight={self.weight:g}, sigma_rgb={self.sigma_rgb:g}, sigma_xy={self.sigma_xy:g}, "
-            f"rloss_scale={self.scale_factor:g}, exact_gradient={self.exact_gradient}"
-        )

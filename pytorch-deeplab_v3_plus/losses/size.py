@@ -44,7 +44,7 @@ class Size(nn.Module):
         pixels = region.flatten(1).sum(1, keepdim=True)
         shares = (at_least_float32(probabilities) * region).flatten(2).sum(2) / pixels.clamp_min(1)
         # Which classes are scribbled; the number `classes` stands for no label.
-        numbers = torch.where(labels == UNLABELLED, classes, labels).flatten(1)
+        numbers = torch.where((labels == UNLABELLED) | ~region_of_interest, classes, labels).flatten(1)
         tags = torch.zeros(n, classes + 1, device=shares.device).scatter_(1, numbers, 1.0)[:, :classes] > 0
         pairs = [self.by_class.get(number, (self.lower, self.upper)) for number in range(classes)]
         lower, upper = (on_device_of(shares, bounds) for bounds in zip(*pairs, strict=True))

@@ -8,6 +8,7 @@ from common.errors import InputError
 from dataloaders.labels import UNLABELLED
 from dataloaders.transforms import normalize
 from filtering.autograd import never_twice
+from filtering.bilateral import check_tensors
 from filtering.spanning_tree import tree_filter
 from losses._inputs import at_least_float32, check_inputs, check_settings, resized, scaled_size
 
@@ -73,6 +74,8 @@ class TreeEnergy(nn.Module):
     ) -> Tensor:
         """Return the weighted loss, a scalar; arguments as in losses.registry, features only for `high_level`."""
         check_inputs(self, image, probabilities, region_of_interest, labels)
+        if features is not None:
+            check_tensors(features=features)
         if self.high_level and (features is None or features.dim() != 4 or len(features) != len(image)):
             found = None if features is None else tuple(features.shape)
             raise ValueError(f"features must be ({len(image)}, C, h, w) for high_level, found {found}")

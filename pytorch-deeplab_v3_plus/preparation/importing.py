@@ -18,6 +18,7 @@ from tqdm import tqdm
 from common.errors import InputError, signals_held
 from common.faults import advice
 from dataloaders.images import (
+    check_area,
     check_name,
     check_sizes,
     id_of_file,
@@ -207,8 +208,7 @@ def upright_label(item: Labelled, image: Path | io.BytesIO) -> tuple[np.ndarray,
     Returns also whether it was turned; None where its size fits both.
     """
     size, stored, turn = image_size(image), *stored_size(image)
-    with open_image(image):  # which raises InputError for one that is too large to train on
-        pass
+    check_area(size, item.source if isinstance(image, io.BytesIO) else image)  # that it can be trained on
     try:
         return item.draw(size), None if turn and stored == size else False
     except WrongSize as error:

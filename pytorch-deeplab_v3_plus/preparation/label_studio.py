@@ -118,14 +118,23 @@ def _parts(result: dict) -> list[dict]:
     by_id = {vertex["id"]: vertex for vertex in vertices if vertex.get("id")}
     links = [(by_id[before], vertex) for vertex in vertices if (before := vertex.get("prevPointId")) in by_id]
     in_order = list(itertools.pairwise(vertices))
-    if result["value"].get("closed"):
-        if any(link not in [*in_order, (vertices[-1], vertices[0])] for link in links):
-            raise ValueError("a closed vector with branches")
-        return [result]
     if not links or links == in_order:
         return [result]
+    if result["value"].get("closed"):
+        return [{**result, "value": {**result["value"], "vertices": _ring(vertices, links)}}]
     links += [(vertex, vertex) for vertex in vertices if not any(vertex in link for link in links)]
     return [{**result, "value": {**result["value"], "vertices": link}} for link in links]
+
+
+def _ring(vertices: list[dict], links: list[tuple[dict, dict]]) -> list[dict]:
+    """Return the vertices of a closed vector in the order of its links, of which one may be left out."""
+    beside = {id(vertex): [b if a is vertex else a for a, b in links if vertex in (a, b)] for vertex in vertices}
+    ring = [min(vertices, key=lambda vertex: len(beside[id(vertex)]))]
+    while ahead := [vertex for vertex in beside[id(ring[-1])] if vertex not in ring]:
+        ring.append(ahead[0])
+    if len(ring) < len(vertices) or any(len(others) > 2 for others in beside.values()):
+        raise ValueError("a closed vector with branches")
+    return ring
 
 
 def _region(result: dict, labels: list[str], task: object) -> Shape:

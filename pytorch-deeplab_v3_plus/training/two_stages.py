@@ -162,7 +162,7 @@ def _comparison_in(path: Path) -> dict[str, Any] | None:
 def _what_differs(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Say in what two comparisons differ, as far as both know it.
 
-    Of options counts what they mean, and their words only where an earlier version did not keep that.
+    Of options count their values, however they are spelled; their words only where an earlier version kept no more.
     """
     told = differences({"data": before.get("data", {})}, now)
     variants, settings = (before.get(part, {}) for part in ("variants", "settings"))

@@ -43,14 +43,17 @@ def test_a_file_of_classes_that_is_not_there(photographs, tmp_path, capsys):
     assert not (tmp_path / "data").exists()
 
 
-def test_the_drawn_pictures_may_lie_elsewhere(tmp_path, monkeypatch):
+def test_the_drawn_pictures_may_lie_elsewhere(photographs, tmp_path, monkeypatch, capsys):
     """Regression: they were drawn into the usual folder, and --output was then called wrong."""
     served = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("page.serving.serve", lambda folder, *how: served.append(folder))
-    for words in (["--output", tmp_path / "there"], []):
+    (tmp_path / "there").mkdir()
+    for words in (["--output", tmp_path / "there"], ["--output", tmp_path / "there"], [], ["run/annotate"]):
         assert call(annotate, *words) == 0
-    assert served == [tmp_path / "there", tmp_path / "run/annotate"]
+    assert served == 2 * [tmp_path / "there"] + 2 * [tmp_path / "run/annotate"]
+    assert call(annotate, "--output", photographs) == 2
+    assert "--output: expected a new folder for the drawn pictures" in one_line(capsys)
 
 
 @pytest.fixture

@@ -614,6 +614,13 @@ def test_closed_vectors_of_label_studio(run, photos, tmp_path):
     ring = [("a", "d"), ("b", "a"), ("c", "b"), ("d", "c")]
     found = label_studio(run, photos, tmp_path, vector(*ring, closed=True))["p0"]
     assert np.array_equal(found, drawn((1, 10, 20, 10, 20)))
+    for other in (  # the order of the vertices is not that of the ring
+        [("a", "b"), ("b", "c"), ("c", "d"), ("d", "a")],
+        [("b", "a"), ("d", "c"), ("a", "d"), ("c", "b")],
+        [("c", "b"), ("a", None), ("b", "a"), ("d", "c")],
+    ):
+        found = label_studio(run, photos, tmp_path, vector(*other, closed=True))["p0"]
+        assert np.array_equal(found, drawn((1, 10, 20, 10, 20)))
     branched = vector(*ring, ("e", "a"), closed=True)
     assert "found a closed vector with branches" in label_studio(run, photos, tmp_path, branched)
 

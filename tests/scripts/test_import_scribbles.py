@@ -942,12 +942,13 @@ def test_shorter_and_sparser_sets_are_parts_of_the_fuller(truth):
 
 def test_strokes_on_large_photographs_have_the_usual_width(truth):
     """Regression: they were 3 pixels wide on every image, which leaves none of them when it is scaled down."""
-    large = np.kron(truth, np.ones((15, 15), dtype=np.uint8))
-    assert min(large.shape) == 1200
-    drawn = simulate(large) != U
-    assert drawn.mean() > 0.02
-    runs = [len(run) for line in drawn for run in "".join(map(str, line.astype(int))).split("0") if run]
-    assert np.median(runs) >= 7
+    for times in (15, 30):
+        large = np.kron(truth, np.ones((times, times), dtype=np.uint8))
+        drawn = simulate(large) != U
+        assert drawn.mean() > 0.02
+        runs = [len(run) for line in drawn for run in "".join(map(str, line.astype(int))).split("0") if run]
+        width = min(large.shape) / 150
+        assert width in (8, 16) and width - 1 <= np.median(runs) <= 1.5 * width
 
 
 def test_points_are_one_dot_an_object(truth):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.errors import InputError
-from dataloaders.labels import UNLABELLED
+from dataloaders.labels import PADDING, UNLABELLED
 from dataloaders.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from DenseCRFLoss import DenseCRFLoss
 from filtering import bilateral_filter, native
@@ -341,15 +341,6 @@ def test_help_has_the_equation_the_paper_and_the_settings_of_each():
 
 
 @every
-def test_its_text_names_its_settings(text):
-    """Regression: the cuts had settings that they do not take, and the scale another name."""
-    regulariser = build(text)
-    named = set(re.findall(r"(\w+)=", regulariser.extra_repr()))
-    settings = {"weight", *settings_of(text.partition("=")[0])}
-    assert named == settings - ({"bounds"} if text == "size=1" else set())
-
-
-@every
 def test_half_precision_is_computed_in_float32(text):
     case, regulariser = Case(24, 20), build(text)
     rounded = case.soft.detach().to(torch.bfloat16)
@@ -542,6 +533,13 @@ def test_wrong_labels_are_refused(text, change, said):
     case.labels = change(case.labels)
     with pytest.raises(ValueError, match=said):
         case.loss(build(text))
+
+
+@pytest.mark.parametrize("text", ["entropy=1", "size=1", "tree_energy=1"])
+def test_labels_outside_the_region_are_free(text):
+    case = Case()
+    case.labels = case.labels.masked_fill(~case.region, PADDING)
+    assert not case.region.all() and case.loss(build(text)).isfinite()
 
 
 class OfMonai(Tensor):

@@ -93,6 +93,8 @@ def component_strokes(component: np.ndarray, value: int, ink: float, rng: np.ran
     thickest = distance.max()
     room = component & (distance >= min(KEEP_AWAY, 0.6 * thickest))
     width = min(usual_width(component.shape), round(thickest / 2)) if thickest > 6 else 2
+    if thickest >= FARTHEST:  # beyond which the distance is not known
+        width = usual_width(component.shape)
     strokes = np.zeros_like(component)
     for stroke in range(STROKES):
         missing = ink - strokes.sum()
