@@ -12,7 +12,7 @@ from PIL import Image
 from dataloaders.images import read_label
 from dataloaders.labels import UNLABELLED
 from helpers import CODE, finish_round
-from page.rounds import RoundSettings, new_round
+from page.rounds import RoundSettings, add_to_record, new_round
 
 pytest.importorskip("starlette", reason="the annotation page needs starlette (requirements-app.txt)")
 pytest.importorskip("playwright", reason="tests in a browser need Playwright (requirements-dev.txt)")
@@ -376,6 +376,7 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     first = finish_round(new_round(server.data, RoundSettings(), logs=logs), {"h": masks[0]})
     second = new_round(server.data, RoundSettings(), first / "model.pth.tar", logs=logs)
     finish_round(second, dict.fromkeys("gh", masks[1]))
+    add_to_record(first, stopped=True)
 
     def wait_shown(round_: int, colour: str) -> None:
         tab.page.wait_for_selector(f"#train:text-is('Train on from round {round_}')")
@@ -394,6 +395,7 @@ def test_the_round_that_is_shown_is_exported_and_trained_on(server, open_tab):
     wait_shown(1, red)
     assert tab.page.inner_text(":focus") == "1"
     assert "round 1: 1 of" in tab.page.inner_text("#export-what")
+    assert tab.page.inner_text("#rounds-long").endswith("Stopped before its end: round 1.")
     with tab.page.expect_download() as download:
         tab.page.click("[data-export=masks]")
     assert download.value.suggested_filename == "photographs-rloss-round-1-masks.zip"

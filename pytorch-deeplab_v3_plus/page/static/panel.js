@@ -196,7 +196,9 @@ export class Panel {
     }
     const several = rounds.filter(({ network }) => network).length > 1;
     const words = [...(several ? ["roundsLong"] : []), ...known.map((name) => `${SHARES[name]}Long`)];
-    $("rounds-long").textContent = words.map((key) => t(key)).join(" ");
+    const stopped = rounds.filter((round) => round.stopped).map(({ round }) => round).join(", ");
+    const lines = [...words.map((key) => t(key)), ...(stopped ? [t("roundsStopped", { rounds: stopped })] : [])];
+    $("rounds-long").textContent = lines.join(" ");
     const one = rounds.find(({ round }) => round === shown);
     $("round-settings").hidden = !one;
     if (!one) return;
