@@ -237,7 +237,7 @@ def check_ranges(images: Tensor, segmentations: Tensor, rois: Tensor) -> None:
     # All of them at once, as a GPU has to finish its work before each transfer.
     low, high, least, most, binary = torch.stack(found).tolist()
     check_image_range(low, high)
-    check_probability_range(least, most, "segmentations")
+    check_probability_range(least, most, "segmentations must be probabilities")
     if segmentations.shape[1] == 1 and least < 0.99:  # the loss would merely ask for more of it
         what = "segmentations have one channel p that is not 1: expected all classes, for a sigmoid [1 - p, p]"
         warnings.warn(what, stacklevel=3)

@@ -99,10 +99,10 @@ def check_image_range(low: float, high: float) -> None:
         warnings.warn(f"images lie in {low:g}..{high:g}: expected 0..255, is this a 0..1 image?", stacklevel=3)
 
 
-def check_probability_range(low: float, high: float, name: str) -> None:
-    """Raise ValueError unless values in low..high can be probabilities."""
+def check_probability_range(low: float, high: float, expected: str) -> None:
+    """Raise ValueError unless values in low..high can be probabilities; `expected` says of what."""
     if not (low >= -0.01 and high <= 1.01):  # written so that NaN is refused too; half precision rounds
-        raise ValueError(f"{name} must be probabilities in 0..1, found values in {low:g}..{high:g}")
+        raise ValueError(f"{expected} in 0..1, found values in {low:g}..{high:g}")
 
 
 def check_values(values: Tensor, image_shape: torch.Size, device: torch.device) -> None:

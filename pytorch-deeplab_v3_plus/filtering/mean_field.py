@@ -48,7 +48,7 @@ class MeanField:
         found = [value.float() for value in (*images.aminmax(), *probabilities.aminmax())]
         low, high, least, most = torch.stack(found).tolist()  # at once, as a GPU has to finish its work before
         check_image_range(low, high)
-        check_probability_range(least, most, "probabilities")
+        check_probability_range(least, most, "probabilities must lie")
         log_p = probabilities.float().clamp_min(1e-8).log()
         if images.device.type != "cpu":
             return self.by_tensors(images, log_p)

@@ -157,6 +157,7 @@ def test_strokes_of_a_killed_server_arrive_when_it_is_back(server, open_tab):
     tab.page.wait_for_selector("#banner", state="hidden")
     tab.wait_saved()
     assert [each["op"] for each in operations(server, "d")].count("stroke") == 3
+    tab.page.wait_for_timeout(1500)  # an event after the strokes has the page ask, and the answer hides the banner
     tab.page.route("**/api/commands", lambda route: route.abort())  # one answer is lost, and not the events
     tab.page.click("#commands")
     tab.page.wait_for_selector("#banner:has-text('does not answer')")

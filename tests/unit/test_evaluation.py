@@ -148,10 +148,10 @@ def test_mean_field_says_what_is_wrong():
     for bad, message in (
         ((image[:, :1], probabilities), r"images: expected shape \(N, 3, H, W\)"),
         ((image, probabilities[..., 1:]), r"values: expected shape \(1, K, 20, 26\) to match images"),
-        ((image, probabilities / 0), r"probabilities: expected values in 0\.\.1, found inf"),
+        ((image, probabilities / 0), r"probabilities must lie in 0\.\.1, found values in inf"),
         ((image / 0, probabilities), r"images must be RGB in 0\.\.255 \(not normalised\)"),
         # Regression: masks that were wrong in silence.
-        ((image, probabilities.log()), r"probabilities: expected values in 0\.\.1, found -"),
+        ((image, probabilities.log()), r"probabilities must lie in 0\.\.1, found values in -"),
         ((image / 64 - 2, probabilities), r"images must be RGB in 0\.\.255 \(not normalised\), found values in -"),
     ):
         with pytest.raises(ValueError, match=message):
