@@ -52,7 +52,8 @@ def save_zip(path: Path, project: Project, masks: Mapping[str, Path], overlays: 
                 continue
             with open_image(mask) as picture:
                 labels = np.asarray(picture)
-            with archive.open(f"{image_id}{OVERLAY}", "w") as file:
+            entry = zipfile.ZipInfo.from_file(mask, f"{image_id}{OVERLAY}", strict_timestamps=False)  # with its date
+            with archive.open(entry, "w") as file:
                 overlay(read_image(project.file(image_id)), labels, names).save(file, format="PNG")
 
 

@@ -81,7 +81,8 @@ def progress(folder: Path, running: bool) -> dict[str, Any]:
     stages = [_steps(folder / RUNS / SNAPSHOT / name) for name in STAGES]
     losses = [[stage * settings.steps + s["step"], *_losses(s)] for stage, steps in enumerate(stages) for s in steps]
     images, predicted = len(list_files(folder.parent.parent, IMAGES)), read_records(folder / PREDICTED)
-    share, seconds = _estimate(settings, stages, [one.get("seconds", 0.0) for one in predicted], len(STAGES) * images)
+    spent = [one.get("seconds", 0.0) for one in predicted]
+    share, first, seconds = _estimate(settings, stages, spent, len(STAGES) * images)
     return {
         "round": int(folder.name),
         "phase": record["phase"],
@@ -89,6 +90,7 @@ def progress(folder: Path, running: bool) -> dict[str, Any]:
         "steps": settings.steps + settings.crf_steps,
         "progress": 1.0 if finished else min(0.99, share),
         "seconds_left": round(seconds) if running and seconds is not None else None,
+        "seconds_to_masks": round(first) if running and first is not None else None,
         "losses": losses,
         "error": None if running or finished else why_ended(folder),
         "running": running,
@@ -97,8 +99,10 @@ def progress(folder: Path, running: bool) -> dict[str, Any]:
 
 def _estimate(
     settings: RoundSettings, stages: list[list[dict[str, Any]]], predicted: list[float], predictions: int
-) -> tuple[float, float | None]:
-    """Return the share of a round's time that is over, and the seconds to come, None before they can be told.
+) -> tuple[float, float | None, float | None]:
+    """Return the share of a round's time that is over, and the seconds to its first masks and to its end.
+
+    These are None before they can be told, and those to the first masks once there are some.
 
     `stages` are the records of both trainings, `predicted` the seconds of each prediction so far, out of `predictions`.
     What has not been measured is taken to last as long as its part of a step with partial CE.
@@ -111,7 +115,8 @@ def _estimate(
     work = (done[0], settings.steps, plain), (done[1], settings.crf_steps, crf), (len(predicted), predictions, one)
     over = sum(part * seconds for part, _, seconds in work)
     left = sum(max(0, total - part) * seconds for part, total, seconds in work)
-    return over / (over + left), left if done[0] >= FEW else None
+    first = None if predicted else max(0, settings.steps - done[0]) * plain + one
+    return over / (over + left), *((first, left) if done[0] >= FEW else (None, None))
 
 
 def why_ended(folder: Path) -> str:

@@ -141,15 +141,15 @@ def add_photographs(folder: Path, files: Sequence[Path], source: Path) -> None:
         except OSError as error:
             raise InputError(f"cannot write {folder / IMAGES / name}: {error.strerror}; free space") from None
     if gone := sorted(there.keys() - known.keys()):
-        logger.info("%d photographs of %s are not in %s (first %s)", len(gone), folder, source, gone[0])
+        logger.info("photographs of %s that are not in %s: %d (first %s)", folder, source, len(gone), gone[0])
     heic = [image_id for image_id, path in known.items() if path.suffix.lower() in HEIC_SUFFIXES]
     both = sorted((there.keys() & known.keys()).difference(heic))
     if changed := [image_id for image_id in both if not _same(known[image_id], there[image_id])]:
         logger.warning(
-            "%d photographs have changed in %s (first %s): the data set keeps its own; to take a new one, move the old "
-            "one out of %s",
-            len(changed),
+            "photographs that have changed in %s: %d (first %s); the data set keeps its own; to take a new one, move "
+            "the old one out of %s",
             source,
+            len(changed),
             known[changed[0]].name,
             folder / IMAGES,
         )

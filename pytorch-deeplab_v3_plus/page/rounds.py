@@ -9,7 +9,7 @@ DATA/rounds/N/ holds
     scribbles/       ID.png, the scribble maps at that moment
     drawn/           the data set that it trains on: the images with these scribbles, large ones scaled down
     runs/            the two trainings' own folders (docs/training.md)
-    images.jsonl     a line for each image that is predicted, once after each training: uncertainty, its peak, seconds
+    images.jsonl     a line for each prediction, of each image after each training: uncertainty, its peak, classes, seconds
     predictions/     ID.png, the mask
     model.pth.tar    the network
     log.txt          what the process prints
@@ -361,6 +361,7 @@ def predict_all(folder: Path, only_drawn: bool, device: torch.device) -> dict[st
         replace_file(folder / PREDICTIONS / f"{image_id}.png", lambda path, mask=mask: write_label(path, mask))
         seconds = round(time.monotonic() - begun, 3)
         line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place, "seconds": seconds}
+        line["classes"] = np.unique(mask).tolist()
         with open(folder / PREDICTED, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
         true = readable_label(images[image_id], image.size, truth.get(image_id), num_classes)

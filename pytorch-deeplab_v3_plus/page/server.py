@@ -217,6 +217,7 @@ class Page:
             "predicted": predicted.get("round"),
             "uncertainty": predicted.get("uncertainty"),
             "place": predicted.get("place"),
+            "found": predicted.get("classes"),
         }
 
     def _learned(self, image_id: str, length: int, trained: Container[str]) -> bool | None:

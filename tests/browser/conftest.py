@@ -18,7 +18,7 @@ from PIL import Image
 from helpers import CODE, ENVIRONMENT
 
 WIDTH, HEIGHT = 120, 90
-IMAGES = "abcdefgh"
+IMAGES = "abcdefghij"
 
 
 class Server:
@@ -131,7 +131,7 @@ def chromium() -> Iterator:
 
 @pytest.fixture(scope="module")
 def server(chromium, tmp_path_factory) -> Iterator[Server]:
-    """The page on eight photographs, of which each test takes its own, and two classes, disc and rim."""
+    """The page on ten photographs, of which each test takes its own, and two classes, disc and rim."""
     folder = tmp_path_factory.mktemp("browser") / "photographs"
     folder.mkdir()
     for seed, name in enumerate(IMAGES):

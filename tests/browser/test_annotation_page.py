@@ -342,7 +342,37 @@ def test_images_and_classes_by_keys_and_clicks(server, open_tab):
     eventually(lambda: (server.data / "classes.txt").read_text().split() == ["background", "disc", "rim", "border"])
     tab.page.fill("#new-class", "border")
     tab.page.keyboard.press("Enter")
-    tab.page.wait_for_selector("#notices .error:has-text('border')")
+    tab.page.wait_for_selector("#notices .error:has-text('a class of this name already')")
+
+
+def test_a_new_image_begins_with_an_object(server, open_tab):
+    """Regression: after a stroke on the background, those on the next image were the background's too."""
+    tab = open_tab("i")
+    for key, y in (("1", 45), ("0", 10)):
+        tab.key(key)
+        tab.draw((50, y), (70, y))
+    tab.key("ArrowRight")
+    tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('disc')")
+    tab.key("0")
+    tab.draw((10, 10), (110, 10))
+    tab.key("ArrowLeft")  # to correct what is drawn, with the class that is chosen
+    tab.page.wait_for_function("() => location.hash === '#i'")
+    assert tab.page.locator("#class-list [aria-pressed=true]:has-text('background')").count()
+
+
+def test_masks_without_any_object_are_said_and_listed(server, open_tab):
+    tab = open_tab("h")
+    for y, key in enumerate("01"):
+        tab.key(key)
+        tab.draw((10, 20 * y + 10), (110, 20 * y + 10))
+    wait_label(server, "h", 20, 30, 1)
+    nothing, disc = np.zeros((90, 120), int), np.ones((90, 120), int)
+    finish_round(new_round(server.data, RoundSettings(), logs={}), dict.fromkeys("abc", disc) | {"j": nothing})
+    tab.page.wait_for_selector("button[title='j: no strokes, nothing found, uncertain']")
+    tab.page.select_option("#filter", "empty")
+    tab.page.wait_for_function("() => document.querySelectorAll('#thumbnails li').length === 1")
+    assert tab.page.inner_text("#thumbnails .name") == "j"
+    shutil.rmtree(server.data / "rounds")
 
 
 def test_every_text_is_there_in_both_languages(open_tab):

@@ -570,12 +570,12 @@ def test_a_data_set_of_photographs(tmp_path, folder, caplog):
     (tmp_path / "new.png").replace(photographs / "b.png")
     with caplog.at_level("INFO"):
         open_project(photographs, folder, [])  # regression: not a word of them
-    assert f"1 photographs of {folder} are not in {photographs} (first later)" in caplog.text
-    assert f"1 photographs have changed in {photographs} (first b.png): the data set keeps its own" in caplog.text
+    assert f"photographs of {folder} that are not in {photographs}: 1 (first later)" in caplog.text
+    assert f"photographs that have changed in {photographs}: 1 (first b.png); the data set keeps its own" in caplog.text
     (photographs / "b.png").unlink()
     (photographs / "b.png").symlink_to("gone")
     open_project(photographs, folder, [])
-    assert caplog.text.count("1 photographs have changed") == 2
+    assert caplog.text.count("photographs that have changed") == 2
     stack = [Image.new("L", (9, 9)) for _ in range(5)]
     stack[0].save(photographs / "stack.tif", save_all=True, append_images=stack[1:])
     open_project(photographs, folder, [])
@@ -828,6 +828,9 @@ def test_the_time_left_is_steady_from_the_first_to_the_last_step(folder):
     assert len(told) == len(moments) - 9  # none before ten steps
     assert all(abs(true - estimate) < 0.25 * true + 5 for true, estimate in told)
     assert all(abs(next_[1] - one[1]) < 5 for one, next_ in zip(told, told[1:], strict=False))
+    told = [(20.5 - at, one["seconds_to_masks"]) for at, one in moments[9:40]]  # 41 times half a second
+    assert all(abs(true - estimate) < 0.25 * true + 1 for true, estimate in told)
+    assert all(one["seconds_to_masks"] is None for _, one in moments[:9] + moments[40:])
     shares = [one["progress"] for _, one in moments]
     assert all(next_ > one - 0.03 for one, next_ in zip(shares, shares[1:], strict=False)) and shares[-1] == 0.99
     assert progress(made, running=False)["seconds_left"] is None
@@ -1003,6 +1006,7 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     (row,) = state["rounds"]
     assert (row["round"], row["images"], row["strokes"], row["finished"], row["stopped"]) == (1, 1, 2, True, False)
     mask = np.array(Image.open(io.BytesIO(page.get("/api/images/a/prediction.png").content)))
+    assert state["images"][0]["found"] == np.unique(mask).tolist()
     drawn = read_label(folder / SCRIBBLES / "a.png", 3)
     assert mask.shape == (HEIGHT, WIDTH) and set(np.unique(mask)) <= {0, 2}  # the drawn classes alone
     assert (mask == drawn)[drawn != UNLABELLED].all()
@@ -1016,7 +1020,8 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     for one in "ac":
         masks = archive.open(f"{one}.png"), tmp_path / "out" / f"{one}_prediction.png"
         assert np.array_equal(*(np.array(Image.open(mask)) for mask in masks))
-    assert len(zipfile.ZipFile(io.BytesIO(page.get("/api/export/overlays").content)).namelist()) == 4
+    entries = zipfile.ZipFile(io.BytesIO(page.get("/api/export/overlays").content)).infolist()
+    assert len(entries) == 4 and all(entry.date_time[0] > 2000 for entry in entries)  # regression: 1980
     assert page.get("/api/export/masks?images=x").status_code == 404
     # A class more, and on from the network.
     page.post("/api/classes", json={"name": "bird"})

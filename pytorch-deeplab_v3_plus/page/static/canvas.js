@@ -10,6 +10,7 @@ import { outlines, paintAreas } from "./labels.js";
 
 const HALO = 1.5; // width in CSS pixels of the light edge that lets strokes stand out on any photograph
 const LONGEST = 20_000; // points of a stroke, after which the next one begins
+const NEAR_WORDS = 110; // CSS pixels from the middle of the ring's words at which they make room
 const MOST = 40; // highest zoom, in CSS pixels for a pixel of the photograph
 
 export class View {
@@ -27,6 +28,7 @@ export class View {
   #map = null;
   #paths = new Map();
   #place = null;
+  #words = [0, 0]; // where those of the ring are
   #stroke = null; // the one that is being drawn
   #pointers = new Map();
   #panning = false;
@@ -228,6 +230,7 @@ export class View {
     const above = y + 28 + words.offsetHeight + 6 > this.root.clientHeight;
     this.marker.style.transform = `translate(${x}px, ${y}px)`;
     words.style.transform = `translate(calc(-50% + ${shift}px), ${above ? "calc(-100% - 56px)" : "0"})`;
+    this.#words = [x + shift, y + (above ? -40 : 40)];
   }
 
   #drawStroke(context, stroke) {
@@ -400,7 +403,10 @@ export class View {
 
   #placeCursor(point) {
     this.at = point ?? this.at;
-    if (!this.at || !this.#image || this.cursor.hidden) return;
+    if (!this.at || !this.#image) return;
+    const near = Math.hypot(this.at.x - this.#words[0], this.at.y - this.#words[1]) < NEAR_WORDS;
+    this.marker.classList.toggle("near", near); // one sees the photograph below them then
+    if (this.cursor.hidden) return;
     const size = Math.max(4, this.width * this.scale);
     this.cursor.style.width = this.cursor.style.height = `${size}px`;
     this.cursor.style.transform = `translate(${this.at.x - size / 2}px, ${this.at.y - size / 2}px)`;

@@ -6,6 +6,11 @@ import { t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 
+/** Return the name of a class as the page shows it: the background's, where it has its usual one, is a word. */
+export function nameOf({ name }, label) {
+  return label === 0 && name === "background" ? t("background") : name;
+}
+
 export class ClassList {
   #renaming = false;
 
@@ -42,10 +47,10 @@ export class ClassList {
       return this.act.choose(added);
     }
     const items = () => classes.map(({ name, shown }, label) => {
-      const dot = element("i"), words = t("rename", { name });
+      const dot = element("i"), title = nameOf({ name }, label), words = t("rename", { name: title });
       dot.style.background = shown;
-      const choose = element("button", { className: "class", title: name, onclick: () => this.act.choose(label) }, dot,
-        element("span", { className: "name", textContent: name }),
+      const choose = element("button", { className: "class", title, onclick: () => this.act.choose(label) }, dot,
+        element("span", { className: "name", textContent: title }),
         element("kbd", { textContent: label < 10 ? label : "" }));
       const rename = element("button", { className: "rename quiet", title: words, ariaLabel: words }, icon("pencil"));
       const item = element("li", {}, choose, rename);

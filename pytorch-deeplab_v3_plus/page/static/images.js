@@ -25,6 +25,11 @@ async function filesOf(entry) {
   return (await Promise.all(found.map(filesOf))).flat();
 }
 
+/** Whether the mask of an image has nothing but background. */
+function nothingFound({ found }) {
+  return Boolean(found?.every((label) => !label));
+}
+
 export class ImageList {
   chosen = new Set();
   adding = 0; // photographs that are not on the disk yet
@@ -97,15 +102,17 @@ export class ImageList {
 
   render(state, current) {
     Object.assign(this, { state, current });
-    const most = new Set(uncertain(state.images));
+    const most = new Set(uncertain(state.images)), order = byUncertainty(state.images);
+    const lastUncertain = order.findLastIndex(({ id }) => most.has(id)); // those corrected before it stay listed
     const shown = {
       all: () => true,
       none: (image) => !image.drawn.length,
       strokes: (image) => image.drawn.length,
       predicted: (image) => image.predicted !== null,
-      uncertain: (image) => most.has(image.id),
+      uncertain: (image) => order.indexOf(image) <= lastUncertain,
+      empty: nothingFound,
     }[$("filter").value];
-    const first = $("sort").value === "uncertainty" ? byUncertainty(state.images) : [];
+    const first = $("sort").value === "uncertainty" ? order : [];
     this.#images = [...new Set([...first, ...state.images])].filter(shown);
     $("image-count").textContent = state.images.length || "";
     $("nothing").hidden = this.#images.length > 0;
@@ -133,12 +140,12 @@ export class ImageList {
     }
   }
 
-  #item({ id, error, strokes, drawn, learned, predicted, uncertainty }, classes, most) {
+  #item({ id, error, strokes, drawn, learned, predicted, uncertainty, found }, classes, most) {
     if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
     const item = this.#items.get(id);
     const words = [t(drawn.length ? "stateScribbles" : "stateNone")];
     if (strokes) words[0] = t(strokes === 1 ? "stateStroke" : "stateStrokes", { count: strokes });
-    if (predicted !== null) words.push(t("stateMask"));
+    if (predicted !== null) words.push(t(nothingFound({ found }) ? "stateEmpty" : "stateMask"));
     if (drawn.length && learned) words.push(t("stateLearned"));
     if (predicted !== null && most.has(id)) words.push(t("stateUncertain"));
     if (drawn.length && learned === false) words.push(t("stateNew"));

@@ -20,6 +20,7 @@ const MODES = ["off", "fill", "outline"];
 
 let state = null; // the server's account of everything but strokes and masks
 let current = null; // id of the image that is shown
+let object = 1; // the class that was last chosen beside the background
 let strokes = null; // its ImageStrokes
 let queue = null;
 let mask = null; // address of the mask that is shown or on its way
@@ -171,6 +172,7 @@ async function send(image, operation) {
 
 function open(id) {
   view.finish();
+  if (view.label === 0 && drawnOn(current).has(0) && drawnOn(current).size > 1 && !drawnOn(id).size) choose(object);
   current = id;
   const image = imageOf(id);
   if (id !== null && !opened.has(id)) opened.set(id, new ImageStrokes(state.folder, id, queue));
@@ -190,6 +192,12 @@ function open(id) {
   images.reveal(id);
   const next = neighbour(1);
   if (next && !next.error) new Image().src = imagePath(next.id, "photo"); // it is there when it is asked for
+}
+
+/** The classes that are drawn on an image. */
+function drawnOn(id) {
+  const here = opened.get(id)?.list.map((stroke) => stroke.class) ?? [];
+  return new Set([...(imageOf(id)?.drawn ?? []), ...here].filter((label) => label !== null));
 }
 
 function neighbour(step) {
@@ -239,6 +247,7 @@ function showStrokes() {
 function choose(label) {
   if (!state || label >= state.classes.length) return;
   view.label = label;
+  object = label || object;
   if (view.tool !== "brush") setTool("brush");
   view.update();
   remember();
@@ -345,6 +354,7 @@ function renderTools() {
   $("undo").disabled = !strokes?.done.length;
   $("redo").disabled = !strokes?.undone.length;
   const at = images.order.findIndex(({ id }) => id === current);
+  $("position").title = current ?? "";
   $("position").textContent = image ? `${at < 0 ? "–" : at + 1} / ${images.order.length}` : "";
   $("previous").disabled = at <= 0;
   $("next").disabled = at >= 0 && at === images.order.length - 1;

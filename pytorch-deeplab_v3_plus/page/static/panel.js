@@ -1,6 +1,7 @@
 /** Training with its settings and progress, the table of rounds, and what is exported. */
 
 import { get, request } from "./api.js";
+import { nameOf } from "./classes.js";
 import { element, renew } from "./dom.js";
 import { describe, said, t } from "./texts.js";
 
@@ -22,6 +23,11 @@ const SHARES = { changed: "roundChanged", miou: "roundMiou", miou_others: "round
 function duration(seconds) {
   if (seconds < 90) return t("lastedSeconds", { count: Math.round(seconds) });
   return t("lastedMinutes", { count: Math.round(seconds / 60) });
+}
+
+/** A length of time that nobody knows to the second. */
+function roughly(seconds) {
+  return duration(Math.ceil(seconds / 10) * 10);
 }
 
 export class Panel {
@@ -78,10 +84,11 @@ export class Panel {
     $("train").textContent = shown === null ? t("train") : t("trainOn", { round: shown });
     $("resume").hidden = !training?.error;
     $("train-afresh").hidden = shown === null;
+    $("duration").hidden = state.rounds.length > 0; // the table says how long they took
     const counts = state.classes.map((_, label) => state.images.filter(({ drawn }) => drawn.includes(label)).length);
     const tooFew = counts.filter(Boolean).length < 2, most = Math.min(FEW, state.images.length / 2);
     $("train").disabled = $("train-afresh").disabled = tooFew;
-    const missing = state.classes.filter((_, label) => !counts[label]).map(({ name }) => name);
+    const missing = state.classes.map(nameOf).filter((_, label) => !counts[label]);
     $("missing").hidden = !tooFew && !missing.length;
     $("missing").textContent = tooFew ? t("tooFew") : t("missing", { names: missing.join(", ") });
     const few = state.classes.map(({ name }, label) => `${name} (${counts[label]})`)
@@ -97,14 +104,13 @@ export class Panel {
     this.renderChoice();
   }
 
-  #progress({ phase, step, steps, progress, seconds_left: seconds, losses }) {
+  #progress({ phase, step, steps, progress, seconds_to_masks: first, seconds_left: seconds, losses }) {
     $("phase").textContent = t(PHASES[phase] ?? "training");
     const parts = steps ? [t("step", { step, steps })] : [];
-    if (seconds && !this.#stopping) {
-      if (seconds < 180) parts.push(t("seconds", { count: Math.ceil(seconds / 10) * 10 }));
-      else parts.push(t("minutes", { count: Math.round(seconds / 60) }));
-    }
+    if (seconds && !this.#stopping) parts.push(t("timeLeft", { time: roughly(seconds) }));
     $("time-left").textContent = parts.join(" · ");
+    $("first-masks").hidden = first === null || this.#stopping;
+    $("first-masks").textContent = t("firstMasks", { time: roughly(first) });
     $("bar").value = progress;
     $("stop").disabled = this.#stopping;
     $("stop").textContent = t(this.#stopping ? "stopping" : "stop");
@@ -217,6 +223,9 @@ export class Panel {
     const none = this.state.training?.running ? "exportSoon" : "exportNone", some = masks.length || shown !== null;
     $("export-what").textContent = t(some ? (chosen.size ? "exportChosen" : "exportAll") : none, count);
     $("choose-none").hidden = !chosen.size;
+    const older = masks.length ? images.filter(({ learned }) => learned === false).length : 0;
+    $("export-older").hidden = !older;
+    $("export-older").textContent = t("exportOlder", { count: older });
     for (const button of document.querySelectorAll("[data-export]")) {
       const kind = button.dataset.export;
       button.disabled = button.ariaBusy || (NETWORKS.includes(kind) ? shown === null : !masks.length);
