@@ -9,7 +9,7 @@ DATA/rounds/N/ holds
     scribbles/       ID.png, the scribble maps at that moment
     drawn/           the data set that it trains on: the images with these scribbles, large ones scaled down
     runs/            the two trainings' own folders (docs/training.md)
-    images.jsonl     a line for each prediction, of each image after each training: uncertainty, its peak, classes, seconds
+    images.jsonl     a line for each prediction, two of each image: uncertainty, its peak, classes, seconds
     predictions/     ID.png, the mask
     model.pth.tar    the network
     log.txt          what the process prints
