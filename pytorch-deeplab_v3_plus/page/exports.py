@@ -19,7 +19,7 @@ from dataloaders.layout import CLASS_FILE, IMAGES
 from figures.overlay import overlay
 from page.process import CODE
 from page.project import Project
-from page.rounds import MODEL, SNAPSHOT, STAGES, TRAINED_ON, RoundSettings, read_record, rounds_in
+from page.rounds import MODEL, SNAPSHOT, STAGES, TRAINED_ON, RoundSettings, read_record, rounds_in, start_of
 from prediction.segmenter import OVERLAY
 from training.checkpoint import LAST
 from training.run_folder import PREFIX
@@ -98,8 +98,7 @@ def commands(data: Path, number: str | None = None) -> list[dict[str, str]]:
     folder = network.parent
     run = Path("run") / f"{data.name}-round-{folder.name}"  # its own, so that run 0 is of this round
     output = run / "masks"
-    record = read_record(folder)
-    settings, start = RoundSettings(**record["settings"]), record["start"] and Path(record["start"])
+    settings, start = RoundSettings(**read_record(folder)["settings"]), start_of(folder)
     for stage, name in enumerate(STAGES):
         words = settings.words(folder, stage, start, run)
         found.append(line(name, "train_withdensecrfloss.py", *words))

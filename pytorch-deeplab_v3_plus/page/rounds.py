@@ -188,6 +188,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / RECORD).read_text(encoding="utf-8"))
 
 
+def start_of(folder: Path) -> Path | None:
+    """Return the network that a round began with, None where it began from the bundled weights."""
+    start = read_record(folder)["start"]
+    return folder.parent.parent / start if start else None
+
+
 def add_to_record(folder: Path, **facts: Any) -> None:
     """Add facts to the record of a round, or replace them."""
     write_text(folder / RECORD, json.dumps(read_record(folder) | facts, indent=1) + "\n")
@@ -233,8 +239,9 @@ def new_round(
     last = max((int(path.name) for path in (data / ROUNDS).glob("*") if path.name.isdecimal()), default=0)
     folder = (data / ROUNDS / str(last + 1)).resolve()
     files = {kind: list_files(data, kind) for kind in (IMAGES, SCRIBBLES)}
-    record = {"settings": asdict(settings), "phase": "starting", "start": str(start) if start else None}
-    record |= {"images": len(ids), **facts}
+    # Relative to the data set, which may be moved.
+    start_words = start.resolve().relative_to(data.resolve()).as_posix() if start else None
+    record = {"settings": asdict(settings), "phase": "starting", "start": start_words, "images": len(ids), **facts}
     with new_folder(folder) as made:
         for name in (f"{SNAPSHOT}/{IMAGES}", f"{SNAPSHOT}/{SCRIBBLES}", TRAINED_ON, PREDICTIONS):
             make_folder(made / name)
@@ -283,7 +290,7 @@ def run_round(folder: Path) -> None:
     if record["phase"] == "finished":
         return
     settings, begun = RoundSettings(**record["settings"]), time.time() - record.get("seconds", 0)
-    start, done, scores = record["start"] and Path(record["start"]), record.get("stage", 0), {}
+    start, done, scores = start_of(folder), record.get("stage", 0), {}
     with StopRequest() as asked:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, StopRequest.SIGNALS)  # which page.process has blocked until here
         for stage, phase in enumerate(PHASES):
@@ -340,13 +347,13 @@ def predict_all(folder: Path, only_drawn: bool, device: torch.device) -> dict[st
     Returns the mIoU of these and of the others, at the size of the images, None where there is no truth; and the share
     of the others' pixels that `changed` their class against the round whose network the training began with.
     """
-    data, start = folder.parent.parent, read_record(folder)["start"]
+    data, start = folder.parent.parent, start_of(folder)
     network, settings = load_network(folder / MODEL)
     network.to(device)
     size, num_classes = short_side(settings), settings["num_classes"]
     images, drawn, truth = list_files(data, IMAGES), listing(folder / TRAINED_ON, (".png",)), list_files(data, TRUTH)
     tallies = {name: ConfusionMatrix(num_classes) for name in ("miou", "miou_others")}
-    before = listing(Path(start).parent / PREDICTIONS, (".png",)) if start else {}
+    before = listing(start.parent / PREDICTIONS, (".png",)) if start else {}
     changed = compared = 0
     for image_id in sorted(images, key=lambda image_id: (image_id not in drawn, image_id)):
         begun = time.monotonic()

@@ -46,6 +46,7 @@ from page.rounds import (
     new_round,
     read_record,
     rounds_in,
+    start_of,
 )
 from page.strokes import FOLDER, Strokes, checked
 from training.run_folder import STEPS
@@ -233,8 +234,8 @@ class Page:
     def _round(self, folder: Path) -> dict[str, Any]:
         record = read_record(folder)
         known = {"round": int(folder.name), "finished": record["phase"] == "finished"}
-        start = Path(record["start"] or "").parent.name
-        known |= {"network": (folder / MODEL).is_file(), "start": int(start) if start.isdecimal() else None}
+        start = start_of(folder)
+        known |= {"network": (folder / MODEL).is_file(), "start": int(start.parent.name) if start else None}
         names = ("images", "strokes", "seconds", "stopped", "miou", "miou_others", "changed", "settings")
         return known | {name: record.get(name) for name in names}
 

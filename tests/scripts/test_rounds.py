@@ -156,7 +156,7 @@ def test_the_study_is_kept_and_refuses_other_settings(source, tmp_path, capsys):
         case = output / "classes_2/draw_1" / order
         first, second = (sorted(path.name for path in (case / "rounds" / n / "scribbles").iterdir()) for n in "12")
         assert set(first) < set(second)
-        assert json.loads((case / "rounds/2/round.json").read_text())["start"] == str(case / "rounds/1/model.pth.tar")
+        assert json.loads((case / "rounds/2/round.json").read_text())["start"] == "rounds/1/model.pth.tar"
     assert results["uncertainty"][0] == results["random"][0]
     lines = [json.loads(line) for line in (case.parent / "uncertainty/rounds/1/images.jsonl").read_text().splitlines()]
     last = {line["id"]: line["uncertainty"] for line in lines}

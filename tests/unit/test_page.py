@@ -40,6 +40,7 @@ from page.rounds import (
     rounds_in,
     run_round,
     scaled_strokes,
+    start_of,
     training_images,
 )
 from page.security import Gate
@@ -881,7 +882,7 @@ def test_an_older_round_is_shown_exported_and_trained_on(folder, two_rounds, mon
     assert "found '7'" in page.get("/api/export/checkpoint?round=7").json()["error"]
     assert [(one["network"], one["start"]) for one in state["rounds"]] == [(True, None), (True, 1)]
     monkeypatch.setattr(process, "start", lambda folder: None)
-    for start, expected in ((1, str(two_rounds[0] / "model.pth.tar")), (None, None)):
+    for start, expected in ((1, "rounds/1/model.pth.tar"), (None, None)):
         assert page.post("/api/train", json={"start": start}).json() == {"ok": True}
         assert read_record(rounds_in(folder)[-1])["start"] == expected
     assert "found '3'" in page.post("/api/train", json={"start": 3}).json()["error"]
@@ -907,6 +908,14 @@ def test_the_commands_of_two_rounds_do_not_meet(folder, two_rounds):
     page = TestClient(Page(folder).app())
     found = [json.dumps(page.get(f"/api/commands?round={number}").json()) for number in (1, 2)]
     assert "run/data-round-1/drawn/" in found[0] and "run/data-round-1/" not in found[1]
+
+
+def test_rounds_of_a_data_set_that_was_moved(folder, two_rounds):
+    """Regression: the second one's commands, and it itself when resumed, went on from a network in the old place."""
+    moved = folder.rename(folder.with_name("moved"))
+    page = TestClient(Page(moved).app())
+    assert str(folder) + "/" not in page.get("/api/commands").text
+    assert start_of(moved / "rounds/2") == moved / "rounds/1/model.pth.tar"
 
 
 def test_stopped_while_masks_are_made(folder, two_rounds, monkeypatch):
