@@ -354,10 +354,13 @@ def test_a_new_image_begins_with_an_object(server, open_tab):
     tab.key("ArrowRight")
     tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('disc')")
     tab.key("0")
-    tab.draw((10, 10), (110, 10))
+    tab.key("v")
     tab.key("ArrowLeft")  # to correct what is drawn, with the class that is chosen
     tab.page.wait_for_function("() => location.hash === '#i'")
-    assert tab.page.locator("#class-list [aria-pressed=true]:has-text('background')").count()
+    tab.key("ArrowRight")
+    tab.page.wait_for_function("() => location.hash !== '#i'")
+    assert tab.page.get_attribute("#tool-pan", "aria-pressed") == "true"
+    tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('disc')")
 
 
 def test_masks_without_any_object_are_said_and_listed(server, open_tab):
@@ -367,11 +370,13 @@ def test_masks_without_any_object_are_said_and_listed(server, open_tab):
         tab.draw((10, 20 * y + 10), (110, 20 * y + 10))
     wait_label(server, "h", 20, 30, 1)
     nothing, disc = np.zeros((90, 120), int), np.ones((90, 120), int)
-    finish_round(new_round(server.data, RoundSettings(), logs={}), dict.fromkeys("abc", disc) | {"j": nothing})
+    finish_round(new_round(server.data, RoundSettings(), logs={}), {"h": disc, "j": nothing})
     tab.page.wait_for_selector("button[title='j: no strokes, nothing found, uncertain']")
-    tab.page.select_option("#filter", "empty")
-    tab.page.wait_for_function("() => document.querySelectorAll('#thumbnails li').length === 1")
-    assert tab.page.inner_text("#thumbnails .name") == "j"
+    for filter_, listed in (("empty", ["j"]), ("uncertain", ["h", "j"])):  # h has strokes already
+        tab.page.select_option("#filter", filter_)
+        tab.page.wait_for_function(f"() => document.querySelectorAll('#thumbnails li').length === {len(listed)}")
+        assert tab.page.locator("#thumbnails .name").all_text_contents() == listed
+    assert tab.page.inner_text("#export-older").startswith("Newer strokes")
     shutil.rmtree(server.data / "rounds")
 
 

@@ -55,7 +55,11 @@ export class View {
     for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
       root.addEventListener(end, (event) => this.#up(event));
     }
-    root.addEventListener("pointerleave", () => (this.cursor.hidden = true));
+    root.addEventListener("pointerleave", () => {
+      this.cursor.hidden = true;
+      this.at = undefined;
+      this.#placeCursor();
+    });
     root.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     root.addEventListener("contextmenu", (event) => event.preventDefault());
   }
@@ -403,10 +407,10 @@ export class View {
 
   #placeCursor(point) {
     this.at = point ?? this.at;
-    if (!this.at || !this.#image) return;
-    const near = Math.hypot(this.at.x - this.#words[0], this.at.y - this.#words[1]) < NEAR_WORDS;
-    this.marker.classList.toggle("near", near); // one sees the photograph below them then
-    if (this.cursor.hidden) return;
+    if (!this.#image) return;
+    const near = this.at && Math.hypot(this.at.x - this.#words[0], this.at.y - this.#words[1]) < NEAR_WORDS;
+    this.marker.classList.toggle("near", Boolean(near)); // one sees the photograph below them then
+    if (!this.at || this.cursor.hidden) return;
     const size = Math.max(4, this.width * this.scale);
     this.cursor.style.width = this.cursor.style.height = `${size}px`;
     this.cursor.style.transform = `translate(${this.at.x - size / 2}px, ${this.at.y - size / 2}px)`;

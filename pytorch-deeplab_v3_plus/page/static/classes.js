@@ -64,7 +64,8 @@ export class ClassList {
   }
 
   #rename(item, name, label) {
-    const input = element("input", { value: name, maxLength: 60, ariaLabel: t("rename", { name }) });
+    const ariaLabel = t("rename", { name: nameOf({ name }, label) });
+    const input = element("input", { value: name, maxLength: 60, ariaLabel });
     let tried;
     /** Give the class another name; where that is refused, the field stays with what was typed. */
     const end = async (wanted) => {

@@ -103,13 +103,14 @@ export class ImageList {
   render(state, current) {
     Object.assign(this, { state, current });
     const most = new Set(uncertain(state.images)), order = byUncertainty(state.images);
-    const lastUncertain = order.findLastIndex(({ id }) => most.has(id)); // those corrected before it stay listed
+    const last = order.findLastIndex(({ id }) => most.has(id));
+    const listed = new Set(order.slice(0, last + 1)); // those that are corrected by now too
     const shown = {
       all: () => true,
       none: (image) => !image.drawn.length,
       strokes: (image) => image.drawn.length,
       predicted: (image) => image.predicted !== null,
-      uncertain: (image) => order.indexOf(image) <= lastUncertain,
+      uncertain: (image) => listed.has(image),
       empty: nothingFound,
     }[$("filter").value];
     const first = $("sort").value === "uncertainty" ? order : [];

@@ -142,8 +142,9 @@ function changed(topics) {
 /** The first answer: the queue of this data set, and the image, class, width and round that were shown last. */
 function start() {
   const kept = withStorage(() => sessionStorage.getItem(`rloss-shown ${state.folder}`));
-  const { label, width, shown } = JSON.parse(kept ?? "{}");
+  const { label, object: lastObject, width, shown } = JSON.parse(kept ?? "{}");
   view.label = label ?? view.label;
+  object = lastObject ?? object;
   brush = width ?? brush;
   if (shown) showRound(shown);
   queue = new Queue(state.folder, send, (status) => {
@@ -159,7 +160,7 @@ function start() {
 /** Keep for a reload of this tab what the user has chosen. */
 function remember() {
   if (!state) return;
-  const chosen = JSON.stringify({ label: view.label, width: brush, shown: round });
+  const chosen = JSON.stringify({ label: view.label, object, width: brush, shown: round });
   withStorage(() => sessionStorage.setItem(`rloss-shown ${state.folder}`, chosen));
 }
 
@@ -172,7 +173,8 @@ async function send(image, operation) {
 
 function open(id) {
   view.finish();
-  if (view.label === 0 && drawnOn(current).has(0) && drawnOn(current).size > 1 && !drawnOn(id).size) choose(object);
+  const last = strokes?.list.at(-1)?.class; // after the background of one image comes the object of the next
+  if (last === 0 && view.label === 0 && drawnOn(current).size > 1 && !drawnOn(id).size) view.label = object;
   current = id;
   const image = imageOf(id);
   if (id !== null && !opened.has(id)) opened.set(id, new ImageStrokes(state.folder, id, queue));

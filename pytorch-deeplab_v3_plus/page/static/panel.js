@@ -109,7 +109,7 @@ export class Panel {
     const parts = steps ? [t("step", { step, steps })] : [];
     if (seconds && !this.#stopping) parts.push(t("timeLeft", { time: roughly(seconds) }));
     $("time-left").textContent = parts.join(" · ");
-    $("first-masks").hidden = first === null || this.#stopping;
+    $("first-masks").hidden = !first || this.#stopping;
     $("first-masks").textContent = t("firstMasks", { time: roughly(first) });
     $("bar").value = progress;
     $("stop").disabled = this.#stopping;
@@ -223,9 +223,10 @@ export class Panel {
     const none = this.state.training?.running ? "exportSoon" : "exportNone", some = masks.length || shown !== null;
     $("export-what").textContent = t(some ? (chosen.size ? "exportChosen" : "exportAll") : none, count);
     $("choose-none").hidden = !chosen.size;
-    const older = masks.length ? images.filter(({ learned }) => learned === false).length : 0;
-    $("export-older").hidden = !older;
-    $("export-older").textContent = t("exportOlder", { count: older });
+    const isNewest = masks.length && this.older === null && !this.state.training?.running;
+    const unknown = isNewest ? images.filter(({ drawn, learned }) => drawn.length && learned === false).length : 0;
+    $("export-older").hidden = !unknown;
+    $("export-older").textContent = t("exportOlder", { count: unknown });
     for (const button of document.querySelectorAll("[data-export]")) {
       const kind = button.dataset.export;
       button.disabled = button.ariaBusy || (NETWORKS.includes(kind) ? shown === null : !masks.length);

@@ -162,7 +162,7 @@ export const TEXTS = {
     tooFew: "First draw strokes of at least two classes; the background is one.",
     train: "Train",
     trainAfresh: "Train from the start instead",
-    trainLong: "Without a GPU it takes some minutes; first, rough masks come after a third of them. You can draw on meanwhile.",
+    trainLong: "Without a GPU it takes some minutes; the first masks, still rough, come after about a third of that. You can draw on meanwhile.",
     trainOn: "Train on from round {round}",
     trainTab: "Train, export",
     training: "Training",
@@ -229,7 +229,7 @@ export const TEXTS = {
     fit: "画像全体を表示",
     hintAddClass: "見つけたいものに名前を付けて、クラスを追加してください（例:「ひび」）。",
     hintAddImages: "写真を追加してください。このページのどこにでもドロップできます。",
-    hintClass: "「{name}」{key}の線がまだありません。写っている画像で、その上に線を引いてください。",
+    hintClass: "「{name}」{key}の線がまだありません。それが写っている画像で、その上に線を引いてください。",
     hintKey: "（キー {key}）",
     hintBackground: "次は背景{key}、つまりどのクラスでもない部分に線を引いてください。",
     hintCorrectMore: "順調です。別のマスクも直すか、「続けて訓練」で新しい線から学びます。",
@@ -383,7 +383,7 @@ export const LINES = {
     "expected each class once": "there is a class of this name already",
     "expected strokes of at least two": "draw strokes of at least two classes first; the background is one",
     "expected the background first": "class 0 is the background already; take another name",
-    "expected the token": "open the address again that the server has printed; it changes with each start",
+    "expected the token": "open the address that the server has printed at its last start; it changes each time",
   },
   ja: {
     "a round is running already": "訓練はもう始まっています。終わるのを待つか、停止してください",
@@ -411,7 +411,8 @@ let language = "en";
 
 /** Return what the page says for a line of the server: the line itself where it is none of LINES. */
 export function said(line) {
-  return Object.entries(LINES[language] ?? {}).find(([start]) => line.startsWith(start))?.[1] ?? line;
+  if (line.includes("classes.txt")) return line; // which is at fault then, not what was typed
+  return Object.entries(LINES[language]).find(([start]) => line.startsWith(start))?.[1] ?? line;
 }
 
 /** Return the description of a setting, as the server gives it where there is no translation. */
