@@ -112,7 +112,7 @@ LENGTH = {"type": number(int, 1, high=100_000), "metavar": "STEPS"}
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """How a round trains: as --preset 80 does, with a lower weight of the DenseCRF loss (docs/annotate.md)."""
+    """How a round trains: as --preset 80 does, with smaller steps and a lower DenseCRF weight (docs/annotate.md)."""
 
     steps: int = option(100, "steps on the strokes alone (partial cross-entropy)", **LENGTH)
     crf_steps: int = option(200, "steps that also refine borders (with the DenseCRF loss)", **LENGTH)
@@ -120,7 +120,7 @@ class RoundSettings:
     crop_size: int = option(
         USUAL["crop_size"], "short side, in pixels, at which the network sees the images", type=number(int, 33)
     )
-    batch_size: int = option(USUAL["batch_size"], "images in a step", type=number(int, 2))
+    batch_size: int = option(4, "images in a step", type=number(int, 2))
     lr: float = option(ADAMW_RATE, "learning rate", type=number(float, 0, above=True, high=1))
     densecrfloss: float = option(2.0, "weight of refining borders (DenseCRF loss)", type=number(float, 0))
     sigma_rgb: float = option(USUAL["sigma_rgb"], "colours that count as alike, in grey levels", type=POSITIVE)
@@ -142,7 +142,7 @@ class RoundSettings:
     def fitting(cls, sizes: list[tuple[int, int]]) -> "RoundSettings":
         """Return the settings for images of these sizes (width, height)."""
         name = preset_for(statistics.median(map(min, sizes))) if sizes else cls.preset
-        names = {field.name for field in fields(cls)} - {"densecrfloss"}
+        names = {field.name for field in fields(cls)} - {"densecrfloss", "batch_size"}
         weight = min(cls.densecrfloss, PRESETS[name]["densecrfloss"])
         preset = {key: value for key, value in PRESETS[name].items() if key in names}
         return cls(preset=name, densecrfloss=weight, **preset)
