@@ -9,7 +9,7 @@ DATA/rounds/N/ holds
     scribbles/       ID.png, the scribble maps at that moment
     drawn/           the data set that it trains on: the images with these scribbles, large ones scaled down
     runs/            the two trainings' own folders (docs/training.md)
-    images.jsonl     a line for each prediction, two of each image: uncertainty, its peak, classes, seconds
+    images.jsonl     a line for each prediction, two of each image: uncertainty, its peak, classes, changes
     predictions/     ID.png, the mask
     model.pth.tar    the network
     log.txt          what the process prints
@@ -366,19 +366,21 @@ def predict_all(folder: Path, only_drawn: bool, device: torch.device) -> dict[st
             logger.warning("%s", error)
             continue
         replace_file(folder / PREDICTIONS / f"{image_id}.png", lambda path, mask=mask: write_label(path, mask))
-        seconds = round(time.monotonic() - begun, 3)
-        line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place, "seconds": seconds}
+        line = {"id": image_id, "uncertainty": round(uncertainty, 4), "place": place}
         line["classes"] = np.unique(mask).tolist()
+        earlier = None if image_id in drawn else before.get(image_id)
+        old = readable_label(images[image_id], image.size, earlier, PADDING)
+        if old is not None:
+            other = np.count_nonzero(old != mask)
+            changed, compared = changed + other, compared + mask.size
+            line["changed"] = round(other / mask.size, 4)
+        line["seconds"] = round(time.monotonic() - begun, 3)
         with open(folder / PREDICTED, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
         true = readable_label(images[image_id], image.size, truth.get(image_id), num_classes)
         if true is not None:
             tally = tallies["miou" if image_id in drawn else "miou_others"]
             tally.update(torch.from_numpy(true), torch.from_numpy(mask))
-        earlier = None if image_id in drawn else before.get(image_id)
-        old = readable_label(images[image_id], image.size, earlier, PADDING)
-        if old is not None:
-            changed, compared = changed + np.count_nonzero(old != mask), compared + mask.size
     scores = {name: tally.scores()["miou"] if tally.counts.any() else None for name, tally in tallies.items()}
     return scores | {"changed": changed / compared if compared else None}
 

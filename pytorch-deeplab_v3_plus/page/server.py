@@ -219,6 +219,7 @@ class Page:
             "uncertainty": predicted.get("uncertainty"),
             "place": predicted.get("place"),
             "found": predicted.get("classes"),
+            "changed": predicted.get("changed"),
         }
 
     def _learned(self, image_id: str, length: int, trained: Container[str]) -> bool | None:

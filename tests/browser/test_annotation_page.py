@@ -377,6 +377,11 @@ def test_masks_without_any_object_are_said_and_listed(server, open_tab):
         tab.page.wait_for_function(f"() => document.querySelectorAll('#thumbnails li').length === {len(listed)}")
         assert tab.page.locator("#thumbnails .name").all_text_contents() == listed
     assert tab.page.inner_text("#export-older").startswith("Newer strokes")
+    tab.page.select_option("#filter", "all")
+    with open(server.data / "rounds/1/images.jsonl", "a") as lines:
+        lines.write('{"id": "j", "uncertainty": 0.5, "place": [3, 3], "classes": [0], "changed": 0.256}\n')
+    tab.page.select_option("#sort", "changed")
+    tab.page.wait_for_selector("#thumbnails li:first-child:has-text('j') .state:text-is('changed 26 %')")
     shutil.rmtree(server.data / "rounds")
 
 

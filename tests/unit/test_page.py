@@ -1045,6 +1045,9 @@ def test_a_round_from_strokes_to_masks(folder, page, tmp_path):
     assert read_record(folder / "rounds/1")["changed"] is None
     run_round(again)
     assert read_record(again) == record
-    assert [image["predicted"] for image in page.get("/api/state").json()["images"]] == [2, 2, 2]
+    images = page.get("/api/state").json()["images"]
+    assert [image["predicted"] for image in images] == [2, 2, 2]
+    shares = [(one != other).mean() for one, other in zip(*masks, strict=True)]
+    assert [image["changed"] for image in images] == [None, *(pytest.approx(share, abs=1e-4) for share in shares)]
     content = torch.load(again / "model.pth.tar", weights_only=True)
     assert content["model"]["class_names"] == ["background", "cat", "dog", "bird"]

@@ -1,10 +1,12 @@
 /** What to do next, from the state of the work alone. */
 
-const ENOUGH = 3; // images that are drawn on, or corrected, after which the hint stops asking for more
+const START = 10; // images drawn on, up to which the hint asks for more
+const ENOUGH = 3; // corrected images, after which it says to train on
+const MARKED = 3; // images of which the network is least sure
 
-/** The images that are predicted, with those that the network is least sure of first. */
-export function byUncertainty(images) {
-  return images.filter((image) => image.uncertainty !== null).sort((one, other) => other.uncertainty - one.uncertainty);
+/** The images that have a value of this name ("uncertainty" or "changed"), the highest first. */
+export function highest(images, name) {
+  return images.filter((image) => image[name] !== null).sort((one, other) => other[name] - one[name]);
 }
 
 /** The number of the last round that has a network, null where none has. */
@@ -14,20 +16,26 @@ export function newestRound(rounds) {
 
 const isCorrected = ({ learned }) => learned === false; // since the round that is shown
 
-/** The three most uncertain images without new strokes, by id: they are worth correcting. */
+/** The images that are marked as uncertain, whether they are corrected by now or not, by id. */
 export function uncertain(images) {
-  return byUncertainty(images.filter((image) => !isCorrected(image))).slice(0, ENOUGH).map(({ id }) => id);
+  return highest(images, "uncertainty").slice(0, MARKED).map(({ id }) => id);
+}
+
+/** The most uncertain images without new strokes, by id. */
+function worthCorrecting(images) {
+  const left = images.filter((image) => !isCorrected(image));
+  return highest(left, "uncertainty").slice(0, ENOUGH).map(({ id }) => id);
 }
 
 /** The one of these to go to: the first, or the one after the image that is shown; undefined where there is no other. */
 export function toCorrect(images, shown) {
-  const most = uncertain(images), next = most[(most.indexOf(shown) + 1) % most.length];
+  const most = worthCorrecting(images), next = most[(most.indexOf(shown) + 1) % most.length];
   return next === shown ? undefined : next;
 }
 
 /**
- * Return what the page's line says: {text, name, key, action}, with a text of texts.js, the class that it speaks of and
- * its key, and the name of what its button does.
+ * Return what the page's line says: {text, name, key, count, action}, with a text of texts.js, the class that it speaks
+ * of and its key, how many images are drawn on, and the name of what its button does.
  * @param image the image that is shown, or null; label: the class that is chosen.
  */
 export function nextStep({ images, classes, training, rounds, shown }, image, label) {
@@ -46,13 +54,14 @@ export function nextStep({ images, classes, training, rounds, shown }, image, la
       if (drawn.size) return { text: "hintClass", action: "toNext", ...which };
       return { text: classes.length === 2 ? "hintOne" : "hintFirst", ...which };
     }
-    const many = images.filter((each) => each.drawn.length).length >= Math.min(ENOUGH, images.length);
-    return many ? { text: "hintTrain", action: "toTrain" } : { text: "hintMore", action: "toNext" };
+    const count = images.filter((each) => each.drawn.length).length;
+    if (count < Math.min(START, images.length)) return { text: "hintMore", count, action: "toNext" };
+    return { text: "hintTrain", action: "toTrain" };
   }
   if (shown !== newestRound(rounds)) return { text: "hintOlder", action: "toNewest" };
   const corrected = images.filter(isCorrected).length, next = toCorrect(images, image?.id);
   if (corrected >= ENOUGH || (corrected && !next)) return { text: "hintCorrected", action: "toTrain" };
   if (corrected) return { text: "hintCorrectMore", action: "toMostNext" };
-  const isUncertain = image?.place && uncertain(images).includes(image.id);
+  const isUncertain = image?.place && worthCorrecting(images).includes(image.id);
   return { text: isUncertain ? "hintLookHere" : "hintLook", action: next && (isUncertain ? "toMostNext" : "toMost") };
 }

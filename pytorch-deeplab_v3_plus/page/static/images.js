@@ -2,7 +2,7 @@
 
 import { imagePath, request } from "./api.js";
 import { element } from "./dom.js";
-import { byUncertainty, uncertain } from "./hint.js";
+import { highest, uncertain } from "./hint.js";
 import { said, t } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -41,7 +41,8 @@ export class ImageList {
     this.act = act;
     $("sort").onchange = $("filter").onchange = () => {
       this.render(this.state, this.current);
-      this.reveal(this.current);
+      if ($("sort").value === "name") this.reveal(this.current);
+      else $("thumbnails").scrollTo(0, 0); // the first ones are what is asked for
       this.act.reordered();
     };
     $("files").onchange = async ({ target }) => {
@@ -102,18 +103,16 @@ export class ImageList {
 
   render(state, current) {
     Object.assign(this, { state, current });
-    const most = new Set(uncertain(state.images)), order = byUncertainty(state.images);
-    const last = order.findLastIndex(({ id }) => most.has(id));
-    const listed = new Set(order.slice(0, last + 1)); // those that are corrected by now too
+    const most = new Set(uncertain(state.images));
     const shown = {
       all: () => true,
       none: (image) => !image.drawn.length,
       strokes: (image) => image.drawn.length,
       predicted: (image) => image.predicted !== null,
-      uncertain: (image) => listed.has(image),
+      uncertain: (image) => most.has(image.id),
       empty: nothingFound,
     }[$("filter").value];
-    const first = $("sort").value === "uncertainty" ? order : [];
+    const sort = $("sort").value, first = sort === "name" ? [] : highest(state.images, sort);
     this.#images = [...new Set([...first, ...state.images])].filter(shown);
     $("image-count").textContent = state.images.length || "";
     $("nothing").hidden = this.#images.length > 0;
@@ -141,7 +140,7 @@ export class ImageList {
     }
   }
 
-  #item({ id, error, strokes, drawn, learned, predicted, uncertainty, found }, classes, most) {
+  #item({ id, error, strokes, drawn, learned, predicted, uncertainty, changed, found }, classes, most) {
     if (!this.#items.has(id)) this.#items.set(id, this.#make(id));
     const item = this.#items.get(id);
     const words = [t(drawn.length ? "stateScribbles" : "stateNone")];
@@ -150,6 +149,9 @@ export class ImageList {
     if (drawn.length && learned) words.push(t("stateLearned"));
     if (predicted !== null && most.has(id)) words.push(t("stateUncertain"));
     if (drawn.length && learned === false) words.push(t("stateNew"));
+    if (changed !== null && $("sort").value === "changed") {
+      words.push(t("stateChanged", { percent: Math.round(100 * changed) }));
+    }
     if (error) words.splice(0, words.length, t("stateUnreadable"));
     const [open, choose] = item.querySelectorAll("button, input"), mask = item.querySelector(".mask");
     mask.hidden = predicted === null;

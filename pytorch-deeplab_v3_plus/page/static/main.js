@@ -326,11 +326,11 @@ function render() {
 
 /** The line on top: what to do next. */
 function renderHint() {
-  const { text, name, key, action } = nextStep(state, imageOf(current), view.label);
+  const { text, name, key, count, action } = nextStep(state, imageOf(current), view.label);
   const hasKey = key <= 9 && matchMedia("(hover: hover)").matches; // where one points with a finger there are no keys
   const short = name?.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
   const rounds = { round: state.shown, newest: newestRound(state.rounds) };
-  const words = t(text, { name: short, key: hasKey ? t("hintKey", { key }) : "", ...rounds });
+  const words = t(text, { name: short, key: hasKey ? t("hintKey", { key }) : "", count, ...rounds });
   if ($("hint-text").textContent !== words) $("hint-text").textContent = words; // it is read out when it is set
   $("hint-action").hidden = !action;
   if (action) $("hint-action").textContent = action === "toTrain" ? $("train").textContent : t(action, rounds);

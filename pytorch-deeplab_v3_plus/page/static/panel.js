@@ -11,6 +11,7 @@ const PHASES = {
   "partial CE": "phaseCe",
   "+ DenseCRF loss": "phaseCrf",
   predicting: "phasePredicting",
+  finished: "phasePredicting", // its process has not ended yet
 };
 const COMMANDS = {
   check: "commandCheck", partial_ce: "phaseCe", densecrf: "phaseCrf", masks: "commandMasks", onnx: "onnx",
