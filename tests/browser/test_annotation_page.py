@@ -363,6 +363,17 @@ def test_a_new_image_begins_with_an_object(server, open_tab):
     tab.page.wait_for_selector("#class-list [aria-pressed=true]:has-text('disc')")
 
 
+def test_the_next_image_to_draw_on_has_no_strokes(server, open_tab):
+    tab = open_tab("i")
+    tab.draw((50, 45), (70, 45))
+    tab.wait_saved()
+    tab.open("h")
+    tab.page.click("#hint-action:text-is('Next image')")
+    tab.page.wait_for_function("() => location.hash !== '#h'")
+    image = tab.page.evaluate("decodeURIComponent(location.hash.slice(1))")
+    assert image != "i" and not operations(server, image)
+
+
 def test_masks_without_any_object_are_said_and_listed(server, open_tab):
     tab = open_tab("h")
     for y, key in enumerate("01"):

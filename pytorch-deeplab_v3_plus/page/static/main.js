@@ -212,6 +212,15 @@ function go(step) {
   if (image) open(image.id);
 }
 
+/** Show the next image without strokes, from the first one on after the last; where all have some, the next image. */
+function goToUndrawn() {
+  const { order } = images, at = order.findIndex(({ id }) => id === current);
+  const others = [...order.slice(at + 1), ...order.slice(0, Math.max(at, 0))];
+  const next = others.find(({ drawn, error }) => !drawn.length && !error);
+  if (next) open(next.id);
+  else go(1);
+}
+
 function goToUncertain() {
   const next = toCorrect(state.images, current);
   if (next !== undefined) open(next);
@@ -299,7 +308,7 @@ function redo() {
 }
 
 const ACTIONS = {
-  toNext: () => go(1),
+  toNext: goToUndrawn,
   toTrain: () => panel.train(),
   toMost: goToUncertain,
   toMostNext: goToUncertain,
