@@ -232,16 +232,16 @@ def new_round(
 ) -> Path:
     """Make the folder of a round with a snapshot of what is drawn; return it.
 
-    `start` is the network to continue from, None for the bundled weights; `facts` are kept in its record. Raises
-    InputError where too little is drawn or a file cannot be read.
+    `start` is the network of another round, to continue from, None for the bundled weights; `facts` are kept in its
+    record. Raises InputError where too little is drawn or a file cannot be read.
     """
     ids = training_images(data, drawn_in_page)
     last = max((int(path.name) for path in (data / ROUNDS).glob("*") if path.name.isdecimal()), default=0)
     folder = (data / ROUNDS / str(last + 1)).resolve()
     files = {kind: list_files(data, kind) for kind in (IMAGES, SCRIBBLES)}
+    record = {"settings": asdict(settings), "phase": "starting", "images": len(ids), **facts}
     # Relative to the data set, which may be moved.
-    start_words = start.resolve().relative_to(data.resolve()).as_posix() if start else None
-    record = {"settings": asdict(settings), "phase": "starting", "start": start_words, "images": len(ids), **facts}
+    record["start"] = start.resolve().relative_to(data.resolve()).as_posix() if start else None
     with new_folder(folder) as made:
         for name in (f"{SNAPSHOT}/{IMAGES}", f"{SNAPSHOT}/{SCRIBBLES}", TRAINED_ON, PREDICTIONS):
             make_folder(made / name)

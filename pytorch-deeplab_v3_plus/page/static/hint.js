@@ -1,8 +1,7 @@
 /** What to do next, from the state of the work alone. */
 
 const START = 10; // images drawn on, up to which the hint asks for more
-const ENOUGH = 3; // corrected images, after which it says to train on
-const MARKED = 3; // images of which the network is least sure
+const ENOUGH = 3; // images that are marked as uncertain, and corrected ones after which the hint says to train on
 
 /** The images that have a value of this name ("uncertainty" or "changed"), the highest first. */
 export function highest(images, name) {
@@ -18,7 +17,7 @@ const isCorrected = ({ learned }) => learned === false; // since the round that 
 
 /** The images that are marked as uncertain, whether they are corrected by now or not, by id. */
 export function uncertain(images) {
-  return highest(images, "uncertainty").slice(0, MARKED).map(({ id }) => id);
+  return highest(images, "uncertainty").slice(0, ENOUGH).map(({ id }) => id);
 }
 
 /** The most uncertain images without new strokes, by id. */
